@@ -1,0 +1,5 @@
+"""The operator with parameters."""
+
+from unified_extractor.layers.extractor import UnifiedExtractor2d
+
+__all__ = ["UnifiedExtractor2d"]

@@ -1,0 +1,51 @@
+"""The few blocks that samplers and generators share. Images are ``[B, C, H, W]``."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from unified_extractor.ops.functional import extract
+from unified_extractor.spec import Generator
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with the operator's geometry: "same" padding holds for strides and even kernels too."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: Any, *, window_padding: Any = "same", **options: Any
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, **options)
+        self.window_padding = window_padding
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, O, Ho, Wo]``."""
+        return extract(
+            input,
+            kernel_size=self.kernel_size,  # type: ignore[arg-type]
+            static_kernel=self.weight,
+            bias=self.bias,
+            stride=self.stride,  # type: ignore[arg-type]
+            padding=self.window_padding,
+            dilation=self.dilation,  # type: ignore[arg-type]
+        )
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer normalisation over the channels of every pixel."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to the same."""
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def hidden_layer(convolution: nn.Conv2d, generator: Generator, *, activate: bool = True) -> nn.Sequential:
+    """A convolution with the generator's norm and activation behind it, under the names conv, norm and act."""
+    layer = nn.Sequential()
+    layer.add_module("conv", convolution)
+    if generator.norm == "batch":
+        layer.add_module("norm", nn.BatchNorm2d(convolution.out_channels))
+    elif generator.norm == "layer":
+        layer.add_module("norm", LayerNorm2d(convolution.out_channels, eps=1e-6))
+    if activate and generator.activation != "none":
+        layer.add_module("act", nn.ReLU() if generator.activation == "relu" else nn.GELU())
+    return layer

@@ -1,0 +1,184 @@
+"""The one layer: any extractor a spec can describe."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel
+from unified_extractor.layers.samplers import LearnedOffsets
+from unified_extractor.ops import checks
+from unified_extractor.ops.functional import extract
+from unified_extractor.ops.geometry import Window, window_shift
+from unified_extractor.ops.output import center_blended, overlap_normalised
+from unified_extractor.spec import ExtractorSpec, as_pair
+
+
+class UnifiedExtractor2d(nn.Module):
+    """An extractor with parameters: generator, kernels, sampling, aggregation, as its spec says.
+
+    Args:
+        in_channels: C.
+        out_channels: O. Differs from C only where a dense static kernel or an output projection mixes channels.
+        spec: what to build; see :class:`unified_extractor.ExtractorSpec` and :mod:`unified_extractor.presets`.
+        stride: pixels between windows, an int or (y, x). A gather shrinks the map by it, a fold does not.
+
+    Shape:
+        ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling).
+
+    Attributes:
+        downsampling: by how much the map shrinks: ``stride`` for gather, 1 for fold.
+
+    Raises:
+        ValueError, TypeError: channels that groups do not divide, or an image that does not fit; the message names the rule.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, spec: ExtractorSpec, stride: int | tuple[int, int] = 1) -> None:
+        super().__init__()
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+        if not isinstance(spec, ExtractorSpec):
+            raise TypeError(f"spec must be an ExtractorSpec, got {type(spec).__name__}")
+        self.in_channels, self.out_channels, self.spec, self.stride = in_channels, out_channels, spec, stride
+        self._stride = checks.pair("stride", stride, 1)
+        self.downsampling = stride if spec.aggregation == "gather" else 1
+        self.groups = _kernel_groups(spec, in_channels)
+        aggregated = self._check_channels()
+        self._add_generator()
+        projection = spec.projection
+        if projection.input != "none":
+            self.value = nn.Conv2d(in_channels, in_channels, 1, bias=projection.input == "affine")
+        self._add_static_kernel(aggregated)
+        if projection.output != "none":
+            self.projection = nn.Conv2d(aggregated, out_channels, 1, bias=projection.output == "affine")
+
+    def _check_channels(self) -> int:
+        """Rules between channels and spec. Returns the channels that the operator puts out."""
+        spec, channels = self.spec, self.in_channels
+        _divides("offsets.groups", spec.offsets.groups, "in_channels", channels)
+        _divides("static_kernel.groups", spec.static_kernel.groups, "in_channels", channels)
+        if spec.dynamic_kernel.source == "similarity" and self.groups % spec.offsets.groups:
+            raise ValueError(
+                f"offsets.groups={spec.offsets.groups} must divide the heads of a similarity kernel, got {self.groups}"
+            )
+        dense = spec.static_kernel.channels == "dense"
+        if not dense and spec.projection.output == "none" and self.out_channels != channels:
+            raise ValueError(
+                "out_channels must equal in_channels where neither a dense static_kernel nor projection.output mixes channels, "
+                f"got in_channels={channels}, out_channels={self.out_channels}"
+            )
+        aggregated = self.out_channels if dense else channels
+        _divides("static_kernel.groups", spec.static_kernel.groups, "out_channels", aggregated)
+        if spec.combine == "add" and aggregated != channels:
+            raise ValueError(f"combine='add' needs out_channels equal to in_channels, got {self.out_channels} and {channels}")
+        return aggregated
+
+    def _add_generator(self) -> None:
+        spec, channels = self.spec, self.in_channels
+        if spec.generates:
+            self.feature = Feature(channels, spec, self._stride)
+        if spec.offsets.kind == "learned":
+            self.offsets = LearnedOffsets(self.feature, spec, self._stride)
+        if spec.dynamic_kernel.source == "generated":
+            self.kernel: nn.Module = GeneratedKernel(self.feature, self.groups, channels // self.groups, spec, self._stride)
+        elif spec.dynamic_kernel.source == "similarity":
+            self.kernel = SimilarityKernel(channels, self.groups, spec, self._stride)
+        if spec.center_feature_scale:
+            self.center_gate = nn.Conv2d(self.feature.channels, self.groups, 1)
+            nn.init.zeros_(self.center_gate.weight)
+            nn.init.zeros_(self.center_gate.bias)  # type: ignore[arg-type]
+
+    def _add_static_kernel(self, aggregated: int) -> None:
+        static = self.spec.static_kernel
+        self.static_kernel: nn.Parameter | None = None
+        self.bias = nn.Parameter(torch.zeros(aggregated)) if self.spec.bias else None
+        if static.channels != "none":
+            per_group = 1 if static.channels == "depthwise" else self.in_channels // static.groups
+            self.static_kernel = nn.Parameter(torch.empty(aggregated, per_group, *as_pair(self.spec.kernel_size)))
+            nn.init.kaiming_uniform_(self.static_kernel, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, O, H', W']``."""
+        window = self.window(x)
+        feature = self.feature(x) if self.spec.generates else None
+        offsets, dynamic_kernel = self._generate(x, feature, window)
+        value = self._dealt(self.value(x) if self.spec.projection.input != "none" else x)
+        y = extract(
+            value,
+            kernel_size=self.spec.kernel_size,
+            static_kernel=self.static_kernel,
+            dynamic_kernel=dynamic_kernel,
+            offsets=offsets,
+            bias=self.bias,
+            stride=self.stride,
+            padding=self.spec.padding,
+            dilation=self.spec.dilation,
+            combine=self.spec.combine,
+            aggregation=self.spec.aggregation,
+        )
+        if self.spec.overlap_normalise:
+            y = overlap_normalised(y, window)
+        if self.spec.center_feature_scale:
+            y = center_blended(y, value, self.center_gate(feature), window)
+        if self.spec.static_kernel.channels != "dense":
+            y = self._collected(y)
+        return self.projection(y) if self.spec.projection.output != "none" else y
+
+    def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What this image makes the layer use: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
+        ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``); None for what the spec does not have.
+        """
+        return self._generate(x, self.feature(x) if self.spec.generates else None, self.window(x))
+
+    def window(self, x: Tensor) -> Window:
+        """The geometry of this layer on an image. Raises ``ValueError`` or ``TypeError`` if the image does not fit."""
+        window = checks.window(x, self.spec.kernel_size, self.stride, self.spec.padding, self.spec.dilation)
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"x must have in_channels={self.in_channels} channels, got shape {list(x.shape)}")
+        return window
+
+    def _generate(self, x: Tensor, feature: Tensor | None, window: Window) -> tuple[Tensor | None, Tensor | None]:
+        offsets, dynamic_kernel = None, None
+        if self.spec.offsets.kind == "learned":
+            offsets = self.offsets(feature, window)
+        elif self.spec.offsets.kind == "window_shift":
+            shift = window_shift(window, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+            offsets = shift.expand(x.shape[0], 1, window.size, 2, *window.output)
+        if self.spec.dynamic_kernel.source == "generated":
+            dynamic_kernel = self.kernel(feature)
+        elif self.spec.dynamic_kernel.source == "similarity":
+            dynamic_kernel = self.kernel(x, offsets, window)
+        return offsets, dynamic_kernel
+
+    def _dealt(self, x: Tensor) -> Tensor:
+        """Channels in the order in which groups are contiguous."""
+        interleaved = self.spec.dynamic_kernel.channel_order == "interleaved"
+        return F.channel_shuffle(x, self.in_channels // self.groups) if interleaved else x
+
+    def _collected(self, y: Tensor) -> Tensor:
+        """The inverse of :meth:`_dealt`."""
+        return F.channel_shuffle(y, self.groups) if self.spec.dynamic_kernel.channel_order == "interleaved" else y
+
+    def __repr__(self) -> str:
+        """The call that makes this layer."""
+        stride = "" if self.stride == 1 else f", stride={self.stride}"
+        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride})"
+
+
+def _kernel_groups(spec: ExtractorSpec, channels: int) -> int:
+    """G, the number of dynamic kernels a position; 1 where there is none."""
+    dynamic = spec.dynamic_kernel
+    if dynamic.channels_per_group is not None:
+        _divides("dynamic_kernel.channels_per_group", dynamic.channels_per_group, "in_channels", channels)
+        return channels // dynamic.channels_per_group
+    groups = 1 if dynamic.groups is None else dynamic.groups
+    _divides("dynamic_kernel.groups", groups, "in_channels", channels)
+    return groups
+
+
+def _divides(name: str, value: int, of: str, channels: Any) -> None:
+    if channels % value:
+        raise ValueError(f"{name} must divide {of}, got {name.rsplit('.')[-1]}={value}, {of}={channels}")

@@ -1,0 +1,158 @@
+"""With which weight: what a dynamic kernel is generated from, and how.
+
+B batch, C channels, G kernel groups, K taps, Ho, Wo output positions, h, w the positions of a generated kernel (1, 1 for a global view).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unified_extractor.layers.blocks import SameConv2d, hidden_layer
+from unified_extractor.ops.functional import similarity
+from unified_extractor.ops.geometry import Window, displacements, reads_nothing
+from unified_extractor.spec import ExtractorSpec, as_pair
+
+
+class Feature(nn.Module):
+    """What the heads of kernel and offsets read: the generator's view of the image, at the output positions."""
+
+    def __init__(self, channels: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
+        super().__init__()
+        generator = spec.generator
+        self.view, self.stride = generator.view, stride
+        self.channels = channels if generator.reduction is None else max(1, channels // generator.reduction)
+        biased = generator.norm != "batch"
+        if generator.reduction is not None:
+            self.reduce = hidden_layer(nn.Conv2d(channels, self.channels, 1, bias=biased), generator)
+        if generator.looks_around and generator.view_convolution == "depthwise":
+            look = _viewing(self.channels, self.channels, spec, stride, groups=self.channels, bias=biased)
+            self.look = hidden_layer(look, generator, activate=not generator.pointwise)
+        if generator.pointwise:
+            self.mix = hidden_layer(nn.Conv2d(self.channels, self.channels, 1, bias=biased), generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, hidden, h, w]``."""
+        if self.view == "global":
+            x = x.mean((2, 3), keepdim=True)
+        elif self.view != "window" and self.stride != (1, 1):
+            x = F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def head(feature: Feature, out_channels: int, spec: ExtractorSpec, stride: tuple[int, int], *, zero: bool) -> nn.Conv2d:
+    """The last, linear layer: 1x1, or a convolution over the view if that is dense. ``zero``: it starts at 0."""
+    if spec.generator.view_convolution == "dense":
+        layer: nn.Conv2d = _viewing(feature.channels, out_channels, spec, stride)
+    else:
+        layer = nn.Conv2d(feature.channels, out_channels, 1)
+    if zero:
+        nn.init.zeros_(layer.weight)
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _viewing(
+    in_channels: int, out_channels: int, spec: ExtractorSpec, stride: tuple[int, int], groups: int = 1, bias: bool = True
+) -> SameConv2d:
+    """A convolution over the generator's view; over the extractor's own window it has the extractor's geometry."""
+    if spec.generator.view != "window":
+        return SameConv2d(in_channels, out_channels, spec.generator.view, groups=groups, bias=bias)
+    return SameConv2d(
+        in_channels,
+        out_channels,
+        spec.kernel_size,
+        stride=stride,
+        dilation=spec.dilation,
+        window_padding=spec.padding,
+        groups=groups,
+        bias=bias,
+    )
+
+
+def with_center(values: Tensor, taps: int) -> Tensor:
+    """Put a zero at the centre of K - 1 taps at axis 2."""
+    before, after = values.split(taps // 2, 2)
+    return torch.cat([before, torch.zeros_like(before[:, :, :1]), after], 2)
+
+
+class GeneratedKernel(nn.Module):
+    """The dynamic kernel as a linear function of the feature, normalised."""
+
+    def __init__(self, feature: Feature, groups: int, head_dim: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
+        super().__init__()
+        dynamic = spec.dynamic_kernel
+        self.taps = spec.taps
+        self.remove_center = dynamic.remove_center
+        self.normalisation = dynamic.normalisation
+        self.scale = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0
+        emitted = spec.taps - dynamic.remove_center
+        self.shape = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
+        channels = torch.Size(self.shape).numel()
+        self.head = head(feature, channels, spec, stride, zero=dynamic.initial == "zero")
+        if dynamic.normalisation == "group_norm":
+            self.norm = nn.GroupNorm(groups, channels)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """``[B, hidden, h, w]`` to ``[B, G, K, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap)."""
+        values = self.head(feature)
+        if self.normalisation == "group_norm":
+            values = self.norm(values)
+        values = normalised(values.unflatten(1, self.shape) * self.scale, self.normalisation)
+        return with_center(values, self.taps) if self.remove_center else values
+
+
+class SimilarityKernel(nn.Module):
+    """The dynamic kernel of attention: query-key products inside the window, plus a bias for each displacement."""
+
+    def __init__(self, channels: int, groups: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
+        super().__init__()
+        dynamic = spec.dynamic_kernel
+        self.spec, self.groups, self.stride = spec, groups, stride
+        self.scale = (channels // groups) ** -0.5 if dynamic.scale_by_head_dim else 1.0
+        biased = spec.projection.input == "affine"
+        self.query = nn.Conv2d(channels, channels, 1, bias=biased)
+        self.key = nn.Conv2d(channels, channels, 1, bias=biased)
+        self.position: nn.Parameter | None = None
+        if dynamic.relative_position:
+            kernel_size = as_pair(spec.kernel_size)
+            extent = tuple(2 * k - 1 for k in kernel_size) if spec.offsets.kind == "window_shift" else kernel_size
+            self.position = nn.Parameter(torch.empty(groups, *extent))
+            nn.init.trunc_normal_(self.position, std=0.02)
+
+    def forward(self, x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+        """``[B, C, H, W]`` and its offsets to ``[B, G, K, Ho, Wo]``."""
+        queried = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
+        values = similarity(
+            self.query(queried) * self.scale,
+            self.key(x),
+            self.spec.kernel_size,
+            heads=self.groups,
+            offsets=offsets,
+            stride=self.stride,
+            dilation=self.spec.dilation,
+        )
+        if self.position is not None:
+            values = values + self._bias(self.position, offsets, window)
+        if self.spec.dynamic_kernel.normalisation == "softmax":
+            # The lowest finite value, not -inf: a window wholly outside stays finite, and reads zeros anyway.
+            outside = reads_nothing(window, offsets, x.device)
+            outside = outside.repeat_interleave(self.groups // outside.shape[1], 1)
+            values = values.masked_fill(outside, torch.finfo(values.dtype).min)
+        return normalised(values, self.spec.dynamic_kernel.normalisation)
+
+    def _bias(self, position: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+        """One value a displacement: a tap's own, or, where windows shift, that of the true displacement."""
+        if self.spec.offsets.kind != "window_shift" or offsets is None:
+            return position.flatten(1)[:, :, None, None]
+        rows, columns = displacements(window, offsets)
+        return position[:, rows, columns]
+
+
+def normalised(values: Tensor, normalisation: str) -> Tensor:
+    """Softmax over the taps (axis -3: for fold the source taps), sigmoid, or as they are."""
+    if normalisation == "softmax":
+        return values.softmax(-3)
+    return values.sigmoid() if normalisation == "sigmoid" else values

@@ -1,0 +1,25 @@
+"""Where the taps look: learned offsets. F offset groups, K taps, h, w the positions of the feature."""
+
+from torch import Tensor, nn
+
+from unified_extractor.layers.generators import Feature, head, with_center
+from unified_extractor.ops.geometry import Window, scaled_offsets
+from unified_extractor.spec import ExtractorSpec
+
+
+class LearnedOffsets(nn.Module):
+    """Offsets as a linear function of the generator's feature, zero at the start of training."""
+
+    def __init__(self, feature: Feature, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.taps, self.scale = spec.taps, spec.offsets.scale
+        self.remove_center = spec.dynamic_kernel.remove_center
+        self.shape = (spec.offsets.groups, spec.taps - self.remove_center, 2)
+        self.head = head(feature, self.shape[0] * self.shape[1] * 2, spec, stride, zero=True)
+
+    def forward(self, feature: Tensor, window: Window) -> Tensor:
+        """``[B, hidden, h, w]`` to ``[B, F, K, 2, h, w]``, (y, x) in pixels."""
+        offsets = self.head(feature).unflatten(1, self.shape)
+        if self.remove_center:
+            offsets = with_center(offsets, self.taps)
+        return scaled_offsets(offsets, self.scale, window)

@@ -1,0 +1,1 @@
+"""Fast implementations of the operator. Each is alone: none imports the reference or another."""

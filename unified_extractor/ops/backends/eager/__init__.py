@@ -1,0 +1,63 @@
+"""Pure torch, runs and exports everywhere. Refuses nothing.
+
+The sums run over taps, so the columns ``[B, C, K, P]`` never exist: a tap on the regular grid is a view of the padded image, a
+moved tap is read again in backward. Gradients are written in differentiable torch operations, hence double backward works.
+``torch.func.jvp`` and ``vmap`` raise.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from unified_extractor.ops.backends.eager.composed import compose_fold, composed_window, composing_is_cheaper
+from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum, differentiable
+from unified_extractor.ops.backends.eager.taps import padded
+from unified_extractor.ops.geometry import Window
+
+
+def extract(
+    x: Tensor,
+    static_kernel: Tensor | None,
+    dynamic_kernel: Tensor | None,
+    offsets: Tensor | None,
+    bias: Tensor | None,
+    window: Window,
+    combine: str,
+    aggregation: str,
+) -> Tensor:
+    """See :func:`unified_extractor.extract`; the arguments are checked already."""
+    if offsets is None and dynamic_kernel is None and aggregation == "gather":
+        return _convolution(x, static_kernel, bias, window)
+    if combine == "add":
+        static_part = extract(x, static_kernel, None, offsets, bias, window, "multiply", "gather")
+        return static_part + extract(x, None, dynamic_kernel, offsets, None, window, "multiply", "gather")
+    if combine == "residual" and dynamic_kernel is not None:
+        dynamic_kernel = 1 + dynamic_kernel
+    if aggregation == "fold" and static_kernel is None and offsets is None and dynamic_kernel is not None:
+        if composing_is_cheaper(window, channels=x.shape[1], groups=dynamic_kernel.shape[1]):
+            dynamic_kernel = compose_fold(dynamic_kernel, window)
+            window, aggregation = composed_window(window), "gather"
+    y = differentiable(TapSum, x, static_kernel, dynamic_kernel, offsets, window, aggregation == "fold")
+    return y if bias is None else y + bias[:, None, None]
+
+
+def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+    """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
+    if offsets is not None:
+        return differentiable(Sample, x, offsets, window)
+    columns = F.unfold(padded(x, window), window.kernel_size, window.dilation, 0, window.stride)
+    return columns.reshape(*x.shape[:2], window.size, *window.output)
+
+
+def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
+    """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
+    return differentiable(TapProducts, query, key, offsets, heads, window)
+
+
+def _convolution(x: Tensor, static_kernel: Tensor | None, bias: Tensor | None, window: Window) -> Tensor:
+    """torch's own convolution; a plain window sum is one with ones."""
+    if static_kernel is None:
+        static_kernel = x.new_ones(x.shape[1], 1, *window.kernel_size)
+    padding = window.padding
+    if window.padding_after[0] > padding[0] or window.padding_after[1] > padding[1]:
+        x, padding = padded(x, window), (0, 0)
+    return F.conv2d(x, static_kernel, bias, window.stride, padding, window.dilation, x.shape[1] // static_kernel.shape[1])

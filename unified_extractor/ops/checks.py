@@ -1,0 +1,179 @@
+"""Every error about shapes, sizes, dtypes and devices, raised before a backend sees the call.
+
+B batch, C input channels, O output channels, G kernel groups, F offset groups, K taps, Ho, Wo output positions.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from unified_extractor.ops.geometry import Window
+
+Ints = int | tuple[int, int]
+Padding = Ints | Literal["same"]
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def window(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Window:
+    """Check image and geometry, and return their sizes. Raises ``TypeError`` or ``ValueError``."""
+    tensor("x", x, "[B, C, H, W]")
+    if not x.is_floating_point():
+        raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
+    if min(x.shape[1:]) < 1:
+        raise ValueError(f"x must have at least one channel, row and column, got shape {tuple(x.shape)}")
+    kernel_size, dilation = pair("kernel_size", kernel_size, 1), pair("dilation", dilation, 1)
+    reach = (dilation[0] * (kernel_size[0] - 1), dilation[1] * (kernel_size[1] - 1))
+    stride = pair("stride", stride, 1)
+    if isinstance(padding, str):
+        one_of("padding", padding, ("same",))
+        before, total = (reach[0] // 2, reach[1] // 2), reach
+    else:
+        before = pair("padding", padding, 0)
+        total = (2 * before[0], 2 * before[1])
+    height, width = x.shape[2:]
+    output = ((height + total[0] - reach[0] - 1) // stride[0] + 1, (width + total[1] - reach[1] - 1) // stride[1] + 1)
+    if output[0] < 1 or output[1] < 1:
+        raise ValueError(
+            f"the output is empty: kernel_size={kernel_size} at dilation={dilation} and padding={padding} does not fit into "
+            f"x of height {height} and width {width}"
+        )
+    return Window(kernel_size, stride, before, dilation, (height, width), output)
+
+
+def extract(
+    x: Tensor,
+    static_kernel: Any,
+    dynamic_kernel: Any,
+    offsets: Any,
+    bias: Any,
+    window: Window,
+    combine: Any,
+    aggregation: Any,
+) -> None:
+    """Check kernels, offsets and the names of :func:`unified_extractor.extract` against the image and each other."""
+    one_of("combine", combine, ("multiply", "add", "residual"))
+    one_of("aggregation", aggregation, ("gather", "fold"))
+    channels = x.shape[1]
+    out_channels = channels
+    if static_kernel is not None:
+        _static(x, static_kernel, window)
+        out_channels = static_kernel.shape[0]
+    if dynamic_kernel is not None:
+        _dynamic(x, dynamic_kernel, window, aggregation)
+    if offsets is not None:
+        moved(x, offsets, window)
+    _combination(static_kernel, dynamic_kernel, combine, aggregation, channels)
+    if bias is not None:
+        companion("bias", bias, "[O]", x)
+        if bias.shape != (out_channels,):
+            raise ValueError(f"bias must have shape [O] = [{out_channels}], got {list(bias.shape)}")
+
+
+def _static(x: Tensor, static_kernel: Any, window: Window) -> None:
+    companion("static_kernel", static_kernel, "[O, C/groups, kh, kw]", x)
+    channels = x.shape[1]
+    out_channels, per_group = static_kernel.shape[:2]
+    if tuple(static_kernel.shape[2:]) != window.kernel_size:
+        raise ValueError(f"static_kernel must end in kernel_size={window.kernel_size}, got shape {list(static_kernel.shape)}")
+    if out_channels < 1 or per_group < 1 or channels % per_group:
+        raise ValueError(
+            f"static_kernel must be [O, C/groups, kh, kw] with C={channels} divisible by its second size, "
+            f"got shape {list(static_kernel.shape)}"
+        )
+    if out_channels % (channels // per_group):
+        raise ValueError(
+            f"static_kernel has groups=C/{per_group}={channels // per_group}, which must divide O={out_channels}, "
+            f"got shape {list(static_kernel.shape)}"
+        )
+
+
+def _dynamic(x: Tensor, dynamic_kernel: Any, window: Window, aggregation: str) -> None:
+    layout = "[B, G, K, Ho, Wo]" if aggregation == "gather" else "[B, G, K, K, Ho, Wo]"
+    companion("dynamic_kernel", dynamic_kernel, f"{layout} for aggregation={aggregation!r}", x)
+    _batch_and_positions("dynamic_kernel", dynamic_kernel, x, window)
+    divides("dynamic_kernel", "G", dynamic_kernel, x)
+    if any(size != window.size for size in dynamic_kernel.shape[2:-2]):
+        raise ValueError(f"dynamic_kernel must be {layout} with K={window.size} taps, got shape {list(dynamic_kernel.shape)}")
+
+
+def moved(x: Tensor, offsets: Any, window: Window) -> None:
+    """Check offsets against the image: shape, dtype (float32 is allowed beside a half-precision image), device."""
+    layout = "[B, F, K, 2, Ho, Wo]"
+    tensor("offsets", offsets, layout)
+    if offsets.dtype != x.dtype and not (x.dtype in HALF and offsets.dtype == torch.float32):
+        raise TypeError(f"offsets must have the dtype of x, {x.dtype}, or float32 beside a half-precision x, got {offsets.dtype}")
+    _same_device("offsets", offsets, x)
+    _batch_and_positions("offsets", offsets, x, window)
+    divides("offsets", "F", offsets, x)
+    if offsets.shape[2] != window.size or offsets.shape[3] != 2:
+        raise ValueError(f"offsets must be {layout} with K={window.size} taps and (y, x), got shape {list(offsets.shape)}")
+
+
+def _combination(static_kernel: Any, dynamic_kernel: Any, combine: str, aggregation: str, channels: int) -> None:
+    if combine != "multiply" and (static_kernel is None or dynamic_kernel is None):
+        raise ValueError(f"combine={combine!r} needs both static_kernel and dynamic_kernel")
+    if combine == "add" and static_kernel.shape[0] != channels:
+        raise ValueError(
+            f"combine='add' needs as many output as input channels, got static_kernel with O={static_kernel.shape[0]}, C={channels}"
+        )
+    if aggregation == "fold" and combine != "multiply":
+        raise ValueError(f"aggregation='fold' only multiplies, got combine={combine!r}")
+    if aggregation == "fold" and static_kernel is not None and tuple(static_kernel.shape[:2]) != (channels, 1):
+        raise ValueError(
+            f"aggregation='fold' takes static_kernel depthwise, [C, 1, kh, kw] with C={channels}, or absent, "
+            f"got shape {list(static_kernel.shape)}"
+        )
+
+
+def _batch_and_positions(name: str, value: Tensor, x: Tensor, window: Window) -> None:
+    if value.shape[0] != x.shape[0]:
+        raise ValueError(f"{name} must have the batch size of x, {x.shape[0]}, got shape {list(value.shape)}")
+    for axis, label in ((-2, "Ho"), (-1, "Wo")):
+        if value.shape[axis] not in (1, window.output[axis]):
+            raise ValueError(f"{name} must have {label}={window.output[axis]} or 1 at axis {axis}, got shape {list(value.shape)}")
+
+
+def divides(name: str, letter: str, value: Tensor, x: Tensor) -> None:
+    """The second axis of ``value``, a number of groups, must divide the channels of ``x``."""
+    groups, channels = value.shape[1], x.shape[1]
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{name} has {letter}={groups} groups, which must divide the channels of x, C={channels}")
+
+
+def companion(name: str, value: Any, layout: str, x: Tensor) -> None:
+    """A tensor of the given layout with dtype and device of ``x``."""
+    tensor(name, value, layout)
+    if value.dtype != x.dtype:
+        raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {value.dtype}")
+    _same_device(name, value, x)
+
+
+def _same_device(name: str, value: Tensor, x: Tensor) -> None:
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
+
+
+def tensor(name: str, value: Any, layout: str) -> None:
+    """A tensor with as many axes as ``layout`` names."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor {layout}, got {type(value).__name__}")
+    if value.dim() != layout.split("]")[0].count(",") + 1:
+        raise ValueError(f"{name} must be {layout}, got shape {list(value.shape)}")
+
+
+def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
+    """An int or (y, x), each at least ``minimum``, as (y, x)."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
+        raise TypeError(f"{name} must be an int or a pair (y, x) of ints, got {value!r}")
+    if min(values) < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return values
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """One of the given names."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -1,0 +1,156 @@
+"""The generalized unfold: check the call, choose a backend, run it.
+
+B batch, C input channels, O output channels, G kernel groups, F offset groups, K = kh*kw taps (row-major), Ho, Wo output positions.
+
+    sample  x~[b,c,k,p] = x[b, c, stride*p - padding + dilation*t_k + offset[b,f(c),k,p]]        bilinear, zero outside
+    gather  y[b,o,p]    = bias[o] + sum_k sum_c S[o,c,k] * D[b,g(c),k,p] * x~[b,c,k,p]
+    fold    z[b,c,i,p]  = sum_k D[b,g(c),i,k,p] * S[c,k] * x~[b,c,k,p],   y = bias + (z_i added where tap i of window p lies)
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from unified_extractor.ops import checks, dispatch
+from unified_extractor.ops.checks import Ints, Padding
+
+
+def generalized_unfold(
+    x: Tensor,
+    kernel_size: Ints,
+    *,
+    offsets: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+) -> Tensor:
+    """What every tap of every window reads. Without offsets it is ``F.unfold`` with separate axes.
+
+    Args:
+        x: image ``[B, C, H, W]``.
+        kernel_size: taps of the window, an int or (y, x).
+        offsets: displacements ``[B, F, K, 2, Ho, Wo]``, (y, x) in pixels, added to the regular grid; the last two axes may be 1.
+            A position that is not finite or lies outside reads zero. May be float32 when ``x`` is half precision.
+        stride: pixels between windows, an int or (y, x).
+        padding: zeros around the image in pixels, an int or (y, x); "same": dilation*(k-1)//2 before and the remainder after.
+        dilation: pixels between taps, an int or (y, x).
+
+    Returns:
+        ``[B, C, K, Ho, Wo]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError, TypeError: wrong rank, size, dtype or an empty output; the message names the argument.
+
+    Source: bilinear sampling as in deformable convolution (Dai et al., ICCV 2017).
+    """
+    window = checks.window(x, kernel_size, stride, padding, dilation)
+    if offsets is not None:
+        checks.moved(x, offsets, window)
+    return dispatch.choose(None).generalized_unfold(x, offsets, window)
+
+
+def extract(
+    x: Tensor,
+    *,
+    kernel_size: Ints,
+    static_kernel: Tensor | None = None,
+    dynamic_kernel: Tensor | None = None,
+    offsets: Tensor | None = None,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    combine: Literal["multiply", "add", "residual"] = "multiply",
+    aggregation: Literal["gather", "fold"] = "gather",
+    backend: str | None = None,
+) -> Tensor:
+    """The one operator: sample every window, weigh its taps by a static and a dynamic kernel, aggregate.
+
+    Args:
+        x: image ``[B, C, H, W]``.
+        kernel_size: taps of the window, an int or (y, x).
+        static_kernel: S, ``[O, C/groups, kh, kw]``, the groups follow from the shape. None: the identity, O = C.
+        dynamic_kernel: D, ``[B, G, K, Ho, Wo]`` for gather, ``[B, G, K, K, Ho, Wo]`` (output tap, source tap) for fold, used as
+            given; channel c takes kernel c // (C/G). The last two axes may each be 1: one kernel for all positions. None: 1.
+        offsets: displacements ``[B, F, K, 2, Ho, Wo]``, (y, x) in pixels; see :func:`generalized_unfold`.
+        bias: ``[O]``.
+        stride: pixels between windows, an int or (y, x). Gather shrinks the map by it, fold does not.
+        padding: zeros around the image in pixels, an int or (y, x), or "same".
+        dilation: pixels between taps, an int or (y, x).
+        combine: "multiply" S*D, "add" S + D (needs O = C), "residual" S*(1 + D); the latter two need both kernels.
+        aggregation: "gather": one output a window. "fold": K outputs a window, added at the pixels its taps cover on the regular
+            grid; takes S depthwise or none.
+        backend: None chooses; a name from :func:`unified_extractor.backends` demands that one.
+
+    x, kernels and bias share one dtype, offsets may be float32 when that is half precision. Under autocast all of them are
+    brought to the autocast dtype, as convolution does.
+
+    Returns:
+        ``[B, O, Ho, Wo]`` for gather, ``[B, C, H, W]`` for fold.
+
+    Raises:
+        ValueError, TypeError: wrong rank, size, dtype, device, name or combination; the message names the argument.
+
+    Source: DESIGN of this package; the equation and its special cases are in ``paper_notes.md``.
+    """
+    window = checks.window(x, kernel_size, stride, padding, dilation)
+    x, static_kernel, dynamic_kernel, bias = _autocast(x, static_kernel, dynamic_kernel, bias)
+    checks.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
+    implementation = dispatch.choose(backend)
+    with torch.autocast(x.device.type, enabled=False):
+        return implementation.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
+
+
+def similarity(
+    query: Tensor,
+    key: Tensor,
+    kernel_size: Ints,
+    *,
+    heads: int,
+    offsets: Tensor | None = None,
+    stride: Ints = 1,
+    dilation: Ints = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Query-key products inside every window: the values from which attention makes its dynamic kernel. Padding is "same".
+
+    Args:
+        query: one a window, ``[B, C, Ho, Wo]``.
+        key: image ``[B, C, H, W]``, read at the taps like ``x`` in :func:`generalized_unfold`.
+        kernel_size, offsets, stride, dilation: as in :func:`generalized_unfold`.
+        heads: G, contiguous channel groups over which products are summed; offset groups must divide it.
+        backend: as in :func:`extract`.
+
+    Returns:
+        ``[B, G, K, Ho, Wo]``: ``sum_{c in g} query[b,c,p] * key~[b,c,k,p]``, 0 for a tap that reads nothing.
+
+    Raises:
+        ValueError, TypeError: as :func:`extract`.
+
+    Source: Ramachandran et al., Stand-Alone Self-Attention in Vision Models (NeurIPS 2019).
+    """
+    window = checks.window(key, kernel_size, stride, "same", dilation)
+    query, key = _autocast(query, key)
+    checks.companion("query", query, "[B, C, Ho, Wo]", key)
+    if query.shape != (*key.shape[:2], *window.output):
+        raise ValueError(f"query must have shape {[*key.shape[:2], *window.output]}, got {list(query.shape)}")
+    if heads < 1 or key.shape[1] % heads:
+        raise ValueError(f"heads must divide the channels of key, got heads={heads}, channels={key.shape[1]}")
+    if offsets is not None:
+        checks.moved(key, offsets, window)
+        if heads % offsets.shape[1]:
+            raise ValueError(f"offsets has F={offsets.shape[1]} groups, which must divide heads={heads}")
+    implementation = dispatch.choose(backend)
+    with torch.autocast(key.device.type, enabled=False):
+        return implementation.similarity(query, key, offsets, heads, window)
+
+
+def _autocast(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors in autocast's dtype where autocast is on; anything else, and double precision, as it is."""
+    device = next((t.device.type for t in tensors if isinstance(t, Tensor)), "cpu")
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    lower = (torch.float32, *checks.HALF)
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in lower else t for t in tensors)

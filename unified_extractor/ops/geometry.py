@@ -1,0 +1,120 @@
+"""Where windows lie: the sizes of one call, and the fields that follow from geometry alone.
+
+H, W image; Ho, Wo output positions (P = Ho*Wo); kh, kw taps (K = kh*kw, row-major).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Window:
+    """The checked geometry of a call. Window p, tap (i, j) lies at ``stride*p - padding + dilation*(i, j)``; pairs are (y, x)."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    """Zeros before the image. What lies behind it is zero too, as far as the windows reach."""
+    dilation: tuple[int, int]
+    image: tuple[int, int]
+    output: tuple[int, int]
+
+    @property
+    def size(self) -> int:
+        """K, the number of taps."""
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    @property
+    def taps(self) -> list[tuple[int, int]]:
+        """Row-major (i, j) of every tap."""
+        return [(i, j) for i in range(self.kernel_size[0]) for j in range(self.kernel_size[1])]
+
+    @property
+    def padding_after(self) -> tuple[int, int]:
+        """Zeros behind the image that the last window reads, (y, x)."""
+        return self._after(0), self._after(1)
+
+    def _after(self, axis: int) -> int:
+        last = self.stride[axis] * (self.output[axis] - 1) + self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+        return max(0, last - self.padding[axis] - self.image[axis])
+
+    def slices(self, tap: tuple[int, int]) -> tuple[slice, slice]:
+        """The pixels of the zero-padded image at which this tap of all windows lies, (y, x)."""
+        y, x = (self.axis_slice(axis, tap[axis]) for axis in (0, 1))
+        return y, x
+
+    def axis_slice(self, axis: int, tap: int) -> slice:
+        """The same along one axis."""
+        start = self.dilation[axis] * tap
+        return slice(start, start + self.stride[axis] * (self.output[axis] - 1) + 1, self.stride[axis])
+
+
+def window_shift(window: Window, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The offsets that keep every window inside the image: neighborhood attention's border rule. ``[1, 1, 1, 2, Ho, Wo]``, pixels.
+
+    A window that would leave the image moves inwards by a multiple of the dilation, so it stays in its residue class.
+
+    Raises:
+        ValueError: the image has fewer than ``kernel_size`` pixels in a residue class of ``dilation``.
+    Source: Hassani et al., Neighborhood Attention Transformer (CVPR 2023); dilated: Hassani and Shi (2022).
+    """
+    shifts = []
+    for axis, name in ((0, "height"), (1, "width")):
+        size, kernel, dilation = window.image[axis], window.kernel_size[axis], window.dilation[axis]
+        if size < kernel * dilation:
+            raise ValueError(
+                f"offsets.kind='window_shift' needs an image {name} of at least kernel_size*dilation, "
+                f"got {name}={size}, kernel_size={kernel}, dilation={dilation}"
+            )
+        centre = torch.arange(window.output[axis], device=device) * window.stride[axis]
+        residue, index = centre % dilation, centre // dilation
+        available = (size - residue + dilation - 1) // dilation
+        start = index - kernel // 2
+        shifts.append((torch.minimum(start.clamp(min=0), available - kernel) - start) * dilation)
+    rows, columns = shifts[0][:, None].expand(window.output), shifts[1][None, :].expand(window.output)
+    return torch.stack([rows, columns])[None, None, None].to(dtype)
+
+
+def scaled_offsets(offsets: Tensor, scale: float, window: Window) -> Tensor:
+    """Offsets and regular grid scaled about the window's centre: ``scale*offset + (scale - 1)*dilation*(t_k - centre)``.
+
+    Args:
+        offsets: ``[B, F, K, 2, Ho, Wo]``, (y, x), pixels.
+        scale: the factor, 1 leaves everything as it is.
+    Source: DCNv3's ``offset_scale`` (Wang et al., InternImage, CVPR 2023).
+    """
+    if scale == 1.0:
+        return offsets
+    grid = offsets.new_tensor(
+        [[d * (t - (k - 1) / 2) for t, k, d in zip(tap, window.kernel_size, window.dilation, strict=True)] for tap in window.taps]
+    )
+    return scale * offsets + (scale - 1.0) * grid[:, :, None, None]
+
+
+def displacements(window: Window, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """How many taps lie between a window's own pixel and what it reads, as indices ``0 .. 2k-2``: row and column, ``[K, Ho, Wo]``.
+
+    Args:
+        shift: what :func:`window_shift` returns.
+    """
+    indices = []
+    for axis in (0, 1):
+        kernel = window.kernel_size[axis]
+        taps = torch.tensor([tap[axis] for tap in window.taps], device=shift.device)
+        moved = shift[0, 0, 0, axis].long() // window.dilation[axis]
+        indices.append(taps[:, None, None] - kernel // 2 + moved + kernel - 1)
+    return indices[0], indices[1]
+
+
+def reads_nothing(window: Window, offsets: Tensor | None, device: torch.device) -> Tensor:
+    """Which taps lie outside the image, where the bilinear read is zero. bool ``[B or 1, F or 1, K, Ho, Wo]``."""
+    inside = []
+    for axis in (0, 1):
+        windows = torch.arange(window.output[axis], device=device) * window.stride[axis] - window.padding[axis]
+        taps = torch.tensor([window.dilation[axis] * tap[axis] for tap in window.taps], device=device)
+        grid = taps[:, None, None] + (windows[:, None] if axis == 0 else windows[None, :])
+        position = grid[None, None] if offsets is None else grid + offsets[:, :, :, axis]
+        inside.append((position > -1) & (position < window.image[axis]))
+    return ~(inside[0] & inside[1])
