@@ -4,6 +4,7 @@ Read this file first. An :class:`ExtractorSpec` is one setting of the generalize
 or tensors. ``unified_extractor.presets`` names the settings that reproduce published operators.
 """
 
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -48,6 +49,8 @@ class Offsets(_Config):
 
     def _check(self) -> None:
         _at_least("offsets.groups", self.groups, 1)
+        if not math.isfinite(self.scale):
+            raise ValueError(f"offsets.scale must be finite, got {self.scale}")
         if self.kind != "learned" and self.groups != 1:
             raise ValueError(f"offsets.groups needs offsets.kind='learned', got groups={self.groups}, kind={self.kind!r}")
         if self.kind != "learned" and self.scale != 1.0:
@@ -303,6 +306,14 @@ class ExtractorSpec(_Config):
         """Whether stride 1 keeps height and width, so that window p is centred on pixel stride*p."""
         reach = [d * (k - 1) for d, k in zip(as_pair(self.dilation), as_pair(self.kernel_size), strict=True)]
         return self.padding == "same" or [2 * p for p in as_pair(self.padding)] == reach
+
+
+def asdict_changed(config: _Config) -> dict[str, Any]:
+    """The fields that differ from their defaults, nested, in the types of YAML and JSON: what ``type(config)`` accepts back."""
+    return {
+        name: asdict_changed(value) if isinstance(value, _Config) else list(value) if isinstance(value, tuple) else value
+        for name, value in config.changed().items()
+    }
 
 
 def as_pair(value: Any) -> tuple[int, int]:

@@ -135,7 +135,7 @@ class SimilarityKernel(nn.Module):
             dilation=self.spec.dilation,
         )
         if self.position is not None:
-            values = values + self._bias(self.position, offsets, window)
+            values = values + self._bias(self.position, window)
         if self.spec.dynamic_kernel.normalisation == "softmax":
             # The lowest finite value, not -inf: a window wholly outside stays finite, and reads zeros anyway.
             outside = reads_nothing(window, offsets, x.device)
@@ -143,11 +143,11 @@ class SimilarityKernel(nn.Module):
             values = values.masked_fill(outside, torch.finfo(values.dtype).min)
         return normalised(values, self.spec.dynamic_kernel.normalisation)
 
-    def _bias(self, position: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+    def _bias(self, position: Tensor, window: Window) -> Tensor:
         """One value a displacement: a tap's own, or, where windows shift, that of the true displacement."""
-        if self.spec.offsets.kind != "window_shift" or offsets is None:
+        if self.spec.offsets.kind != "window_shift":
             return position.flatten(1)[:, :, None, None]
-        rows, columns = displacements(window, offsets)
+        rows, columns = displacements(window, position.device)
         return position[:, rows, columns]
 
 

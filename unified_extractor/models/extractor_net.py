@@ -42,10 +42,10 @@ class ExtractorNet(nn.Module):
 
     Args:
         num_classes: outputs.
+        spec: one extractor for all stages, or one each; None: :func:`unified_extractor.presets.unified`.
         in_chans: channels of the image.
         widths: channels of every stage. The first stage has stride ``stem_stride``, every further one 2.
         depths: blocks of every stage.
-        spec: one extractor for all stages, or one each.
         stem_stride: stride of the first stage.
         mlp_ratio: hidden channels of the pointwise MLP after every extractor, as a multiple of the width.
 
@@ -59,10 +59,11 @@ class ExtractorNet(nn.Module):
     def __init__(
         self,
         num_classes: int = 1000,
+        spec: ExtractorSpec | Sequence[ExtractorSpec] | None = None,
+        *,
         in_chans: int = 3,
         widths: Sequence[int] = (32, 64, 128),
         depths: Sequence[int] = (1, 1, 1),
-        spec: ExtractorSpec | Sequence[ExtractorSpec] | None = None,
         stem_stride: int = 1,
         mlp_ratio: float = 2.0,
     ) -> None:

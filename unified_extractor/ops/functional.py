@@ -7,6 +7,7 @@ B batch, C input channels, O output channels, G kernel groups, F offset groups, 
     fold    z[b,c,i,p]  = sum_k D[b,g(c),i,k,p] * S[c,k] * x~[b,c,k,p],   y = bias + (z_i added where tap i of window p lies)
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -98,7 +99,7 @@ def extract(
     x, static_kernel, dynamic_kernel, bias = _autocast(x, static_kernel, dynamic_kernel, bias)
     checks.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
     implementation = dispatch.choose(backend)
-    with torch.autocast(x.device.type, enabled=False):
+    with _full_precision(x):
         return implementation.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
 
 
@@ -131,7 +132,7 @@ def similarity(
     Source: Ramachandran et al., Stand-Alone Self-Attention in Vision Models (NeurIPS 2019).
     """
     window = checks.window(key, kernel_size, stride, "same", dilation)
-    query, key = _autocast(query, key)
+    key, query = _autocast(key, query)
     checks.companion("query", query, "[B, C, Ho, Wo]", key)
     if query.shape != (*key.shape[:2], *window.output):
         raise ValueError(f"query must have shape {[*key.shape[:2], *window.output]}, got {list(query.shape)}")
@@ -142,15 +143,24 @@ def similarity(
         if heads % offsets.shape[1]:
             raise ValueError(f"offsets has F={offsets.shape[1]} groups, which must divide heads={heads}")
     implementation = dispatch.choose(backend)
-    with torch.autocast(key.device.type, enabled=False):
+    with _full_precision(key):
         return implementation.similarity(query, key, offsets, heads, window)
 
 
-def _autocast(*tensors: Any) -> tuple[Any, ...]:
+def _autocast(x: Tensor, *others: Any) -> tuple[Any, ...]:
     """The tensors in autocast's dtype where autocast is on; anything else, and double precision, as it is."""
-    device = next((t.device.type for t in tensors if isinstance(t, Tensor)), "cpu")
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
+    if not _autocasts(x):
+        return (x, *others)
+    dtype = torch.get_autocast_dtype(x.device.type)
     lower = (torch.float32, *checks.HALF)
-    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in lower else t for t in tensors)
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in lower else t for t in (x, *others))
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """A backend chooses the precision of its sums itself: inside it autocast is off."""
+    return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext()
+
+
+def _autocasts(x: Tensor) -> bool:
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

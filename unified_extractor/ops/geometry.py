@@ -93,16 +93,13 @@ def scaled_offsets(offsets: Tensor, scale: float, window: Window) -> Tensor:
     return scale * offsets + (scale - 1.0) * grid[:, :, None, None]
 
 
-def displacements(window: Window, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """How many taps lie between a window's own pixel and what it reads, as indices ``0 .. 2k-2``: row and column, ``[K, Ho, Wo]``.
-
-    Args:
-        shift: what :func:`window_shift` returns.
-    """
+def displacements(window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
+    """How many taps lie between a shifted window's own pixel and what it reads, as indices ``0 .. 2k-2``: row, column ``[K, Ho, Wo]``."""
+    shift = window_shift(window, dtype=torch.float32, device=device)
     indices = []
     for axis in (0, 1):
         kernel = window.kernel_size[axis]
-        taps = torch.tensor([tap[axis] for tap in window.taps], device=shift.device)
+        taps = torch.tensor([tap[axis] for tap in window.taps], device=device)
         moved = shift[0, 0, 0, axis].long() // window.dilation[axis]
         indices.append(taps[:, None, None] - kernel // 2 + moved + kernel - 1)
     return indices[0], indices[1]

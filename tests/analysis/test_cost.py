@@ -1,0 +1,69 @@
+"""What a module costs, against counts by hand and torch's own counter."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import unified_extractor as ux
+from tests.test_spec import PRESETS
+
+presets = ux.presets
+
+
+def of(spec, channels=32, size=(10, 12), stride=1):
+    return ux.analysis.cost(ux.UnifiedExtractor2d(channels, channels, spec, stride), (channels, *size))
+
+
+def test_a_convolution_costs_what_torch_counts():
+    convolution = torch.nn.Conv2d(32, 32, 3, padding=1, bias=False)
+    with FlopCounterMode(display=False) as counter:
+        convolution(torch.randn(1, 32, 10, 12))
+    assert of(presets.convolution()).multiply_adds == counter.get_total_flops() // 2 == 32 * 32 * 9 * 120
+    assert of(presets.depthwise_convolution()).multiply_adds == 32 * 9 * 120
+
+
+def test_involution_costs_its_generator_and_one_product_a_tap():
+    cost = of(presets.involution(7))
+    assert cost.multiply_adds_by_part["operator"] == 32 * 49 * 120
+    assert cost.multiply_adds_by_part["generator"] == (32 * 8 + 8 * 49 * 2) * 120
+    assert cost.parameters == 32 * 8 + 2 * 8 + 8 * 98 + 98
+
+
+def test_a_learned_position_costs_four_more_a_read_and_a_fold_k_products():
+    dcnv1, dcnv2 = of(presets.deformable_convolution(1)), of(presets.deformable_convolution(2))
+    reads = 32 * 9 * 120
+    assert dcnv1.multiply_adds_by_part["operator"] == reads * (32 + 4)
+    assert dcnv2.multiply_adds_by_part["operator"] == reads * (32 + 4 + 1)
+    assert of(presets.outlook_attention(heads=4)).multiply_adds_by_part["operator"] == reads * 9
+    assert of(presets.outlook_attention(heads=4), stride=2).multiply_adds_by_part["operator"] == reads * 9 // 4
+
+
+def test_attention_counts_query_key_products_with_its_generator():
+    cost = of(presets.local_attention(3, heads=4))
+    assert cost.multiply_adds_by_part["generator"] == (2 * 32 * 32 + 32 * 9) * 120
+    assert cost.multiply_adds_by_part["projection"] == 2 * 32 * 32 * 120
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parts_add_up_and_counting_changes_nothing(name):
+    net = ux.models.extractor_net(10, PRESETS[name], widths=(16, 32), depths=(1, 1))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    cost = ux.analysis.cost(net, (3, 16, 16))
+    assert cost.parameters == sum(p.numel() for p in net.parameters()) == sum(cost.parameters_by_part.values())
+    assert cost.multiply_adds == sum(cost.multiply_adds_by_part.values())
+    assert cost.peak_activation_bytes > 0
+    assert net.training
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert ux.analysis.cost(net, (2, 3, 16, 16)).multiply_adds == 2 * cost.multiply_adds
+
+
+def test_what_is_outside_extractors_is_what_torch_counts():
+    net = ux.models.extractor_net(10, presets.depthwise_convolution(), widths=(16, 32), depths=(1, 1))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.eval()(torch.randn(1, 3, 16, 16))
+    assert ux.analysis.cost(net, (3, 16, 16)).multiply_adds == counter.get_total_flops() // 2
+
+
+def test_an_input_shape_of_another_rank_is_refused():
+    with pytest.raises(ValueError, match="input_shape must be"):
+        ux.analysis.cost(torch.nn.Linear(1, 1), (1, 1))

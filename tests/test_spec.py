@@ -1,0 +1,214 @@
+"""The spec: immutable, prints as the call that makes it, refuses what has no meaning and says which rule it breaks."""
+
+import dataclasses
+import inspect
+import itertools
+import random
+import re
+
+import pytest
+import torch
+
+import unified_extractor as ux
+from unified_extractor import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel, presets
+from unified_extractor.commands.describe import preset_names
+from unified_extractor.spec import asdict_changed
+
+DENSE, DEPTHWISE = StaticKernel(channels="dense"), StaticKernel(channels="depthwise")
+GENERATED = DynamicKernel(source="generated", groups=2)
+SIMILARITY = DynamicKernel(source="similarity", groups=2)
+LEARNED = Offsets(kind="learned")
+
+
+def all_presets():
+    for name in preset_names():
+        if name == "deformable_convolution":
+            yield from ((f"{name}_v{v}", presets.deformable_convolution(v)) for v in (1, 2, 3, 4))
+        else:
+            yield name, getattr(presets, name)()
+    yield "unified_fold", presets.unified(aggregation="fold")
+
+
+PRESETS = dict(all_presets())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_spec_is_rebuilt_from_its_repr_its_dict_and_its_changes(name):
+    spec = PRESETS[name]
+    assert eval(repr(spec)) == spec
+    assert ExtractorSpec(**dataclasses.asdict(spec)) == spec
+    assert ExtractorSpec(**asdict_changed(spec)) == spec
+    assert hash(ExtractorSpec(**asdict_changed(spec))) == hash(spec)
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        presets.involution().kernel_size = 3
+
+
+def test_preset_options_are_the_documented_ones():
+    options = {name: list(inspect.signature(getattr(presets, name)).parameters) for name in preset_names()}
+    assert options["convolution"] == ["kernel_size", "groups", "dilation", "bias"]
+    assert options["involution"] == ["kernel_size", "channels_per_group", "reduction"]
+    assert options["outlook_attention"] == ["kernel_size", "heads", "qkv_bias"]
+    assert options["ls_convolution"] == ["kernel_size", "view", "channels_per_group"]
+    assert options["deformable_convolution"] == [
+        "version",
+        "kernel_size",
+        "groups",
+        "offset_groups",
+        "dilation",
+        "offset_scale",
+        "center_feature_scale",
+        "remove_center",
+    ]
+
+
+CONTRADICTIONS = [
+    ({}, "static_kernel.channels and dynamic_kernel.source"),
+    ({"static_kernel": DENSE, "aggregation": "fold"}, "aggregation='fold' needs static_kernel.channels"),
+    ({"static_kernel": DEPTHWISE, "dynamic_kernel": GENERATED, "combine": "add", "aggregation": "fold"}, "combine='add'"),
+    ({"static_kernel": DENSE, "combine": "residual"}, "combine='residual' needs both kernels"),
+    ({"dynamic_kernel": GENERATED, "combine": "add"}, "combine='add' needs both kernels"),
+    ({"dynamic_kernel": GENERATED, "overlap_normalise": True}, "overlap_normalise needs aggregation='fold'"),
+    ({"dynamic_kernel": SIMILARITY, "aggregation": "fold"}, "aggregation='fold' needs a kernel of K"),
+    ({"dynamic_kernel": SIMILARITY, "generator": Generator(reduction=4)}, "has nothing to generate"),
+    ({"dynamic_kernel": SIMILARITY, "padding": 0}, "dynamic_kernel.source='similarity' needs padding='same'"),
+    (
+        {"dynamic_kernel": SIMILARITY, "offsets": Offsets(kind="learned", groups=3)},
+        "offsets.groups must divide dynamic_kernel.groups",
+    ),
+    ({"static_kernel": DENSE, "offsets": Offsets(kind="window_shift"), "kernel_size": 4}, "needs an odd kernel_size"),
+    ({"static_kernel": DENSE, "offsets": Offsets(kind="window_shift"), "padding": 0}, "needs padding='same'"),
+    ({"dynamic_kernel": GENERATED, "padding": 0}, "padding=0 contradicts generator.view=1"),
+    (
+        {"dynamic_kernel": GENERATED, "center_feature_scale": True, "aggregation": "fold"},
+        "center_feature_scale needs aggregation",
+    ),
+    ({"static_kernel": DENSE, "center_feature_scale": True}, "center_feature_scale needs static_kernel.channels"),
+    ({"dynamic_kernel": SIMILARITY, "center_feature_scale": True}, "center_feature_scale needs dynamic_kernel.source"),
+    (
+        {"dynamic_kernel": GENERATED, "center_feature_scale": True, "kernel_size": 2},
+        "center_feature_scale needs an odd kernel_size",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), CONTRADICTIONS, ids=[m for _, m in CONTRADICTIONS])
+def test_fields_that_contradict_each_other_are_named(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ExtractorSpec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Offsets(groups=2), "offsets.groups needs offsets.kind='learned'"),
+        (lambda: Offsets(scale=2.0), "offsets.scale needs offsets.kind='learned'"),
+        (lambda: Offsets(kind="learned", scale=float("nan")), "offsets.scale must be finite"),
+        (lambda: StaticKernel(channels="depthwise", groups=2), "static_kernel.groups needs static_kernel.channels='dense'"),
+        (lambda: DynamicKernel(source="generated"), "exactly one of dynamic_kernel.groups and dynamic_kernel.channels_per_group"),
+        (lambda: DynamicKernel(source="generated", groups=1, channels_per_group=1), "exactly one of"),
+        (
+            lambda: DynamicKernel(normalisation="softmax"),
+            "dynamic_kernel.normalisation='softmax' contradicts dynamic_kernel.source",
+        ),
+        (lambda: DynamicKernel(source="generated", groups=1, relative_position=True), "relative_position needs"),
+        (lambda: DynamicKernel(source="similarity", groups=1, remove_center=True), "remove_center=True contradicts"),
+        (lambda: Generator(norm="batch"), "generator.norm='batch' has nothing to act on"),
+        (lambda: Generator(view_convolution="dense"), "needs a neighbourhood as generator.view"),
+        (lambda: Generator(view=3, view_convolution="dense", pointwise=True), "generator.pointwise=True contradicts"),
+        (lambda: presets.deformable_convolution(5), "version must be 1, 2, 3 or 4, got 5"),
+        (lambda: presets.deformable_convolution(2, remove_center=True), "need version 3 or 4"),
+        (lambda: presets.deformable_convolution(3, offset_groups=2), "offset_groups needs version 1 or 2"),
+    ],
+)
+def test_a_part_refuses_what_it_cannot_mean(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"kernel_size": "3"}, TypeError, "kernel_size must be int or tuple"),
+        ({"kernel_size": 0}, ValueError, "kernel_size must be at least 1, got 0"),
+        ({"kernel_size": (3, 3, 3)}, TypeError, "kernel_size"),
+        ({"kernel_size": True}, TypeError, "kernel_size"),
+        ({"dilation": 0}, ValueError, "dilation must be at least 1"),
+        ({"padding": -1}, ValueError, "padding must be at least 0"),
+        ({"padding": "valid"}, (TypeError, ValueError), "padding"),
+        ({"combine": "mul"}, ValueError, r"combine must be one of \('multiply', 'add', 'residual'\), got 'mul'"),
+        ({"bias": 1}, TypeError, "bias must be bool"),
+        ({"static_kernel": {"chanels": "dense"}}, ValueError, "static_kernel has no field 'chanels'"),
+        ({"static_kernel": "dense"}, TypeError, "static_kernel must be StaticKernel"),
+    ],
+)
+def test_a_wrong_type_or_name_is_an_error_that_names_the_field(fields, error, message):
+    with pytest.raises(error, match=message):
+        ExtractorSpec(**({"static_kernel": DENSE} | fields))
+
+
+def random_spec(rng):
+    """Any combination of switches: legal or not."""
+    source = rng.choice(["none", "generated", "generated", "similarity"])
+    dynamic = {"source": source}
+    if source != "none":
+        dynamic |= {rng.choice(["groups", "channels_per_group"]): rng.choice([1, 2, 4])}
+        dynamic |= {"normalisation": rng.choice(["none", "softmax", "sigmoid", "group_norm"])}
+        dynamic |= {"channel_order": rng.choice(["contiguous", "interleaved"]), "scale_by_head_dim": rng.random() < 0.5}
+        dynamic |= {"remove_center": rng.random() < 0.2, "relative_position": rng.random() < 0.3}
+    generator = {}
+    if source == "generated" or rng.random() < 0.3:
+        generator = {
+            "view": rng.choice([1, 3, (2, 5), "window", "global"]),
+            "view_convolution": rng.choice(["depthwise", "depthwise", "dense"]),
+            "reduction": rng.choice([None, 2, 64]),
+            "pointwise": rng.random() < 0.3,
+            "norm": rng.choice(["none", "batch", "layer"]),
+            "activation": rng.choice(["none", "relu", "gelu"]),
+        }
+    return {
+        "kernel_size": rng.choice([1, 2, 3, (3, 5)]),
+        "dilation": rng.choice([1, 1, 2]),
+        "padding": rng.choice(["same", "same", "same", 1, (0, 2)]),
+        "offsets": {"kind": rng.choice(["none", "learned", "window_shift"]), "groups": rng.choice([1, 1, 2])},
+        "static_kernel": {"channels": rng.choice(["none", "dense", "depthwise"]), "groups": rng.choice([1, 1, 2])},
+        "dynamic_kernel": dynamic,
+        "generator": generator,
+        "combine": rng.choice(["multiply", "multiply", "add", "residual"]),
+        "aggregation": rng.choice(["gather", "gather", "fold"]),
+        "overlap_normalise": rng.random() < 0.2,
+        "center_feature_scale": rng.random() < 0.2,
+        "projection": {"input": rng.choice(["none", "linear", "affine"]), "output": rng.choice(["none", "linear", "affine"])},
+        "bias": rng.random() < 0.3,
+    }
+
+
+def test_every_combination_of_switches_trains_or_is_refused_with_a_value_error():
+    rng, built = random.Random(0), 0
+    for _ in itertools.count():
+        try:
+            spec = ExtractorSpec(**random_spec(rng))
+        except ValueError as error:
+            assert len(str(error)) > 20
+            continue
+        built += 1
+        stride = rng.choice([1, 2])
+        layer = ux.UnifiedExtractor2d(8, 8, spec, stride)
+        x = torch.randn(2, 8, 11, 12, requires_grad=True)
+        y = layer(x)
+        assert y.isfinite().all()
+        y.square().sum().backward()
+        assert x.grad.isfinite().all(), spec
+        for name, parameter in layer.named_parameters():
+            assert parameter.grad is not None, f"{name} of {spec} has no part in the output"
+            assert parameter.grad.isfinite().all()
+        if built == 150:
+            return
+
+
+def test_projection_is_part_of_the_printed_call():
+    assert "Projection(input='linear'" in repr(presets.outlook_attention())
+    assert Projection().changed() == {}
+    assert LEARNED.changed() == {"kind": "learned"}

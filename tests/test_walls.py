@@ -1,0 +1,65 @@
+"""Who may import whom: spec <- ops <- layers <- models <- interop, and what stands beside them."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "unified_extractor"
+ALLOWED = {
+    "spec": set(),
+    "presets": {"spec"},
+    "ops": {"spec", "ops"},
+    "layers": {"spec", "ops", "layers"},
+    "models": {"spec", "presets", "ops", "layers", "models"},
+    "interop": {"spec", "presets", "ops", "layers", "models", "interop"},
+    "analysis": {"spec", "ops", "analysis"},
+    "data": {"data"},
+    "training": {"spec", "data", "training", "analysis"},
+    "commands": {"spec", "presets", "layers", "data", "training", "analysis", "commands"},
+    "__main__": {"training", "commands"},
+    "__init__": {"spec", "presets", "ops", "layers", "models", "interop", "analysis"},
+}
+STANDARD_LIBRARY_ONLY = {"spec", "presets"}
+FOREIGN = {"einops", "jsonargparse", "lightning", "matplotlib", "numpy", "pandas", "rich", "timm", "torch", "torchvision", "yaml"}
+
+
+def imports(path):
+    """The dotted names of all modules a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms():
+    for path in PACKAGE.rglob("*.py"):
+        yield path.relative_to(PACKAGE).parts[0].removesuffix(".py"), path
+
+
+def test_every_room_imports_only_what_it_may():
+    for room, path in rooms():
+        for name in imports(path):
+            top, *rest = name.split(".")
+            if top == "unified_extractor" and rest:
+                allowed = ALLOWED[room] | ({"presets"} if rest[0] == "presets" and room == "__init__" else set())
+                assert rest[0] in allowed, f"{path.relative_to(PACKAGE)} may not import {name}"
+
+
+def test_the_spec_needs_the_standard_library_only():
+    for room, path in rooms():
+        if room in STANDARD_LIBRARY_ONLY:
+            assert not {name.split(".")[0] for name in imports(path)} & FOREIGN
+
+
+def test_a_backend_imports_neither_the_reference_nor_another_backend():
+    backends = PACKAGE / "ops" / "backends"
+    for path in backends.rglob("*.py"):
+        own = ".".join(["unified_extractor.ops.backends", path.relative_to(backends).parts[0].removesuffix(".py")])
+        for name in imports(path):
+            assert "reference" not in name.split("."), f"{path} imports {name}"
+            assert not name.startswith("unified_extractor.ops.backends.") or name.startswith(own), f"{path} imports {name}"
+
+
+def test_nothing_imports_experiments():
+    assert not [path for _, path in rooms() for name in imports(path) if name.split(".")[0] == "experiments"]

@@ -1,0 +1,177 @@
+"""What a module costs: parameters, multiply-adds by part, activation memory. Everything is counted on the meta device.
+
+Counting convention: one multiply-add is one multiplication with its addition. Convolutions and matrix products count as torch's
+flop counter counts them; the operator counts by the formulas of :func:`operator_multiply_adds`, whatever backend or shortcut runs.
+Norms, activations, softmax and pooling count nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from unified_extractor.analysis.memory import peak_bytes
+from unified_extractor.ops.geometry import Window
+from unified_extractor.spec import ExtractorSpec
+
+PARTS = ("operator", "generator", "projection", "rest")
+"""The aggregation itself with its static kernel; what generates kernel and offsets; pointwise projections; all outside extractors."""
+
+_PART_OF_CHILD = {"value": "projection", "projection": "projection"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a module costs at one input shape."""
+
+    parameters: int
+    multiply_adds: int
+    peak_activation_bytes: int
+    """Most bytes of tensors alive at once in forward and backward, beyond input and parameters (batch as given)."""
+    parameters_by_part: dict[str, int] = field(default_factory=dict)
+    multiply_adds_by_part: dict[str, int] = field(default_factory=dict)
+
+
+def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
+    """Count parameters, multiply-adds and activation memory of a layer or network, without computing anything.
+
+    Args:
+        module: a network or a :class:`unified_extractor.UnifiedExtractor2d`; it is not changed.
+        input_shape: ``(C, H, W)`` for one image or ``(B, C, H, W)``; the counts are for the whole batch.
+
+    Raises:
+        ValueError: an input shape of another rank, or one the module refuses.
+    """
+    if len(input_shape) not in (3, 4):
+        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W), got {input_shape}")
+    shape = (1, *input_shape) if len(input_shape) == 3 else tuple(input_shape)
+    parameters = _parameters_by_part(module)
+    multiply_adds = _multiply_adds_by_part(module, shape)
+    return Cost(
+        sum(parameters.values()), sum(multiply_adds.values()), _peak_activation_bytes(module, shape), parameters, multiply_adds
+    )
+
+
+def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, out_channels: int) -> int:
+    """Multiply-adds of the operator on one image.
+
+    Every tap of every window costs: 4 a channel for a learned position's bilinear read; 1 a channel (fold: K) for a dynamic
+    kernel; 1 an input-output pair inside the groups for a static kernel. Fold counts by its own formula of K*K products, also
+    where the composed form runs.
+
+    Args:
+        spec: the extractor.
+        window: its geometry on the image.
+        channels: C.
+        out_channels: channels the operator puts out, before an output projection.
+    """
+    reads = channels * window.size * window.output[0] * window.output[1]
+    total = 4 * reads if spec.offsets.kind == "learned" else 0
+    if spec.static_kernel.channels == "dense":
+        total += reads * out_channels // spec.static_kernel.groups
+    elif spec.static_kernel.channels == "depthwise":
+        total += reads
+    if spec.dynamic_kernel.source != "none":
+        total += reads * (window.size if spec.aggregation == "fold" else 1)
+    return total
+
+
+def _extractors(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, child in module.named_modules():
+        if isinstance(getattr(child, "spec", None), ExtractorSpec) and hasattr(child, "window"):
+            yield name, child
+
+
+def _part(name: str, extractors: list[str]) -> str:
+    """The part that a parameter or module of this name belongs to."""
+    for extractor in extractors:
+        prefix = f"{extractor}." if extractor else ""
+        if name == extractor or name.startswith(prefix):
+            child = name.removeprefix(prefix).split(".")[0]
+            return (
+                "operator" if name == extractor or child in ("static_kernel", "bias") else _PART_OF_CHILD.get(child, "generator")
+            )
+    return "rest"
+
+
+def _parameters_by_part(module: nn.Module) -> dict[str, int]:
+    extractors = [name for name, _ in _extractors(module)]
+    counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
+    for name, parameter in module.named_parameters():
+        counts[_part(name, extractors)] += parameter.numel()
+    return dict(counts)
+
+
+def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """Convolutions and products from torch's counter, module by module; the operator's own calls by formula instead."""
+    extractors = dict(_extractors(module))
+    counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
+    handles = [layer.register_forward_hook(_operator_hook(counts)) for layer in extractors.values()]
+    counter = FlopCounterMode(display=False)
+    was_training = module.training
+    try:
+        module.eval()
+        with torch.no_grad(), counter:
+            _on_meta(module, shape)
+    finally:
+        module.train(was_training)
+        for handle in handles:
+            handle.remove()
+    root = type(module).__name__
+    totals = {
+        name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2
+        for name, flops in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    for name, total in totals.items():
+        own = total - sum(other for key, other in totals.items() if _is_child(key, name))
+        part = _part(name, list(extractors))
+        if part != "operator":
+            counts[part] += own
+    return dict(counts)
+
+
+def _is_child(name: str, parent: str) -> bool:
+    prefix = f"{parent}." if parent else ""
+    return name != parent and name.startswith(prefix) and "." not in name.removeprefix(prefix)
+
+
+def _operator_hook(counts: "Counter[str]") -> Any:
+    def count(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        spec, (x,) = layer.spec, inputs
+        window = layer.window(x)
+        out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
+        counts["operator"] += x.shape[0] * operator_multiply_adds(spec, window, layer.in_channels, out_channels)
+        if spec.dynamic_kernel.source == "similarity":
+            counts["generator"] += x.shape[0] * layer.in_channels * window.size * window.output[0] * window.output[1]
+
+    return count
+
+
+def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:
+    x = torch.empty(shape, device="meta", requires_grad=True)
+    state = _meta_state(module)
+
+    def forward_and_backward() -> None:
+        torch.func.functional_call(module, state, (x,)).sum().backward()
+
+    return peak_bytes(forward_and_backward, x, *state.values())
+
+
+def _on_meta(module: nn.Module, shape: tuple[int, ...]) -> None:
+    torch.func.functional_call(module, _meta_state(module), (torch.empty(shape, device="meta"),))
+
+
+def _meta_state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of the module as shapes alone."""
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {
+        name: torch.empty_like(
+            value, device="meta", dtype=torch.float32 if value.is_floating_point() else value.dtype
+        ).requires_grad_(value.requires_grad)
+        for name, value in state.items()
+    }

@@ -1,0 +1,55 @@
+"""How many bytes of tensors a computation holds at once: counted, not timed, and the same on every machine."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class _Meter(TorchDispatchMode):
+    """Follows every storage an operation returns until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._follow(value.untyped_storage())
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self.sizes:
+            return
+        self.sizes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)
+
+
+def peak_bytes(compute: Callable[[], object], *inputs: Tensor) -> int:
+    """The largest number of bytes that tensors made by ``compute`` hold at one moment, its result included.
+
+    Args:
+        compute: a function without arguments; its backward pass counts if it runs one.
+        inputs: tensors that exist already and are not to be counted, even where an operation returns a view of them.
+
+    What a single torch operation allocates and frees inside itself is not seen.
+    """
+    meter = _Meter()
+    for tensor in inputs:
+        meter.sizes[tensor.untyped_storage()._cdata] = 0
+    with meter:
+        compute()
+    return meter.peak
