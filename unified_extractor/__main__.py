@@ -1,5 +1,6 @@
 """The command ``uniex``."""
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -18,20 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (words[0], words[1:]) if words else ("", [])
     if command in ("fit", "validate", "test", "predict"):
-        from unified_extractor.training.cli import main as train
+        from unified_extractor.training import cli
 
-        return train([command, *rest])
-    if command == "describe":
-        from unified_extractor.commands.describe import main as run
-    elif command == "report":
-        from unified_extractor.commands.report import main as run
-    elif command == "visualize":
-        from unified_extractor.commands.visualize import main as run
-    else:
-        asked = command in ("", "-h", "--help")
-        print(HELP if asked else f"uniex: error: no command {command!r}\n{HELP}", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    return run(rest)
+        return cli.main(words)
+    if command in ("describe", "report", "visualize"):
+        return importlib.import_module(f"unified_extractor.commands.{command}").main(rest)
+    asked = command in ("", "-h", "--help")
+    print(HELP if asked else f"uniex: error: no command {command!r}\n{HELP}", file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Finished runs: their records as a table, their logged metrics as curves. Every number comes from a run folder's files."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def results_table(runs: Sequence[Path]) -> pd.DataFrame:
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """The table for people: thousands separated, accuracies in percent. All values are text."""
+    """The table for people: names without the folder they share, thousands separated, accuracies in percent. All values are text."""
     styles = {
         "parameters": "{:,}",
         "multiply_adds": "{:,}",
@@ -56,6 +57,8 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
         "seconds_per_epoch": "{:.2f}",
     }
     text = table.astype(object)
+    shared = len(os.path.commonpath([Path(name).parent for name in table["name"]])) if len(table) else 0
+    text["name"] = [name[shared:].lstrip("/") for name in table["name"]]
     for column, style in styles.items():
         text[column] = [style.format(value) for value in table[column]]
     return text.rename(columns=lambda name: name.replace("_", " "))

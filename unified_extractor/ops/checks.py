@@ -14,13 +14,14 @@ Ints = int | tuple[int, int]
 Padding = Ints | Literal["same"]
 
 HALF = (torch.float16, torch.bfloat16)
+FLOATS = (*HALF, torch.float32, torch.float64)
 
 
 def window(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Window:
     """Check image and geometry, and return their sizes. Raises ``TypeError`` or ``ValueError``."""
     tensor("x", x, "[B, C, H, W]")
-    if not x.is_floating_point():
-        raise TypeError(f"x must have a floating point dtype, got {x.dtype}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"x must have one of the floating point dtypes {', '.join(map(str, FLOATS))}, got {x.dtype}")
     if min(x.shape[1:]) < 1:
         raise ValueError(f"x must have at least one channel, row and column, got shape {tuple(x.shape)}")
     kernel_size, dilation = pair("kernel_size", kernel_size, 1), pair("dilation", dilation, 1)
@@ -30,7 +31,7 @@ def window(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -
         one_of("padding", padding, ("same",))
         before, total = (reach[0] // 2, reach[1] // 2), reach
     else:
-        before = pair("padding", padding, 0)
+        before = pair("padding", padding, 0, or_else=" or 'same'")
         total = (2 * before[0], 2 * before[1])
     height, width = x.shape[2:]
     output = ((height + total[0] - reach[0] - 1) // stride[0] + 1, (width + total[1] - reach[1] - 1) // stride[1] + 1)
@@ -163,11 +164,11 @@ def tensor(name: str, value: Any, layout: str) -> None:
         raise ValueError(f"{name} must be {layout}, got shape {list(value.shape)}")
 
 
-def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
-    """An int or (y, x), each at least ``minimum``, as (y, x)."""
+def pair(name: str, value: Any, minimum: int, or_else: str = "") -> tuple[int, int]:
+    """An int or (y, x), each at least ``minimum``, as (y, x). ``or_else``: what the message may offer besides."""
     values = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
-        raise TypeError(f"{name} must be an int or a pair (y, x) of ints, got {value!r}")
+        raise TypeError(f"{name} must be an int or a pair (y, x) of ints{or_else}, got {value!r}")
     if min(values) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
     return values

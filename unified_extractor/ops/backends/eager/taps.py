@@ -12,17 +12,17 @@ from torch import Tensor
 from unified_extractor.ops.geometry import Window
 
 
-class Corner(NamedTuple):
-    """One of the four pixels around the positions of a tap."""
+class Corners(NamedTuple):
+    """The four pixels around every position of a tap."""
 
     pixel: Tensor
-    """Row-major index ``[B, F, 1, P]``; 0 for a corner outside the image, whose value and weight are zero."""
+    """Row-major index ``[B, F, 1, 4*P]``; 0 for a corner outside the image, whose value and weight are zero."""
     value: Tensor
-    """``[B, F, N, P]``."""
+    """``[B, F, N, 4, P]``."""
     weight: Tensor
-    """Bilinear weight ``[B, F, 1, P]``."""
-    slope: tuple[Tensor, Tensor]
-    """Derivatives of the weight by the position's y and x, each ``[B, F, 1, P]``."""
+    """Bilinear weight ``[B, F, 1, 4, P]``."""
+    slope: Tensor
+    """Derivative of the weight by the position's y and x, ``[B, F, 2, 4, P]``."""
 
 
 class Tap(NamedTuple):
@@ -31,8 +31,8 @@ class Tap(NamedTuple):
     k: int
     value: Tensor
     """``[B, C, Ho, Wo]``."""
-    corners: list[Corner]
-    """Empty on the regular grid."""
+    corners: Corners | None = None
+    """None on the regular grid."""
 
 
 def padded(x: Tensor, window: Window) -> Tensor:
@@ -68,7 +68,7 @@ class RegularTaps:
 
     def read(self, k: int) -> Tap:
         rows, columns = self.window.slices(self.window.taps[k])
-        return Tap(k, self.image[:, :, rows, columns], [])
+        return Tap(k, self.image[:, :, rows, columns])
 
     def accumulate(self, tap: Tap, gradient: Tensor) -> None:
         """Add the gradient of a tap's value, ``[B, C, Ho, Wo]``, to that of the image."""
@@ -94,62 +94,61 @@ class MovedTaps:
 
     def read(self, k: int) -> Tap:
         corners = self._corners(k)
-        value = sum(corner.weight * corner.value for corner in corners)
-        return Tap(k, value.reshape(*self.shape[:2], *self.window.output), corners)  # type: ignore[union-attr]
+        value = (corners.weight * corners.value).sum(3)
+        return Tap(k, value.flatten(1, 2).unflatten(2, self.window.output), corners)
 
     def _by_offset_group(self, value: Tensor) -> Tensor:
         """``[B, C, h, w]`` as ``[B, F, N, h*w]``."""
         return value.flatten(2).unflatten(1, (self.offsets.shape[1], -1))
 
-    def _positions(self, k: int) -> list[Tensor]:
-        """Rows and columns of tap k of every window, each ``[B, F, 1, Ho, Wo]``."""
-        moves = self.offsets[:, :, k].to(precision(self.offsets))
-        positions = []
-        for axis in (0, 1):
-            windows = torch.arange(self.window.output[axis], dtype=moves.dtype, device=moves.device) * self.window.stride[axis]
-            start = self.window.dilation[axis] * self.window.taps[k][axis] - self.window.padding[axis]
-            grid = (windows + start).view(-1, 1) if axis == 0 else (windows + start).view(1, -1)
-            positions.append((grid + moves[:, :, axis]).expand(-1, -1, *self.window.output).unsqueeze(2))
-        return positions
+    def _position(self, k: int, axis: int) -> Tensor:
+        """Row or column of tap k of every window, ``[B, F, P]``."""
+        window, moves = self.window, self.offsets[:, :, k, axis].to(precision(self.offsets))
+        start = window.dilation[axis] * window.taps[k][axis] - window.padding[axis]
+        grid = torch.arange(window.output[axis], dtype=moves.dtype, device=moves.device) * window.stride[axis] + start
+        grid = grid[:, None] if axis == 0 else grid
+        return (grid + moves).expand(-1, -1, *window.output).flatten(2)
 
-    def _corners(self, k: int) -> list[Corner]:
+    def _corners(self, k: int) -> Corners:
         """The four corners, floor-based, so that derivatives are those of the cell to the right and below."""
         height, width = self.window.image
-        row, column = self._positions(k)
+        row, column = self._position(k, 0), self._position(k, 1)
         inside = (row >= -1) & (row < height) & (column >= -1) & (column < width)
-        row, column = row.where(inside, 0), column.where(inside, 0)
-        top, left = row.floor(), column.floor()
-        rows = ((top, 1 - (row - top), -1), (top + 1, row - top, 1))
-        columns = ((left, 1 - (column - left), -1), (left + 1, column - left, 1))
-        return [self._corner(inside, y, x) for y in rows for x in columns]
+        (y, y_weight, y_slope), (x, x_weight, x_slope) = (_cell(position.where(inside, 0)) for position in (row, column))
+        y, y_weight, y_slope = (part.repeat_interleave(2, 2) for part in (y, y_weight, y_slope))
+        x, x_weight, x_slope = (part.repeat(1, 1, 2, 1) for part in (x, x_weight, x_slope))
+        inside = inside.unsqueeze(2) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        pixel = (y * width + x).where(inside, 0).long().flatten(2).unsqueeze(2)
+        value = self.image.gather(3, self._by_channel(pixel)).unflatten(3, (4, -1)).where(inside.unsqueeze(2), 0)
+        weight = (y_weight * x_weight).where(inside, 0).unsqueeze(2)
+        return Corners(pixel, value, weight, torch.stack([y_slope * x_weight, y_weight * x_slope], 2))
 
-    def _corner(self, inside: Tensor, row: tuple[Tensor, Tensor, int], column: tuple[Tensor, Tensor, int]) -> Corner:
-        (y, y_weight, y_sign), (x, x_weight, x_sign) = row, column
-        height, width = self.window.image
-        inside = (inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)).flatten(3)
-        index = (y * width + x).flatten(3).where(inside, 0).long()
-        value = self.image.gather(3, index.expand(-1, -1, self.image.shape[2], -1)).where(inside, 0)
-        weight = (y_weight * x_weight).flatten(3).where(inside, 0)
-        return Corner(index, value, weight, ((y_sign * x_weight).flatten(3), (x_sign * y_weight).flatten(3)))
+    def _by_channel(self, pixel: Tensor) -> Tensor:
+        return pixel.expand(-1, -1, self.image.shape[2], -1)
 
     def accumulate(self, tap: Tap, gradient: Tensor) -> None:
         """Add the gradient of a tap's value, ``[B, C, Ho, Wo]``, to those of the image and the offsets."""
-        gradient = self._by_offset_group(gradient)
+        assert tap.corners is not None
+        pixel, value, weight, slope = tap.corners
+        gradient = self._by_offset_group(gradient).unsqueeze(3)
         if self.x_gradient is None:
             self.x_gradient = torch.zeros_like(self.image, dtype=gradient.dtype)
-        moves = []
-        for corner in tap.corners:
-            index = corner.pixel.expand(-1, -1, self.image.shape[2], -1)
-            self.x_gradient = self.x_gradient.scatter_add(3, index, corner.weight * gradient)
-            product = (corner.value * gradient).sum(2, keepdim=True)
-            moves.append(torch.cat([slope * product for slope in corner.slope], 2))
-        move = torch.stack(moves).sum(0).unflatten(3, self.window.output)
+        self.x_gradient = self.x_gradient.scatter_add(3, self._by_channel(pixel), (weight * gradient).flatten(3))
+        move = ((value * gradient).sum(2, keepdim=True) * slope).sum(3).unflatten(3, self.window.output)
         self.moves.append(move.sum_to_size(*self.offsets[:, :, tap.k].shape))
 
     def gradients(self) -> tuple[Tensor, Tensor]:
         """Gradients of image and offsets, once every tap was accumulated."""
         assert self.x_gradient is not None
         return self.x_gradient.view(self.shape).to(self.image.dtype), torch.stack(self.moves, 2).to(self.offsets.dtype)
+
+
+def _cell(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two pixels around positions ``[B, F, P]`` along one axis, their weights and the weights' derivatives, ``[B, F, 2, P]``."""
+    low = position.floor()
+    after = position - low
+    ones = torch.ones_like(after)
+    return torch.stack([low, low + 1], 2), torch.stack([1 - after, after], 2), torch.stack([-ones, ones], 2)
 
 
 def taps(x: Tensor, offsets: Tensor | None, window: Window) -> RegularTaps | MovedTaps:

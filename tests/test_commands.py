@@ -1,0 +1,132 @@
+"""``uniex describe``, ``report`` and ``visualize``: what they print, draw and refuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import unified_extractor as ux
+from tests.test_spec import PRESETS
+from unified_extractor.__main__ import main
+from unified_extractor.analysis.pictures import draw_operator
+from unified_extractor.analysis.words import describe, formula, in_words
+from unified_extractor.commands.describe import read_spec
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def refused(capsys, *arguments):
+    """The one line on stderr of a call that must fail."""
+    with pytest.raises(SystemExit) as stop:
+        raise SystemExit(main([str(a) for a in arguments]))
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert printed.err.startswith("uniex: error: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_describe_prints_formula_words_and_cost_and_draws(tmp_path, capsys):
+    picture = tmp_path / "involution.png"
+    assert main(["describe", "involution", "kernel_size=5", "--channels", "32", "--size", "8", "--picture", str(picture)]) == 0
+    text = capsys.readouterr().out
+    layer = ux.UnifiedExtractor2d(32, 32, ux.presets.involution(5))
+    for expected in ("y[c,p] = sum_k D[g(c),k,p] x[c, p + t_k]", "5x5 taps", f"{ux.analysis.cost(layer, (32, 8, 8)).multiply_adds:,}"):
+        assert expected in text
+    assert picture.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_words_and_a_drawing(name):
+    spec = PRESETS[name]
+    cost = ux.analysis.cost(ux.UnifiedExtractor2d(32, 32, spec), (32, 8, 8))
+    text = describe(name, spec, cost, (32, 8, 8))
+    assert f"{cost.parameters:,}" in text
+    assert ("offset[" in formula(spec)) == (spec.offsets.kind == "learned")
+    assert ("S[" in formula(spec)) == (spec.static_kernel.channels != "none")
+    assert ("D[" in formula(spec)) == (spec.dynamic_kernel.source != "none")
+    assert "None" not in "".join(in_words(spec).values())
+    draw_operator(name, spec).canvas.draw()
+
+
+def test_describe_yaml_is_the_spec(tmp_path, capsys):
+    assert main(["describe", "outlook_attention", "heads=4", "--yaml"]) == 0
+    file = tmp_path / "spec.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert read_spec(str(file)) == ux.ExtractorSpec(**yaml.safe_load(file.read_text())) == ux.presets.outlook_attention(heads=4)
+
+
+@pytest.mark.parametrize("name", ["extractor/involution.yaml", "digits/involution.yaml"])
+def test_describe_reads_a_spec_or_a_run(name, tmp_path, capsys):
+    assert main(["describe", str(CONFIGS / name), "--picture", str(tmp_path / "p.png")]) == 0
+    assert "D[g(c),k,p]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["involutoin"], "neither a YAML file nor a preset; the presets are convolution"),
+        (["no/such.yaml"], "No such file"),
+        (["involution", "kernel=5"], "involution has no option 'kernel', it has kernel_size"),
+        (["involution", "5"], "an option is written name=value, got '5'"),
+        (["involution", "kernel_size=five"], "kernel_size must be int or"),
+        (["involution", "--channels", "40"], "channels_per_group must divide in_channels"),
+        (["deformable_convolution"], "needs version=..."),
+        (["neighborhood_attention", "--size", "5"], "needs an image height of at least"),
+    ],
+)
+def test_describe_refuses_in_one_line(arguments, message, capsys):
+    assert message in refused(capsys, "describe", *arguments)
+
+
+def test_an_unknown_command_is_refused_and_none_prints_the_help(capsys):
+    assert main([]) == 0
+    assert "describe" in capsys.readouterr().out
+    assert main(["trian"]) == 2
+    assert "no command 'trian'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two short runs on digits."""
+    root = tmp_path_factory.mktemp("runs")
+    for name in ("involution", "unified"):
+        config = CONFIGS / "digits" / f"{name}.yaml"
+        assert main(["fit", "--config", str(config), "--run.root", str(root), "--trainer.max_epochs", "1"]) == 0
+    return root
+
+
+def test_report_writes_the_records_as_a_table_and_curves(runs, tmp_path, capsys):
+    capsys.readouterr()
+    assert main(["report", str(runs), "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "results.csv").set_index("name")
+    for path in runs.rglob("record.json"):
+        record = json.loads(path.read_text())
+        assert table.loc[record["name"], "test_accuracy"] == record["test_accuracy"]
+        assert table.loc[record["name"], "multiply_adds"] == record["multiply_adds"]
+        assert f"{record['parameters']:,}" in printed
+        assert f"{record['test_accuracy']:.2%}" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_visualize_draws_trained_networks(runs, tmp_path, capsys):
+    assert main(["visualize", str(runs), "--image", "3", "--output", str(tmp_path / "windows.png")]) == 0
+    assert "test image 3, class 8" in capsys.readouterr().out
+    assert (tmp_path / "windows.png").stat().st_size > 10_000
+
+
+def test_report_and_visualize_refuse_folders_without_usable_runs(runs, tmp_path, capsys):
+    assert "no such folder" in refused(capsys, "report", tmp_path / "nowhere")
+    assert "no record.json in or below it" in refused(capsys, "report", tmp_path)
+    assert "--image must be below" in refused(capsys, "visualize", runs, "--image", "9999")
+    broken = tmp_path / "broken"
+    shutil.copytree(runs / "digits" / "unified" / "version_0", broken)
+    (broken / "checkpoints" / "best.ckpt").unlink()
+    assert "best.ckpt: no such file" in refused(capsys, "visualize", broken)
+    (broken / "record.json").write_text('{"name": "x"')
+    assert "record.json: not a record" in refused(capsys, "report", broken, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

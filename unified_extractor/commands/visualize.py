@@ -1,0 +1,37 @@
+"""``uniex visualize``: where trained networks look on a test image, and with which weights."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from unified_extractor.analysis.pictures import draw_windows
+from unified_extractor.analysis.records import RecordError, find_runs, read_record
+from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.trained import load_run
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw sampling points and kernels of the runs in or below the given folders, on one image. Returns the exit code."""
+    parser = argparse.ArgumentParser("uniex visualize", description="Draw where trained networks look, and with which weights.")
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders of one data set, or folders with runs below them")
+    parser.add_argument("--image", type=int, default=0, help="which test image, counted from 0")
+    parser.add_argument("--layer", type=int, default=0, help="which extractor of each network, counted from the input")
+    parser.add_argument("--output", type=Path, default=Path("windows.png"), help="the picture (default windows.png)")
+    given = parser.parse_args(arguments)
+    try:
+        runs = find_runs(given.folders)
+        loaded = {read_record(run)["name"].rsplit("/")[-1]: load_run(run) for run in runs}
+        data = next(iter(loaded.values()))[1]
+        images = data.images("test")
+        if not 0 <= given.image < len(images):  # type: ignore[arg-type]
+            raise ConfigurationError(f"--image must be below the number of test images, {len(images)}, got {given.image}")  # type: ignore[arg-type]
+        pixels, label = images[given.image]
+        shown = (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]) / 255
+        networks = {name: network for name, (network, _) in loaded.items()}
+        figure = draw_windows(networks, data.normalise(pixels[None]), layer=given.layer, shown=shown)
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(given.output, dpi=130)
+    except (RecordError, ConfigurationError, OSError) as error:
+        parser.exit(2, f"uniex: error: {error}\n")
+    print(f"written: {given.output} (test image {given.image}, class {data.class_names[label]})")
+    return 0
