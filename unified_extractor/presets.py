@@ -57,7 +57,7 @@ def deformable_convolution(
     ``groups`` is convolution groups in v1 and v2, kernel and offset groups in v3 and v4. Versions 1 and 2 have ``offset_groups``;
     ``center_feature_scale`` and ``remove_center`` belong to versions 3 and 4. Raises ``ValueError`` for options a version lacks.
     """
-    if version not in (1, 2, 3, 4):
+    if isinstance(version, bool) or not isinstance(version, int) or version not in (1, 2, 3, 4):
         raise ValueError(f"version must be 1, 2, 3 or 4, got {version!r}")
     if version <= 2:
         if center_feature_scale or remove_center:

@@ -125,7 +125,8 @@ class Generator(_Config):
     """
 
     view: Pair | Literal["window", "global"] = 1
-    """Extent in pixels of what one generated kernel depends on; ``window``: the extractor's own window, ``global``: the image."""
+    """Extent, in output positions, of what one generated kernel depends on; ``window``: the extractor's own window, in pixels;
+    ``global``: the whole image."""
     view_convolution: Literal["depthwise", "dense"] = "depthwise"
     """``depthwise``: a depthwise convolution over the view precedes linear heads. ``dense``: the heads are the convolution."""
     reduction: int | None = None
@@ -233,10 +234,10 @@ class ExtractorSpec(_Config):
             raise ValueError(
                 f"combine={self.combine!r} needs both kernels, got static_kernel.channels={static!r}, dynamic_kernel.source={dynamic!r}"
             )
-        if self.dynamic_kernel.channel_order == "interleaved" and self.static_kernel.groups != 1:
+        if self.dynamic_kernel.channel_order == "interleaved" and (static != "none" or self.offsets.groups != 1):
             raise ValueError(
-                "dynamic_kernel.channel_order='interleaved' contradicts static_kernel.groups="
-                f"{self.static_kernel.groups}: convolution groups are contiguous"
+                "dynamic_kernel.channel_order='interleaved' contradicts static_kernel.channels="
+                f"{static!r} or offsets.groups={self.offsets.groups}: these take channels in their own order"
             )
         if self.dynamic_kernel.remove_center and (self.taps == 1 or not self._has_centre):
             raise ValueError(
@@ -335,8 +336,8 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, Mapping):
             known = {f.name for f in fields(hint)}
-            if unknown := sorted(set(value) - known):
-                raise ValueError(f"{name} has no field {unknown[0]!r}, it has {sorted(known)}")
+            if unknown := sorted(set(value) - known, key=str):
+                raise ValueError(f"{name} has no field {unknown[0]!r}, it has {', '.join(sorted(known))}")
             return hint(**value)
         if isinstance(value, hint):
             return value
@@ -346,6 +347,8 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
                 return _converted(value, option, name)
             except (TypeError, ValueError):
                 continue
+        if isinstance(value, str) and any(get_origin(option) is Literal for option in get_args(hint)):
+            raise ValueError(f"{name} must be {_readable(hint)}, got {value!r}")
     elif get_origin(hint) is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value

@@ -136,3 +136,37 @@ def test_generate_returns_what_the_layer_uses():
     assert offsets.shape == (2, 1, 9, 2, 5, 6)
     assert kernel.shape == (2, 4, 9, 5, 6)
     assert UnifiedExtractor2d(16, 16, ux.presets.convolution()).generate(torch.randn(1, 16, 5, 5)) == (None, None)
+
+
+def test_a_bias_is_added_last_to_its_own_channel():
+    interleaved = ux.DynamicKernel(source="generated", groups=2, channel_order="interleaved", initial="zero")
+    spread = ux.DynamicKernel(source="generated", groups=1, initial="zero")
+    for spec in (
+        ux.ExtractorSpec(dynamic_kernel=interleaved, bias=True),
+        ux.ExtractorSpec(dynamic_kernel=spread, aggregation="fold", overlap_normalise=True, bias=True),
+    ):
+        layer = UnifiedExtractor2d(4, 4, spec)
+        torch.nn.init.normal_(layer.bias)
+        torch.testing.assert_close(layer(torch.randn(1, 4, 5, 5)), layer.bias[:, None, None].expand(1, 4, 5, 5))
+
+
+def test_half_precision_offsets_mask_no_tap_inside_the_image():
+    """In bfloat16 column 299 rounds to 300, the width."""
+    dynamic = ux.DynamicKernel(source="similarity", groups=1, normalisation="softmax")
+    layer = UnifiedExtractor2d(2, 2, ux.ExtractorSpec(kernel_size=1, offsets=ux.Offsets(kind="learned"), dynamic_kernel=dynamic))
+    x = torch.randn(1, 2, 2, 300)
+    torch.testing.assert_close(layer.bfloat16()(x.bfloat16()), x.bfloat16())
+
+
+def test_an_image_of_another_dtype_is_refused_outside_autocast():
+    layer = UnifiedExtractor2d(16, 16, ux.presets.involution())
+    with pytest.raises(TypeError, match=r"x must have the dtype of the layer's parameters, torch\.float32, got torch\.float64"):
+        layer(torch.randn(1, 16, 9, 9).double())
+
+
+def test_counting_and_drawing_leave_every_module_in_its_mode():
+    net = ux.models.extractor_net(10, ux.presets.involution(3), widths=(16,), depths=(1,))
+    net.norm.eval()
+    ux.analysis.cost(net, (3, 2, 2))
+    assert net.training
+    assert not net.norm.training

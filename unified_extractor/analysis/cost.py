@@ -6,7 +6,6 @@ Norms, activations, softmax and pooling count nothing.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unified_extractor.analysis.memory import peak_bytes
+from unified_extractor.analysis.modules import evaluating, extractors
 from unified_extractor.ops.geometry import Window
 from unified_extractor.spec import ExtractorSpec
 
@@ -31,29 +31,35 @@ class Cost:
     parameters: int
     multiply_adds: int
     peak_activation_bytes: int
-    """Most bytes of tensors alive at once in forward and backward, beyond input and parameters (batch as given)."""
+    """Most bytes of float32 tensors alive at once in forward and backward, gradients included, beyond input and parameters."""
     parameters_by_part: dict[str, int] = field(default_factory=dict)
     multiply_adds_by_part: dict[str, int] = field(default_factory=dict)
 
 
 def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
-    """Count parameters, multiply-adds and activation memory of a layer or network, without computing anything.
+    """Count parameters, multiply-adds and activation memory of a layer or network in eval mode, without computing anything.
 
     Args:
         module: a network or a :class:`unified_extractor.UnifiedExtractor2d`; it is not changed.
         input_shape: ``(C, H, W)`` for one image or ``(B, C, H, W)``; the counts are for the whole batch.
 
     Raises:
-        ValueError: an input shape of another rank, or one the module refuses.
+        ValueError, TypeError: an input shape of another rank, or one the module refuses.
     """
-    if len(input_shape) not in (3, 4):
-        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W), got {input_shape}")
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch module, got {type(module).__name__}")
+    if (
+        not isinstance(input_shape, tuple | list)
+        or len(input_shape) not in (3, 4)
+        or any(not isinstance(size, int) or size < 1 for size in input_shape)
+    ):
+        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W), positive ints, got {input_shape!r}")
     shape = (1, *input_shape) if len(input_shape) == 3 else tuple(input_shape)
     parameters = _parameters_by_part(module)
-    multiply_adds = _multiply_adds_by_part(module, shape)
-    return Cost(
-        sum(parameters.values()), sum(multiply_adds.values()), _peak_activation_bytes(module, shape), parameters, multiply_adds
-    )
+    with evaluating(module):
+        multiply_adds = _multiply_adds_by_part(module, shape)
+        peak = _peak_activation_bytes(module, shape)
+    return Cost(sum(parameters.values()), sum(multiply_adds.values()), peak, parameters, multiply_adds)
 
 
 def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, out_channels: int) -> int:
@@ -80,45 +86,34 @@ def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, o
     return total
 
 
-def _extractors(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    for name, child in module.named_modules():
-        if isinstance(getattr(child, "spec", None), ExtractorSpec) and hasattr(child, "window"):
-            yield name, child
-
-
-def _part(name: str, extractors: list[str]) -> str:
+def _part(name: str, layers: list[str]) -> str:
     """The part that a parameter or module of this name belongs to."""
-    for extractor in extractors:
-        prefix = f"{extractor}." if extractor else ""
-        if name == extractor or name.startswith(prefix):
+    for layer in layers:
+        prefix = f"{layer}." if layer else ""
+        if name == layer or name.startswith(prefix):
             child = name.removeprefix(prefix).split(".")[0]
-            return (
-                "operator" if name == extractor or child in ("static_kernel", "bias") else _PART_OF_CHILD.get(child, "generator")
-            )
+            return "operator" if name == layer or child in ("static_kernel", "bias") else _PART_OF_CHILD.get(child, "generator")
     return "rest"
 
 
 def _parameters_by_part(module: nn.Module) -> dict[str, int]:
-    extractors = [name for name, _ in _extractors(module)]
+    names = list(extractors(module))
     counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     for name, parameter in module.named_parameters():
-        counts[_part(name, extractors)] += parameter.numel()
+        counts[_part(name, names)] += parameter.numel()
     return dict(counts)
 
 
 def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
     """Convolutions and products from torch's counter, module by module; the operator's own calls by formula instead."""
-    extractors = dict(_extractors(module))
+    layers = extractors(module)
     counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
-    handles = [layer.register_forward_hook(_operator_hook(counts)) for layer in extractors.values()]
+    handles = [layer.register_forward_hook(_operator_hook(counts)) for layer in layers.values()]
     counter = FlopCounterMode(display=False)
-    was_training = module.training
     try:
-        module.eval()
         with torch.no_grad(), counter:
             _on_meta(module, shape)
     finally:
-        module.train(was_training)
         for handle in handles:
             handle.remove()
     root = type(module).__name__
@@ -129,7 +124,7 @@ def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[st
     }
     for name, total in totals.items():
         own = total - sum(other for key, other in totals.items() if _is_child(key, name))
-        part = _part(name, list(extractors))
+        part = _part(name, list(layers))
         if part != "operator":
             counts[part] += own
     return dict(counts)
@@ -147,7 +142,8 @@ def _operator_hook(counts: "Counter[str]") -> Any:
         out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
         counts["operator"] += x.shape[0] * operator_multiply_adds(spec, window, layer.in_channels, out_channels)
         if spec.dynamic_kernel.source == "similarity":
-            counts["generator"] += x.shape[0] * layer.in_channels * window.size * window.output[0] * window.output[1]
+            reads = layer.in_channels * window.size * window.output[0] * window.output[1]
+            counts["generator"] += x.shape[0] * reads * (5 if spec.offsets.kind == "learned" else 1)
 
     return count
 

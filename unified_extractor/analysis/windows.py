@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unified_extractor.ops.backends.eager.composed import compose_fold, composed_window
+from unified_extractor.analysis.modules import evaluating, extractors
+from unified_extractor.ops.composed import compose_fold, composed_window
 from unified_extractor.ops.geometry import Window
-from unified_extractor.spec import ExtractorSpec
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,12 @@ class WindowReading:
 def extractor_inputs(network: nn.Module, image: Tensor) -> list[tuple[Any, Tensor]]:
     """Every extractor of the network, in order, with what it receives for an image ``[1, C, H, W]``. The network runs in eval mode."""
     seen: list[tuple[Any, Tensor]] = []
-    layers = [m for m in network.modules() if isinstance(getattr(m, "spec", None), ExtractorSpec) and hasattr(m, "generate")]
+    layers = extractors(network).values()
     handles = [layer.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0]))) for layer in layers]
-    was_training = network.training
     try:
-        network.eval()
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             network(image)
     finally:
-        network.train(was_training)
         for handle in handles:
             handle.remove()
     return seen

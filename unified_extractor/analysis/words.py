@@ -22,6 +22,8 @@ def formula(spec: ExtractorSpec) -> str:
         lines = [f"z[c,i,p] = sum_k {weight} {read}", "y[c,q]   = sum over windows p and taps i with p + t_i = q of z[c,i,p]"]
         if spec.overlap_normalise:
             lines[1] += ", divided by their number"
+        if spec.bias:
+            lines[1] += ", plus bias"
         return "\n".join(lines)
     dense = spec.static_kernel.channels == "dense"
     bias = " + bias" if spec.bias else ""

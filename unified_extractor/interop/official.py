@@ -27,12 +27,16 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor], family: s
     Raises:
         ValueError: an unknown family, or a key that is missing, unexpected or of another shape; the message names it. Nothing is
             loaded then.
-        TypeError: ``module`` is not what the family loads into.
+        TypeError: ``module`` is not what the family loads into, or ``state_dict`` is no mapping of names to tensors.
     """
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         raise ValueError(f"family must be one of {tuple(_FAMILIES)}, got {family!r}")
     if not isinstance(module, UnifiedExtractor2d):
         raise TypeError(f"family={family!r} loads into a UnifiedExtractor2d, got {type(module).__name__}")
+    if not isinstance(state_dict, Mapping) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise TypeError(
+            f"state_dict must map names to tensors, got {type(state_dict).__name__}; read a file with safetensors or torch.load"
+        )
     rules = _FAMILIES[family](module)
     own = module.state_dict()
     if missing := sorted(set(rules) - set(state_dict)):
@@ -95,7 +99,7 @@ def _outlook_attention(layer: UnifiedExtractor2d) -> Rules:
 
 def _dcnv3(layer: UnifiedExtractor2d) -> Rules:
     """Offsets are (x, y) and taps column-major there; the removed centre is the middle of either order."""
-    groups = layer.groups
+    groups = layer.kernel_groups
     order = _row_major_from_column_major(layer)
 
     def taps(value: Tensor) -> Tensor:

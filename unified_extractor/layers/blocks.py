@@ -1,21 +1,29 @@
 """The few blocks that samplers and generators share. Images are ``[B, C, H, W]``."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
+from unified_extractor.ops.checks import Ints, Padding
 from unified_extractor.ops.functional import extract
 from unified_extractor.spec import Generator
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with the operator's geometry: "same" padding holds for strides and even kernels too."""
+    """A convolution with the operator's geometry: padding "same" holds for strides and even kernels too."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, *, window_padding: Any = "same", **options: Any
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        *,
+        stride: Ints = 1,
+        padding: Padding = "same",
+        dilation: Ints = 1,
+        groups: int = 1,
+        bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, **options)
-        self.window_padding = window_padding
+        super().__init__(in_channels, out_channels, kernel_size, stride, 0, dilation, groups, bias)
+        self.window_padding = padding
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, C, H, W]`` to ``[B, O, Ho, Wo]``."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel
 from unified_extractor.layers.samplers import LearnedOffsets
 from unified_extractor.ops import checks
+from unified_extractor.ops.autograd import autocasts
 from unified_extractor.ops.functional import extract
 from unified_extractor.ops.geometry import Window, window_shift
 from unified_extractor.ops.output import center_blended, overlap_normalised
@@ -29,7 +30,8 @@ class UnifiedExtractor2d(nn.Module):
         ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling).
 
     Attributes:
-        downsampling: by how much the map shrinks: ``stride`` for gather, 1 for fold.
+        downsampling: by how much the map shrinks, an int or (y, x): ``stride`` for gather, 1 for fold.
+        kernel_groups: G, the dynamic kernels a position; 1 where there is none.
 
     Raises:
         ValueError, TypeError: channels that groups do not divide, or an image that does not fit; the message names the rule.
@@ -42,12 +44,12 @@ class UnifiedExtractor2d(nn.Module):
                 raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
         if not isinstance(spec, ExtractorSpec):
             raise TypeError(f"spec must be an ExtractorSpec, got {type(spec).__name__}")
+        steps = checks.pair("stride", stride, 1)
         self.in_channels, self.out_channels, self.spec, self.stride = in_channels, out_channels, spec, stride
-        self._stride = checks.pair("stride", stride, 1)
         self.downsampling = stride if spec.aggregation == "gather" else 1
-        self.groups = _kernel_groups(spec, in_channels)
+        self.kernel_groups = _kernel_groups(spec, in_channels)
         aggregated = self._check_channels()
-        self._add_generator()
+        self._add_generator(steps)
         projection = spec.projection
         if projection.input != "none":
             self.value = nn.Conv2d(in_channels, in_channels, 1, bias=projection.input == "affine")
@@ -60,9 +62,9 @@ class UnifiedExtractor2d(nn.Module):
         spec, channels = self.spec, self.in_channels
         _divides("offsets.groups", spec.offsets.groups, "in_channels", channels)
         _divides("static_kernel.groups", spec.static_kernel.groups, "in_channels", channels)
-        if spec.dynamic_kernel.source == "similarity" and self.groups % spec.offsets.groups:
+        if spec.dynamic_kernel.source == "similarity" and self.kernel_groups % spec.offsets.groups:
             raise ValueError(
-                f"offsets.groups={spec.offsets.groups} must divide the heads of a similarity kernel, got {self.groups}"
+                f"offsets.groups={spec.offsets.groups} must divide the heads of a similarity kernel, got {self.kernel_groups}"
             )
         dense = spec.static_kernel.channels == "dense"
         if not dense and spec.projection.output == "none" and self.out_channels != channels:
@@ -76,18 +78,20 @@ class UnifiedExtractor2d(nn.Module):
             raise ValueError(f"combine='add' needs out_channels equal to in_channels, got {self.out_channels} and {channels}")
         return aggregated
 
-    def _add_generator(self) -> None:
+    def _add_generator(self, stride: tuple[int, int]) -> None:
         spec, channels = self.spec, self.in_channels
         if spec.generates:
-            self.feature = Feature(channels, spec, self._stride)
+            self.feature = Feature(channels, spec, stride)
         if spec.offsets.kind == "learned":
-            self.offsets = LearnedOffsets(self.feature, spec, self._stride)
+            self.offsets = LearnedOffsets(self.feature, spec, stride)
         if spec.dynamic_kernel.source == "generated":
-            self.kernel: nn.Module = GeneratedKernel(self.feature, self.groups, channels // self.groups, spec, self._stride)
+            self.kernel: nn.Module = GeneratedKernel(
+                self.feature, self.kernel_groups, channels // self.kernel_groups, spec, stride
+            )
         elif spec.dynamic_kernel.source == "similarity":
-            self.kernel = SimilarityKernel(channels, self.groups, spec, self._stride)
+            self.kernel = SimilarityKernel(channels, self.kernel_groups, spec, stride)
         if spec.center_feature_scale:
-            self.center_gate = nn.Conv2d(self.feature.channels, self.groups, 1)
+            self.center_gate = nn.Conv2d(self.feature.channels, self.kernel_groups, 1)
             nn.init.zeros_(self.center_gate.weight)
             nn.init.zeros_(self.center_gate.bias)  # type: ignore[arg-type]
 
@@ -106,13 +110,14 @@ class UnifiedExtractor2d(nn.Module):
         feature = self.feature(x) if self.spec.generates else None
         offsets, dynamic_kernel = self._generate(x, feature, window)
         value = self._dealt(self.value(x) if self.spec.projection.input != "none" else x)
+        dense = self.spec.static_kernel.channels == "dense"
         y = extract(
             value,
             kernel_size=self.spec.kernel_size,
             static_kernel=self.static_kernel,
             dynamic_kernel=dynamic_kernel,
             offsets=offsets,
-            bias=self.bias,
+            bias=self.bias if dense else None,
             stride=self.stride,
             padding=self.spec.padding,
             dilation=self.spec.dilation,
@@ -123,13 +128,15 @@ class UnifiedExtractor2d(nn.Module):
             y = overlap_normalised(y, window)
         if self.spec.center_feature_scale:
             y = center_blended(y, value, self.center_gate(feature), window)
-        if self.spec.static_kernel.channels != "dense":
-            y = self._collected(y)
+        y = self._collected(y)
+        if self.bias is not None and not dense:
+            y = y + self.bias[:, None, None]
         return self.projection(y) if self.spec.projection.output != "none" else y
 
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What this image makes the layer use: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
-        ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``); None for what the spec does not have.
+        ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``), h and w being Ho, Wo, or 1 for a global view; None for what the spec
+        does not have.
         """
         return self._generate(x, self.feature(x) if self.spec.generates else None, self.window(x))
 
@@ -138,6 +145,9 @@ class UnifiedExtractor2d(nn.Module):
         window = checks.window(x, self.spec.kernel_size, self.stride, self.spec.padding, self.spec.dilation)
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x must have in_channels={self.in_channels} channels, got shape {list(x.shape)}")
+        parameter = next(self.parameters(), x)
+        if x.dtype != parameter.dtype and not autocasts(x):
+            raise TypeError(f"x must have the dtype of the layer's parameters, {parameter.dtype}, got {x.dtype}")
         return window
 
     def _generate(self, x: Tensor, feature: Tensor | None, window: Window) -> tuple[Tensor | None, Tensor | None]:
@@ -156,11 +166,11 @@ class UnifiedExtractor2d(nn.Module):
     def _dealt(self, x: Tensor) -> Tensor:
         """Channels in the order in which groups are contiguous."""
         interleaved = self.spec.dynamic_kernel.channel_order == "interleaved"
-        return F.channel_shuffle(x, self.in_channels // self.groups) if interleaved else x
+        return F.channel_shuffle(x, self.in_channels // self.kernel_groups) if interleaved else x
 
     def _collected(self, y: Tensor) -> Tensor:
         """The inverse of :meth:`_dealt`."""
-        return F.channel_shuffle(y, self.groups) if self.spec.dynamic_kernel.channel_order == "interleaved" else y
+        return F.channel_shuffle(y, self.kernel_groups) if self.spec.dynamic_kernel.channel_order == "interleaved" else y
 
     def __repr__(self) -> str:
         """The call that makes this layer."""

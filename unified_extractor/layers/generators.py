@@ -59,14 +59,14 @@ def _viewing(
 ) -> SameConv2d:
     """A convolution over the generator's view; over the extractor's own window it has the extractor's geometry."""
     if spec.generator.view != "window":
-        return SameConv2d(in_channels, out_channels, spec.generator.view, groups=groups, bias=bias)
+        return SameConv2d(in_channels, out_channels, as_pair(spec.generator.view), groups=groups, bias=bias)
     return SameConv2d(
         in_channels,
         out_channels,
         spec.kernel_size,
         stride=stride,
         dilation=spec.dilation,
-        window_padding=spec.padding,
+        padding=spec.padding,
         groups=groups,
         bias=bias,
     )

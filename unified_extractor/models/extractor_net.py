@@ -53,7 +53,8 @@ class ExtractorNet(nn.Module):
         ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``.
 
     Raises:
-        ValueError: lists of different lengths, or widths that a spec's groups do not divide.
+        ValueError, TypeError: sizes that are no positive ints, lists of different lengths, widths that a spec's groups do not divide,
+            an image with other than ``in_chans`` channels.
     """
 
     def __init__(
@@ -69,12 +70,20 @@ class ExtractorNet(nn.Module):
     ) -> None:
         super().__init__()
         spec = presets.unified() if spec is None else spec
-        specs = [spec] * len(widths) if isinstance(spec, ExtractorSpec) else list(spec)
+        for name, value in (("num_classes", num_classes), ("in_chans", in_chans), ("stem_stride", stem_stride)):
+            _check_sizes(name, [value])
+        _check_sizes("widths", widths)
+        _check_sizes("depths", depths)
+        if not mlp_ratio > 0:
+            raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio}")
+        specs = [spec] * len(widths) if isinstance(spec, ExtractorSpec) else spec
+        if not isinstance(specs, list | tuple) or not all(isinstance(one, ExtractorSpec) for one in specs):
+            raise TypeError(f"spec must be an ExtractorSpec or a list of them, got {spec!r}")
         if len(widths) == 0 or len(widths) != len(depths) or len(widths) != len(specs):
             raise ValueError(
                 f"widths, depths and spec must name the same stages, got {len(widths)}, {len(depths)} and {len(specs)}"
             )
-        self.num_classes, self.in_chans, self.specs = num_classes, in_chans, specs
+        self.num_classes, self.in_chans, self.specs = num_classes, in_chans, list(specs)
         inputs = [in_chans, *widths[:-1]]
         strides = [stem_stride] + [2] * (len(widths) - 1)
         self.stages = nn.Sequential(
@@ -85,6 +94,8 @@ class ExtractorNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``[B, in_chans, H, W]`` to the last stage's map ``[B, widths[-1], h, w]``."""
+        if x.dim() != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(f"x must be [B, in_chans, H, W] with in_chans={self.in_chans}, got shape {list(x.shape)}")
         return self.norm(self.stages(x))
 
     def forward_head(self, x: Tensor) -> Tensor:
@@ -94,6 +105,13 @@ class ExtractorNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_chans, H, W]`` to logits ``[B, num_classes]``."""
         return self.forward_head(self.forward_features(x))
+
+
+def _check_sizes(name: str, values: Sequence[int]) -> None:
+    if not isinstance(values, list | tuple) or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
+        raise TypeError(f"{name} must be made of ints, got {values!r}")
+    if any(value < 1 for value in values):
+        raise ValueError(f"{name} must be at least 1, got {values!r}")
 
 
 extractor_net = ExtractorNet

@@ -47,7 +47,7 @@ def choose(name: str | None) -> Any:
         ValueError: no backend has this name, or it cannot run here; a named backend is never replaced by another.
     """
     name = _DEFAULT if name is None else name
-    if name not in _BACKENDS:
+    if not isinstance(name, str) or name not in _BACKENDS:
         raise ValueError(f"backend must be None or one of {tuple(_BACKENDS)}, got {name!r}")
     if reason := _BACKENDS[name].unusable():
         raise ValueError(f"backend={name!r} is not usable here: {reason}")

@@ -7,13 +7,13 @@ B batch, C input channels, O output channels, G kernel groups, F offset groups, 
     fold    z[b,c,i,p]  = sum_k D[b,g(c),i,k,p] * S[c,k] * x~[b,c,k,p],   y = bias + (z_i added where tap i of window p lies)
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from unified_extractor.ops import checks, dispatch
+from unified_extractor.ops.autograd import autocasts, full_precision
 from unified_extractor.ops.checks import Ints, Padding
 
 
@@ -38,7 +38,7 @@ def generalized_unfold(
         dilation: pixels between taps, an int or (y, x).
 
     Returns:
-        ``[B, C, K, Ho, Wo]`` in the dtype of ``x``.
+        ``[B, C, K, Ho, Wo]`` in the dtype of ``x``, under autocast in that of autocast.
 
     Raises:
         ValueError, TypeError: wrong rank, size, dtype or an empty output; the message names the argument.
@@ -46,9 +46,12 @@ def generalized_unfold(
     Source: bilinear sampling as in deformable convolution (Dai et al., ICCV 2017).
     """
     window = checks.window(x, kernel_size, stride, padding, dilation)
+    (x,) = _autocast(x)
     if offsets is not None:
         checks.moved(x, offsets, window)
-    return dispatch.choose(None).generalized_unfold(x, offsets, window)
+    implementation = dispatch.choose(None)
+    with full_precision(x):
+        return implementation.generalized_unfold(x, offsets, window)
 
 
 def extract(
@@ -99,7 +102,7 @@ def extract(
     x, static_kernel, dynamic_kernel, bias = _autocast(x, static_kernel, dynamic_kernel, bias)
     checks.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
     implementation = dispatch.choose(backend)
-    with _full_precision(x):
+    with full_precision(x):
         return implementation.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
 
 
@@ -143,24 +146,14 @@ def similarity(
         if heads % offsets.shape[1]:
             raise ValueError(f"offsets has F={offsets.shape[1]} groups, which must divide heads={heads}")
     implementation = dispatch.choose(backend)
-    with _full_precision(key):
+    with full_precision(key):
         return implementation.similarity(query, key, offsets, heads, window)
 
 
 def _autocast(x: Tensor, *others: Any) -> tuple[Any, ...]:
     """The tensors in autocast's dtype where autocast is on; anything else, and double precision, as it is."""
-    if not _autocasts(x):
+    if not autocasts(x):
         return (x, *others)
     dtype = torch.get_autocast_dtype(x.device.type)
     lower = (torch.float32, *checks.HALF)
     return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in lower else t for t in (x, *others))
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """A backend chooses the precision of its sums itself: inside it autocast is off."""
-    return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext()
-
-
-def _autocasts(x: Tensor) -> bool:
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -6,6 +6,7 @@ H, W image; Ho, Wo output positions (P = Ho*Wo); kh, kw taps (K = kh*kw, row-maj
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -34,11 +35,11 @@ class Window:
     @property
     def padding_after(self) -> tuple[int, int]:
         """Zeros behind the image that the last window reads, (y, x)."""
-        return self._after(0), self._after(1)
+        return self._axis_padding_after(0), self._axis_padding_after(1)
 
-    def _after(self, axis: int) -> int:
-        last = self.stride[axis] * (self.output[axis] - 1) + self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-        return max(0, last - self.padding[axis] - self.image[axis])
+    def _axis_padding_after(self, axis: int) -> int:
+        end = self.stride[axis] * (self.output[axis] - 1) + self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+        return max(0, end - self.padding[axis] - self.image[axis])
 
     def slices(self, tap: tuple[int, int]) -> tuple[slice, slice]:
         """The pixels of the zero-padded image at which this tap of all windows lies, (y, x)."""
@@ -49,6 +50,29 @@ class Window:
         """The same along one axis."""
         start = self.dilation[axis] * tap
         return slice(start, start + self.stride[axis] * (self.output[axis] - 1) + 1, self.stride[axis])
+
+
+def padded(x: Tensor, window: Window) -> Tensor:
+    """The image with the zeros that windows reach, so that ``window.slices`` are its pixels."""
+    (top, left), (bottom, right) = window.padding, window.padding_after
+    return F.pad(x, (left, right, top, bottom)) if top or left or bottom or right else x
+
+
+def cropped(canvas: Tensor, window: Window) -> Tensor:
+    """The image inside its padding: the adjoint of :func:`padded`."""
+    (top, left), (height, width) = window.padding, window.image
+    return canvas[:, :, top : top + height, left : left + width]
+
+
+def canvas(x: Tensor, channels: int, window: Window) -> Tensor:
+    """Zeros of the padded image's size, for sums of values that lie at taps."""
+    height, width = (window.padding[a] + window.image[a] + window.padding_after[a] for a in (0, 1))
+    return x.new_zeros(x.shape[0], channels, height, width, dtype=precision(x))
+
+
+def precision(x: Tensor) -> torch.dtype:
+    """The dtype in which sums run: at least float32."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def window_shift(window: Window, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -112,6 +136,6 @@ def reads_nothing(window: Window, offsets: Tensor | None, device: torch.device) 
         windows = torch.arange(window.output[axis], device=device) * window.stride[axis] - window.padding[axis]
         taps = torch.tensor([window.dilation[axis] * tap[axis] for tap in window.taps], device=device)
         grid = taps[:, None, None] + (windows[:, None] if axis == 0 else windows[None, :])
-        position = grid[None, None] if offsets is None else grid + offsets[:, :, :, axis]
+        position = grid[None, None] if offsets is None else grid + offsets[:, :, :, axis].to(precision(offsets))
         inside.append((position > -1) & (position < window.image[axis]))
     return ~(inside[0] & inside[1])

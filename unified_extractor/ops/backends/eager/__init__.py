@@ -8,10 +8,10 @@ moved tap is read again in backward. Gradients are written in differentiable tor
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.backends.eager.composed import compose_fold, composed_window, composing_is_cheaper
-from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum, differentiable
-from unified_extractor.ops.backends.eager.taps import padded
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.autograd import differentiable
+from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum
+from unified_extractor.ops.composed import compose_fold, composed_window, composing_is_cheaper
+from unified_extractor.ops.geometry import Window, padded
 
 
 def extract(
@@ -33,7 +33,8 @@ def extract(
     if combine == "residual" and dynamic_kernel is not None:
         dynamic_kernel = 1 + dynamic_kernel
     if aggregation == "fold" and static_kernel is None and offsets is None and dynamic_kernel is not None:
-        if composing_is_cheaper(window, channels=x.shape[1], groups=dynamic_kernel.shape[1]):
+        per_position = dynamic_kernel.shape[-2:] == window.output  # a kernel of the whole image is never expanded
+        if per_position and composing_is_cheaper(window, channels=x.shape[1], groups=dynamic_kernel.shape[1]):
             dynamic_kernel = compose_fold(dynamic_kernel, window)
             window, aggregation = composed_window(window), "gather"
     y = differentiable(TapSum, x, static_kernel, dynamic_kernel, offsets, window, aggregation == "fold")

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from unified_extractor.ops.backends.eager.taps import canvas, cropped, padded, precision, taps
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.autograd import full_precision_backward
+from unified_extractor.ops.backends.eager.taps import Wanted, taps
+from unified_extractor.ops.geometry import Window, canvas, cropped, padded, precision
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -98,11 +99,12 @@ class TapSum(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @full_precision_backward
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, static, dynamic, offsets = ctx.saved_tensors
-        _, needs_static, needs_dynamic, *_ = ctx.needs_input_grad
+        needs_x, needs_static, needs_dynamic, needs_offsets = ctx.needs_input_grad[:4]
         window, fold = ctx.window, ctx.fold
-        kernels, reader = _Kernels(static, dynamic, fold), taps(x, offsets, window)
+        kernels, reader = _Kernels(static, dynamic, fold), taps(x, offsets, window, Wanted(needs_x, needs_offsets))
         gradient = gradient.to(precision(x))
         canvas_gradient = padded(gradient, window) if fold else gradient
         gradients = [_output(canvas_gradient, i, window, fold) for i in range(window.size if fold else 1)]
@@ -139,9 +141,12 @@ class TapProducts(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @full_precision_backward
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         query, key, offsets = ctx.saved_tensors
-        reader, of_query = taps(key, offsets, ctx.window), torch.zeros_like(query, dtype=precision(query))
+        _, needs_key, needs_offsets, *_ = ctx.needs_input_grad
+        reader = taps(key, offsets, ctx.window, Wanted(needs_key, needs_offsets))
+        of_query = torch.zeros_like(query, dtype=precision(query))
         kernels = _Kernels(None, gradient.to(of_query.dtype), fold=False)
         for k in range(ctx.window.size):
             tap = reader.read(k)
@@ -164,17 +169,13 @@ class Sample(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @full_precision_backward
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, offsets = ctx.saved_tensors
-        reader = taps(x, offsets, ctx.window)
+        reader = taps(x, offsets, ctx.window, Wanted(*ctx.needs_input_grad[:2]))
         for k in range(ctx.window.size):
             reader.accumulate(reader.read(k), gradient[:, :, k].to(precision(x)))
         return *reader.gradients(), None
-
-
-def differentiable(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    """Run a sum. An exported program has no hand-written gradients: there the forward alone is traced, and autograd sees it."""
-    return function.forward(*arguments) if torch.compiler.is_exporting() else function.apply(*arguments)
 
 
 def _output(y: Tensor, i: int, window: Window, fold: bool) -> Tensor:

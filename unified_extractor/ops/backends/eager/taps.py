@@ -6,10 +6,9 @@ B batch, C channels, F offset groups, N = C/F, Ho, Wo output positions, P = Ho*W
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Window, canvas, cropped, padded, precision
 
 
 class Corners(NamedTuple):
@@ -35,34 +34,21 @@ class Tap(NamedTuple):
     """None on the regular grid."""
 
 
-def padded(x: Tensor, window: Window) -> Tensor:
-    """The image with the zeros that windows reach, so that ``window.slices`` are its pixels."""
-    (top, left), (bottom, right) = window.padding, window.padding_after
-    return F.pad(x, (left, right, top, bottom)) if top or left or bottom or right else x
+class Wanted(NamedTuple):
+    """Which gradients are asked for."""
+
+    x: bool
+    offsets: bool
 
 
-def cropped(canvas: Tensor, window: Window) -> Tensor:
-    """The image inside its padding: the adjoint of :func:`padded`."""
-    (top, left), (height, width) = window.padding, window.image
-    return canvas[:, :, top : top + height, left : left + width]
-
-
-def canvas(x: Tensor, channels: int, window: Window) -> Tensor:
-    """Zeros of the padded image's size, for sums of values that lie at taps."""
-    height, width = (window.padding[a] + window.image[a] + window.padding_after[a] for a in (0, 1))
-    return x.new_zeros(x.shape[0], channels, height, width, dtype=precision(x))
-
-
-def precision(x: Tensor) -> torch.dtype:
-    """The dtype in which sums run: at least float32."""
-    return torch.promote_types(x.dtype, torch.float32)
+EVERY = Wanted(x=True, offsets=True)
 
 
 class RegularTaps:
     """Taps on the regular grid: views of the padded image."""
 
-    def __init__(self, x: Tensor, window: Window) -> None:
-        self.window = window
+    def __init__(self, x: Tensor, window: Window, wanted: Wanted) -> None:
+        self.window, self.wanted = window, wanted
         self.image = padded(x, window)
         self.x_gradient: Tensor | None = None
 
@@ -72,22 +58,23 @@ class RegularTaps:
 
     def accumulate(self, tap: Tap, gradient: Tensor) -> None:
         """Add the gradient of a tap's value, ``[B, C, Ho, Wo]``, to that of the image."""
+        if not self.wanted.x:
+            return
         if self.x_gradient is None:
             self.x_gradient = canvas(self.image, self.image.shape[1], self.window)
         rows, columns = self.window.slices(self.window.taps[tap.k])
         self.x_gradient[:, :, rows, columns] += gradient
 
-    def gradients(self) -> tuple[Tensor, None]:
-        """Gradients of image and offsets, once every tap was accumulated."""
-        assert self.x_gradient is not None
-        return cropped(self.x_gradient, self.window).to(self.image.dtype), None
+    def gradients(self) -> tuple[Tensor | None, None]:
+        """Gradients of image and offsets, once every tap was accumulated; None where none is wanted."""
+        return None if self.x_gradient is None else cropped(self.x_gradient, self.window).to(self.image.dtype), None
 
 
 class MovedTaps:
     """Taps moved by offsets: bilinear reads. A position that is not finite or outside has no corner in the image."""
 
-    def __init__(self, x: Tensor, offsets: Tensor, window: Window) -> None:
-        self.window, self.shape, self.offsets = window, x.shape, offsets
+    def __init__(self, x: Tensor, offsets: Tensor, window: Window, wanted: Wanted) -> None:
+        self.window, self.shape, self.offsets, self.wanted = window, x.shape, offsets, wanted
         self.image = self._by_offset_group(x)
         self.x_gradient: Tensor | None = None
         self.moves: list[Tensor] = []
@@ -118,7 +105,7 @@ class MovedTaps:
         y, y_weight, y_slope = (part.repeat_interleave(2, 2) for part in (y, y_weight, y_slope))
         x, x_weight, x_slope = (part.repeat(1, 1, 2, 1) for part in (x, x_weight, x_slope))
         inside = inside.unsqueeze(2) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        pixel = (y * width + x).where(inside, 0).long().flatten(2).unsqueeze(2)
+        pixel = (y.long() * width + x.long()).where(inside, 0).flatten(2).unsqueeze(2)
         value = self.image.gather(3, self._by_channel(pixel)).unflatten(3, (4, -1)).where(inside.unsqueeze(2), 0)
         weight = (y_weight * x_weight).where(inside, 0).unsqueeze(2)
         return Corners(pixel, value, weight, torch.stack([y_slope * x_weight, y_weight * x_slope], 2))
@@ -131,16 +118,18 @@ class MovedTaps:
         assert tap.corners is not None
         pixel, value, weight, slope = tap.corners
         gradient = self._by_offset_group(gradient).unsqueeze(3)
-        if self.x_gradient is None:
-            self.x_gradient = torch.zeros_like(self.image, dtype=gradient.dtype)
-        self.x_gradient = self.x_gradient.scatter_add(3, self._by_channel(pixel), (weight * gradient).flatten(3))
-        move = ((value * gradient).sum(2, keepdim=True) * slope).sum(3).unflatten(3, self.window.output)
-        self.moves.append(move.sum_to_size(*self.offsets[:, :, tap.k].shape))
+        if self.wanted.x:
+            if self.x_gradient is None:
+                self.x_gradient = torch.zeros_like(self.image, dtype=gradient.dtype)
+            self.x_gradient.scatter_add_(3, self._by_channel(pixel), (weight * gradient).flatten(3))
+        if self.wanted.offsets:
+            move = ((value * gradient).sum(2, keepdim=True) * slope).sum(3).unflatten(3, self.window.output)
+            self.moves.append(move.sum_to_size(*self.offsets[:, :, tap.k].shape))
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
-        """Gradients of image and offsets, once every tap was accumulated."""
-        assert self.x_gradient is not None
-        return self.x_gradient.view(self.shape).to(self.image.dtype), torch.stack(self.moves, 2).to(self.offsets.dtype)
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of image and offsets, once every tap was accumulated; None where none is wanted."""
+        of_x = None if self.x_gradient is None else self.x_gradient.view(self.shape).to(self.image.dtype)
+        return of_x, torch.stack(self.moves, 2).to(self.offsets.dtype) if self.moves else None
 
 
 def _cell(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,6 +140,6 @@ def _cell(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([low, low + 1], 2), torch.stack([1 - after, after], 2), torch.stack([-ones, ones], 2)
 
 
-def taps(x: Tensor, offsets: Tensor | None, window: Window) -> RegularTaps | MovedTaps:
-    """The taps of all windows."""
-    return RegularTaps(x, window) if offsets is None else MovedTaps(x, offsets, window)
+def taps(x: Tensor, offsets: Tensor | None, window: Window, wanted: Wanted = EVERY) -> RegularTaps | MovedTaps:
+    """The taps of all windows; ``wanted``: the gradients that will be asked for."""
+    return RegularTaps(x, window, wanted) if offsets is None else MovedTaps(x, offsets, window, wanted)

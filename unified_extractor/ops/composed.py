@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.backends.eager.sums import differentiable
-from unified_extractor.ops.backends.eager.taps import canvas, cropped, padded
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.autograd import differentiable
+from unified_extractor.ops.geometry import Window, canvas, cropped, padded
 
 
 def composing_is_cheaper(window: Window, *, channels: int, groups: int) -> bool:
-    """Whether composing and gathering take fewer multiply-adds an image than the fold."""
+    """Whether composing and gathering cost less than the fold, whose multiply-adds count double: each reads and writes its sum."""
     positions, pixels = window.output[0] * window.output[1], window.image[0] * window.image[1]
     compose = window.size**2 * positions * groups
-    return compose + composed_window(window).size * pixels * channels < window.size**2 * positions * channels
+    return compose + composed_window(window).size * pixels * channels < 2 * window.size**2 * positions * channels
 
 
 def composed_window(window: Window) -> Window:
