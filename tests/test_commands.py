@@ -34,7 +34,11 @@ def test_describe_prints_formula_words_and_cost_and_draws(tmp_path, capsys):
     assert main(["describe", "involution", "kernel_size=5", "--channels", "32", "--size", "8", "--picture", str(picture)]) == 0
     text = capsys.readouterr().out
     layer = ux.UnifiedExtractor2d(32, 32, ux.presets.involution(5))
-    for expected in ("y[c,p] = sum_k D[g(c),k,p] x[c, p + t_k]", "5x5 taps", f"{ux.analysis.cost(layer, (32, 8, 8)).multiply_adds:,}"):
+    for expected in (
+        "y[c,p] = sum_k D[g(c),k,p] x[c, p + t_k]",
+        "5x5 taps",
+        f"{ux.analysis.cost(layer, (32, 8, 8)).multiply_adds:,}",
+    ):
         assert expected in text
     assert picture.stat().st_size > 5000
 

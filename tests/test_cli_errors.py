@@ -1,0 +1,258 @@
+"""Every mistake of a user: exit code 2 and one line that names the path in the file and the rule. Never a traceback."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.image_folders import image_folder
+from unified_extractor.training.cli import main
+from unified_extractor.training.messages import one_line
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def config() -> dict[str, Any]:
+    return {
+        "model": {
+            "network": {
+                "class_path": "unified_extractor.models.ExtractorNet",
+                "init_args": {
+                    "num_classes": 10,
+                    "in_chans": 1,
+                    "widths": [8],
+                    "depths": [1],
+                    "spec": {"kernel_size": 3, "static_kernel": {"channels": "dense"}},
+                },
+            },
+        },
+        "data": {"class_path": "unified_extractor.data.Digits", "init_args": {"batch_size": 128}},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
+    }
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str, change: Change = lambda _: None, command: str = "fit") -> str:
+    """The line that ``uniex`` prints for this configuration."""
+    settings = config()
+    change(settings)
+    Path("run.yaml").write_text(yaml.safe_dump(settings))
+    capsys.readouterr()
+    assert main([command, "--config", "run.yaml", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("uniex: error: ")
+    assert printed.err.count("\n") == 1
+    assert "Traceback" not in printed.err + printed.out
+    assert "usage" not in printed.err
+    assert len(printed.err) < 400
+    assert not Path("runs").exists()
+    return printed.err.removeprefix("uniex: error: ").strip()
+
+
+def arguments_of(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings["model"]["network"]["init_args"]
+
+
+def spec(**values: Any) -> Change:
+    return lambda settings: arguments_of(settings).update(spec=values)
+
+
+NETWORK = "model.network.init_args"
+DENSE = {"channels": "dense"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (spec(kernel_sise=3, static_kernel=DENSE), f"{NETWORK}.spec.kernel_sise: unknown key, did you mean kernel_size?"),
+        (spec(static_kernel={"chanels": "dense"}), f"{NETWORK}.spec.static_kernel.chanels: unknown key, did you mean channels?"),
+        (lambda c: arguments_of(c).update(spec=[{"kernel_sise": 3}]), f"{NETWORK}.spec.kernel_sise: unknown key"),
+        (lambda c: arguments_of(c).update(widhts=[8]), f"{NETWORK}.widhts: unknown key, did you mean widths?"),
+        (lambda c: c["model"].update(learning_rat=1), "model.learning_rat: unknown key, did you mean learning_rate?"),
+        (lambda c: c["model"].update(netwrk=c["model"].pop("network")), "model.netwrk: unknown key, did you mean network?"),
+        (lambda c: c["data"]["init_args"].update(batchsize=1), "data.init_args.batchsize: unknown key, did you mean batch_size?"),
+        (lambda c: c["trainer"].update(max_epoch=1), "trainer.max_epoch: unknown key, did you mean max_epochs?"),
+        (lambda c: c.update(run={"nam": "x"}), "run.nam: unknown key, did you mean name?"),
+        (lambda c: c.update(trainr={"max_epochs": 1}), "trainr: unknown key, did you mean trainer?"),
+    ],
+)
+def test_misspelt_keys_are_named(capsys: pytest.CaptureFixture[str], change: Change, expected: str):
+    assert refusal(capsys, change=change).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (spec(kernel_size="abc", static_kernel=DENSE), f"{NETWORK}.spec.kernel_size: expected int or tuple[int, int], got 'abc'"),
+        (
+            spec(static_kernel={"channels": "dens"}),
+            f"{NETWORK}.spec.static_kernel.channels: expected one of 'none', 'dense', 'depthwise', got 'dens'",
+        ),
+        (spec(static_kernel="dense"), f"{NETWORK}.spec.static_kernel: expected a mapping or the name of a file, got 'dense'"),
+        (spec(static_kernel=DENSE, bias="perhaps"), f"{NETWORK}.spec.bias: expected bool, got 'perhaps'"),
+        (lambda c: arguments_of(c).update(num_classes="ten"), f"{NETWORK}.num_classes: expected int, got 'ten'"),
+        (lambda c: c["model"].update(learning_rate="fast"), "model.learning_rate: expected float, got 'fast'"),
+        (lambda c: c["model"].update(optimizer="adam"), "model.optimizer: expected one of 'adamw', 'sgd', got 'adam'"),
+        (lambda c: c["trainer"].update(max_epochs="many"), "trainer.max_epochs: expected int or null, got 'many'"),
+        (lambda c: c.update(seed_everything="x"), "seed_everything: expected int, got 'x'"),
+    ],
+)
+def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Change, expected: str):
+    assert refusal(capsys, change=change) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            spec(static_kernel={"channels": "depthwise", "groups": 2}),
+            f"{NETWORK}.spec: static_kernel.groups needs static_kernel.channels='dense'",
+        ),
+        (spec(kernel_size=3), f"{NETWORK}.spec: static_kernel.channels and dynamic_kernel.source are both 'none'"),
+        (
+            lambda c: arguments_of(c).update(widths=[8, 8], depths=[1, 1], spec=[{"static_kernel": DENSE}, {"kernel_size": 3}]),
+            f"{NETWORK}.spec[1]: static_kernel.channels and dynamic_kernel.source are both 'none'",
+        ),
+        (spec(dynamic_kernel={"source": "generated", "channels_per_group": 5}), "model.network: "),
+        (lambda c: arguments_of(c).update(depths=[1, 1]), "model.network: "),
+        (lambda c: arguments_of(c).update(num_classes=7), f"{NETWORK}.num_classes: must be 10 for Digits, got 7"),
+        (lambda c: arguments_of(c).update(in_chans=3), f"{NETWORK}.in_chans: must be 1 for Digits, got 3"),
+        (lambda c: c["model"].update(learning_rate=-1), "model: learning_rate must be positive, got -1"),
+        (lambda c: c["data"]["init_args"].update(batch_size=0), "data: batch_size must be at least 1, got 0"),
+        (lambda c: c["data"]["init_args"].update(batch_size=2000), "data: batch_size must not exceed the training images"),
+        (lambda c: c["trainer"].update(accelerator="abacus"), "trainer: You selected an invalid accelerator name"),
+        (lambda c: c.update(run={"name": "../x"}), "run: name must be a relative path"),
+    ],
+)
+def test_impossible_combinations_name_rule_and_values(capsys: pytest.CaptureFixture[str], change: Change, expected: str):
+    assert refusal(capsys, change=change).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda c: c["model"]["network"].update(class_path="unified_extractor.models.Extractor"),
+            "model.network: unified_extractor.models.Extractor: ",
+        ),
+        (lambda c: c["data"].update(class_path="unified_extractor.data.Digit"), "data: unified_extractor.data.Digit: "),
+        (lambda c: c.pop("data"), "data: required, but not given"),
+        (lambda c: c["model"].pop("network"), "model.network: required, but not given"),
+        (lambda c: arguments_of(c).update(spec="no.yaml"), f"{NETWORK}.spec: no such file: no.yaml"),
+    ],
+)
+def test_missing_things_are_named(capsys: pytest.CaptureFixture[str], change: Change, expected: str):
+    assert refusal(capsys, change=change).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "config: other.yaml: No such file or directory"),
+        (b"model:\n  network: [\n  x: 1\n", "config: other.yaml is not valid YAML, line "),
+        (b"- 1\n", "config: other.yaml must hold 'key: value' lines"),
+        (b"\x89PNG\x00", "config: other.yaml is not a YAML file"),
+    ],
+)
+def test_unreadable_config_files_are_named(capsys: pytest.CaptureFixture[str], content: bytes | None, expected: str):
+    if content is not None:
+        Path("other.yaml").write_bytes(content)
+    assert refusal(capsys, "--config", "other.yaml").startswith(expected)
+
+
+def test_unknown_options_and_values_of_the_command_line_are_named(capsys: pytest.CaptureFixture[str]):
+    assert refusal(capsys, "--foo", "3").startswith("foo: unknown key, expected one of model, data, trainer, run")
+    assert refusal(capsys, "--trainer.max_epoch", "3") == "trainer.max_epoch: unknown key, did you mean max_epochs?"
+    assert refusal(capsys, "--trainer.max_epochs", "x").startswith("trainer.max_epochs: expected int")
+
+
+def folder_data(root: Path) -> Change:
+    def change(settings: dict[str, Any]) -> None:
+        settings["data"] = {
+            "class_path": "unified_extractor.data.ImageFolder",
+            "init_args": {"root": str(root), "image_size": 8, "batch_size": 4},
+        }
+        arguments_of(settings).update(num_classes=2, in_chans=3)
+
+    return change
+
+
+def test_broken_data_folders_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    root = tmp_path / "images"
+    assert refusal(capsys, change=folder_data(root)).startswith(f"data: {root}/train: no such folder")
+    image_folder(root)
+    bad = root / "train" / "cat" / "3.png"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:50])
+    assert refusal(capsys, change=folder_data(root)).startswith(f"data: {bad}: not a readable image")
+    bad.write_bytes(good)
+    (root / "train" / "eel").mkdir()
+    assert refusal(capsys, change=folder_data(root)).startswith(f"data: {root}/train/eel: no images in this folder")
+    assert refusal(capsys, change=lambda c: c["data"].update(class_path="unified_extractor.data.CIFAR10")).startswith(
+        "data: data: CIFAR10 is not there or incomplete; pass download=true"
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_that_breaks_during_the_run_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+):
+    monkeypatch.setattr("unified_extractor.data.folder.MEMORY_LIMIT", 0)
+    root = image_folder(tmp_path / "images")
+    bad = root / "train" / "dog" / "3.png"
+    bad.write_bytes(b"")
+
+    def change(settings: dict[str, Any]) -> None:
+        folder_data(root)(settings)
+        settings["trainer"]["fast_dev_run"] = 10
+        settings["data"]["init_args"].update(num_workers=workers, validation_fraction=0.1)
+
+    assert refusal(capsys, change=change).startswith(f"data: {bad}: not a readable image")
+
+
+def test_checkpoints_that_cannot_be_used_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert refusal(capsys, command="test") == "ckpt_path: test needs the checkpoint of a trained network, got none"
+    for command in ("fit", "test"):
+        assert refusal(capsys, "--ckpt_path=no.ckpt", command=command) == "ckpt_path: no such file: no.ckpt"
+    assert main(["fit", "--config", "run.yaml", "--run.root=elsewhere"]) == 0
+    best = Path("elsewhere/run/version_0/checkpoints/best.ckpt")
+    content = best.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"hello"):
+        Path("bad.ckpt").write_bytes(damaged)
+        assert refusal(capsys, "--ckpt_path=bad.ckpt", command="test") == "ckpt_path: not a readable checkpoint: bad.ckpt"
+    torch.save({"a": 1}, "other.ckpt")
+    assert refusal(capsys, "--ckpt_path=other.ckpt", command="test") == "ckpt_path: not a checkpoint of a run: other.ckpt"
+
+    wider = {"change": lambda c: arguments_of(c).update(widths=[16])}
+    dilated = {"change": spec(static_kernel=DENSE, dilation=2)}
+    for other, reason in ((wider, "another shape of"), (dilated, "dilation of")):
+        line = refusal(capsys, f"--ckpt_path={best}", "--trainer.fast_dev_run=true", **other)  # type: ignore[arg-type]
+        assert line.startswith(f"ckpt_path: {best} was written by another architecture: ")
+        assert reason in line
+    assert best.read_bytes() == content
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    Path("run.yaml").write_text(yaml.safe_dump(config()))
+    monkeypatch.setattr("unified_extractor.training.classifier.ImageClassifier.training_step", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["fit", "--config", "run.yaml", "--trainer.fast_dev_run=true"])
+
+
+def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]):
+    assert main(["fit", "--help"]) == 0
+    assert "--seed_everything" in capsys.readouterr().out
+
+
+def test_a_message_of_unknown_form_stays_readable():
+    assert one_line("something\n  went\n  wrong") == "something went wrong"

@@ -1,0 +1,277 @@
+"""Data modules: splits that never overlap, an order that seed and epoch alone decide, and errors that name the path."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DistributedSampler
+
+from tests.image_folders import image_folder, write_images
+from unified_extractor.data import CIFAR10, CIFAR100, DataError, Digits, FashionMNIST, ImageDataModule, ImageFolder
+from unified_extractor.data.images import read_image
+from unified_extractor.data.sampler import EpochSampler
+from unified_extractor.data.splits import balanced_subset, stratified_split
+
+
+def epoch_of(data: ImageDataModule, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    loader = data.train_dataloader()
+    assert isinstance(loader.sampler, DistributedSampler)
+    loader.sampler.set_epoch(epoch)
+    batches = list(loader)
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def test_digits_splits_are_disjoint_complete_and_stratified():
+    data = Digits()
+    data.setup()
+    splits = {name: data.images(name) for name in ("train", "val", "test")}
+    assert [len(split) for split in splits.values()] == [1151, 287, 359]
+    rows = torch.cat([split.images.flatten(1) for split in splits.values()])
+    assert len(torch.unique(rows, dim=0)) == len(rows) == 1797
+    for split in splits.values():
+        share = split.labels.bincount(minlength=10) / len(split)
+        assert (share - 0.1).abs().max() < 0.01
+
+
+def test_batches_are_normalised_images_and_labels():
+    data = Digits(batch_size=64)
+    data.setup("fit")
+    images, labels = epoch_of(data, 0)
+    assert images.shape == (17 * 64, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert abs(images.mean()) < 0.05
+    assert abs(images.std() - 1) < 0.05
+    raw = data.images("train").images
+    torch.testing.assert_close(data.normalise(raw), (raw / 255 - 0.305) / 0.376)
+
+
+def test_split_is_the_same_for_every_seed():
+    one, two = Digits(seed=1), Digits(seed=2)
+    for split in ("train", "val", "test"):
+        assert torch.equal(one.images(split).images, two.images(split).images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_augmentation_depend_on_seed_and_epoch_alone(workers: int):
+    def drawn(seed: int, epoch: int, workers: int = 0) -> torch.Tensor:
+        data = Digits(batch_size=256, seed=seed, num_workers=workers, crop_padding=2, flip=True)
+        return epoch_of(data, epoch)[0]
+
+    expected = drawn(1, 3)
+    torch.manual_seed(torch.seed())
+    state = torch.get_rng_state()
+    assert torch.equal(expected, drawn(1, 3, workers))
+    if workers == 0:
+        assert torch.equal(state, torch.get_rng_state())
+        assert not torch.equal(expected, drawn(1, 4))
+        assert not torch.equal(expected, drawn(4, 0))
+
+
+def test_neighbouring_seeds_share_no_epoch():
+    orders = [tuple(epoch_of(Digits(seed=seed, batch_size=256), epoch)[1].tolist()) for seed in (0, 1) for epoch in (0, 1)]
+    assert len(set(orders)) == 4
+
+
+def test_two_ranks_share_the_images_and_their_augmentation():
+    data = Digits(crop_padding=1)
+    whole = dict(data.train_dataloader().sampler)
+    parts = [dict(EpochSampler(data.images("train"), seed=data.seed, num_replicas=2, rank=rank)) for rank in (0, 1)]
+    assert parts[0] | parts[1] == whole
+
+
+def test_augmentation_crops_and_flips_the_training_images_only():
+    plain, moved = Digits(seed=0, batch_size=512), Digits(seed=0, batch_size=512, crop_padding=1)
+    torch.testing.assert_close(epoch_of(plain, 0)[1], epoch_of(moved, 0)[1])
+    assert not torch.equal(epoch_of(plain, 0)[0], epoch_of(moved, 0)[0])
+    for loader in ("val_dataloader", "test_dataloader"):
+        one, two = (next(iter(getattr(data, loader)()))[0] for data in (plain, moved))
+        assert torch.equal(one, two)
+
+
+def test_stratified_split_takes_the_fraction_of_every_class():
+    labels = torch.tensor([0] * 10 + [1] * 20 + [2] * 2)
+    rest, taken = stratified_split(labels, 0.2)
+    assert labels[taken].bincount().tolist() == [2, 4, 1]
+    assert sorted(torch.cat([rest, taken]).tolist()) == list(range(32))
+    with pytest.raises(ValueError, match="two images"):
+        stratified_split(torch.tensor([0, 0, 1]), 0.5)
+    with pytest.raises(ValueError, match="fraction"):
+        stratified_split(labels, 1.0)
+
+
+def test_balanced_subsets_are_nested():
+    labels = torch.tensor([0] * 10 + [1] * 3)
+    small, large = (set(balanced_subset(labels, count).tolist()) for count in (2, 5))
+    assert small < large
+    assert labels[list(large)].bincount().tolist() == [5, 3]
+    with pytest.raises(ValueError, match="per_class"):
+        balanced_subset(labels, 0)
+
+
+def test_folder_splits_training_images_for_validation(tmp_path: Path):
+    data = ImageFolder(str(image_folder(tmp_path)), image_size=8, validation_fraction=0.2, batch_size=4)
+    data.setup()
+    assert data.class_names == ("cat", "dog")
+    assert data.num_classes == 2
+    assert [len(data.images(split)) for split in ("train", "val", "test")] == [16, 4, 4]
+    assert data.images("val").labels.tolist() == [0, 0, 1, 1]
+    images, labels = next(iter(data.test_dataloader()))
+    assert images.shape == (4, 3, 8, 8)
+    assert labels.tolist() == [0, 0, 1, 1]
+    pixels = torch.from_numpy(np.array(Image.open(tmp_path / "test" / "cat" / "0.png"))).permute(2, 0, 1)
+    torch.testing.assert_close(images[0], data.normalise(pixels[None])[0])
+
+
+def test_folder_takes_its_own_validation_images(tmp_path: Path):
+    data = ImageFolder(str(image_folder(tmp_path, val=3)), image_size=8)
+    assert [len(data.images(split)) for split in ("train", "val", "test")] == [20, 6, 4]
+
+
+def test_per_class_limits_training_and_validation_but_not_the_test(tmp_path: Path):
+    data = ImageFolder(str(image_folder(tmp_path, test=7)), image_size=8, per_class=5, validation_fraction=0.2)
+    assert [len(data.images(split)) for split in ("train", "val", "test")] == [8, 2, 14]
+
+
+def test_images_in_memory_and_from_files_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    image_folder(tmp_path)
+    memory = ImageFolder(str(tmp_path), image_size=8, seed=0, batch_size=8, flip=True)
+    kept = epoch_of(memory, 0)[0]
+    monkeypatch.setattr("unified_extractor.data.folder.MEMORY_LIMIT", 0)
+    files = ImageFolder(str(tmp_path), image_size=8, seed=0, batch_size=8, flip=True)
+    assert type(files.images("train")) is not type(memory.images("train"))
+    assert torch.equal(kept, epoch_of(files, 0)[0])
+
+
+@pytest.mark.parametrize(("size", "wanted"), [((8, 8), 8), ((20, 9), 8), ((9, 20), 7), ((5, 6), 8)])
+def test_images_of_any_size_become_square(tmp_path: Path, size: tuple[int, int], wanted: int):
+    write_images(tmp_path, 1, size=size)
+    assert read_image(tmp_path / "0.png", 3, wanted).shape == (3, wanted, wanted)
+    grey = read_image(tmp_path / "0.png", 1, wanted)
+    assert grey.shape == (1, wanted, wanted)
+    assert grey.dtype == torch.uint8
+
+
+def test_one_mean_reads_grey(tmp_path: Path):
+    data = ImageFolder(str(image_folder(tmp_path)), image_size=8, mean=[0.5], std=[0.5], batch_size=4)
+    assert data.in_chans == 1
+    assert next(iter(data.test_dataloader()))[0].shape == (4, 1, 8, 8)
+    with pytest.raises(ValueError, match="mean and std"):
+        ImageFolder(str(tmp_path), image_size=8, mean=[0.5])
+
+
+def test_predict_reads_every_image_below_a_folder(tmp_path: Path):
+    write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "b", 1, size=(20, 12))
+    images, files = next(iter(Digits(predict_folder=str(tmp_path)).predict_dataloader()))
+    assert images.shape == (3, 1, 8, 8)
+    assert files == [str(tmp_path / name) for name in ("a/0.png", "a/1.png", "b/0.png")]
+    with pytest.raises(DataError, match="predict_folder"):
+        Digits().predict_dataloader()
+    with pytest.raises(DataError, match=f"{tmp_path}/none: no such folder"):
+        Digits(predict_folder=str(tmp_path / "none")).predict_dataloader()
+
+
+def test_missing_root_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match=f"{tmp_path}/no/train: no such folder"):
+        ImageFolder(str(tmp_path / "no"), image_size=8).setup("fit")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="no class folders"):
+        ImageFolder(str(tmp_path), image_size=8).setup("fit")
+
+
+def test_empty_class_folder_is_named(tmp_path: Path):
+    image_folder(tmp_path)
+    (tmp_path / "train" / "eel").mkdir()
+    with pytest.raises(DataError, match=f"{tmp_path}/train/eel: no images"):
+        ImageFolder(str(tmp_path), image_size=8).setup("fit")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+@pytest.mark.parametrize("limit", [0, 2**31])
+def test_unreadable_image_is_named(tmp_path: Path, content: bytes | None, limit: int, monkeypatch: pytest.MonkeyPatch):
+    image_folder(tmp_path)
+    monkeypatch.setattr("unified_extractor.data.folder.MEMORY_LIMIT", limit)
+    bad = tmp_path / "test" / "dog" / "1.png"
+    bad.write_bytes(bad.read_bytes()[:60] if content is None else content)
+    data = ImageFolder(str(tmp_path), image_size=8)
+    with pytest.raises(DataError, match=f"^{bad}: not a readable image") as caught:
+        next(iter(data.test_dataloader()))
+    assert "\n" not in str(caught.value)
+
+
+def test_class_with_one_image_cannot_be_split(tmp_path: Path):
+    image_folder(tmp_path, train=1)
+    with pytest.raises(DataError, match=f"{tmp_path}/train: cannot be split for validation: a class needs two images"):
+        ImageFolder(str(tmp_path), image_size=8).setup("fit")
+
+
+def test_different_classes_in_a_split_are_named(tmp_path: Path):
+    image_folder(tmp_path)
+    (tmp_path / "test" / "dog").rename(tmp_path / "test" / "dgo")
+    with pytest.raises(DataError, match=r"test: classes differ .*missing \['dog'\], unknown \['dgo'\]"):
+        ImageFolder(str(tmp_path), image_size=8).setup("test")
+
+
+def test_batch_larger_than_the_training_images_is_refused():
+    with pytest.raises(DataError, match="batch_size=1152, 1151 images"):
+        Digits(batch_size=1152).setup("fit")
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"num_workers": -1}, {"crop_padding": -1}])
+def test_wrong_options_are_named(wrong: dict[str, int]):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Digits(**wrong)
+
+
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, FashionMNIST])
+def test_nothing_is_downloaded_unasked(tmp_path: Path, kind: type[CIFAR10]):
+    data = kind(root=str(tmp_path / "none"))
+    data.prepare_data()
+    with pytest.raises(DataError, match=r"none: .*download=true"):
+        data.setup("fit")
+    assert not (tmp_path / "none").exists()
+
+
+def test_fashion_mnist_reads_torchvision_files(tmp_path: Path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 40), ("t10k", 20)):
+        images = np.arange(count, dtype=np.uint8).repeat(28 * 28)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        header = [part_header(0x803, count, 28, 28), part_header(0x801, count)]
+        for name, head, values in zip(
+            (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"), header, (images, labels), strict=True
+        ):
+            (raw / name).write_bytes(head + values.tobytes())
+    data = FashionMNIST(root=str(tmp_path), validation_fraction=0.25, batch_size=10)
+    data.setup()
+    assert [len(data.images(split)) for split in ("train", "val", "test")] == [30, 10, 20]
+    assert next(iter(data.test_dataloader()))[0].shape == (10, 1, 28, 28)
+    assert data.num_classes == 10
+
+
+def part_header(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(4, "big") for number in numbers)
+
+
+def test_cifar10_reads_torchvision_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    folder = tmp_path / CIFAR10.source.base_folder
+    folder.mkdir()
+    for file, _ in CIFAR10.source.train_list + CIFAR10.source.test_list:
+        content = {"data": np.full((20, 3072), 7, dtype=np.uint8), "labels": list(range(10)) * 2}
+        (folder / file).write_bytes(pickle.dumps(content))
+    data = CIFAR10(root=str(tmp_path), batch_size=8)
+    (folder / CIFAR10.source.meta["filename"]).write_bytes(pickle.dumps({"label_names": list(data.class_names)}))
+    data.setup()
+    assert [len(data.images(split)) for split in ("train", "val", "test")] == [90, 10, 20]
+    assert next(iter(data.train_dataloader()))[0].shape == (8, 3, 32, 32)
+    assert data.class_names == tuple(data.source(tmp_path).classes)
+
+
+def test_cifar100_has_a_hundred_names():
+    assert len(set(CIFAR100().class_names)) == CIFAR100().num_classes == 100

@@ -1,0 +1,64 @@
+"""Scikit-learn's handwritten digits: real data that needs no download."""
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from unified_extractor.data.base import ImageDataModule, Split
+from unified_extractor.data.images import MemoryImages
+from unified_extractor.data.splits import stratified_split
+
+_FRACTION = 0.2
+
+
+class Digits(ImageDataModule):
+    """1,797 grey images of 8x8 pixels, ten classes, embedded in scikit-learn (Alpaydin and Kaynak 1998, UCI).
+
+    A fixed stratified split: 1,151 for training, 287 for validation, 359 for the test.
+
+    Args:
+        batch_size: images a step and device.
+        num_workers: processes that load, 0 for none.
+        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
+        crop_padding: zeros around a training image before a random crop of its own size, in pixels.
+        flip: mirror half of the training images.
+        predict_folder: folder of the images that ``predict`` reads.
+    """
+
+    in_chans = 1
+    image_size = 8
+    mean = (0.305,)
+    std = (0.376,)
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int | None = None,
+        crop_padding: int = 0,
+        flip: bool = False,
+        predict_folder: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed, crop_padding, flip, predict_folder)
+
+    @property
+    @override
+    def class_names(self) -> tuple[str, ...]:
+        return tuple("0123456789")
+
+    @override
+    def read(self, split: Split) -> MemoryImages:
+        images, labels = _digits()
+        learning, test = stratified_split(labels, _FRACTION)
+        train, val = (learning[part] for part in stratified_split(labels[learning], _FRACTION))
+        chosen = {"train": train, "val": val, "test": test}[split]
+        return MemoryImages(images[chosen], labels[chosen])
+
+
+def _digits() -> tuple[Tensor, Tensor]:
+    """Images uint8 [N, 1, 8, 8], from grey levels 0..16 to 0..255, and labels int64 [N]."""
+    from sklearn.datasets import load_digits  # half a second, and only this data set needs it
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
+    return images, torch.from_numpy(digits.target).long()

@@ -1,0 +1,116 @@
+"""A folder of images: one folder a class."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing_extensions import override
+
+from unified_extractor.data.base import ImageDataModule, Split
+from unified_extractor.data.errors import DataError
+from unified_extractor.data.images import FileImages, image_files
+from unified_extractor.data.splits import balanced_subset, stratified_split
+
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes of decoded images up to which a split is kept in memory: decoding small files costs more than training on them."""
+
+
+class ImageFolder(ImageDataModule):
+    """Images in ``root/train/<class>/`` and ``root/test/<class>/``, and in ``root/val/<class>/`` if that folder is there.
+
+    Args:
+        root: the folder that holds ``train``, ``test`` and perhaps ``val``.
+        image_size: in pixels; a file of another size has its shorter side resized and its centre cropped.
+        validation_fraction: of the training images of every class, for validation where ``root/val`` is missing.
+        per_class: at most so many images of every class, as if ``root/train`` held no more.
+        mean: of each channel, as a fraction of the full range: three values read RGB, one value reads grey.
+        std: of each channel, likewise.
+        batch_size: images a step and device.
+        num_workers: processes that load, 0 for none.
+        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
+        crop_padding: zeros around a training image before a random crop of its own size, in pixels.
+        flip: mirror half of the training images.
+        predict_folder: folder of the images that ``predict`` reads.
+
+    Raises:
+        DataError: a missing folder, an empty class, an unreadable image, or splits with different classes.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int,
+        validation_fraction: float = 0.1,
+        per_class: int | None = None,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int | None = None,
+        crop_padding: int = 0,
+        flip: bool = False,
+        predict_folder: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed, crop_padding, flip, predict_folder)
+        if len(mean) not in (1, 3) or len(std) != len(mean):
+            raise ValueError(f"mean and std must both have one value (grey) or three (RGB), got mean={mean}, std={std}")
+        for name, value in (("image_size", image_size), ("per_class", 1 if per_class is None else per_class)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"validation_fraction must lie between 0 and 1, got {validation_fraction}")
+        self.root = Path(root)
+        self.image_size, self.in_chans = image_size, len(mean)
+        self.validation_fraction, self.per_class = validation_fraction, per_class
+        self.mean, self.std = mean, std
+
+    @cached_property
+    @override
+    def class_names(self) -> tuple[str, ...]:
+        return _class_folders(self.root / "train")
+
+    @override
+    def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
+        files = self._files(split)
+        return files.in_memory() if files.bytes <= MEMORY_LIMIT else files
+
+    def _files(self, split: Split) -> FileImages:
+        has_val = (self.root / "val").is_dir()
+        source = "train" if split == "val" and not has_val else split
+        paths, labels = self._listed(source)
+        chosen = torch.arange(len(paths))
+        if source == "train" and self.per_class is not None:
+            chosen = balanced_subset(labels, self.per_class)
+        if source == "train" and not has_val:
+            try:
+                parts = stratified_split(labels[chosen], self.validation_fraction)
+            except ValueError as error:
+                raise DataError(f"{self.root / 'train'}: cannot be split for validation: {error}") from error
+            chosen = chosen[parts[1] if split == "val" else parts[0]]
+        return FileImages([paths[i] for i in chosen], labels[chosen], in_chans=self.in_chans, image_size=self.image_size)
+
+    def _listed(self, split: str) -> tuple[list[Path], Tensor]:
+        """All image files of a folder and their labels [N]; classes as in ``root/train``."""
+        folder = self.root / split
+        names = _class_folders(folder)
+        if names != self.class_names:
+            missing, unknown = set(self.class_names) - set(names), set(names) - set(self.class_names)
+            raise DataError(
+                f"{folder}: classes differ from {self.root / 'train'}: missing {sorted(missing)}, unknown {sorted(unknown)}"
+            )
+        files = [image_files(folder / name) for name in names]
+        labels = torch.tensor([label for label, members in enumerate(files) for _ in members])
+        return [path for members in files for path in members], labels
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the class folders, sorted."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; it must hold one folder of images a class")
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    if not names:
+        raise DataError(f"{folder}: no class folders; it must hold one folder of images a class")
+    return names

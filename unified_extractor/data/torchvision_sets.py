@@ -1,0 +1,131 @@
+"""Data sets that torchvision reads, and downloads when asked."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.datasets
+from torch import Tensor
+from typing_extensions import override
+
+from unified_extractor.data.base import ImageDataModule, Split
+from unified_extractor.data.errors import DataError
+from unified_extractor.data.images import MemoryImages
+from unified_extractor.data.splits import stratified_split
+
+
+class _TorchvisionImages(ImageDataModule):
+    """A data set of torchvision's with ``train=True`` and ``train=False``, held in memory.
+
+    Args:
+        root: the folder it lies in.
+        download: fetch it into ``root`` if it is not there.
+        validation_fraction: of the training images of every class, for validation.
+        batch_size: images a step and device.
+        num_workers: processes that load, 0 for none.
+        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
+        crop_padding: zeros around a training image before a random crop of its own size, in pixels.
+        flip: mirror half of the training images.
+        predict_folder: folder of the images that ``predict`` reads.
+
+    Raises:
+        DataError: the data set is not there, or cannot be downloaded.
+    """
+
+    source: type[Any]
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        validation_fraction: float = 0.1,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int | None = None,
+        crop_padding: int = 0,
+        flip: bool = False,
+        predict_folder: str | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed, crop_padding, flip, predict_folder)
+        self.root, self.download = Path(root), download
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"validation_fraction must lie between 0 and 1, got {validation_fraction}")
+        self.validation_fraction = validation_fraction
+
+    @override
+    def prepare_data(self) -> None:
+        if self.download:
+            try:
+                self.source(self.root, train=True, download=True)
+            except (OSError, RuntimeError) as error:
+                raise DataError(f"{self.root}: {self.source.__name__} cannot be downloaded: {error}") from error
+
+    @override
+    def read(self, split: Split) -> MemoryImages:
+        images, labels = self._stored(train=split != "test")
+        if split == "test":
+            return MemoryImages(images, labels)
+        train, val = stratified_split(labels, self.validation_fraction)
+        chosen = val if split == "val" else train
+        return MemoryImages(images[chosen], labels[chosen])
+
+    def _stored(self, *, train: bool) -> tuple[Tensor, Tensor]:
+        """Images uint8 [N, C, S, S] and labels int64 [N]."""
+        try:
+            stored = self.source(self.root, train=train)
+        except RuntimeError as error:
+            raise DataError(
+                f"{self.root}: {self.source.__name__} is not there or incomplete; pass download=true to fetch it"
+            ) from error
+        images = torch.as_tensor(stored.data)
+        images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        return images, torch.as_tensor(stored.targets)
+
+
+class CIFAR10(_TorchvisionImages):
+    """CIFAR-10 (Krizhevsky 2009): 60,000 RGB images of 32x32 pixels, ten classes."""
+
+    source = torchvision.datasets.CIFAR10
+    in_chans, image_size = 3, 32
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+    @property
+    @override
+    def class_names(self) -> tuple[str, ...]:
+        return ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class CIFAR100(_TorchvisionImages):
+    """CIFAR-100 (Krizhevsky 2009): 60,000 RGB images of 32x32 pixels, a hundred classes."""
+
+    source = torchvision.datasets.CIFAR100
+    in_chans, image_size = 3, 32
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+
+    @property
+    @override
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(_CIFAR100_NAMES.split())
+
+
+class FashionMNIST(_TorchvisionImages):
+    """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28x28 pixels, ten classes."""
+
+    source = torchvision.datasets.FashionMNIST
+    in_chans, image_size = 1, 28
+    mean, std = (0.2860,), (0.3530,)
+
+    @property
+    @override
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(torchvision.datasets.FashionMNIST.classes)
+
+
+_CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle caterpillar
+cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster
+house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree
+orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose
+sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""

@@ -1,0 +1,70 @@
+"""What a network is, in plain values: its class and its specs. And what a data set needs it to be.
+
+Networks are known by their attributes alone: a config object called ``spec``, or several called ``specs``, wherever there is one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unified_extractor.data import ImageDataModule
+from unified_extractor.training.errors import ConfigurationError
+
+
+def network_specs(network: nn.Module) -> list[dict[str, Any]]:
+    """The network's specs as dictionaries, one a stage or one for all, as the network itself keeps them."""
+    kept = getattr(network, "specs", None) or getattr(network, "spec", None) or ()
+    return [asdict(spec) for spec in (kept if isinstance(kept, list | tuple) else [kept]) if is_dataclass(spec)]  # type: ignore[arg-type]
+
+
+def layer_specs(network: nn.Module) -> dict[str, dict[str, Any]]:
+    """The spec of every layer that has one, by the layer's name."""
+    layers = ((name, getattr(module, "spec", None)) for name, module in network.named_modules())
+    return {name: asdict(spec) for name, spec in layers if is_dataclass(spec)}  # type: ignore[arg-type]
+
+
+def check_network(network: nn.Module, data: ImageDataModule) -> None:
+    """Raise ``ConfigurationError`` unless the network takes the data's images and gives one value a class."""
+    for name in ("num_classes", "in_chans"):
+        have, need = getattr(network, name, None), getattr(data, name)
+        if have is not None and have != need:
+            raise ConfigurationError(f"model.network.init_args.{name}: must be {need} for {type(data).__name__}, got {have}")
+    shape = (1, data.in_chans, data.image_size, data.image_size)
+    training = network.training
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(shape, device=next(network.parameters()).device))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"model.network: does not take images {list(shape)} of {type(data).__name__}: {error}"
+        ) from error
+    finally:
+        network.train(training)
+    if logits.shape != (1, data.num_classes):
+        raise ConfigurationError(f"model.network: must give logits [1, {data.num_classes}], got {list(logits.shape)}")
+
+
+def check_checkpoint(path: str | Path, network: nn.Module, specs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raise ``ConfigurationError`` unless ``specs`` and ``weights`` of a checkpoint are those of this network.
+
+    Specs are compared too: two extractors can have equal weights and different meaning.
+    """
+    prefix = f"ckpt_path: {path} was written by another architecture:"
+    own = network.state_dict()
+    for rule, names in (
+        ("it lacks", own.keys() - weights.keys()),
+        ("it has the unknown", weights.keys() - own.keys()),
+        ("it has another shape of", {name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape}),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ConfigurationError(f"{prefix} {rule} {min(names)}{more}")
+    for name, spec in layer_specs(network).items():
+        for field, value in spec.items():
+            saved = specs.get(name, {}).get(field)
+            if saved != value:
+                raise ConfigurationError(f"{prefix} {field} of {name} is {saved} there and {value} here")

@@ -1,0 +1,50 @@
+"""Checks the config objects of a parsed configuration before anything is built, so that an error can name its path."""
+
+import dataclasses
+import typing
+from typing import Any
+
+from jsonargparse import Namespace
+
+from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.messages import imported
+
+
+def check_config_objects(config: Namespace, path: str = "") -> None:
+    """Raise ``ConfigurationError`` for the first dataclass among the arguments of a class whose fields contradict each other."""
+    class_path, arguments = config.get("class_path"), config.get("init_args")
+    if isinstance(class_path, str) and isinstance(arguments, Namespace):
+        config, path = arguments, f"{path}.init_args"
+        owner = imported(class_path)
+        hints = typing.get_type_hints(owner.__init__) if owner else {}
+    else:
+        hints = {}
+    for key, value in vars(config).items():
+        here = f"{path}.{key}" if path else key
+        kind = _config_class(hints.get(key))
+        if kind is None and isinstance(value, Namespace):
+            check_config_objects(value, here)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if kind is not None:
+                    _check(kind, item, f"{here}[{index}]")
+                elif isinstance(item, Namespace):
+                    check_config_objects(item, f"{here}[{index}]")
+        elif kind is not None:
+            _check(kind, value, here)
+
+
+def _check(kind: type[Any], value: Any, path: str) -> None:
+    if isinstance(value, Namespace):
+        fields = {name: item for name, item in value.as_dict().items() if not name.startswith("__")}
+        try:
+            kind(**fields)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _config_class(hint: Any) -> type[Any] | None:
+    """The dataclass in an annotation such as ``Spec | list[Spec] | None``, or ``None``."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint
+    return next((found for part in typing.get_args(hint) if (found := _config_class(part)) is not None), None)

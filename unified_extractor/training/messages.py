@@ -1,0 +1,118 @@
+"""Turns jsonargparse's indented explanations into one line: the path in the YAML file, and the reason."""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"(?: element \d+)?:[ \n]?')
+_CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':[ \n]?")
+_UNION = re.compile(
+    r"(?:- Expected a path but (?P<file>.+?) either not accessible or invalid\s*- )?Does not validate against any of the Union "
+    r"subtypes\s*Subtypes: \[(?P<types>.*?)\]\nErrors:\n(?P<errors>.*?)\nGiven value type: .*?\nGiven value: (?P<value>.*)",
+    re.DOTALL,
+)
+_UNKNOWN = re.compile(
+    r"(?:Group '(?P<group>[^']+)' does not accept option|Subcommand '[^']+' does not accept option|Option) '(?P<key>[^']+)'"
+    r"(?: is not accepted.*)?"
+)
+_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<key>[\w.]+).*", re.DOTALL)
+_REQUIRED = re.compile(r"the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<key>\S+)")
+_NOT_LOADED = re.compile(r"Unable to load config (?P<value>'[^']*'|\"[^\"]*\")")
+_NO_REASON = re.compile(r"Expected a (<class|typing\.)|Not a valid subclass")
+_EXPECTED = re.compile(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.DOTALL)
+
+
+def one_line(message: str, roots: Mapping[str, type] | None = None) -> str:
+    """``path: reason`` of a parser's message. ``roots`` are the classes of the top-level groups, to suggest the right key."""
+    path, reason = _explained(message, "", None, dict(roots or {}))
+    return re.sub(r"\s+", " ", f"{path}: {reason}" if path else reason)
+
+
+def _explained(text: str, path: str, owner: type | None, roots: Mapping[str, type]) -> tuple[str, str]:
+    """``owner`` is the class whose arguments ``path`` lists."""
+    text = textwrap.dedent(text.strip("\n")).strip()  # every explanation indents the one inside it
+    if match := _KEY.match(text):
+        return _explained(text[match.end() :], _joined(path, match["key"]), owner, roots)
+    if match := _CLASS.match(text):
+        owner = imported(match["path"])
+        inside = path if owner and dataclasses.is_dataclass(owner) else _joined(path, "init_args")
+        rest = textwrap.dedent(text[match.end() :])
+        if not any(pattern.match(rest) for pattern in (_KEY, _UNKNOWN, _REQUIRED)):
+            return path, f"{match['path']}: {rest}"
+        return _explained(rest, inside, owner, roots)
+    if match := _UNION.match(text):
+        if match["file"]:
+            return path, f"no such file: {match['file']}"
+        branch = _nearest_branch(match["errors"])
+        if branch:
+            return _explained(branch, path, owner, roots)
+        return path, f"expected {_types(match['types'])}, got {match['value']!r}"
+    if match := _UNKNOWN.fullmatch(text) or _UNKNOWN_OPTION.fullmatch(text):
+        group = match.groupdict().get("group")
+        parents = group.split(".") if group else []
+        for key in match["key"].split("."):
+            accepted = _accepted(owner, parents, roots)
+            if key not in accepted:
+                break
+            parents.append(key)
+        return _joined(path, *parents, "" if parents[-1:] == [key] else key), "unknown key" + _suggestion(key, accepted)
+    if match := _REQUIRED.fullmatch(text):
+        return _joined(path, match["key"].rstrip(",")), "required, but not given"
+    if match := _EXPECTED.fullmatch(text):
+        return path, f"expected {_types(match['type'])}, got {match['value']!r}"
+    if match := _NOT_LOADED.match(text):
+        return path, f"expected a mapping or the name of a file, got {match['value']}"
+    return path, text
+
+
+def _nearest_branch(errors: str) -> str | None:
+    """Of the alternatives of a union, the explanation of the one that the value was meant for: the one that got furthest."""
+    branches = re.split(r"^- ", textwrap.dedent(errors), flags=re.MULTILINE)[1:]
+    deep = [branch for branch in branches if re.match(r"Problem with given class_path|Parser key|Group|Option", branch)]
+    telling = [branch for branch in branches if not _NO_REASON.match(branch)]
+    return next(iter(deep + telling), None)
+
+
+def _accepted(owner: type | None, parts: list[str], roots: Mapping[str, type]) -> list[str]:
+    """The keys that the class at path ``parts`` inside ``owner`` accepts; with no owner, inside the whole file."""
+    if owner is None and not parts:
+        return list(roots)
+    if owner is None:
+        owner, parts = roots.get(parts[0]), parts[1:]
+    for part in parts:
+        hint = typing.get_type_hints(owner).get(part) if owner else None
+        owner = hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+    return list(inspect.signature(owner).parameters) if owner else []
+
+
+def _suggestion(key: str, accepted: list[str]) -> str:
+    close = difflib.get_close_matches(key, accepted, n=1)
+    if close:
+        return f", did you mean {close[0]}?"
+    return f", expected one of {', '.join(accepted)}" if 0 < len(accepted) <= 12 else ""
+
+
+def _types(text: str) -> str:
+    """Types as a user writes them."""
+    options = re.split(r", (?=<class|typing|list|tuple|dict)", text)
+    plain = (re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", option).replace("NoneType", "null") for option in options)
+    return " or ".join(re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", option) for option in plain)
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def imported(class_path: str) -> Any:
+    """The class of that path, or ``None`` if there is none."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
