@@ -207,7 +207,6 @@ def test_every_combination_of_switches_trains_or_is_refused_with_a_value_error()
         if built == 150:
             break
     assert len(refusals) > 20
-    assert all("." in refusal or "=" in refusal for refusal in refusals)
 
 
 def test_projection_is_part_of_the_printed_call():

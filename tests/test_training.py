@@ -170,6 +170,12 @@ def test_resumed_run_ends_at_the_weights_of_an_unbroken_one(tmp_path: Path, monk
     assert curves[0] == curves[1]
     assert {path.name for path in broken.glob("config*")} == {"config.yaml", "config.1.yaml"}
 
+    (broken / "record.json").unlink()  # killed after the last epoch: tested, nothing trained
+    assert main(command) == 0
+    again = json.loads((broken / "record.json").read_text())
+    assert again["test_accuracy"] == records[0]["test_accuracy"]
+    assert again["epochs"] == 4
+
 
 def test_dropout_is_the_same_after_a_resume(tmp_path: Path):
     from unified_extractor.training.callbacks import ReseedEachEpoch

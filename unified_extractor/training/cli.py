@@ -218,10 +218,9 @@ class TrainingCLI(LightningCLI):
         for path, group in _GROUPS.items():
             if kind is group:
                 return path
-        names = {f"{kind.__module__}.{kind.__name__}", kind.__name__}
         settings = self.config[self.subcommand]
         for key in settings.keys(branches=True):
-            if key.endswith(".class_path") and settings[key].rsplit(".", 1)[-1] in names:
+            if key.endswith(".class_path") and settings[key].rsplit(".", 1)[-1] == kind.__name__:
                 return str(key.removesuffix(".class_path"))
         return kind.__name__
 

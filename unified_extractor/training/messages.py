@@ -22,7 +22,7 @@ _UNKNOWN = re.compile(
     r"(?: is not accepted.*)?"
 )
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<key>[\w.]+).*", re.DOTALL)
-_REQUIRED = re.compile(r"the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<key>\S+)")
+_REQUIRED = re.compile(r"the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<key>[\w.]+).*", re.DOTALL)
 _NOT_LOADED = re.compile(r"Unable to load config (?P<value>'[^']*'|\"[^\"]*\")")
 _NO_REASON = re.compile(r"Expected a (<class|typing\.)|Not a valid subclass")
 _EXPECTED = re.compile(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.DOTALL)
@@ -63,7 +63,7 @@ def _explained(text: str, path: str, owner: type | None, roots: Mapping[str, typ
             parents.append(key)
         return _joined(path, *parents, "" if parents[-1:] == [key] else key), "unknown key" + _suggestion(key, accepted)
     if match := _REQUIRED.fullmatch(text):
-        return _joined(path, match["key"].rstrip(",")), "required, but not given"
+        return _joined(path, match["key"]), "required, but not given"
     if match := _EXPECTED.fullmatch(text):
         return path, f"expected {_types(match['type'])}, got {match['value']!r}"
     if match := _NOT_LOADED.match(text):

@@ -56,6 +56,8 @@ def make_record(
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes the record whole or not at all. Raises ``FileExistsError`` rather than overwrite one."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists: records are never overwritten")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w") as file:
@@ -63,7 +65,7 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, this refuses an existing file
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
