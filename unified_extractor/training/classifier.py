@@ -125,7 +125,7 @@ class ImageClassifier(L.LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         accuracy: MeanMetric = getattr(self, f"{split}_accuracy")
         accuracy(logits.argmax(dim=1) == labels)
-        log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
+        log = partial(self.log, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
         log(f"{split}/loss", loss, prog_bar=split == "train")
         log(f"{split}/accuracy", accuracy, prog_bar=split == "val")
         return loss
