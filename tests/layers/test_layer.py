@@ -128,7 +128,7 @@ def test_an_image_that_does_not_fit_is_refused():
         layer(torch.randn(1, 8, 9, 9))
     with pytest.raises(ValueError, match=r"x must be \[B, C, H, W\]"):
         layer(torch.randn(16, 9, 9))
-    with pytest.raises(TypeError, match="x must have a floating point dtype"):
+    with pytest.raises(TypeError, match="x must have one of the floating point dtypes"):
         layer(torch.zeros(1, 16, 9, 9, dtype=torch.long))
 
 

@@ -58,7 +58,7 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     }
     text = table.astype(object)
     shared = len(os.path.commonpath([Path(name).parent for name in table["name"]])) if len(table) else 0
-    text["name"] = [name[shared:].lstrip("/") for name in table["name"]]
+    text["name"] = [name[shared:].lstrip("/").replace("_", " ") for name in table["name"]]
     for column, style in styles.items():
         text[column] = [style.format(value) for value in table[column]]
     return text.rename(columns=lambda name: name.replace("_", " "))

@@ -25,7 +25,6 @@ def main(arguments: Sequence[str]) -> int:
         parser.exit(2, f"uniex: error: {error}\n")
     text = formatted(results)
     table = Table(*text.columns)
-    table.columns[0].no_wrap = True
     for row in text.values.tolist():
         table.add_row(*row)
     Console().print(table)
