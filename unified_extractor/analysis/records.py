@@ -61,7 +61,7 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     text["name"] = [name[shared:].lstrip("/").replace("_", " ") for name in table["name"]]
     for column, style in styles.items():
         text[column] = [style.format(value) for value in table[column]]
-    return text.rename(columns=lambda name: name.replace("_", " "))
+    return text.rename(columns={"seconds_per_epoch": "s/epoch"}).rename(columns=lambda name: name.replace("_", " "))
 
 
 def as_markdown(text: pd.DataFrame) -> str:
