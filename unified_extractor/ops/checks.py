@@ -29,18 +29,22 @@ def window(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -
     stride = pair("stride", stride, 1)
     if isinstance(padding, str):
         one_of("padding", padding, ("same",))
-        before, total = (reach[0] // 2, reach[1] // 2), reach
+        before = (reach[0] // 2, reach[1] // 2)
+        after = (reach[0] - before[0], reach[1] - before[1])
     else:
         before = pair("padding", padding, 0, or_else=" or 'same'")
-        total = (2 * before[0], 2 * before[1])
+        after = before
     height, width = x.shape[2:]
-    output = ((height + total[0] - reach[0] - 1) // stride[0] + 1, (width + total[1] - reach[1] - 1) // stride[1] + 1)
+    output = (
+        (height + before[0] + after[0] - reach[0] - 1) // stride[0] + 1,
+        (width + before[1] + after[1] - reach[1] - 1) // stride[1] + 1,
+    )
     if output[0] < 1 or output[1] < 1:
         raise ValueError(
             f"the output is empty: kernel_size={kernel_size} at dilation={dilation} and padding={padding} does not fit into "
             f"x of height {height} and width {width}"
         )
-    return Window(kernel_size, stride, before, dilation, (height, width), output)
+    return Window(kernel_size, stride, before, after, dilation, (height, width), output)
 
 
 def extract(

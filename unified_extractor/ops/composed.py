@@ -24,7 +24,7 @@ def composed_window(window: Window) -> Window:
     """The gather that equals a fold: a window at every pixel, a tap for every displacement between two taps."""
     (kh, kw), (dy, dx) = window.kernel_size, window.dilation
     reach = (dy * (kh - 1), dx * (kw - 1))
-    return Window((2 * kh - 1, 2 * kw - 1), (1, 1), reach, window.dilation, window.image, window.image)
+    return Window((2 * kh - 1, 2 * kw - 1), (1, 1), reach, reach, window.dilation, window.image, window.image)
 
 
 def compose_fold(dynamic_kernel: Tensor, window: Window) -> Tensor:

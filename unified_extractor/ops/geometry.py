@@ -17,7 +17,9 @@ class Window:
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
-    """Zeros before the image. What lies behind it is zero too, as far as the windows reach."""
+    """Zeros before the image."""
+    padding_after: tuple[int, int]
+    """Zeros behind the image."""
     dilation: tuple[int, int]
     image: tuple[int, int]
     output: tuple[int, int]
@@ -32,15 +34,6 @@ class Window:
         """Row-major (i, j) of every tap."""
         return [(i, j) for i in range(self.kernel_size[0]) for j in range(self.kernel_size[1])]
 
-    @property
-    def padding_after(self) -> tuple[int, int]:
-        """Zeros behind the image that the last window reads, (y, x)."""
-        return self._axis_padding_after(0), self._axis_padding_after(1)
-
-    def _axis_padding_after(self, axis: int) -> int:
-        end = self.stride[axis] * (self.output[axis] - 1) + self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-        return max(0, end - self.padding[axis] - self.image[axis])
-
     def slices(self, tap: tuple[int, int]) -> tuple[slice, slice]:
         """The pixels of the zero-padded image at which this tap of all windows lies, (y, x)."""
         y, x = (self.axis_slice(axis, tap[axis]) for axis in (0, 1))
@@ -53,7 +46,7 @@ class Window:
 
 
 def padded(x: Tensor, window: Window) -> Tensor:
-    """The image with the zeros that windows reach, so that ``window.slices`` are its pixels."""
+    """The image between its zeros, so that ``window.slices`` are its pixels."""
     (top, left), (bottom, right) = window.padding, window.padding_after
     return F.pad(x, (left, right, top, bottom)) if top or left or bottom or right else x
 

@@ -59,6 +59,6 @@ def _convolution(x: Tensor, static_kernel: Tensor | None, bias: Tensor | None, w
     if static_kernel is None:
         static_kernel = x.new_ones(x.shape[1], 1, *window.kernel_size)
     padding = window.padding
-    if window.padding_after[0] > padding[0] or window.padding_after[1] > padding[1]:
+    if window.padding_after != padding:
         x, padding = padded(x, window), (0, 0)
     return F.conv2d(x, static_kernel, bias, window.stride, padding, window.dilation, x.shape[1] // static_kernel.shape[1])
