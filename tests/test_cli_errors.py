@@ -256,3 +256,23 @@ def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]):
 
 def test_a_message_of_unknown_form_stays_readable():
     assert one_line("something\n  went\n  wrong") == "something went wrong"
+
+
+@pytest.mark.parametrize("name", ["max_epochs", "limit_train_batches", "limit_val_batches", "limit_test_batches"])
+def test_a_fit_that_cannot_train_validate_and_test_is_refused_before_it_starts(capsys: pytest.CaptureFixture[str], name: str):
+    line = refusal(capsys, f"--trainer.{name}", "0")
+    assert line == f"trainer.{name}: must not be 0, fit trains, validates and tests"
+
+
+def test_a_fit_that_ends_before_a_validation_says_why_it_has_no_record(capsys: pytest.CaptureFixture[str]):
+    Path("run.yaml").write_text(yaml.safe_dump(config()))
+    assert main(["fit", "--config", "run.yaml", "--trainer.max_steps", "1"]) == 2
+    assert "uniex: error: trainer: no epoch was validated" in capsys.readouterr().err
+    assert not list(Path("runs").rglob("record.json"))
+
+
+def test_a_broken_test_split_is_found_before_training(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    image_folder(tmp_path / "images")
+    broken = next((tmp_path / "images" / "test").rglob("*.png"))
+    broken.write_bytes(b"not an image")
+    assert broken.name in refusal(capsys, change=folder_data(tmp_path / "images"))

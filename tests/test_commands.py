@@ -63,10 +63,10 @@ def test_describe_yaml_is_the_spec(tmp_path, capsys):
     assert read_spec(str(file)) == ux.ExtractorSpec(**yaml.safe_load(file.read_text())) == ux.presets.outlook_attention(heads=4)
 
 
-@pytest.mark.parametrize("name", ["extractor/involution.yaml", "digits/involution.yaml"])
+@pytest.mark.parametrize("name", ["extractor/unified.yaml", "digits/unified.yaml", "cifar10_folder/unified.yaml"])
 def test_describe_reads_a_spec_or_a_run(name, tmp_path, capsys):
     assert main(["describe", str(CONFIGS / name), "--picture", str(tmp_path / "p.png")]) == 0
-    assert "D[g(c),k,p]" in capsys.readouterr().out
+    assert "(1 + D[g(c),k,p])" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,7 @@ def test_describe_reads_a_spec_or_a_run(name, tmp_path, capsys):
         (["involution", "kernel_size=five"], "kernel_size must be int or"),
         (["involution", "--channels", "40"], "channels_per_group must divide in_channels"),
         (["deformable_convolution"], "needs version=..."),
+        (["involution", "kernel_size=[3"], "while parsing a flow sequence"),
         (["neighborhood_attention", "--size", "5"], "needs an image height of at least"),
     ],
 )
@@ -127,10 +128,14 @@ def test_report_and_visualize_refuse_folders_without_usable_runs(runs, tmp_path,
     assert "no such folder" in refused(capsys, "report", tmp_path / "nowhere")
     assert "no record.json in or below it" in refused(capsys, "report", tmp_path)
     assert "--image must be below" in refused(capsys, "visualize", runs, "--image", "9999")
+    assert "--layer must be below" in refused(capsys, "visualize", runs, "--layer", "-1")
+    assert "is not supported" in refused(capsys, "visualize", runs, "--output", tmp_path / "x.foo")
     broken = tmp_path / "broken"
     shutil.copytree(runs / "digits" / "unified" / "version_0", broken)
     (broken / "checkpoints" / "best.ckpt").unlink()
     assert "best.ckpt: no such file" in refused(capsys, "visualize", broken)
+    (broken / "metrics.csv").write_text("nothing\n")
+    assert "not a log of validation accuracy" in refused(capsys, "report", broken, "--output", tmp_path / "out")
     (broken / "record.json").write_text('{"name": "x"')
     assert "record.json: not a record" in refused(capsys, "report", broken, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+import unified_extractor
+
 HELP = """usage: uniex COMMAND ...
 
   fit, validate, test, predict   train a network, evaluate it, classify images: uniex fit --config configs/digits/unified.yaml
@@ -24,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return cli.main(words)
     if command in ("describe", "report", "visualize"):
         return importlib.import_module(f"unified_extractor.commands.{command}").main(rest)
+    if command == "--version":
+        print(unified_extractor.__version__)
+        return 0
     asked = command in ("", "-h", "--help")
     print(HELP if asked else f"uniex: error: no command {command!r}\n{HELP}", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

@@ -53,7 +53,7 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         or len(input_shape) not in (3, 4)
         or any(not isinstance(size, int) or size < 1 for size in input_shape)
     ):
-        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W), positive ints, got {input_shape!r}")
+        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W), positive ints, got {_shown(input_shape)}")
     shape = (1, *input_shape) if len(input_shape) == 3 else tuple(input_shape)
     parameters = _parameters_by_part(module)
     with evaluating(module):
@@ -84,6 +84,10 @@ def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, o
     if spec.dynamic_kernel.source != "none":
         total += reads * (window.size if spec.aggregation == "fold" else 1)
     return total
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, tuple | list | int | str) else f"a {type(value).__name__}"
 
 
 def _part(name: str, layers: list[str]) -> str:

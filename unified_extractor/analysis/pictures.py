@@ -27,7 +27,7 @@ def draw_operator(title: str, spec: ExtractorSpec) -> Figure:
     _draw_where(where, spec)
     _draw_weight(weight, spec)
     _draw_sharing(share, spec)
-    figure.suptitle(f"{title}:   {formula(spec).replace(chr(10), ';   ')}", family="monospace", fontsize=9)
+    figure.suptitle(f"{title}\n{formula(spec)}", family="monospace", fontsize=9)
     return figure
 
 
@@ -50,9 +50,9 @@ def draw_windows(networks: Mapping[str, nn.Module], image: Tensor, *, layer: int
         row[0].set_ylabel(name.replace("_", "\n"))
         for axis, reading, colour in zip(row[1:], readings, WINDOW_COLOURS, strict=True):
             _draw_kernel(axis, reading.weights.numpy(), colour)
-    axes[0][0].set_title("where taps look", fontsize=9)
+    axes[0][0].set_title("where taps look\n(dot size: weight; white: outside the image)", fontsize=8)
     for axis, place in zip(axes[0][1:], ("upper left", "centre", "lower right"), strict=True):
-        axis.set_title(f"weights, window {place}", fontsize=9)
+        axis.set_title(f"weights of the window {place}\n(dots and frame of one colour; red +, blue -)", fontsize=8)
     return figure
 
 
@@ -104,7 +104,8 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
             width=0.008,
         )
     axis.set_title("where", fontsize=10)
-    axis.set_xlabel(_wrapped(in_words(spec)["where"]), fontsize=7)
+    example = " (arrows: an example)" if spec.offsets.kind == "learned" else ""
+    axis.set_xlabel(_wrapped(in_words(spec)["where"] + example), fontsize=7)
 
 
 def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
@@ -125,7 +126,7 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
     axis.imshow(np.hstack([weights[0], gap, weights[1]]), cmap="RdBu_r", norm=Normalize(-limit, limit))
     axis.set(xticks=[(kw - 1) / 2, kw + (kw + 1) / 2], xticklabels=["one position", "another"], yticks=[])
     axis.set_title("with which weight", fontsize=10)
-    axis.set_xlabel(_wrapped(in_words(spec)["weight"]), fontsize=7)
+    axis.set_xlabel(_wrapped(in_words(spec)["weight"] + " (values: an example)"), fontsize=7)
 
 
 def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
@@ -142,7 +143,8 @@ def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
         order = np.arange(channels)
         bars.append(("D", order % groups if dynamic.channel_order == "interleaved" else order * groups // channels))
     for place, (_, kernels) in enumerate(bars):
-        axis.imshow(kernels[:, None] * 7 % 20, cmap="tab20", extent=(place - 0.3, place + 0.3, 0, channels), vmin=0, vmax=19)
+        spread = kernels[:, None] * 7 % channels  # neighbours get distant colours, no two kernels the same
+        axis.imshow(spread, cmap="turbo", extent=(place - 0.3, place + 0.3, 0, channels), vmin=0, vmax=channels - 1)
     axis.set(xlim=(-0.6, len(bars) - 0.4), ylim=(0, channels), aspect="auto", xticks=range(len(bars)), yticks=[])
     axis.set_xticklabels([name for name, _ in bars])
     axis.set_ylabel(f"{channels} channels, one colour a kernel", fontsize=8)

@@ -61,7 +61,9 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     text["name"] = [name[shared:].lstrip("/").replace("_", " ") for name in table["name"]]
     for column, style in styles.items():
         text[column] = [style.format(value) for value in table[column]]
-    return text.rename(columns={"seconds_per_epoch": "s/epoch"}).rename(columns=lambda name: name.replace("_", " "))
+    return text.rename(columns={"seconds_per_epoch": "s/epoch", "val_accuracy": "best val accuracy"}).rename(
+        columns=lambda name: name.replace("_", " ")
+    )
 
 
 def as_markdown(text: pd.DataFrame) -> str:
@@ -79,10 +81,13 @@ def draw_curves(runs: Sequence[Path]) -> Figure:
         path = run / METRICS
         if not path.is_file():
             raise RecordError(f"{path}: no such file")
-        accuracy = pd.read_csv(path).dropna(subset="val/accuracy")
-        label = f"{record['name'].rsplit('/')[-1].replace('_', ' ')} ({record['test_accuracy']:.1%} test)"
+        try:
+            accuracy = pd.read_csv(path).dropna(subset="val/accuracy")
+        except (ValueError, KeyError) as error:
+            raise RecordError(f"{path}: not a log of validation accuracy: {error}") from error
+        label = f"{record['name'].rsplit('/')[-1].replace('_', ' ')} ({record['test_accuracy']:.1%})"
         axis.plot(accuracy["epoch"] + 1, 100 * accuracy["val/accuracy"], marker=".", label=label)
-    axis.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    axis.set(xlabel="epoch", ylabel="validation accuracy (%)", title="in brackets: test accuracy of the best epoch")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

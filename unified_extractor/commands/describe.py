@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--channels", type=int, default=64, help="channels in and out (default 64)")
     parser.add_argument("--size", type=int, default=56, help="height and width of the image in pixels (default 56)")
     parser.add_argument("--stride", type=int, default=1, help="stride of the windows (default 1)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="where to draw it (default describe-NAME.png)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="where to draw it (default describe-NAME-OPTIONS.png)")
     parser.add_argument("--yaml", action="store_true", help="print the spec as YAML for a config, and nothing else")
     given = parser.parse_args(arguments)
     try:
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str]) -> int:
         shape = (given.channels, given.size, given.size)
         title = Path(given.extractor).stem
         print(describe(title, spec, cost(layer, shape), shape))
-        picture = given.picture or Path(f"describe-{title}.png")
+        picture = given.picture or Path("-".join(["describe", title, *given.options]).replace("/", "-") + ".png")
         draw_operator(title, spec).savefig(picture, dpi=130)
         print(f"\n  drawn in {picture}")
-    except (ValueError, TypeError, OSError) as error:
-        parser.exit(2, f"uniex: error: {given.extractor}: {error}\n")
+    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
+        parser.exit(2, f"uniex: error: {given.extractor}: {' '.join(str(error).split())}\n")
     return 0
 
 
@@ -58,6 +58,8 @@ def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:
         fields = yaml.safe_load(Path(extractor).read_text())
         if isinstance(fields, dict) and "model" in fields:  # the config of a run
             fields = fields["model"].get("network", {}).get("init_args", {}).get("spec")
+            if isinstance(fields, str):  # the name of another file
+                return read_spec(str(Path(extractor).parent / fields), options)
         if not isinstance(fields, dict):
             raise ValueError("the file must hold the fields of one spec, or of a run whose network has one")
         return ExtractorSpec(**_known(fields | changes, ExtractorSpec, "ExtractorSpec"))

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from unified_extractor.analysis.modules import extractors
 from unified_extractor.analysis.pictures import draw_windows
-from unified_extractor.analysis.records import RecordError, find_runs, read_record
+from unified_extractor.analysis.records import find_runs, read_record
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.trained import load_run
 
@@ -16,12 +17,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of one data set, or folders with runs below them")
     parser.add_argument("--image", type=int, default=0, help="which test image, counted from 0")
     parser.add_argument("--layer", type=int, default=0, help="which extractor of each network, counted from the input")
-    parser.add_argument("--output", type=Path, default=Path("windows.png"), help="the picture (default windows.png)")
+    parser.add_argument("--output", type=Path, help="the picture (default windows.png in the first folder)")
     given = parser.parse_args(arguments)
     try:
         runs = find_runs(given.folders)
         loaded = {read_record(run)["name"].rsplit("/")[-1]: load_run(run) for run in runs}
         data = next(iter(loaded.values()))[1]
+        for name, (network, other) in loaded.items():
+            if (type(other), other.in_chans, other.image_size) != (type(data), data.in_chans, data.image_size):
+                raise ConfigurationError(f"{name} was trained on other images than the first run: {type(other).__name__}")
+            count = len(extractors(network))
+            if not 0 <= given.layer < count:
+                raise ConfigurationError(f"--layer must be below the number of extractors of {name}, {count}, got {given.layer}")
         images = data.images("test")
         if not 0 <= given.image < len(images):  # type: ignore[arg-type]
             raise ConfigurationError(f"--image must be below the number of test images, {len(images)}, got {given.image}")  # type: ignore[arg-type]
@@ -29,9 +36,10 @@ def main(arguments: Sequence[str]) -> int:
         shown = (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]) / 255
         networks = {name: network for name, (network, _) in loaded.items()}
         figure = draw_windows(networks, data.normalise(pixels[None]), layer=given.layer, shown=shown)
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(given.output, dpi=130)
-    except (RecordError, ConfigurationError, OSError) as error:
+        picture = given.output or given.folders[0] / "windows.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture, dpi=130)
+    except (ValueError, OSError) as error:
         parser.exit(2, f"uniex: error: {error}\n")
-    print(f"written: {given.output} (test image {given.image}, class {data.class_names[label]})")
+    print(f"written: {picture} (test image {given.image}, class {data.class_names[label]})")
     return 0

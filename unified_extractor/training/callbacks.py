@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
 from typing_extensions import override
 
 
@@ -22,6 +23,16 @@ class ReseedEachEpoch(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             torch.manual_seed((self.seed * 1_000_000 + trainer.current_epoch) * 1_000 + trainer.global_rank)
+
+
+class NarrowProgressBar(RichProgressBar):
+    """Rich's bar, short and without the speed, so that a line of 80 columns holds the figures too."""
+
+    @override
+    def configure_columns(self, trainer: L.Trainer) -> list[Any]:
+        columns = super().configure_columns(trainer)[:-1]
+        columns[1].bar_width = 5
+        return columns
 
 
 class EpochTimer(L.Callback):

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from unified_extractor.data import DataError, ImageDataModule
 from unified_extractor.training.architecture import check_network
-from unified_extractor.training.callbacks import EpochTimer, ReseedEachEpoch
+from unified_extractor.training.callbacks import EpochTimer, NarrowProgressBar, ReseedEachEpoch
 from unified_extractor.training.checkpoints import check_checkpoint_file, run_checkpoints
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.config_objects import check_config_objects
@@ -62,6 +62,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except MisconfigurationException as error:
         return refuse(f"trainer: {' '.join(str(error).split())}")
     except SystemExit as finished:
+        if isinstance(finished.__context__, KeyboardInterrupt):
+            print("uniex: interrupted; the same command with --ckpt_path last goes on from the last epoch", file=sys.stderr)
+            return 130
         return finished.code if isinstance(finished.code, int) else int(finished.code is not None)
     return 0
 
@@ -123,15 +126,21 @@ class TrainingCLI(LightningCLI):
             if self.subcommand == "predict" and given.enable_progress_bar is None:
                 settings["enable_progress_bar"] = False  # the table goes to stdout
             return self._trainer(**settings)
+        for name in ("max_epochs", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
+            if given[name] == 0:
+                raise ConfigurationError(f"trainer.{name}: must not be 0, fit trains, validates and tests")
         if _first_process():  # before anything is written
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
+            self.datamodule.setup("test")
             check_network(self.model.network, self.datamodule)
         self.run: RunFolder = self.config_init.fit.run
         unfinished = None
         if self.config.fit.ckpt_path == "last":
             unfinished = self.run.unfinished()
             self.config_init.fit.ckpt_path = unfinished and unfinished / CHECKPOINTS / "last.ckpt"
+            if unfinished is None and _first_process():
+                print(f"{self.run.path}: no unfinished run to go on with, starting anew")
         while True:
             self.folder = None if given.fast_dev_run else unfinished or self.run.next()
             trainer = self._trainer(**settings, **self._fit_settings(given))
@@ -151,7 +160,11 @@ class TrainingCLI(LightningCLI):
         if not self.checkpoints or self.folder is None:
             return
         best = self.checkpoints[0]
-        assert best.best_model_score is not None
+        if best.best_model_score is None:
+            raise ConfigurationError(
+                "trainer: no epoch was validated, so there is no best checkpoint to test and no record; see max_epochs, max_steps, "
+                "check_val_every_n_epoch"
+            )
         tested = self.trainer.test(self.model, self.datamodule, ckpt_path=best.best_model_path, verbose=False)[0]
         record = make_record(
             name=self.run.name,
@@ -167,7 +180,7 @@ class TrainingCLI(LightningCLI):
             path = self.folder / RECORD
             write_record(path, record)
             print(
-                f"{record['name']}: test accuracy {record['test_accuracy']:.4f}, validation {record['val_accuracy']:.4f}, "
+                f"{record['name']}: test accuracy {record['test_accuracy']:.4f}, best validation {record['val_accuracy']:.4f}, "
                 f"{record['parameters']:,} parameters, {record['seconds_per_epoch']:.1f} s/epoch\n{path}"
             )
 
@@ -193,7 +206,7 @@ class TrainingCLI(LightningCLI):
         self.checkpoints: list[ModelCheckpoint] = []
         callbacks: list[L.Callback] = [*_as_list(given.callbacks), ReseedEachEpoch(self.config.fit.seed_everything), self.timer]
         if given.enable_progress_bar is not False:
-            callbacks.append(RichProgressBar())
+            callbacks.append(NarrowProgressBar())
         if self.folder is None:
             return {"callbacks": callbacks}
         settings: dict[str, Any] = {"default_root_dir": self.folder, "callbacks": callbacks}
