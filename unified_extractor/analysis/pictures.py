@@ -50,9 +50,13 @@ def draw_windows(networks: Mapping[str, nn.Module], image: Tensor, *, layer: int
         row[0].set_ylabel(name.replace("_", "\n"))
         for axis, reading, colour in zip(row[1:], readings, WINDOW_COLOURS, strict=True):
             _draw_kernel(axis, reading.weights.numpy(), colour)
-    axes[0][0].set_title("where taps look\n(dot size: weight; white: outside the image)", fontsize=8)
+    figure.suptitle(
+        "Dots and frame of one colour: one window. Dot size: weight of the tap. Red: positive, blue: negative. White: outside the image.",
+        fontsize=8,
+    )
+    axes[0][0].set_title("where taps look", fontsize=9)
     for axis, place in zip(axes[0][1:], ("upper left", "centre", "lower right"), strict=True):
-        axis.set_title(f"weights of the window {place}\n(dots and frame of one colour; red +, blue -)", fontsize=8)
+        axis.set_title(f"weights, window {place}", fontsize=9)
     return figure
 
 

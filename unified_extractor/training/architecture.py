@@ -48,6 +48,20 @@ def check_network(network: nn.Module, data: ImageDataModule) -> None:
         raise ConfigurationError(f"model.network: must give logits [1, {data.num_classes}], got {list(logits.shape)}")
 
 
+def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
+    """The network's weights in a checkpoint of a run. Raise ``ConfigurationError`` if another architecture wrote it."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    weights = network_weights(saved["state_dict"])
+    check_checkpoint(path, network, saved.get("layer_specs", {}), weights)
+    return weights
+
+
+def network_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a classifier's state, that of its network, by the network's own names."""
+    prefix = "network."
+    return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+
+
 def check_checkpoint(path: str | Path, network: nn.Module, specs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Raise ``ConfigurationError`` unless ``specs`` and ``weights`` of a checkpoint are those of this network.
 

@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from unified_extractor.data import ImageDataModule
-from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs
+from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.schedule import parameter_groups, warmup_cosine
 
@@ -112,12 +112,8 @@ class ImageClassifier(L.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        prefix = "network."
-        weights = {
-            name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
-        }
         path = self.trainer.ckpt_path or "ckpt_path"
-        check_checkpoint(path, self.network, checkpoint.get("layer_specs", {}), weights)
+        check_checkpoint(path, self.network, checkpoint.get("layer_specs", {}), network_weights(checkpoint["state_dict"]))
 
     def _step(self, split: str, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         images, labels = batch

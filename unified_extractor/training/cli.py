@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
 from unified_extractor.data import DataError, ImageDataModule
-from unified_extractor.training.architecture import check_network
+from unified_extractor.training.architecture import check_network, read_weights
 from unified_extractor.training.callbacks import EpochTimer, NarrowProgressBar, ReseedEachEpoch
 from unified_extractor.training.checkpoints import check_checkpoint_file, run_checkpoints
 from unified_extractor.training.classifier import ImageClassifier
@@ -134,6 +134,8 @@ class TrainingCLI(LightningCLI):
             self.datamodule.setup("fit")
             self.datamodule.setup("test")
             check_network(self.model.network, self.datamodule)
+            if self.config.fit.ckpt_path not in (None, "last"):
+                read_weights(self.config.fit.ckpt_path, self.model.network)
         self.run: RunFolder = self.config_init.fit.run
         unfinished = None
         if self.config.fit.ckpt_path == "last":

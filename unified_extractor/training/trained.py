@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
 import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
 from unified_extractor.data import ImageDataModule
-from unified_extractor.training.architecture import check_checkpoint
+from unified_extractor.training.architecture import read_weights
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run_folder import CHECKPOINTS
 
@@ -28,8 +27,5 @@ def load_run(run: Path) -> tuple[nn.Module, ImageDataModule]:
     parser.add_subclass_arguments(nn.Module, "network")
     parser.add_subclass_arguments(ImageDataModule, "data")
     built = parser.instantiate_classes(parser.parse_object({"network": settings["model"]["network"], "data": settings["data"]}))
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    weights = {name.removeprefix("network."): value for name, value in saved["state_dict"].items() if name.startswith("network.")}
-    check_checkpoint(checkpoint, built.network, saved["layer_specs"], weights)
-    built.network.load_state_dict(weights)
+    built.network.load_state_dict(read_weights(checkpoint, built.network))
     return built.network.eval(), built.data
