@@ -7,7 +7,7 @@ import torch
 
 import unified_extractor as ux
 from tests.layers.test_presets import assert_equal, deformable_formula, layer_of
-from tests.test_official_values import FILES, build, part, read, test_output_and_every_gradient_equal_the_official_values
+from tests.test_official_values import FILES, build, test_output_and_every_gradient_equal_the_official_values
 from unified_extractor.interop import official
 from unified_extractor.layers import generators, samplers
 
@@ -110,7 +110,3 @@ def test_a_strided_fold_of_a_constant_has_the_checkerboard_gain_of_its_overlap_u
         "outlook_attention",
     )
     torch.testing.assert_close(layer(torch.ones(1, 2, 9, 9))[..., 2:7, 2:7], torch.ones(1, 2, 5, 5))
-
-
-def test_there_is_a_file_for_every_mistake_that_official_values_notice():
-    assert all(part(read(path)[0], "state.") for path in FILES)

@@ -44,6 +44,15 @@ def test_attention_counts_query_key_products_with_its_generator():
     assert cost.multiply_adds_by_part["projection"] == 2 * 32 * 32 * 120
 
 
+def test_attention_at_learned_positions_counts_the_reads_of_keys_and_values():
+    dynamic = ux.DynamicKernel(source="similarity", groups=4)
+    grid = of(ux.ExtractorSpec(dynamic_kernel=dynamic)).multiply_adds_by_part
+    moved = ux.ExtractorSpec(dynamic_kernel=dynamic, offsets=ux.Offsets(kind="learned"))
+    reads, offsets_head = 32 * 9 * 120, 32 * 18 * 120
+    assert of(moved).multiply_adds_by_part["operator"] - grid["operator"] == 4 * reads
+    assert of(moved).multiply_adds_by_part["generator"] - grid["generator"] == 4 * reads + offsets_head
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_parts_add_up_and_counting_changes_nothing(name):
     net = ux.models.extractor_net(10, PRESETS[name], widths=(16, 32), depths=(1, 1))
