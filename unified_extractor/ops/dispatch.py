@@ -1,8 +1,13 @@
 """Which backend runs a call, and why not the others."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 
 @dataclass(frozen=True)
@@ -11,8 +16,10 @@ class Backend:
 
     load: Callable[[], Any]
     """Import and return the module with ``extract``, ``generalized_unfold`` and ``similarity``."""
-    unusable: Callable[[], str | None]
+    unusable: str | None = None
     """None where the backend runs on this machine, else the reason it does not."""
+    refuses: Callable[[Tensor], str | None] = lambda x: None
+    """None if it runs calls with this image, here and now, else the reason it does not."""
 
 
 def _reference() -> Any:
@@ -27,28 +34,58 @@ def _eager() -> Any:
     return eager
 
 
-def _anywhere() -> str | None:
+def _compiled() -> Any:
+    from unified_extractor.ops.backends import compiled
+
+    return compiled
+
+
+def _compiled_refuses(x: Tensor) -> str | None:
+    if x.device.type != "cpu":
+        return f"it runs on the CPU, x is on {x.device}"
+    if torch.compiler.is_exporting():
+        return "an exported program must run without this package"
+    if not torch.compiler.is_compiling() and (_transformed() or forward_ad._current_level >= 0):
+        return "torch.func transforms and forward-mode differentiation have no rule for it"
     return None
 
 
-_BACKENDS = {"reference": Backend(_reference, _anywhere), "eager": Backend(_eager, _anywhere)}
-_DEFAULT = "eager"
+def _transformed() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+_NO_NUMBA = None if importlib.util.find_spec("numba") else "it needs numba: pip install 'unified-extractor[compiled]'"
+_BACKENDS = {
+    "reference": Backend(_reference),
+    "eager": Backend(_eager),
+    "compiled": Backend(_compiled, _NO_NUMBA, _compiled_refuses),
+}
+_WORTH_COMPILING = 64
+"""The least work, as measured on maps of 7 to 56 pixels with 1 to 64 channels that share a kernel; below, moving data outweighs it."""
 
 
 def backends() -> dict[str, str | None]:
     """The names of all backends, each with None if it is usable on this machine, else the reason why it is not."""
-    return {name: backend.unusable() for name, backend in _BACKENDS.items()}
+    return {name: backend.unusable for name, backend in _BACKENDS.items()}
 
 
-def choose(name: str | None) -> Any:
-    """The named backend, or the default for None.
+def choose(name: str | None, x: Tensor, work: int) -> Any:
+    """The named backend or, for None, the fastest that runs the call.
+
+    Args:
+        name: a key of :func:`backends`, or None.
+        x: the image.
+        work: what :func:`unified_extractor.ops.functional.work` says of the call.
 
     Raises:
-        ValueError: no backend has this name, or it cannot run here; a named backend is never replaced by another.
+        ValueError: no backend has this name, or it cannot run this; a named backend is never replaced by another.
     """
-    name = _DEFAULT if name is None else name
-    if not isinstance(name, str) or name not in _BACKENDS:
+    if name is None:
+        compiled = _BACKENDS["compiled"]
+        fast = work >= _WORTH_COMPILING and compiled.unusable is None and compiled.refuses(x) is None
+        name = "compiled" if fast else "eager"
+    elif not isinstance(name, str) or name not in _BACKENDS:
         raise ValueError(f"backend must be None or one of {tuple(_BACKENDS)}, got {name!r}")
-    if reason := _BACKENDS[name].unusable():
+    elif reason := _BACKENDS[name].unusable or _BACKENDS[name].refuses(x):
         raise ValueError(f"backend={name!r} is not usable here: {reason}")
     return _BACKENDS[name].load()

@@ -15,6 +15,7 @@ from torch import Tensor
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.autograd import autocasts, full_precision
 from unified_extractor.ops.checks import Ints, Padding
+from unified_extractor.ops.geometry import Window
 
 
 def generalized_unfold(
@@ -49,7 +50,7 @@ def generalized_unfold(
     (x,) = _autocast(x)
     if offsets is not None:
         checks.moved(x, offsets, window)
-    implementation = dispatch.choose(None)
+    implementation = dispatch.choose(None, x, work(window, offsets, x.shape[1]))
     with full_precision(x):
         return implementation.generalized_unfold(x, offsets, window)
 
@@ -101,7 +102,12 @@ def extract(
     window = checks.window(x, kernel_size, stride, padding, dilation)
     x, static_kernel, dynamic_kernel, bias = _autocast(x, static_kernel, dynamic_kernel, bias)
     checks.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
-    implementation = dispatch.choose(backend)
+    shared = x.shape[1] if dynamic_kernel is None else x.shape[1] // dynamic_kernel.shape[1]
+    if static_kernel is not None and static_kernel.shape[:2] != (x.shape[1], 1):
+        shared = min(shared, static_kernel.shape[1])
+    plain = offsets is None and dynamic_kernel is None and aggregation == "gather"  # any backend calls torch's convolution
+    results = window.size if aggregation == "fold" else 1
+    implementation = dispatch.choose(backend, x, 0 if plain else work(window, offsets, shared, results))
     with full_precision(x):
         return implementation.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
 
@@ -145,9 +151,21 @@ def similarity(
         checks.moved(key, offsets, window)
         if heads % offsets.shape[1]:
             raise ValueError(f"offsets has F={offsets.shape[1]} groups, which must divide heads={heads}")
-    implementation = dispatch.choose(backend)
+    implementation = dispatch.choose(backend, key, work(window, offsets, key.shape[1] // heads))
     with full_precision(key):
         return implementation.similarity(query, key, offsets, heads, window)
+
+
+def work(window: Window, offsets: Tensor | None, shared: int, results: int = 1) -> int:
+    """How much there is to do for what is brought into registers at once: multiply-adds at one position for at most 16 channels.
+
+    Args:
+        window: the geometry of the call.
+        offsets: as given; reading between pixels counts a hundredfold.
+        shared: channels that share a kernel.
+        results: outputs of a window.
+    """
+    return results * window.size * min(shared, 16) * (1 if offsets is None else 100)
 
 
 def _autocast(x: Tensor, *others: Any) -> tuple[Any, ...]:

@@ -11,34 +11,27 @@ from torch import Tensor
 from unified_extractor.ops.autograd import differentiable
 from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum
 from unified_extractor.ops.composed import compose_fold, composed_window, composing_is_cheaper
+from unified_extractor.ops.decomposed import decomposed
 from unified_extractor.ops.geometry import Window, padded
 
 
-def extract(
+def _product(
     x: Tensor,
     static_kernel: Tensor | None,
     dynamic_kernel: Tensor | None,
     offsets: Tensor | None,
-    bias: Tensor | None,
     window: Window,
-    combine: str,
     aggregation: str,
 ) -> Tensor:
-    """See :func:`unified_extractor.extract`; the arguments are checked already."""
-    if offsets is None and dynamic_kernel is None and aggregation == "gather":
-        return _convolution(x, static_kernel, bias, window)
-    if combine == "add":
-        static_part = extract(x, static_kernel, None, offsets, bias, window, "multiply", "gather")
-        return static_part + extract(x, None, dynamic_kernel, offsets, None, window, "multiply", "gather")
-    if combine == "residual" and dynamic_kernel is not None:
-        dynamic_kernel = 1 + dynamic_kernel
     if aggregation == "fold" and static_kernel is None and offsets is None and dynamic_kernel is not None:
         per_position = dynamic_kernel.shape[-2:] == window.output  # a kernel of the whole image is never expanded
         if per_position and composing_is_cheaper(window, channels=x.shape[1], groups=dynamic_kernel.shape[1]):
             dynamic_kernel = compose_fold(dynamic_kernel, window)
             window, aggregation = composed_window(window), "gather"
-    y = differentiable(TapSum, x, static_kernel, dynamic_kernel, offsets, window, aggregation == "fold")
-    return y if bias is None else y + bias[:, None, None]
+    return differentiable(TapSum, x, static_kernel, dynamic_kernel, offsets, window, aggregation == "fold")
+
+
+extract = decomposed(_product)
 
 
 def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
@@ -52,13 +45,3 @@ def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Ten
 def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
     """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
     return differentiable(TapProducts, query, key, offsets, heads, window)
-
-
-def _convolution(x: Tensor, static_kernel: Tensor | None, bias: Tensor | None, window: Window) -> Tensor:
-    """torch's own convolution; a plain window sum is one with ones."""
-    if static_kernel is None:
-        static_kernel = x.new_ones(x.shape[1], 1, *window.kernel_size)
-    padding = window.padding
-    if window.padding_after != padding:
-        x, padding = padded(x, window), (0, 0)
-    return F.conv2d(x, static_kernel, bias, window.stride, padding, window.dilation, x.shape[1] // static_kernel.shape[1])

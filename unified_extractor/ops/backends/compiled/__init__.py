@@ -1,0 +1,46 @@
+"""Loops for the CPU, compiled by Numba on first use and kept on disk. No compiler, no build.
+
+Runs everything, float32 and float64; half precision is computed in float32. Refuses
+- tensors that are not on the CPU,
+- ``torch.func`` transforms and forward-mode differentiation, for which the operator has no rule.
+
+A double backward runs the eager backend's formula. Channels of a group are worked off in blocks of 16 (float32, AVX-512; 8 with AVX2),
+so groups of fewer channels leave lanes idle; where that makes it slower than the eager backend, it is not chosen by itself.
+"""
+
+from torch import Tensor
+
+from unified_extractor.ops.backends.compiled import operators
+from unified_extractor.ops.decomposed import decomposed
+from unified_extractor.ops.geometry import Window, precision
+
+
+def _product(
+    x: Tensor,
+    static_kernel: Tensor | None,
+    dynamic_kernel: Tensor | None,
+    offsets: Tensor | None,
+    window: Window,
+    aggregation: str,
+) -> Tensor:
+    tensors = (_full(tensor, x) for tensor in (x, static_kernel, dynamic_kernel, offsets))
+    return operators.aggregate(*tensors, operators.numbers(window), aggregation).to(x.dtype)
+
+
+extract = decomposed(_product)
+
+
+def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+    """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
+    return _product(x, None, None, offsets, window, "unfold")
+
+
+def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
+    """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
+    query_, key_, offsets_ = (_full(tensor, key) for tensor in (query, key, offsets))
+    return operators.similarity(query_, key_, offsets_, heads, operators.numbers(window)).to(key.dtype)
+
+
+def _full(tensor: Tensor | None, x: Tensor) -> Tensor | None:
+    """In at least float32."""
+    return None if tensor is None else tensor.to(precision(x))

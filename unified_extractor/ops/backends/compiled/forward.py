@@ -1,0 +1,85 @@
+"""The compiled forward pass.
+
+An image is packed into a *canvas*, channels last with zeros around, one block of L channels after the other: 64 to 256 KB that stay in
+the second cache. A tile of T windows is worked off in registers, tap by tap, with T accumulators; what a tap reads comes from the
+canvas or, where offsets move it, from a small buffer of sampled values. Results leave through a transposition in registers.
+
+An *item* is work that shares no sum with any other: the channels of a *unit*, of one image (forward) or of a few (backward, so that
+the static kernel's gradient has few partial sums). Every sum has one order, whatever the number of threads.
+"""
+
+# mypy: ignore-errors
+
+from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
+from unified_extractor.ops.backends.compiled.loops import contract, fill, matrix_product, modulate, store_block
+from unified_extractor.ops.backends.compiled.registers import T
+from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD
+from unified_extractor.ops.backends.compiled.vectors import bare, gather, lanes, number, places, scatter_add
+from unified_extractor.ops.backends.compiled.work import begin, pack_unit, read, unpack_unit
+
+
+@kernel
+def forward(inputs, y, plan, memory, indices, start, stop):
+    """Write the outputs of items ``start .. stop``."""
+    run_forward(bare(inputs), bare(y), bare(plan), bare(memory), bare(indices), start, stop)
+
+
+@inlined
+def run_forward(inputs, y, plan, memory, indices, start, stop):
+    """The same with memories instead of arrays."""
+    work = begin(inputs, plan, memory, indices)
+    space = work.space
+    for item in range(start, stop):
+        b, unit = divmod(item, plan.unit_count)
+        first, last = plan.units[unit], plan.units[unit + 1]
+        pack_unit(inputs.x, work, b, first, last, space.image, plan.image)
+        fill(space.fold, plan.unit_size * plan.fold.size, number(y, 0))
+        for p in range(0, plan.positions, T):
+            for block in range(first, last):
+                taps = read(work, b, p, block, first)
+                if plan.mixes:
+                    mix(y, work, b, p, block, taps)
+                elif plan.mode == UNFOLD:
+                    write_taps(y, work, b, p, block, taps)
+                else:
+                    write_sums(y, work, b, p, block, first, taps)
+        if plan.mode == FOLD:
+            unpack_unit(y, work, b, first, last, space.fold, plan.fold)
+
+
+@inlined
+def write_taps(y, work, b, p, block, taps):
+    """Unfold: write what a block's taps read."""
+    plan, blocks = work.plan, work.plan.blocks
+    for k in range(plan.taps):
+        at = ((b * plan.channels + blocks.channel[block]) * plan.taps + k) * plan.positions + p
+        tile = gather(taps.source, taps.places, taps.at[k])
+        store_block(y, at, plan.taps * plan.positions, blocks.size[block], plan.positions - p, tile, work.space.edge)
+
+
+@inlined
+def write_sums(y, work, b, p, block, first, taps):
+    """Gather or fold: weigh and add a block's taps, each channel alone."""
+    plan, space, blocks, K = work.plan, work.space, work.plan.blocks, work.plan.taps
+    on_grid = places(plan.windows, p, (block - first) * plan.fold.size)
+    for i in range(plan.results):
+        tile = contract(taps, K, space.weights, i * K, work.inputs.static, block * K * lanes(y))
+        if plan.mode == FOLD:
+            scatter_add(space.fold, on_grid, plan.taps_at[i], tile)
+        else:
+            at = (b * plan.channels + blocks.channel[block]) * plan.positions + p
+            store_block(y, at, plan.positions, blocks.size[block], plan.positions - p, tile, space.edge)
+
+
+@inlined
+def mix(y, work, b, p, block, taps):
+    """Weigh a block's taps and, once a group's are complete, multiply by the static kernel ``[groups, outputs/L, blocks*K*L, L]``."""
+    plan, space, L, depth = work.plan, work.space, lanes(y), work.plan.mix_blocks * work.plan.taps
+    member, group = plan.blocks.member[block], plan.blocks.mix[block]
+    modulate(taps, plan.taps, space.weights, space.columns, member * plan.taps * T * L)
+    if member == plan.mix_blocks - 1:
+        for o in range(0, plan.mix_outputs, L):
+            start = (group * plan.mix_width + o) * depth * L
+            tile = matrix_product(space.columns, depth, work.inputs.static, start)
+            at = (b * plan.outputs + group * plan.mix_outputs + o) * plan.positions + p
+            store_block(y, at, plan.positions, min(L, plan.mix_outputs - o), plan.positions - p, tile, space.edge)

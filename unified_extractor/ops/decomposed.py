@@ -1,0 +1,48 @@
+"""What any backend leaves to others: plain convolution to torch, sums of two kernels to two calls."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from unified_extractor.ops.geometry import Window, padded
+
+Product = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Window, str], Tensor]
+"""``(x, static_kernel, dynamic_kernel, offsets, window, aggregation)``: the operator with ``combine="multiply"``, without bias."""
+
+
+def decomposed(product: Product) -> Callable[..., Tensor]:
+    """A backend's ``extract`` from its product of kernels."""
+
+    def extract(
+        x: Tensor,
+        static_kernel: Tensor | None,
+        dynamic_kernel: Tensor | None,
+        offsets: Tensor | None,
+        bias: Tensor | None,
+        window: Window,
+        combine: str,
+        aggregation: str,
+    ) -> Tensor:
+        """See :func:`unified_extractor.extract`; the arguments are checked already."""
+        if offsets is None and dynamic_kernel is None and aggregation == "gather":
+            return _convolution(x, static_kernel, bias, window)
+        if combine == "add":
+            static_part = extract(x, static_kernel, None, offsets, bias, window, "multiply", "gather")
+            return static_part + product(x, None, dynamic_kernel, offsets, window, "gather")
+        if combine == "residual" and dynamic_kernel is not None:
+            dynamic_kernel = 1 + dynamic_kernel
+        y = product(x, static_kernel, dynamic_kernel, offsets, window, aggregation)
+        return y if bias is None else y + bias[:, None, None]
+
+    return extract
+
+
+def _convolution(x: Tensor, static_kernel: Tensor | None, bias: Tensor | None, window: Window) -> Tensor:
+    """torch's own convolution; a plain window sum is one with ones."""
+    if static_kernel is None:
+        static_kernel = x.new_ones(x.shape[1], 1, *window.kernel_size)
+    padding = window.padding
+    if window.padding_after != padding:
+        x, padding = padded(x, window), (0, 0)
+    return F.conv2d(x, static_kernel, bias, window.stride, padding, window.dilation, x.shape[1] // static_kernel.shape[1])
