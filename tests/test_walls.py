@@ -14,7 +14,8 @@ ALLOWED = {
     "analysis": {"spec", "ops", "analysis"},
     "data": {"data"},
     "training": {"spec", "data", "training", "analysis"},
-    "commands": {"spec", "presets", "layers", "data", "training", "analysis", "commands"},
+    "benchmarks": {"presets", "ops", "layers", "models", "analysis", "benchmarks"},
+    "commands": {"spec", "presets", "layers", "data", "training", "analysis", "benchmarks", "commands"},
     "__main__": {"training", "commands"},
     "__init__": {"spec", "presets", "ops", "layers", "models", "interop", "analysis"},
 }

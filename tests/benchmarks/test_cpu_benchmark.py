@@ -1,0 +1,90 @@
+import json
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import unified_extractor as ux
+from unified_extractor.__main__ import main
+from unified_extractor.benchmarks import cases, compilation, measure
+from unified_extractor.benchmarks.rivals import with_unfold
+from unified_extractor.commands import bench
+
+SMALL = {
+    "involution": partial(cases.involution, 32, 9, batch=2),
+    "DCNv2": partial(cases.deformable_convolution_v2, 2, 8, 7),
+    "DCNv4": partial(cases.deformable_convolution_v4, 2, 16, 7),
+    "outlook": partial(cases.outlook_attention, 2, 24, 8, 3),
+    "convolution": partial(cases.convolution, 2, 8, 9),
+}
+
+
+@pytest.fixture
+def small_cases(monkeypatch, tmp_path):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(bench, "CPU_CASES", SMALL)
+    monkeypatch.setattr(compilation, "seconds", lambda: {"forward float32": 1.0, "again": 0.5})
+    yield tmp_path / "result.json"
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_rivals_compute_what_the_operator_computes(name):
+    case = SMALL[name]()
+    expected = case.candidates[cases.OURS].values()
+    for candidate in case.candidates.values():
+        if candidate.values:
+            for value, reference in zip(candidate.values(), expected, strict=True):
+                torch.testing.assert_close(value, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_on_the_unfold_formulation_is_the_same_network():
+    layers = nn.Sequential(
+        *(ux.UnifiedExtractor2d(32, 32, ux.presets.involution(kernel_size=3), stride) for stride in (1, 2))
+    ).double()
+    image = torch.randn(2, 32, 8, 8, dtype=torch.float64)
+    expected = layers(image)
+    with_unfold(layers)
+    assert not any(isinstance(layer, ux.UnifiedExtractor2d) for layer in layers)
+    torch.testing.assert_close(layers(image), expected)
+
+
+def test_the_result_file_holds_times_with_their_spread_memory_and_machine(small_cases):
+    assert main(["bench", "cpu", "--repeats", "2", "--threads", "1", "--output", str(small_cases)]) == 0
+    result = json.loads(small_cases.read_text())
+    assert [case["name"] for case in result["cases"]] == list(SMALL)
+    assert result["machine"]["threads"] == 1
+    assert torch.__version__.startswith(result["machine"]["versions"]["torch"])
+    for case in result["cases"]:
+        for name, row in case["candidates"].items():
+            for times in (row["forward_ms"], row["forward_backward_ms"]):
+                assert 0 < times["p20"] <= times["median"] <= times["p80"]
+            assert (row["largest_difference"] is None) == (name == "depthwise")
+        assert case["candidates"][cases.OURS]["times_ours"] == 1
+    table = small_cases.with_suffix(".md").read_text()
+    assert all(f"**{name}**" in table for name in SMALL)
+
+
+def test_no_time_is_reported_when_values_differ(small_cases, monkeypatch, capsys):
+    monkeypatch.setattr(cases, "unfold_multiply_sum", lambda x, kernel, size: 1.01 * x * kernel.sum())
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "cpu", "--repeats", "1", "--output", str(small_cases)])
+    assert ended.value.code == 1
+    assert "unfold differs from unified_extractor" in capsys.readouterr().err
+    assert not small_cases.exists()
+
+
+def test_an_unknown_case_is_named(small_cases, capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "cpu", "--only", "winograd"])
+    assert "--only winograd" in capsys.readouterr().err
+
+
+def test_peak_memory_sees_what_is_allocated_inside_an_operation():
+    size = 2**26
+    candidate = cases.Candidate(lambda: None, lambda: [torch.ones(size, dtype=torch.uint8).max()], None)
+    peak = measure.peak_bytes(candidate)
+    if peak is None:
+        pytest.skip("the system does not tell")
+    assert 0.9 * size < peak < 1.5 * size  # the system counts pages in batches

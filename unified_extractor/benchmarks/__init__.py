@@ -1,0 +1,1 @@
+"""How fast the operator is beside what a user would otherwise run."""

@@ -1,0 +1,64 @@
+"""What a user would otherwise run, in torch's own operations. Written from the papers' equations.
+
+B batch, C channels, G kernel groups, K taps, Ho, Wo output positions. All have padding kernel_size // 2 and dilation 1.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unified_extractor.layers import UnifiedExtractor2d
+
+
+def unfold_multiply_sum(x: Tensor, dynamic_kernel: Tensor, kernel_size: int, stride: int = 1) -> Tensor:
+    """Involution: columns ``[B, G, C/G, K, Ho, Wo]`` times the kernel ``[B, G, K, Ho, Wo]``, summed over taps."""
+    batch, groups, taps, *output = dynamic_kernel.shape
+    columns = F.unfold(x, kernel_size, 1, kernel_size // 2, stride).view(batch, groups, -1, taps, *output)
+    return (columns * dynamic_kernel[:, :, None]).sum(3).flatten(1, 2)
+
+
+def grid_sample_multiply_sum(x: Tensor, dynamic_kernel: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
+    """DCNv3 and DCNv4: every group's taps read by one ``F.grid_sample``, then as in :func:`unfold_multiply_sum`. Stride 1."""
+    batch, groups, taps, height, width = dynamic_kernel.shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    reach = torch.arange(kernel_size) - kernel_size // 2
+    grid = torch.stack(torch.meshgrid(reach, reach, indexing="ij")).flatten(1).T
+    positions = torch.stack([rows, columns]) + grid[:, :, None, None] + offsets  # [B, G, K, 2, Ho, Wo]
+    positions = positions.flatten(0, 1).movedim(2, -1).flatten(1, 2)
+    normalised = (2 * positions.flip(-1) + 1) / positions.new_tensor([width, height]) - 1
+    read = F.grid_sample(x.reshape(batch * groups, -1, height, width), normalised, align_corners=False)
+    read = read.view(batch, groups, -1, taps, height, width)
+    return (read * dynamic_kernel[:, :, None]).sum(3).flatten(1, 2)
+
+
+def unfold_matmul_fold(x: Tensor, dynamic_kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Outlook attention: every window's kernel ``[K, K]`` times its values ``[K, C/G]``, then ``F.fold``."""
+    batch, groups, taps, _, *output = dynamic_kernel.shape
+    geometry = {"kernel_size": kernel_size, "padding": kernel_size // 2, "stride": stride}
+    values = F.unfold(x, **geometry).view(batch, groups, -1, taps, output[0] * output[1]).permute(0, 1, 4, 3, 2)
+    mixed = dynamic_kernel.flatten(-2).permute(0, 1, 4, 2, 3) @ values
+    return F.fold(mixed.permute(0, 1, 4, 3, 2).flatten(1, 3), x.shape[-2:], **geometry)
+
+
+class UnfoldInvolution(nn.Module):
+    """An involution layer whose operator is :func:`unfold_multiply_sum`; generator and parameters are the layer's own."""
+
+    def __init__(self, layer: UnifiedExtractor2d) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, C, Ho, Wo]``."""
+        _, dynamic_kernel = self.layer.generate(x)
+        assert dynamic_kernel is not None
+        return unfold_multiply_sum(x, dynamic_kernel, self.layer.spec.kernel_size, self.layer.stride)  # type: ignore[arg-type]
+
+
+def with_unfold(network: nn.Module) -> nn.Module:
+    """The network with every involution replaced by its unfold formulation, in place."""
+    for name, child in network.named_children():
+        if isinstance(child, UnifiedExtractor2d):
+            setattr(network, name, UnfoldInvolution(child))
+        else:
+            with_unfold(child)
+    return network
