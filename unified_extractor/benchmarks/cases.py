@@ -18,6 +18,8 @@ from unified_extractor.benchmarks.rivals import (
     with_unfold,
 )
 from unified_extractor.models import rednet26
+from unified_extractor.ops import checks
+from unified_extractor.ops.composed import compose_fold
 from unified_extractor.ops.functional import extract
 
 OURS = "unified_extractor"
@@ -120,10 +122,15 @@ def outlook_attention(batch: int = 8, channels: int = 192, size: int = 28, heads
     def ours(backend: str | None = None) -> Tensor:
         return extract(x, kernel_size=3, dynamic_kernel=kernel, stride=2, padding=1, aggregation="fold", backend=backend)
 
+    def composed() -> Tensor:
+        window = checks.window(x, 3, 2, 1, 1)
+        return extract(x, kernel_size=5, dynamic_kernel=compose_fold(kernel, window), padding=2)
+
     return Case(
         {
             OURS: _candidate(ours, (x, kernel), gradient),
             "eager": _candidate(lambda: ours("eager"), (x, kernel), gradient),
+            "composed": _candidate(composed, (x, kernel), gradient),
             "unfold-matmul-fold": _candidate(lambda: unfold_matmul_fold(x, kernel, 3, 2), (x, kernel), gradient),
         },
         3 * batch * channels * 81 * (size // 2) ** 2,

@@ -13,6 +13,7 @@ import numpy as np
 from unified_extractor.ops.backends.compiled.compilation import inlined
 from unified_extractor.ops.backends.compiled.registers import T
 from unified_extractor.ops.backends.compiled.vectors import (
+    add,
     add_channels,
     add_positions,
     each_channel,
@@ -158,13 +159,18 @@ def accumulate_static(taps, count, weights, row, gradient, static_gradient, lane
 
 @inlined
 def matrix_product(columns, depth, panel, start):
-    """The tile ``sum_j columns[j, t] * panel[j]``: ``depth`` blocks of L numbers a position, and a panel ``[depth*L, L]``."""
+    """The tile ``sum_j columns[j, t] * panel[j]``: ``depth`` blocks of L numbers a position, and a panel ``[depth*L, L]``.
+
+    Each block is summed by itself first: one long sum would lose digits with its length.
+    """
+    L = lanes(columns)
     total = zeros(columns)
     for block in range(depth):
-        for lane in range(lanes(columns)):
-            j = block * lanes(columns) + lane
-            number_ = each_position(columns, block * T * lanes(columns) + lane, lanes(columns))
-            total = multiply_add(number_, each_channel(panel, start + j * lanes(columns)), total)
+        part = zeros(columns)
+        for lane in range(L):
+            value = each_position(columns, block * T * L + lane, L)
+            part = multiply_add(value, each_channel(panel, start + (block * L + lane) * L), part)
+        total = add(total, part)
     return total
 
 

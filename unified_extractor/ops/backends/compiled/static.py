@@ -61,4 +61,4 @@ class StaticLayout:
             gradient = total.transpose(2, 3).flatten(1, 2)[:, self.lane, :, : self.plan.mix_outputs].permute(0, 3, 1, 2)
         else:
             gradient = total.transpose(1, 2).flatten(0, 1)[self.lane]
-        return gradient if self.shape is None else gradient.reshape(self.shape)
+        return gradient if self.shape is None else gradient.reshape(self.shape).contiguous()

@@ -8,7 +8,7 @@ obeys ``torch.set_num_threads`` at every call and may be called from several thr
 import ctypes
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -31,7 +31,10 @@ def share(run: Callable[[int, int], None], items: int, work: int) -> None:
         _in_region(openmp, run, shares)
     else:
         others = [_pool().submit(run, *part) for part in shares[1:]]
-        run(*shares[0])
+        try:
+            run(*shares[0])
+        finally:
+            wait(others)
         for other in others:
             other.result()
 

@@ -241,6 +241,16 @@ def each_channel(typing, memory, start):
 
 
 @intrinsic
+def add(typing, a, b):
+    """The sum of two tiles."""
+
+    def write(emit, a, b):
+        return emit.joined(emit.builder.fadd(*pair) for pair in zip(emit.split(a), emit.split(b), strict=True))
+
+    return written(a(a, b), write)
+
+
+@intrinsic
 def multiply(typing, a, b):
     """The product of two tiles."""
 

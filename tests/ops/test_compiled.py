@@ -1,0 +1,295 @@
+"""The compiled backend as an operator of torch: values in every block of channels, derivatives, tracing, when it is chosen."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.autograd import gradgradcheck
+from torch.library import opcheck
+
+import unified_extractor as ux
+from tests.comparing import assert_same, values_and_gradients
+from tests.oracles import output_size
+from tests.random_calls import as_pair, random_call
+from unified_extractor.ops import checks, dispatch
+from unified_extractor.ops.functional import similarity
+
+pytest.importorskip("numba")
+from unified_extractor.ops.backends.compiled import operators
+
+
+def made_call(
+    channels=4, size=(5, 6), kernel_size=3, *, batch=2, static=None, kernels=0, moved=0, shared=False, dtype=torch.float64,
+    aggregation="gather", **options
+):  # fmt: skip
+    """Keyword arguments of `extract`; ``static`` is [O, C/groups], ``kernels`` G, ``moved`` F, ``shared`` one kernel a row."""
+    generator = torch.Generator().manual_seed(channels)
+    geometry = {"stride": 1, "padding": 1, "dilation": 1} | options
+    rows, columns = output_size(size, kernel_size, geometry["stride"], geometry["padding"], geometry["dilation"])
+    kh, kw = as_pair(kernel_size)
+    taps = (kh * kw,) * (2 if aggregation == "fold" else 1)
+    shapes = {"x": (batch, channels, *size)}
+    if static:
+        shapes["static_kernel"] = (*static, kh, kw)
+    if kernels:
+        shapes["dynamic_kernel"] = (batch, kernels, *taps, rows, 1 if shared else columns)
+    if moved:
+        shapes["offsets"] = (batch, moved, kh * kw, 2, rows, columns)
+    tensors = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+    return tensors | {"kernel_size": kernel_size, "padding": 1, "aggregation": aggregation} | options
+
+
+def extract_or_unfold(backend, aggregation, **call):
+    """`extract`, or the `generalized_unfold` of a backend, which the public one does not let choose."""
+    if aggregation != "unfold":
+        return ux.extract(**call, aggregation=aggregation, backend=backend)
+    window = checks.window(call["x"], call["kernel_size"], 1, call["padding"], 1)
+    return dispatch.choose(backend, call["x"], 0).generalized_unfold(call["x"], call.get("offsets"), window)
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Fresh memory, scratch and outputs, is filled with NaN: what is read before it is written is seen."""
+    was_on, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(was_on)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+@pytest.mark.parametrize("seeds", [range(start, start + 15) for start in range(10_000, 10_150, 15)], ids=str)
+def test_no_element_is_read_before_it_is_written(seeds, poisoned_memory):
+    assert torch.empty(3).isnan().all()
+    for seed in seeds:
+        call = random_call(seed)
+        expected = values_and_gradients(ux.extract, call | {"backend": "reference"}, seed)
+        assert_same(values_and_gradients(ux.extract, call | {"backend": "compiled"}, seed), expected)
+
+
+BLOCKS = {
+    "a block and a remainder": {"channels": 20, "kernels": 1},
+    "two blocks and a channel, one window": {"channels": 33, "kernels": 1, "size": (1, 1)},
+    "whole blocks": {"channels": 64, "kernels": 4, "kernel_size": 7, "padding": 3, "size": (6, 7)},
+    "a remainder in every group": {"channels": 33, "kernels": 3, "size": (3, 3)},
+    "groups of one": {"channels": 16, "kernels": 16, "moved": 16, "batch": 1},
+    "nested groups": {"channels": 48, "kernels": 6, "moved": 3},
+    "groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "kernel_size": (5, 2)},
+    "a kernel a row": {"channels": 33, "kernels": 1, "shared": True, "size": (4, 9)},
+    "depthwise": {"channels": 33, "static": (33, 1), "kernels": 3, "stride": 2},
+    "depthwise, moved": {"channels": 20, "static": (20, 1), "moved": 2},
+    "depthwise multiplier": {"channels": 16, "static": (48, 1), "kernels": 2},
+    "dense": {"channels": 20, "static": (24, 20), "kernels": 1, "dilation": 2},
+    "dense, deep": {"channels": 256, "static": (16, 256), "kernels": 1, "size": (4, 4), "batch": 1},
+    "dense, moved": {"channels": 33, "static": (17, 33), "moved": 3, "batch": 3},
+    "dense, kernel 1": {"channels": 48, "static": (5, 48), "kernels": 2, "kernel_size": 1, "padding": 0},
+    "grouped": {"channels": 48, "static": (40, 12), "kernels": 3, "moved": 2},
+    "residual": {"channels": 20, "static": (20, 20), "kernels": 5, "combine": "residual"},
+    "add": {"channels": 48, "static": (48, 16), "kernels": 2, "moved": 4, "combine": "add"},
+    "fold": {"channels": 40, "kernels": 2, "aggregation": "fold", "size": (4, 5)},
+    "fold, stride 2": {"channels": 33, "kernels": 1, "aggregation": "fold", "kernel_size": (2, 3), "stride": 2},
+    "fold, groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "aggregation": "fold", "kernel_size": 2},
+    "fold, depthwise": {"channels": 33, "static": (33, 1), "moved": 3, "aggregation": "fold", "kernel_size": 2},
+    "unfold": {"channels": 33, "aggregation": "unfold", "kernel_size": (2, 3)},
+    "unfold, moved": {"channels": 48, "moved": 2, "aggregation": "unfold", "kernel_size": 5},
+}
+
+
+def run(backend, call):
+    return values_and_gradients(lambda **call: extract_or_unfold(backend, **call), call)
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_blocks_of_channels_equal_the_reference(case, poisoned_memory):
+    call = made_call(**BLOCKS[case])
+    assert_same(run("compiled", call), run("reference", call))
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_single_precision_is_at_most_twice_as_wrong_as_eager(case, poisoned_memory):
+    call = made_call(**BLOCKS[case], dtype=torch.float32)
+    exact = run("reference", {name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()})
+    compiled, eager = run("compiled", call), run("eager", call)
+    for name, expected in exact.items():
+        wrong, allowed = ((results[name] - expected).abs().max() for results in (compiled, eager))
+        floor = torch.finfo(torch.float32).eps * expected.abs().max().clamp(min=1)
+        assert wrong <= 2 * allowed + floor, f"{name}: error {wrong:.3g}, eager's {allowed:.3g}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", ["nested groups", "dense, moved", "fold", "unfold", "depthwise"])
+def test_half_precision_is_single_precision_rounded(case, dtype):
+    call = made_call(**BLOCKS[case], dtype=dtype)
+
+    def rounded(**call):
+        single = {name: t.float() if isinstance(t, torch.Tensor) else t for name, t in call.items()}
+        return extract_or_unfold("compiled", **single).to(dtype)
+
+    expected = values_and_gradients(rounded, call)
+    assert all(torch.equal(result, expected[name]) for name, result in run("compiled", call).items())
+
+
+LEAVES = {
+    "gather": {"kernels": 1},
+    "moved": {"kernels": 2, "moved": 1},
+    "dense": {"kernels": 1, "static": (3, 2)},
+    "depthwise, moved": {"moved": 2, "static": (2, 1)},
+    "fold": {"kernels": 1, "aggregation": "fold"},
+    "unfold": {"moved": 1, "aggregation": "unfold"},
+}
+TINY = {"channels": 2, "size": (3, 2), "kernel_size": 2, "batch": 1}
+
+
+def leaves_of(call):
+    """The tensors, moved taps a quarter of a pixel or more away from any whole number: no kink within a finite difference."""
+    tensors = {name: t.clone() for name, t in call.items() if isinstance(t, torch.Tensor)}
+    if "offsets" in tensors:
+        tensors["offsets"] = tensors["offsets"].floor() + 0.25 + 0.5 * tensors["offsets"].frac().abs()
+    return {name: t.requires_grad_() for name, t in tensors.items()}
+
+
+def differentiable(case):
+    """A function of positional leaves, and the leaves."""
+    if case.startswith("similarity"):
+        shapes = {"query": (1, 2, 3, 2), "key": (1, 2, 3, 2)} | ({"offsets": (1, 1, 4, 2, 3, 2)} if "moved" in case else {})
+        leaves = leaves_of({name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()})
+
+        def product(query, key, offsets=None):
+            return similarity(query, key, 2, heads=1, offsets=offsets, backend="compiled")
+
+        return product, list(leaves.values())
+    call = made_call(**TINY, **LEAVES[case])
+    leaves = leaves_of(call)
+    return lambda *t: extract_or_unfold("compiled", **call | dict(zip(leaves, t, strict=True))), list(leaves.values())
+
+
+DIFFERENTIABLE = [*LEAVES, "similarity", "similarity, moved"]
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE)
+def test_second_gradients_equal_finite_differences(case):
+    assert gradgradcheck(*differentiable(case))
+
+
+@pytest.mark.parametrize("case", DIFFERENTIABLE)
+def test_gradients_are_the_same_whether_they_are_differentiated_again_or_not(case):
+    """`gradgradcheck` does not see it where another function is differentiated twice."""
+    function, leaves = differentiable(case)
+    y = function(*leaves)
+    cotangent = torch.randn_like(y)
+    once, again = (torch.autograd.grad(y, leaves, cotangent, retain_graph=True, create_graph=c) for c in (False, True))
+    assert_same(dict(enumerate(again)), dict(enumerate(once)))
+
+
+OPERATOR_CALLS = {
+    "bare": {},
+    "static": {"static": (6, 2)},
+    "kernels": {"kernels": 2, "static": (4, 1)},
+    "moved": {"moved": 2},
+    "everything": {"kernels": 2, "moved": 1, "static": (3, 4)},
+    "fold": {"kernels": 1, "moved": 2, "aggregation": "fold"},
+    "unfold": {"moved": 2, "aggregation": "unfold"},
+}
+
+
+def arguments(case):
+    """What `operators.aggregate` takes."""
+    call = made_call(**OPERATOR_CALLS[case], size=(3, 4), kernel_size=2, dtype=torch.float32)
+    tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
+    return tensors, operators.numbers(checks.window(call["x"], 2, 1, 1, 1)), call["aggregation"]
+
+
+@pytest.mark.parametrize("case", OPERATOR_CALLS)
+def test_operators_keep_the_laws_of_torch(case):
+    tensors, window, aggregation = arguments(case)
+    gradient = torch.randn_like(operators.aggregate(*tensors, window, aggregation))
+    opcheck(operators.aggregate, (*tensors, window, aggregation))
+    for wanted in ([t is not None for t in tensors], [True, False, False, False]):
+        opcheck(operators.aggregate_backward, (gradient, *tensors, window, aggregation, wanted))
+    opcheck(operators.aggregate, (*(None if t is None else t.requires_grad_() for t in tensors), window, aggregation))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("case", ["bare", "moved"])
+def test_similarity_keeps_the_laws_of_torch(case, requires_grad):
+    (key, _, _, offsets), window, _ = arguments(case)
+    query = torch.randn(2, 4, 4, 5)
+    tensors = [None if t is None else t.requires_grad_(requires_grad) for t in (query, key, offsets)]
+    opcheck(operators.similarity, (*tensors, 2, window))
+
+
+WORTH_IT = {"channels": 16, "kernels": 1, "kernel_size": 5, "padding": 2, "size": (4, 5)}
+
+
+@pytest.mark.parametrize("backend", ["compiled", None])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_traced_for_every_size_equals_eager(backend, dynamic):
+    torch._dynamo.reset()
+
+    def function(**call):
+        return ux.extract(**call, backend=backend) * 2
+
+    traced = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for size, batch in (((4, 5), 2), ((7, 6), 3), ((5, 9), 1)):
+        call = made_call(**WORTH_IT | {"size": size, "batch": batch})
+        assert_same(
+            values_and_gradients(traced, call), values_and_gradients(lambda **c: 2 * ux.extract(**c, backend="eager"), call)
+        )
+
+
+def test_inductor_equals_eager():
+    torch._dynamo.reset()
+    call = made_call(**WORTH_IT)
+    traced = torch.compile(lambda **call: ux.extract(**call, backend="compiled"), fullgraph=True, backend="inductor")
+    assert_same(values_and_gradients(traced, call), run("eager", call))
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Names of the backends that ran, in their order."""
+    names = []
+
+    def spied(name, backend):
+        return replace(backend, load=lambda: names.append(name) or backend.load())
+
+    for name, backend in list(dispatch._BACKENDS.items()):
+        monkeypatch.setitem(dispatch._BACKENDS, name, spied(name, backend))
+    return names
+
+
+@pytest.mark.parametrize(
+    ("chosen", "call"),
+    [
+        ("eager", {"channels": 64, "static": (64, 64), "kernel_size": 7, "padding": 3}),
+        ("eager", {"channels": 16, "kernels": 1, "kernel_size": 1, "padding": 0}),
+        ("compiled", {"channels": 32, "kernels": 2, "kernel_size": 7, "padding": 3}),
+        ("compiled", {"channels": 4, "moved": 4}),
+    ],
+    ids=["convolution", "kernel 1", "kernel 7", "moved"],
+)
+def test_the_faster_backend_is_chosen(chosen, call, loaded):
+    ux.extract(**made_call(**call))
+    assert loaded == [chosen]
+
+
+def test_an_exported_program_does_not_need_the_backend(loaded):
+    class Call(torch.nn.Module):
+        def forward(self, **call):
+            return ux.extract(**call, kernel_size=5, padding=2)
+
+    call = made_call(**WORTH_IT)
+    tensors = {name: call[name] for name in ("x", "dynamic_kernel")}
+    program = torch.export.export(Call(), (), tensors)
+    assert set(loaded) == {"eager"}
+    assert "unified_extractor" not in str(program.graph)
+
+
+def test_without_numba_eager_runs_and_the_reason_names_the_extra(loaded, monkeypatch):
+    missing = replace(dispatch._BACKENDS["compiled"], unusable="it needs numba: pip install 'unified-extractor[compiled]'")
+    monkeypatch.setitem(dispatch._BACKENDS, "compiled", missing)
+    call = made_call(**WORTH_IT)
+    ux.extract(**call)
+    assert loaded == ["eager"]
+    assert "unified-extractor[compiled]" in ux.backends()["compiled"]
+    with pytest.raises(ValueError, match=r"backend='compiled' is not usable here: .*unified-extractor\[compiled\]"):
+        ux.extract(**call, backend="compiled")

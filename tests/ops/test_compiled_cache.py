@@ -1,0 +1,128 @@
+"""What the compiled backend keeps on disk: in fresh processes, with several of them at once, and where nothing can be written."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unified_extractor as ux
+
+pytest.importorskip("numba")
+from unified_extractor.ops.backends.compiled import compilation, forward
+
+PACKAGE = Path(ux.__file__).parent
+PLACE = """
+import time
+import torch
+import unified_extractor as ux
+from unified_extractor.ops.backends.compiled import forward
+
+print(ux.__file__)
+print(getattr(forward.forward._cache, "cache_path", None))
+"""
+CALL = """
+x = torch.arange(2 * 16 * 4 * 5.0).reshape(2, 16, 4, 5).div(64)
+kernel = torch.arange(2 * 9 * 4 * 5.0).reshape(2, 1, 9, 4, 5).div(360).requires_grad_({backward})
+start = time.perf_counter()
+y = ux.extract(x, kernel_size=3, dynamic_kernel=kernel, padding=1, backend="compiled")
+if {backward}:
+    y = torch.cat([y.flatten(), torch.autograd.grad(y.square().sum(), kernel)[0].flatten()])
+print(time.perf_counter() - start)
+print(y.double().sum().item().hex(), y.double().square().sum().item().hex())
+"""
+
+
+def begun(package=PACKAGE, call=CALL, backward=False, **environment):
+    """A fresh process that says where its cache is and makes one call."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PLACE + call.format(backward=backward)],
+        env=os.environ | {"PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        cwd=package.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process, package=PACKAGE):
+    """Its cache's folder, seconds of the call, values, and lines it wrote to stderr."""
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    origin, folder, *rest = out.splitlines()
+    assert Path(origin).parent == package
+    seconds, values = rest or (0, None)
+    return folder, float(seconds), values, err.splitlines()
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    folder, first_seconds, first, said = ended(begun(backward=True, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert Path(folder).is_relative_to(tmp_path)
+    assert [line for line in said if f"kept in {folder}" in line] == said
+    assert ["forward" in line for line in said] == [True, False]
+    assert ["backward" in line for line in said] == [False, True]
+    assert first_seconds < 120
+
+    _, seconds, second, said = ended(begun(backward=True, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert (second, said) == (first, [])
+    assert seconds < first_seconds / 2
+
+
+def test_processes_that_compile_at_once_leave_a_usable_cache(tmp_path):
+    together = [begun(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)]
+    results = [ended(process) for process in together]
+    values = {values for _, _, values, _ in results}
+    assert len(values) == 1
+
+    _, _, later, said = ended(begun(NUMBA_CACHE_DIR=str(tmp_path)))
+    assert ({later}, said) == (values, [])
+
+
+@pytest.fixture
+def read_only(tmp_path, monkeypatch):
+    """A copy of the package beside which no cache can be kept: even root cannot make a folder where a file is."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    package = tmp_path / "installation" / "unified_extractor"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "ops" / "backends" / "compiled" / "__pycache__").touch()
+    return package
+
+
+def test_a_read_only_installation_keeps_its_cache_with_the_user(read_only, tmp_path):
+    home = tmp_path / "home"
+    process = begun(read_only, call="", HOME=str(home), XDG_CACHE_HOME=str(home / ".cache"))
+    assert Path(ended(process, read_only)[0]).is_relative_to(home)
+
+
+def test_where_no_folder_is_writable_it_says_so_and_runs(read_only, tmp_path):
+    nowhere = tmp_path / "a file"
+    nowhere.touch()
+    folder, _, _, said = ended(begun(read_only, HOME=str(nowhere), XDG_CACHE_HOME=str(nowhere)), read_only)
+    assert folder == "None"
+    assert len(said) == 1
+    assert "no folder is writable" in said[0]
+    assert "NUMBA_CACHE_DIR" in said[0]
+
+
+def digest_of(folder):
+    """What a copy of the backend in this folder would have in its key."""
+    spec = importlib.util.spec_from_file_location("copied_compilation", folder / "compilation.py")
+    copied = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copied)
+    return copied._SOURCES
+
+
+def test_a_change_of_any_source_is_another_key(tmp_path):
+    key = forward.forward._cache._index_key((), forward.forward.targetctx.codegen())
+    assert compilation._SOURCES in key
+    copied = Path(shutil.copytree(Path(compilation.__file__).parent, tmp_path / "compiled"))
+    digests = {digest_of(copied)}
+    assert digests == {compilation._SOURCES}
+    sources = list(copied.glob("*.py"))
+    for source in sources:
+        source.write_text(source.read_text() + "# changed")
+        digests.add(digest_of(copied))
+    assert len(digests) == 1 + len(sources)
