@@ -3,6 +3,7 @@
 B batch, C input channels, O output channels, G kernel groups, F offset groups, K taps, Ho, Wo output positions.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     x, static = call.x, StaticLayout(call.static, call.x, plan)
     images = static.images_a_sum() if wanted.static else 1
     partial_sums = -(-plan.batch // images)
-    of_static = static.new_sums(partial_sums if wanted.static else 0)
+    of_static = static.new_sums(partial_sums) if wanted.static else None
     new = {True: x.new_empty, False: x.new_zeros}
     results = [
         torch.empty_like(x, memory_format=torch.contiguous_format) if wanted.x else None,
@@ -77,7 +78,8 @@ def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     outputs = Gradients(*(_flat(t, x) for t in results))
     arguments = (_inputs(call, static.for_backward()), _flat(gradient, x), outputs, wanted, plan, images)
     _share(backward, arguments, partial_sums * plan.unit_count, x, plan.space.end)
-    results[1] = static.from_sums(of_static) if wanted.static else None
+    if of_static is not None:
+        results[1] = static.from_sums(of_static)
     return [result for result, asked in zip(results, wanted, strict=True) if asked and result is not None]
 
 
@@ -101,8 +103,14 @@ def _share(kernel: Any, arguments: tuple[Any, ...], items: int, like: Tensor, sp
 
 
 def _flat(tensor: Tensor | None, like: Tensor) -> np.ndarray:
-    tensor = like.new_empty(0) if tensor is None else tensor
-    return tensor.detach().contiguous().view(-1).numpy()
+    if tensor is None:
+        return _nothing(like.dtype)
+    return tensor.detach().contiguous().numpy().reshape(-1)
+
+
+@lru_cache
+def _nothing(dtype: torch.dtype) -> np.ndarray:
+    return torch.empty(0, dtype=dtype).numpy()
 
 
 def _plan(call: Call) -> Plan:

@@ -3,6 +3,9 @@
 O output channels, K taps, L channels (lanes) of a block. Where the kernel mixes channels, ``groups`` are those of a grouped convolution.
 """
 
+from functools import lru_cache
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -13,12 +16,7 @@ class StaticLayout:
     """A static kernel ``[O, C/groups, kh, kw]`` in whole blocks of L channels, zero in lanes without a channel."""
 
     def __init__(self, static: Tensor | None, x: Tensor, plan: Plan) -> None:
-        self.plan, self.x, self.lanes = plan, x, int(plan.tile[1])
-        self.shape = None if static is None else static.shape
-        self.static = x.new_ones(x.shape[1], 1, plan.taps) if static is None else static.detach().flatten(2)
-        in_group = len(plan.blocks.lane) // max(plan.mixes, 1)
-        self.lane = torch.from_numpy(plan.blocks.lane[:in_group])
-        """Of the channels of a group: their place among the lanes of its blocks."""
+        self.static, self.plan, self.x, self.lanes = static, plan, x, int(plan.tile[1])
 
     def for_forward(self) -> Tensor:
         """``[blocks, K, L]`` or, where it mixes channels, ``[groups, O/groups/L, blocks*K*L, L]``."""
@@ -31,21 +29,23 @@ class StaticLayout:
         return self._mixing().flatten(2, 3).transpose(1, 2) if self.plan.mixes else self._alone()
 
     def _alone(self) -> Tensor:
-        """``[blocks, K, L]``."""
-        padded = self.static.new_zeros(self.plan.block_count * self.lanes, self.plan.taps)
-        padded[self.lane] = self.static[:, 0]
+        """``[blocks, K, L]``; ones without a static kernel."""
+        if self.static is None:
+            return _ones(self.plan.block_count * self.plan.taps * self.lanes, self.x.dtype)
+        padded = self.x.new_zeros(self.plan.block_count * self.lanes, self.plan.taps)
+        padded[self._lane()] = self.static.detach().flatten(1)
         return padded.unflatten(0, (-1, self.lanes)).transpose(1, 2)
 
     def _mixing(self) -> Tensor:
         """``[groups, O/groups, blocks, K, L]``."""
-        plan = self.plan
-        padded = self.static.new_zeros(plan.mixes, plan.mix_width, plan.mix_blocks * self.lanes, plan.taps)
-        padded[:, : plan.mix_outputs, self.lane] = self.static.unflatten(0, (plan.mixes, -1))
+        plan, static = self.plan, cast(Tensor, self.static)
+        padded = self.x.new_zeros(plan.mixes, plan.mix_width, plan.mix_blocks * self.lanes, plan.taps)
+        padded[:, : plan.mix_outputs, self._lane()] = static.detach().flatten(2).unflatten(0, (plan.mixes, -1))
         return padded.unflatten(2, (plan.mix_blocks, -1)).transpose(3, 4)
 
     def images_a_sum(self) -> int:
         """Images whose gradient is summed up in one: enough sums for threads, in not much more memory than the image takes."""
-        sums = min(max(2, self.x.numel() // max(self.static.numel(), 1)), 64)
+        sums = min(max(2, self.x.numel() // max(cast(Tensor, self.static).numel(), 1)), 64)
         return max(1, -(-self.plan.batch // sums))
 
     def new_sums(self, count: int) -> Tensor:
@@ -58,7 +58,16 @@ class StaticLayout:
         """The gradient ``[O, C/groups, kh, kw]``."""
         total = sums.sum(0)
         if self.plan.mixes:
-            gradient = total.transpose(2, 3).flatten(1, 2)[:, self.lane, :, : self.plan.mix_outputs].permute(0, 3, 1, 2)
+            gradient = total.transpose(2, 3).flatten(1, 2)[:, self._lane(), :, : self.plan.mix_outputs].permute(0, 3, 1, 2)
         else:
-            gradient = total.transpose(1, 2).flatten(0, 1)[self.lane]
-        return gradient if self.shape is None else gradient.reshape(self.shape).contiguous()
+            gradient = total.transpose(1, 2).flatten(0, 1)[self._lane()]
+        return gradient.reshape(cast(Tensor, self.static).shape).contiguous()
+
+    def _lane(self) -> Tensor:
+        """Of the channels of a group: their place among the lanes of its blocks."""
+        return torch.from_numpy(self.plan.blocks.lane[: self.plan.channels // max(self.plan.mixes, 1)])
+
+
+@lru_cache(maxsize=64)
+def _ones(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.ones(size, dtype=dtype)
