@@ -4,8 +4,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
 from unified_extractor.ops.backends.compiled.loops import (
     accumulate_outer,
@@ -21,10 +19,9 @@ from unified_extractor.ops.backends.compiled.loops import (
     unstage,
 )
 from unified_extractor.ops.backends.compiled.registers import T
-from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD
+from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD, Numbers, Plan
 from unified_extractor.ops.backends.compiled.vectors import (
     add_channels,
-    bare,
     each_position,
     gather,
     lanes,
@@ -34,40 +31,51 @@ from unified_extractor.ops.backends.compiled.vectors import (
     scatter_add,
     scatter_multiply_add,
     store_tile,
+    unpacked,
 )
-from unified_extractor.ops.backends.compiled.work import Taps, begin, is_first, is_last, pack_unit, read, unpack_unit
+from unified_extractor.ops.backends.compiled.work import Inputs, Taps, begin, is_first, is_last, pack_unit, read, unpack_unit
 
 
 class Wanted(NamedTuple):
-    """Which gradients are asked for."""
+    """Which gradients are asked for: 1 or 0."""
 
-    x: bool
-    static: bool
-    dynamic: bool
-    offsets: bool
+    x: int
+    static: int
+    dynamic: int
+    offsets: int
 
 
 class Gradients(NamedTuple):
     """Where they go; of the static kernel partial sums, laid out as forward takes it."""
 
-    x: np.ndarray
-    static: np.ndarray
-    dynamic: np.ndarray
-    offsets: np.ndarray
+    x: Numbers
+    static: Numbers
+    dynamic: Numbers
+    offsets: Numbers
+
+
+class Backward(NamedTuple):
+    """A call's tensors."""
+
+    inputs: Inputs
+    gradient: Numbers
+    gradients: Gradients
+    wanted: Wanted
+    images: int
+    """Of an item."""
 
 
 @kernel
-def backward(inputs, gradient, gradients, wanted, plan, images, memory, indices, start, stop):
-    """Write the wanted gradients of items ``start .. stop``, each a unit of ``images`` images and a partial sum of the static kernel's."""
-    run_backward(
-        bare(inputs), bare(gradient), bare(gradients), wanted, bare(plan), images, bare(memory), bare(indices), start, stop
-    )
+def backward(call, plan, like, start, stop):
+    """Write the wanted gradients of items ``start .. stop``, each a unit of a few images and a partial sum of the static kernel's."""
+    run_backward(unpacked(call, like, Backward), unpacked(plan, like, Plan), start, stop)
 
 
 @inlined
-def run_backward(inputs, gradient, gradients, wanted, plan, images, memory, indices, start, stop):
-    """The same with memories instead of arrays."""
-    work = begin(inputs, plan, memory, indices)
+def run_backward(call, plan, start, stop):
+    """The same with memories instead of addresses."""
+    inputs, gradient, gradients, wanted, images = call.inputs, call.gradient, call.gradients, call.wanted, call.images
+    work = begin(inputs, plan)
     space = work.space
     for item in range(start, stop):
         partial, unit = divmod(item, plan.unit_count)

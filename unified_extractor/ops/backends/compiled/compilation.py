@@ -29,7 +29,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 def _announce(function: Callable[..., Any], signature: Any, folder: str | None) -> None:
     kept = f"kept in {folder}" if folder else "no folder is writable, so every process repeats it: set NUMBA_CACHE_DIR"
     print(
-        f"unified_extractor: compiling the CPU's {function.__name__} pass for {signature[1].dtype}, some seconds, once ({kept})",
+        f"unified_extractor: compiling the CPU's {function.__name__} pass for {signature[2]}, some seconds, once ({kept})",
         file=sys.stderr,
     )
 

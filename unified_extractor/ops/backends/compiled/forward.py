@@ -10,24 +10,34 @@ the static kernel's gradient has few partial sums). Every sum has one order, wha
 
 # mypy: ignore-errors
 
+from typing import NamedTuple
+
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
 from unified_extractor.ops.backends.compiled.loops import contract, fill, matrix_product, modulate, store_block
 from unified_extractor.ops.backends.compiled.registers import T
-from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD
-from unified_extractor.ops.backends.compiled.vectors import bare, gather, lanes, number, places, scatter_add
-from unified_extractor.ops.backends.compiled.work import begin, pack_unit, read, unpack_unit
+from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD, Numbers, Plan
+from unified_extractor.ops.backends.compiled.vectors import gather, lanes, number, places, scatter_add, unpacked
+from unified_extractor.ops.backends.compiled.work import Inputs, begin, pack_unit, read, unpack_unit
+
+
+class Forward(NamedTuple):
+    """A call's tensors."""
+
+    inputs: Inputs
+    y: Numbers
 
 
 @kernel
-def forward(inputs, y, plan, memory, indices, start, stop):
-    """Write the outputs of items ``start .. stop``."""
-    run_forward(bare(inputs), bare(y), bare(plan), bare(memory), bare(indices), start, stop)
+def forward(call, plan, like, start, stop):
+    """Write the outputs of items ``start .. stop``; ``call`` and ``plan`` as ``numbers_of`` wrote them, ``like`` a number of the dtype."""
+    run_forward(unpacked(call, like, Forward), unpacked(plan, like, Plan), start, stop)
 
 
 @inlined
-def run_forward(inputs, y, plan, memory, indices, start, stop):
-    """The same with memories instead of arrays."""
-    work = begin(inputs, plan, memory, indices)
+def run_forward(call, plan, start, stop):
+    """The same with memories instead of addresses."""
+    inputs, y = call.inputs, call.y
+    work = begin(inputs, plan)
     space = work.space
     for item in range(start, stop):
         b, unit = divmod(item, plan.unit_count)

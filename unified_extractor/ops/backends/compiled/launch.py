@@ -3,6 +3,7 @@
 B batch, C input channels, O output channels, G kernel groups, F offset groups, K taps, Ho, Wo output positions.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.backends.compiled.backward import Gradients, Wanted, backward
-from unified_extractor.ops.backends.compiled.forward import forward
-from unified_extractor.ops.backends.compiled.registers import T, lanes_of
+from unified_extractor.ops.backends.compiled.backward import Backward, Gradients, Wanted, backward
+from unified_extractor.ops.backends.compiled.forward import Forward, forward
+from unified_extractor.ops.backends.compiled.registers import T, lanes_of, numbers_of
 from unified_extractor.ops.backends.compiled.static import StaticLayout
 from unified_extractor.ops.backends.compiled.tables import FOLD, GATHER, UNFOLD, Plan, Shapes, plan_for
 from unified_extractor.ops.backends.compiled.threads import share
@@ -20,6 +21,7 @@ from unified_extractor.ops.backends.compiled.work import Inputs
 from unified_extractor.ops.geometry import Window
 
 _MODES = {"gather": GATHER, "fold": FOLD, "unfold": UNFOLD}
+_LIKE = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
 _READY: set[tuple[Any, torch.dtype]] = set()
 
 
@@ -53,73 +55,80 @@ class Call(NamedTuple):
 
 def run(call: Call) -> Tensor:
     """``[B, O, Ho, Wo]`` for gather, ``[B, C, H, W]`` for fold, ``[B, C, K, Ho, Wo]`` for unfold."""
-    plan = _plan(call)
+    plan, numbers = _plan(_shapes(call))
     y = call.x.new_empty(call.output_shape())
-    static = StaticLayout(call.static, call.x, plan)
-    arguments = (_inputs(call, static.for_forward()), _flat(y, call.x), plan)
-    _share(forward, arguments, plan.batch * plan.unit_count, call.x, plan.space.image_gradient)
+    inputs = _Inputs(call, plan, numbers, StaticLayout(call.static, call.x, plan).for_forward())
+    _share(forward, lambda: Forward(inputs.of_a_thread(plan.space.image_gradient), y), inputs, plan.batch)
     return y
 
 
 def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     """The wanted gradients, in the order of :class:`Wanted`, from that of what :func:`run` returns."""
-    plan = _plan(call)
+    plan, numbers = _plan(_shapes(call))
     x, static = call.x, StaticLayout(call.static, call.x, plan)
+    inputs, gradient = _Inputs(call, plan, numbers, static.for_backward()), gradient.contiguous()
     images = static.images_a_sum() if wanted.static else 1
     partial_sums = -(-plan.batch // images)
     of_static = static.new_sums(partial_sums) if wanted.static else None
-    new = {True: x.new_empty, False: x.new_zeros}
+    new = {1: x.new_empty, 0: x.new_zeros}
     results = [
         torch.empty_like(x, memory_format=torch.contiguous_format) if wanted.x else None,
         of_static,
         new[plan.dynamic.every](call.dynamic_shape()) if wanted.dynamic else None,
         new[plan.offsets.every](call.offsets.shape) if wanted.offsets and call.offsets is not None else None,
     ]
-    outputs = Gradients(*(_flat(t, x) for t in results))
-    arguments = (_inputs(call, static.for_backward()), _flat(gradient, x), outputs, wanted, plan, images)
-    _share(backward, arguments, partial_sums * plan.unit_count, x, plan.space.end)
+    targets = Gradients(results[0], results[1], results[2], results[3])
+
+    def arguments() -> Backward:
+        return Backward(inputs.of_a_thread(plan.space.end), gradient, targets, wanted, images)
+
+    _share(backward, arguments, inputs, partial_sums)
     if of_static is not None:
         results[1] = static.from_sums(of_static)
     return [result for result, asked in zip(results, wanted, strict=True) if asked and result is not None]
 
 
-def _inputs(call: Call, static: Tensor) -> Inputs:
-    flat = [_flat(tensor, call.x) for tensor in (call.x, static, call.dynamic, call.offsets)]
-    return Inputs(flat[0], flat[1], flat[2], flat[3], call.dynamic is not None)
+class _Inputs:
+    """What the threads of a call share. Kernels get addresses only, so it must live as long as they run."""
+
+    def __init__(self, call: Call, plan: Plan, numbers: np.ndarray, static: Tensor) -> None:
+        self.plan, self.numbers = plan, numbers
+        self.x, self.static = call.x.contiguous(), static.contiguous()
+        self.dynamic, self.offsets = (None if t is None else t.contiguous() for t in (call.dynamic, call.offsets))
+
+    def of_a_thread(self, space: int) -> Inputs:
+        """With buffers of its own, ``space`` numbers."""
+        corners, memory = np.empty(self.plan.taps * T, np.int64), self.x.new_empty(space)
+        return Inputs(self.x, self.static, self.dynamic, self.offsets, self.dynamic is not None, memory, corners)
 
 
-def _share(kernel: Any, arguments: tuple[Any, ...], items: int, like: Tensor, space: int) -> None:
-    """Run a pass; ``space``: numbers in a thread's buffers."""
-    plan = next(argument for argument in arguments if isinstance(argument, Plan))
+def _share(kernel: Any, call: Callable[[], Any], inputs: _Inputs, parts: int) -> None:
+    """Run a pass over ``parts`` times all units; ``call`` makes a thread's arguments."""
+    dtype = inputs.x.dtype
 
-    def run(start: int, stop: int) -> None:
-        indices = np.empty(plan.taps * T, np.int64)
-        kernel(*arguments, _flat(like.new_empty(space), like), indices, start, stop)
+    def work(start: int, stop: int) -> None:
+        record = call()  # holds the thread's buffers
+        kernel(np.array(numbers_of(record), np.int64), inputs.numbers, _LIKE[dtype], start, stop)
 
-    if (kernel, like.dtype) not in _READY:  # compile or load it once, not in every thread
-        run(0, 0)
-        _READY.add((kernel, like.dtype))
-    share(run, items, plan.work)
-
-
-def _flat(tensor: Tensor | None, like: Tensor) -> np.ndarray:
-    if tensor is None:
-        return _nothing(like.dtype)
-    return tensor.detach().contiguous().numpy().reshape(-1)
+    if (kernel, dtype) not in _READY:  # compile or load it once, not in every thread
+        work(0, 0)
+        _READY.add((kernel, dtype))
+    share(work, parts * inputs.plan.unit_count, inputs.plan.work)
 
 
-@lru_cache
-def _nothing(dtype: torch.dtype) -> np.ndarray:
-    return torch.empty(0, dtype=dtype).numpy()
-
-
-def _plan(call: Call) -> Plan:
+def _shapes(call: Call) -> Shapes:
     x, window, mode = call.x, call.window, _MODES[call.aggregation]
     shape = call.dynamic_shape()
     dynamic = None if call.dynamic is None and not call.heads else (shape[1], *shape[-2:])
     offsets = None if call.offsets is None else (call.offsets.shape[1], *call.offsets.shape[-2:])
     static = None if call.static is None else (call.static.shape[0], call.static.shape[1])
     alone = static == (x.shape[1], 1)
-    dtype = str(x.dtype).removeprefix("torch.")
-    lanes = lanes_of(x.element_size() * 8)
-    return plan_for(Shapes(window, x.shape[0], x.shape[1], mode, None if alone else static, dynamic, offsets, T, lanes, dtype))
+    lanes, dtype = lanes_of(x.element_size() * 8), str(x.dtype).removeprefix("torch.")
+    return Shapes(window, x.shape[0], x.shape[1], mode, None if alone else static, dynamic, offsets, T, lanes, dtype)
+
+
+@lru_cache(maxsize=64)
+def _plan(shapes: Shapes) -> tuple[Plan, np.ndarray]:
+    """The plan of all calls with these shapes, and what a kernel gets of it: its numbers and the addresses of its tables."""
+    plan = plan_for(shapes)
+    return plan, np.array(numbers_of(plan), np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 
 from unified_extractor.ops.backends.compiled.compilation import inlined
 from unified_extractor.ops.backends.compiled.registers import T
+from unified_extractor.ops.backends.compiled.tables import Numbers, Table
 from unified_extractor.ops.backends.compiled.vectors import (
     add,
     add_channels,
@@ -197,11 +198,11 @@ def accumulate_outer(columns, outputs, blocks, gradient, start, stride):
 class Corners(NamedTuple):
     """Where the moved taps of T windows read, ``[K, T]``."""
 
-    places: np.ndarray
+    places: Table
     """Of the upper left of four pixels; the spare one for a position that is not finite or outside."""
-    weights: np.ndarray
+    weights: Numbers
     """``[4, K, T]``: upper left, upper right, lower left, lower right."""
-    beyond: np.ndarray
+    beyond: Numbers
     """``[2, K, T]``: how far below and right of the upper left pixel."""
 
 

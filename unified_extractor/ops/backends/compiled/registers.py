@@ -1,12 +1,16 @@
 """What stays in registers: types for Numba, and the writer of LLVM instructions that the operations in ``vectors.py`` share."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, get_type_hints
 
+import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import models, register_model
+from torch import Tensor
+
+from unified_extractor.ops.backends.compiled.tables import Table
 
 T = 8
 """Positions in a tile."""
@@ -133,20 +137,38 @@ def written(signature: Any, write: Callable[..., Any]) -> tuple[Any, Any]:
     return signature, generate
 
 
-def bare_type(kind: Any) -> Any:
-    """Memories where the type has arrays."""
-    if isinstance(kind, types.Array):
-        return Memory(kind.dtype)
-    if isinstance(kind, (types.NamedTuple, types.NamedUniTuple)):
-        return types.BaseTuple.from_types([bare_type(member) for member in kind.types], kind.instance_class)
-    return kind
+def described(record: Any, dtype: Any) -> Any:
+    """Numba's type of a named tuple that :func:`numbers_of` wrote down, with memories for its arrays."""
+    members = []
+    for hint in get_type_hints(record).values():
+        if isinstance(hint, type) and issubclass(hint, tuple):
+            members.append(described(hint, dtype))
+        elif hint is int:
+            members.append(types.intp)
+        else:
+            members.append(Memory(types.int64 if hint == Table else dtype))
+    return types.BaseTuple.from_types(members, record)
 
 
-def bare_value(emit: Emitter, kind: Any, value: Any) -> Any:
-    """The value with memories instead of arrays."""
-    if isinstance(kind, types.Array):
-        return emit.context.make_array(kind)(emit.context, emit.builder, value).data
+def numbers_of(record: Any) -> list[int]:
+    """A named tuple of ints, arrays, tensors and such tuples as a list of numbers and addresses, 0 for None."""
+    found: list[int] = []
+    for value in record:
+        if isinstance(value, tuple):
+            found += numbers_of(value)
+        elif isinstance(value, np.ndarray):
+            found.append(value.ctypes.data)
+        elif isinstance(value, Tensor):
+            found.append(value.data_ptr())
+        else:
+            found.append(int(value or 0))
+    return found
+
+
+def read_back(emit: Emitter, kind: Any, numbers: Iterator[Any]) -> Any:
+    """The value of a :func:`described` type from the numbers."""
+    if isinstance(kind, Memory):
+        return emit.builder.inttoptr(next(numbers), number_type(kind.dtype).as_pointer())
     if isinstance(kind, (types.NamedTuple, types.NamedUniTuple)):
-        members = [bare_value(emit, member, emit.builder.extract_value(value, i)) for i, member in enumerate(kind.types)]
-        return emit.context.make_tuple(emit.builder, bare_type(kind), members)
-    return value
+        return emit.context.make_tuple(emit.builder, kind, [read_back(emit, member, numbers) for member in kind.types])
+    return next(numbers)

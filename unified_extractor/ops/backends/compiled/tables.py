@@ -3,16 +3,18 @@
 B images, C channels, O output channels, K taps, P positions of windows, T positions in a tile, L channels in a block.
 """
 
-from functools import lru_cache
 from math import gcd, lcm
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unified_extractor.ops.geometry import Window
 
 Table = NDArray[np.int64]
+Numbers = NDArray[np.floating] | Tensor | None
+"""Of the call's dtype; None where a call has none."""
 GATHER, FOLD, UNFOLD = 0, 1, 2
 """What becomes of a window: one weighted sum; K sums added on the regular grid; its taps as they are."""
 
@@ -56,8 +58,8 @@ class Grouped(NamedTuple):
     rows: int
     size: int
     """height*width."""
-    every: bool
-    """Every window has its own; otherwise some axis is 1 and windows share."""
+    every: int
+    """1: every window has its own; 0: some axis is 1 and windows share."""
     windows: Table
     """Which element of a row is a window's."""
 
@@ -139,13 +141,13 @@ class Plan(NamedTuple):
     tile: Table
     """The places of a tile's positions among sampled values ``[K, T, L]``."""
     tile_taps: Table
-    row_of: NDArray[np.floating]
+    row_of: Numbers
     """y of every window's first tap in pixels, then one outside the image up to a whole tile."""
-    column_of: NDArray[np.floating]
+    column_of: Numbers
     """x."""
-    tap_row: NDArray[np.floating]
+    tap_row: Numbers
     """What every tap adds to y."""
-    tap_column: NDArray[np.floating]
+    tap_column: Numbers
     height: int
     width: int
     dynamic: Grouped
@@ -170,7 +172,6 @@ class Plan(NamedTuple):
     """Multiply-adds of a forward pass."""
 
 
-@lru_cache(maxsize=256)
 def plan_for(shapes: Shapes) -> Plan:
     """The plan of all calls with these shapes."""
     window, tile, lanes = shapes.window, shapes.tile, shapes.lanes
@@ -277,7 +278,7 @@ def _grouped(shape: tuple[int, int, int] | None, rows: int, window: Window, tile
     groups, height, width = shape or (0, 1, 1)
     y, x = (np.minimum(np.arange(window.output[a]), size - 1) for a, size in ((0, height), (1, width)))
     index = (y[:, None] * width + x).ravel()
-    return Grouped(groups, rows, height * width, (height, width) == window.output, _filled(index, tile, 0))
+    return Grouped(groups, rows, height * width, int((height, width) == window.output), _filled(index, tile, 0))
 
 
 def _blocks(shapes: Shapes, mixes: int) -> Blocks:

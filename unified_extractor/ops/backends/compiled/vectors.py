@@ -10,6 +10,7 @@ length and without a reference count, which would cost as much as the loops; the
 # mypy: ignore-errors
 
 import operator
+from itertools import count
 
 from llvmlite import ir
 from numba import types
@@ -22,25 +23,25 @@ from unified_extractor.ops.backends.compiled.registers import (
     Row,
     T,
     Tile,
-    bare_type,
-    bare_value,
+    described,
     lanes_of,
     number_type,
+    read_back,
     vector_type,
     written,
 )
 
 
 @intrinsic
-def bare(typing, value):
-    """The memory of an array; a named tuple with memories instead of arrays."""
-    return written(bare_type(value)(value), lambda emit, value: bare_value(emit, emit.signature.args[0], value))
+def unpacked(typing, numbers, like, record):
+    """The named tuple ``record`` from its numbers and addresses; ``like``: a number of the call's dtype."""
+    kind = described(record.instance_class, like)
 
+    def write(emit, numbers, like, record):
+        base = emit.context.make_array(emit.signature.args[0])(emit.context, emit.builder, numbers).data
+        return read_back(emit, kind, (emit.builder.load(emit.at(base, i)) for i in count()))
 
-@intrinsic
-def after(typing, memory, start):
-    """The memory from element ``start`` on."""
-    return written(memory(memory, types.intp), lambda emit, memory, start: emit.at(memory, start))
+    return written(kind(numbers, like, record), write)
 
 
 @intrinsic

@@ -4,25 +4,27 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from unified_extractor.ops.backends.compiled.compilation import inlined
 from unified_extractor.ops.backends.compiled.loops import Corners, fill, find_corners, pack, sample, stage, unpack
 from unified_extractor.ops.backends.compiled.registers import T
-from unified_extractor.ops.backends.compiled.tables import Plan, Space
+from unified_extractor.ops.backends.compiled.tables import Numbers, Plan, Space, Table
 from unified_extractor.ops.backends.compiled.vectors import laid_out, number, places
 
 
 class Inputs(NamedTuple):
-    """The operator's arguments."""
+    """The operator's arguments, and a thread's memory."""
 
-    x: np.ndarray
-    static: np.ndarray
+    x: Numbers
+    static: Numbers
     """``[blocks, K, L]``; where it mixes channels, as ``mix`` or ``unmix`` take it."""
-    dynamic: np.ndarray
-    offsets: np.ndarray
-    weighed: bool
-    """Whether there is a dynamic kernel."""
+    dynamic: Numbers
+    offsets: Numbers
+    weighed: int
+    """1: there is a dynamic kernel."""
+    memory: Numbers
+    """As large as ``Plan.space`` says."""
+    corners: Table
+    """``[K, T]``."""
 
 
 class Work(NamedTuple):
@@ -37,19 +39,19 @@ class Work(NamedTuple):
 class Taps(NamedTuple):
     """Where a block's taps are read at T windows."""
 
-    source: np.ndarray
+    source: Numbers
     places: object
-    at: np.ndarray
+    at: Table
     """What every tap adds to the places."""
 
 
 @inlined
-def begin(inputs, plan, memory, indices):
+def begin(inputs, plan):
     """Lay out a thread's buffers."""
-    space = laid_out(memory, plan.space)
-    fill(space.image, plan.unit_size * plan.image.size, number(memory, 0))
-    fill(space.weights, plan.results * plan.taps * T, number(memory, 1))
-    return Work(inputs, plan, space, Corners(indices, space.corner_weights, space.beyond))
+    space = laid_out(inputs.memory, plan.space)
+    fill(space.image, plan.unit_size * plan.image.size, number(inputs.memory, 0))
+    fill(space.weights, plan.results * plan.taps * T, number(inputs.memory, 1))
+    return Work(inputs, plan, space, Corners(inputs.corners, space.corner_weights, space.beyond))
 
 
 @inlined
