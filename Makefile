@@ -24,7 +24,7 @@ lint: .venv/installed-dev
 
 .venv/installed: pyproject.toml | .venv/bin/python
 	@echo "Installing unified_extractor and PyTorch into .venv: a few minutes the first time."
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[compiled]'
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
