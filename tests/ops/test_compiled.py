@@ -1,5 +1,6 @@
 """The compiled backend as an operator of torch: values in every block of channels, derivatives, tracing, when it is chosen."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,8 @@ from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.functional import similarity
 
 pytest.importorskip("numba")
+import numba
+
 from unified_extractor.ops.backends.compiled import operators
 
 
@@ -285,11 +288,26 @@ def test_an_exported_program_does_not_need_the_backend(loaded):
 
 
 def test_without_numba_eager_runs_and_the_reason_names_the_extra(loaded, monkeypatch):
-    missing = replace(dispatch._BACKENDS["compiled"], unusable="it needs numba: pip install 'unified-extractor[compiled]'")
+    missing = replace(
+        dispatch._BACKENDS["compiled"], unusable=lambda: "it needs numba: pip install 'unified-extractor[compiled]'"
+    )
     monkeypatch.setitem(dispatch._BACKENDS, "compiled", missing)
     call = made_call(**WORTH_IT)
     ux.extract(**call)
     assert loaded == ["eager"]
     assert "unified-extractor[compiled]" in ux.backends()["compiled"]
     with pytest.raises(ValueError, match=r"backend='compiled' is not usable here: .*unified-extractor\[compiled\]"):
+        ux.extract(**call, backend="compiled")
+
+
+@pytest.mark.parametrize("broken", ["NUMBA_DISABLE_JIT", "import"])
+def test_a_numba_that_does_not_work_is_not_chosen_and_says_why(broken, monkeypatch):
+    if broken == "import":
+        monkeypatch.setitem(sys.modules, "numba", None)
+    else:
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    call = made_call(**WORTH_IT)
+    assert ux.backends()["compiled"]
+    torch.testing.assert_close(ux.extract(**call), ux.extract(**call, backend="eager"), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="not usable here"):
         ux.extract(**call, backend="compiled")

@@ -1,6 +1,5 @@
 """Which backend runs a call, and why not the others."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ class Backend:
 
     load: Callable[[], Any]
     """Import and return the module with ``extract``, ``generalized_unfold`` and ``similarity``."""
-    unusable: str | None = None
+    unusable: Callable[[], str | None] = lambda: None
     """None where the backend runs on this machine, else the reason it does not."""
     refuses: Callable[[Tensor], str | None] = lambda x: None
     """None if it runs calls with this image, here and now, else the reason it does not."""
@@ -54,11 +53,18 @@ def _transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-_NO_NUMBA = None if importlib.util.find_spec("numba") else "it needs numba: pip install 'unified-extractor[compiled]'"
+def _without_numba() -> str | None:
+    try:
+        import numba
+    except ImportError as error:  # missing, or made for another numpy
+        return f"it needs numba: pip install 'unified-extractor[compiled]' ({error})"
+    return "NUMBA_DISABLE_JIT is set" if getattr(numba.config, "DISABLE_JIT", 0) else None
+
+
 _BACKENDS = {
     "reference": Backend(_reference),
     "eager": Backend(_eager),
-    "compiled": Backend(_compiled, _NO_NUMBA, _compiled_refuses),
+    "compiled": Backend(_compiled, _without_numba, _compiled_refuses),
 }
 _WORTH_COMPILING = 64
 """The least work, as measured on maps of 7 to 56 pixels with 1 to 64 channels that share a kernel; below, moving data outweighs it."""
@@ -66,7 +72,7 @@ _WORTH_COMPILING = 64
 
 def backends() -> dict[str, str | None]:
     """The names of all backends, each with None if it is usable on this machine, else the reason why it is not."""
-    return {name: backend.unusable for name, backend in _BACKENDS.items()}
+    return {name: backend.unusable() for name, backend in _BACKENDS.items()}
 
 
 def choose(name: str | None, x: Tensor, work: int) -> Any:
@@ -82,10 +88,10 @@ def choose(name: str | None, x: Tensor, work: int) -> Any:
     """
     if name is None:
         compiled = _BACKENDS["compiled"]
-        fast = work >= _WORTH_COMPILING and compiled.unusable is None and compiled.refuses(x) is None
+        fast = work >= _WORTH_COMPILING and compiled.refuses(x) is None and compiled.unusable() is None
         name = "compiled" if fast else "eager"
     elif not isinstance(name, str) or name not in _BACKENDS:
         raise ValueError(f"backend must be None or one of {tuple(_BACKENDS)}, got {name!r}")
-    elif reason := _BACKENDS[name].unusable or _BACKENDS[name].refuses(x):
+    elif reason := _BACKENDS[name].unusable() or _BACKENDS[name].refuses(x):
         raise ValueError(f"backend={name!r} is not usable here: {reason}")
     return _BACKENDS[name].load()

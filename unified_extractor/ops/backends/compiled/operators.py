@@ -137,12 +137,14 @@ def _differentiable_gradients(
     tensors: Sequence[Any], wanted: Sequence[bool], gradient: Tensor, sizes: Sequence[int], aggregation: str
 ) -> Sequence[Tensor]:
     """The gradients by the eager backend's formula, which can be differentiated again."""
-    x, static, dynamic, offsets = tensors
-    eager, window = dispatch.choose("eager", x, 0), _window(sizes)
+    eager, window = dispatch.choose("eager", gradient, 0), _window(sizes)
     with torch.enable_grad():
+        # Aliases: a tensor's own history (a kernel generated from x) must not be walked here, the outer backward does that.
+        tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+        x, static, dynamic, offsets = tensors
         if aggregation == "unfold":
             y = eager.generalized_unfold(x, offsets, window)
         else:
             y = eager.extract(x, static, dynamic, offsets, None, window, "multiply", aggregation)
         asked = [tensor for tensor, wish in zip(tensors, wanted, strict=True) if wish and tensor is not None]
-        return torch.autograd.grad(y, asked, gradient, create_graph=True)
+        return torch.autograd.grad(y, asked, gradient, create_graph=True) if asked else []
