@@ -1,8 +1,8 @@
 """Work shared among as many threads as torch uses.
 
 On Linux these are torch's own: its OpenMP threads spin for a while after every operation, and other threads would have to wait for a
-core. Elsewhere a pool of Python threads does it; the loops hold no interpreter lock. Either
-obeys ``torch.set_num_threads`` at every call and may be called from several threads at once.
+core. Elsewhere a pool of Python threads does it; the loops hold no interpreter lock. Either obeys ``torch.set_num_threads`` at every
+call and may be called from several threads at once.
 """
 
 import ctypes
