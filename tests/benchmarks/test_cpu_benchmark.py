@@ -75,6 +75,15 @@ def test_no_time_is_reported_when_values_differ(small_cases, monkeypatch, capsys
     assert not small_cases.exists()
 
 
+def test_an_output_that_cannot_be_is_refused_before_anything_is_measured(small_cases, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "machine", lambda: pytest.fail("measured"))
+    small_cases.write_text("a file where a folder is asked for")
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "cpu", "--output", str(small_cases / "result.json")])
+    assert ended.value.code == 2
+    assert f"--output {small_cases}" in capsys.readouterr().err
+
+
 def test_an_unknown_case_is_named(small_cases, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "cpu", "--only", "winograd"])

@@ -40,6 +40,14 @@ def test_any_extractor_takes_the_place_of_involution(spec, size):
     assert network(image).shape == (1, 5)
 
 
+@pytest.mark.parametrize("option", ["num_classes", "in_chans", "stem_kernel_size"])
+def test_sizes_that_are_no_positive_ints_are_refused_by_name(option):
+    with pytest.raises(ValueError, match=f"{option} must be at least 1"):
+        ux.models.rednet26(**{option: 0})
+    with pytest.raises(TypeError, match=f"{option} must be made of ints"):
+        ux.models.rednet26(**{option: "3"})
+
+
 def test_an_image_of_other_channels_is_refused():
     with pytest.raises(ValueError, match="in_chans=1"):
         ux.models.rednet26(in_chans=1)(torch.randn(1, 3, 32, 32))

@@ -32,7 +32,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
     given = parser.parse_args(arguments)
     if given.repeats < 1 or given.threads < 1:
-        parser.error("--repeats and --threads must be at least 1")
+        parser.error(f"--repeats and --threads must be at least 1, got {given.repeats} and {given.threads}")
+    try:
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # before minutes of measuring
+        parser.exit(2, f"uniex: error: --output {given.output}: {error}\n")
     torch.set_num_threads(given.threads)
     made = {name: make for name, make in CPU_CASES.items() if given.only.lower() in name.lower()}
     if not made:

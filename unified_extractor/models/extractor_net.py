@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from unified_extractor import presets
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.models.sizes import check_sizes
 from unified_extractor.spec import ExtractorSpec
 
 
@@ -71,9 +72,9 @@ class ExtractorNet(nn.Module):
         super().__init__()
         spec = presets.unified() if spec is None else spec
         for name, value in (("num_classes", num_classes), ("in_chans", in_chans), ("stem_stride", stem_stride)):
-            _check_sizes(name, [value])
-        _check_sizes("widths", widths)
-        _check_sizes("depths", depths)
+            check_sizes(name, [value])
+        check_sizes("widths", widths)
+        check_sizes("depths", depths)
         if not mlp_ratio > 0:
             raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio}")
         specs = [spec] * len(widths) if isinstance(spec, ExtractorSpec) else spec
@@ -105,13 +106,6 @@ class ExtractorNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_chans, H, W]`` to logits ``[B, num_classes]``."""
         return self.forward_head(self.forward_features(x))
-
-
-def _check_sizes(name: str, values: Sequence[int]) -> None:
-    if not isinstance(values, list | tuple) or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
-        raise TypeError(f"{name} must be made of ints, got {values!r}")
-    if any(value < 1 for value in values):
-        raise ValueError(f"{name} must be at least 1, got {values!r}")
 
 
 extractor_net = ExtractorNet

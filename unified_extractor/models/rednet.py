@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unified_extractor import presets
 from unified_extractor.layers.strided import strided_extractor
+from unified_extractor.models.sizes import check_sizes
 from unified_extractor.spec import ExtractorSpec
 
 _EXPANSION = 4
@@ -60,7 +61,8 @@ class RedNet(nn.Module):
         ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``; the last stage's map is 32 times smaller.
 
     Raises:
-        ValueError: an image with other than ``in_chans`` channels, or widths that the spec's groups do not divide.
+        ValueError, TypeError: sizes that are no positive ints, an image with
+            other than ``in_chans`` channels, or widths that the spec's groups do not divide.
     """
 
     def __init__(
@@ -74,6 +76,9 @@ class RedNet(nn.Module):
     ) -> None:
         super().__init__()
         spec = presets.involution(kernel_size=7) if spec is None else spec
+        for name, value in (("num_classes", num_classes), ("in_chans", in_chans), ("stem_kernel_size", stem_kernel_size)):
+            check_sizes(name, [value])
+        check_sizes("depths", depths)
         self.num_classes, self.in_chans = num_classes, in_chans
         stem = strided_extractor(32, 32, presets.involution(kernel_size=stem_kernel_size), 1)
         self.stem = nn.Sequential(
