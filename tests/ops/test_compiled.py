@@ -18,7 +18,8 @@ from unified_extractor.ops.functional import similarity
 pytest.importorskip("numba")
 import numba
 
-from unified_extractor.ops.backends.compiled import operators
+from unified_extractor.ops.backends.compiled import OPERATORS
+from unified_extractor.ops.operators import numbers
 
 
 def made_call(
@@ -196,20 +197,22 @@ OPERATOR_CALLS = {
 
 
 def arguments(case):
-    """What `operators.aggregate` takes."""
+    """The tensors, window and aggregation that the operators take."""
     call = made_call(**OPERATOR_CALLS[case], size=(3, 4), kernel_size=2, dtype=torch.float32)
     tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
-    return tensors, operators.numbers(checks.window(call["x"], 2, 1, 1, 1)), call["aggregation"]
+    return tensors, numbers(checks.window(call["x"], 2, 1, 1, 1)), call["aggregation"]
 
 
 @pytest.mark.parametrize("case", OPERATOR_CALLS)
 def test_operators_keep_the_laws_of_torch(case):
     tensors, window, aggregation = arguments(case)
-    gradient = torch.randn_like(operators.aggregate(*tensors, window, aggregation))
-    opcheck(operators.aggregate, (*tensors, window, aggregation))
+    gradient = torch.randn_like(OPERATORS.aggregate(*tensors, window, aggregation, "multiply"))
+    opcheck(OPERATORS.aggregate, (*tensors, window, aggregation, "multiply"))
     for wanted in ([t is not None for t in tensors], [True, False, False, False]):
-        opcheck(operators.aggregate_backward, (gradient, *tensors, window, aggregation, wanted))
-    opcheck(operators.aggregate, (*(None if t is None else t.requires_grad_() for t in tensors), window, aggregation))
+        opcheck(
+            torch.ops.unified_extractor.compiled_aggregate_backward, (gradient, *tensors, window, aggregation, "multiply", wanted)
+        )
+    opcheck(OPERATORS.aggregate, (*(None if t is None else t.requires_grad_() for t in tensors), window, aggregation, "multiply"))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -218,7 +221,7 @@ def test_similarity_keeps_the_laws_of_torch(case, requires_grad):
     (key, _, _, offsets), window, _ = arguments(case)
     query = torch.randn(2, 4, 4, 5)
     tensors = [None if t is None else t.requires_grad_(requires_grad) for t in (query, key, offsets)]
-    opcheck(operators.similarity, (*tensors, 2, window))
+    opcheck(OPERATORS.similarity, (*tensors, 2, window))
 
 
 WORTH_IT = {"channels": 16, "kernels": 1, "kernel_size": 5, "padding": 2, "size": (4, 5)}

@@ -11,8 +11,12 @@ Product = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Window,
 """``(x, static_kernel, dynamic_kernel, offsets, window, aggregation)``: the operator with ``combine="multiply"``, without bias."""
 
 
-def decomposed(product: Product) -> Callable[..., Tensor]:
-    """A backend's ``extract`` from its product of kernels."""
+Combined = Callable[[Tensor, Tensor, Tensor, Tensor | None, Window, str], Tensor]
+"""``(x, static_kernel, dynamic_kernel, offsets, window, combine)``: a gather with another ``combine``, each channel alone."""
+
+
+def decomposed(product: Product, combined: Combined | None = None) -> Callable[..., Tensor]:
+    """A backend's ``extract`` from its product of kernels and, where it can, from other combinations of them."""
 
     def extract(
         x: Tensor,
@@ -27,6 +31,10 @@ def decomposed(product: Product) -> Callable[..., Tensor]:
         """See :func:`unified_extractor.extract`; the arguments are checked already."""
         if offsets is None and dynamic_kernel is None and aggregation == "gather":
             return _convolution(x, static_kernel, bias, window)
+        if combined and combine != "multiply" and static_kernel is not None and static_kernel.shape[:2] == (x.shape[1], 1):
+            assert dynamic_kernel is not None
+            y = combined(x, static_kernel, dynamic_kernel, offsets, window, combine)
+            return y if bias is None else y + bias[:, None, None]
         if combine == "add":
             static_part = extract(x, static_kernel, None, offsets, bias, window, "multiply", "gather")
             return static_part + product(x, None, dynamic_kernel, offsets, window, "gather")

@@ -10,9 +10,12 @@ so groups of fewer channels leave lanes idle; where that makes it slower than th
 
 from torch import Tensor
 
-from unified_extractor.ops.backends.compiled import operators
+from unified_extractor.ops.backends.compiled import launch
 from unified_extractor.ops.decomposed import decomposed
 from unified_extractor.ops.geometry import Window, precision
+from unified_extractor.ops.operators import Kernels, numbers, registered
+
+OPERATORS = registered("compiled", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients))
 
 
 def _product(
@@ -24,7 +27,7 @@ def _product(
     aggregation: str,
 ) -> Tensor:
     tensors = (_full(tensor, x) for tensor in (x, static_kernel, dynamic_kernel, offsets))
-    return operators.aggregate(*tensors, operators.numbers(window), aggregation).to(x.dtype)
+    return OPERATORS.aggregate(*tensors, numbers(window), aggregation, "multiply").to(x.dtype)
 
 
 extract = decomposed(_product)
@@ -38,7 +41,7 @@ def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Ten
 def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
     """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
     query_, key_, offsets_ = (_full(tensor, key) for tensor in (query, key, offsets))
-    return operators.similarity(query_, key_, offsets_, heads, operators.numbers(window)).to(key.dtype)
+    return OPERATORS.similarity(query_, key_, offsets_, heads, numbers(window)).to(key.dtype)
 
 
 def _full(tensor: Tensor | None, x: Tensor) -> Tensor | None:

@@ -34,15 +34,7 @@ from unified_extractor.ops.backends.compiled.vectors import (
     unpacked,
 )
 from unified_extractor.ops.backends.compiled.work import Inputs, Taps, begin, is_first, is_last, pack_unit, read, unpack_unit
-
-
-class Wanted(NamedTuple):
-    """Which gradients are asked for: 1 or 0."""
-
-    x: int
-    static: int
-    dynamic: int
-    offsets: int
+from unified_extractor.ops.operators import Wanted
 
 
 class Gradients(NamedTuple):

@@ -5,58 +5,30 @@ B batch, C input channels, O output channels, G kernel groups, F offset groups, 
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.backends.compiled.backward import Backward, Gradients, Wanted, backward
+from unified_extractor.ops.backends.compiled.backward import Backward, Gradients, backward
 from unified_extractor.ops.backends.compiled.forward import Forward, forward
 from unified_extractor.ops.backends.compiled.registers import T, lanes_of, numbers_of
 from unified_extractor.ops.backends.compiled.static import StaticLayout
 from unified_extractor.ops.backends.compiled.tables import FOLD, GATHER, UNFOLD, Plan, Shapes, plan_for
 from unified_extractor.ops.backends.compiled.threads import share
 from unified_extractor.ops.backends.compiled.work import Inputs
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.operators import Call, Wanted
 
 _MODES = {"gather": GATHER, "fold": FOLD, "unfold": UNFOLD}
 _LIKE = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
 _READY: set[tuple[Any, torch.dtype]] = set()
 
 
-class Call(NamedTuple):
-    """The tensors of a call and what becomes of them; float32 or float64 on the CPU, one dtype."""
-
-    x: Tensor
-    static: Tensor | None
-    dynamic: Tensor | None
-    offsets: Tensor | None
-    window: Window
-    aggregation: str
-    """gather, fold or unfold."""
-    heads: int = 0
-    """Kernel groups, where the dynamic kernel is what is asked for: similarity."""
-
-    def output_shape(self) -> list[Any]:
-        """Of what :func:`run` returns."""
-        channels = self.x.shape[1] if self.static is None else self.static.shape[0]
-        if self.aggregation == "fold":
-            return [self.x.shape[0], channels, *self.window.image]
-        taps = [self.window.size] if self.aggregation == "unfold" else []
-        return [self.x.shape[0], channels, *taps, *self.window.output]
-
-    def dynamic_shape(self) -> list[Any]:
-        """Of the dynamic kernel."""
-        if self.dynamic is not None:
-            return list(self.dynamic.shape)
-        return [self.x.shape[0], self.heads, self.window.size, *self.window.output]
-
-
 def run(call: Call) -> Tensor:
-    """``[B, O, Ho, Wo]`` for gather, ``[B, C, H, W]`` for fold, ``[B, C, K, Ho, Wo]`` for unfold."""
+    """The output of a call, whose tensors are on the CPU and share one dtype, float32 or float64."""
     plan, numbers = _plan(_shapes(call))
-    y = call.x.new_empty(call.output_shape())
+    y = new_output(call)
     inputs = _Inputs(call, plan, numbers, StaticLayout(call.static, call.x, plan).for_forward())
     _share(forward, lambda: Forward(inputs.of_a_thread(plan.space.image_gradient), y), inputs, plan.batch)
     return y
@@ -86,6 +58,18 @@ def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     if of_static is not None:
         results[1] = static.from_sums(of_static)
     return [result for result, asked in zip(results, wanted, strict=True) if asked and result is not None]
+
+
+def new_output(call: Call) -> Tensor:
+    """As :func:`run` returns it, not written."""
+    return call.x.new_empty(call.output_shape())
+
+
+def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
+    """As :func:`gradients` returns them, not written."""
+    static, offsets = (None if tensor is None else tensor.shape for tensor in (call.static, call.offsets))
+    shapes = zip((call.x.shape, static, call.dynamic_shape(), offsets), wanted, strict=True)
+    return [call.x.new_empty(shape) for shape, asked in shapes if asked and shape is not None]
 
 
 class _Inputs:

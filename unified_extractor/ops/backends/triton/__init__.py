@@ -1,0 +1,49 @@
+"""Triton kernels for NVIDIA GPUs, fused forward and backward: neither columns nor moved images nor composed kernels are written to memory.
+
+Runs every legal call in float32, bfloat16, float16 and float64, with sums in at least float32, in any memory layout. Refuses
+- tensors that are not on a GPU, except in Triton's interpreter (``TRITON_INTERPRET=1``), which runs the kernels slowly on the CPU,
+- ``torch.export``, since an exported program must run without this package,
+- ``torch.func`` transforms and forward-mode differentiation, for which the operator has no rule.
+
+A convolution without dynamic kernel and offsets is torch's own. A double backward runs the eager backend's formula. The gradient of an
+image that offsets read is added up by atomics in float32 or, under ``torch.use_deterministic_algorithms``, sorted by pixel.
+"""
+
+from torch import Tensor
+
+from unified_extractor.ops.backends.triton import launch
+from unified_extractor.ops.decomposed import decomposed
+from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.operators import Kernels, numbers, registered
+
+OPERATORS = registered("triton", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients))
+
+
+def _product(
+    x: Tensor,
+    static_kernel: Tensor | None,
+    dynamic_kernel: Tensor | None,
+    offsets: Tensor | None,
+    window: Window,
+    aggregation: str,
+) -> Tensor:
+    return OPERATORS.aggregate(x, static_kernel, dynamic_kernel, offsets, numbers(window), aggregation, "multiply")
+
+
+def _combined(
+    x: Tensor, static_kernel: Tensor, dynamic_kernel: Tensor, offsets: Tensor | None, window: Window, combine: str
+) -> Tensor:
+    return OPERATORS.aggregate(x, static_kernel, dynamic_kernel, offsets, numbers(window), "gather", combine)
+
+
+extract = decomposed(_product, _combined)
+
+
+def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+    """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
+    return _product(x, None, None, offsets, window, "unfold")
+
+
+def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
+    """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
+    return OPERATORS.similarity(query, key, offsets, heads, numbers(window))

@@ -1,0 +1,224 @@
+"""From tensors to kernels and back: what a call runs, on how many programs, and what it allocates.
+
+B batch, C input channels, O output channels, K taps, Ho, Wo output positions.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import knobs
+
+from unified_extractor.ops.backends.triton.backward import backward
+from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
+from unified_extractor.ops.backends.triton.forward import gather
+from unified_extractor.ops.backends.triton.mixing import mix, mixing_gradient
+from unified_extractor.ops.backends.triton.planning import (
+    dynamic_of,
+    image_of,
+    is_channels_last,
+    offsets_of,
+    plan_for,
+    sizes_of,
+)
+from unified_extractor.ops.backends.triton.records import Plan
+from unified_extractor.ops.backends.triton.spread import spread
+from unified_extractor.ops.backends.triton.tuning import start
+from unified_extractor.ops.geometry import precision
+from unified_extractor.ops.operators import Call, Wanted
+
+_STATIC_SUMS = 64
+"""At most so many partial sums of a mixing static kernel's gradient: enough programs for any GPU, few enough to add up."""
+
+
+def run(call: Call) -> Tensor:
+    """The output of a call."""
+    y = new_output(call)
+    if y.numel():
+        work = _Work(call)
+        positions = call.window.output[0] * call.window.output[1]
+        arguments = work.inputs() | {"y": image_of(y)}
+        if call.aggregation == "fold":
+            work.spread(call.x, y, gradient=False)
+        elif work.plan.static == "mixing":
+            work.start(mix, lambda meta: (work.tiles(positions) * work.output_blocks() * call.x.shape[0],), **arguments)
+        else:
+            work.start(gather, partial(work.grid, positions), **arguments)
+    return y
+
+
+def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
+    """The wanted gradients, in the order of :class:`Wanted`, from the output's."""
+    names = [name for name, asked in zip(Wanted._fields, wanted, strict=True) if asked]
+    results = dict(zip(names, new_gradients(call, wanted), strict=True))
+    if not gradient.numel():
+        return [result.zero_() for result in results.values()]
+    _Backward(call, gradient, results).run()
+    return list(results.values())
+
+
+def new_output(call: Call) -> Tensor:
+    """As :func:`run` returns it, not written: channels lie as those of x do."""
+    y = call.x.new_empty(call.output_shape())
+    if call.aggregation != "unfold" and is_channels_last(call.x):
+        return torch.empty_like(y, memory_format=torch.channels_last)
+    return y
+
+
+def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
+    """As :func:`gradients` returns them, not written."""
+    dynamic = call.x.new_empty(call.dynamic_shape()) if call.dynamic is None and call.heads else call.dynamic
+    tensors = (call.x, call.static, dynamic, call.offsets)
+    return [torch.empty_like(t) for t, asked in zip(tensors, wanted, strict=True) if asked and t is not None]
+
+
+class _Work:
+    """A call's plan, and what its kernels share."""
+
+    def __init__(self, call: Call, gradient: Tensor | None = None) -> None:
+        self.call = call
+        self.plan: Plan = plan_for(call, gradient, interpreted=knobs.runtime.interpret)
+        # [K, C/groups, O]: neighbouring outputs, or channels where each stays alone, next to each other
+        self.static = None if call.static is None else call.static.detach().permute(2, 3, 1, 0).contiguous()
+
+    def inputs(self) -> dict[str, Any]:
+        """What the kernels read."""
+        call = self.call
+        return {
+            "x": image_of(call.x),
+            "static": self.static,
+            "dynamic": dynamic_of(call.dynamic, call.aggregation == "fold"),
+            "offsets": offsets_of(call.offsets),
+        }
+
+    def start(self, kernel: Any, grid: Any, **arguments: Any) -> None:
+        """Run a kernel."""
+        window = self.call.window
+        start(kernel, grid, self.call.x.device, self.plan, window.image[0] * window.image[1], sizes=sizes_of(window), **arguments)
+
+    def tiles(self, positions: int, scale: int = 1) -> int:
+        """Tiles of so many positions."""
+        return -(-positions // (self.plan.tile_positions * scale))
+
+    def output_blocks(self) -> int:
+        """Tiles of a mixing static kernel's outputs."""
+        plan = self.plan
+        return plan.units // plan.mixing_units * -(-plan.outputs // plan.tile_outputs)
+
+    def grid(self, positions: int, meta: dict[str, Any], times: int = 1) -> tuple[int]:
+        """Programs, one a tile of positions and channels."""
+        return (self.tiles(positions, meta.get("SCALE", 1)) * times * self.plan.blocks * self.call.x.shape[0],)
+
+    def spread(self, source: Tensor, y: Tensor, gradient: bool) -> None:
+        """Run the kernel of that name: a program has pixels of one residue class by the stride."""
+        (height, width), (down, right) = self.call.window.image, self.call.window.stride
+        positions = -(-height // down) * -(-width // right)
+        arguments = self.inputs() | {"source": image_of(source), "y": image_of(y), "GRADIENT": gradient}
+        arguments.pop("x")
+        self.start(spread, partial(self.grid, positions, times=down * right), **arguments)
+
+
+class _Backward(_Work):
+    """The gradients of a call."""
+
+    def __init__(self, call: Call, gradient: Tensor, results: dict[str, Tensor]) -> None:
+        super().__init__(call, gradient)
+        self.gradient, self.results = gradient, results
+        self.positions = call.window.output[0] * call.window.output[1]
+
+    def run(self) -> None:
+        """Write the results."""
+        results = self.results
+        if "static" in results and self.plan.static == "mixing":
+            self._mixing_static()
+        if "x" in results and not self.plan.moved:
+            self.spread(self.gradient, results["x"], gradient=True)
+        each = "static" in results and self.plan.static == "each"
+        if each or "dynamic" in results or "offsets" in results or ("x" in results and self.plan.moved):
+            self._windows(each)
+
+    def _windows(self, each: bool) -> None:
+        """What a pass over the windows gives: all of the rest."""
+        call, plan, results, x = self.call, self.plan, self.results, self.call.x
+        moved = plan.moved and "x" in results
+        ordered = moved and torch.are_deterministic_algorithms_enabled()
+        of_x = torch.zeros_like(x, dtype=precision(x)) if moved and not ordered else None
+        columns = self._new_columns() if ordered else None
+        tiles = self.tiles(self.positions)
+        sums = x.new_empty((x.shape[0] * tiles, plan.taps, x.shape[1]), dtype=precision(x)) if each else None
+        of_dynamic = self._shares("dynamic", plan.kernel_tiles, plan.one_kernel)
+        of_offsets = self._shares("offsets", plan.offset_tiles, plan.one_offset)
+        self.start(
+            backward,
+            partial(self.grid, self.positions),
+            **self.inputs(),
+            gradient=image_of(self.gradient),
+            of_x=image_of(of_x),
+            of_columns=image_of(columns),
+            of_static=sums,
+            of_dynamic=dynamic_of(*self._share(of_dynamic, call.aggregation == "fold")),
+            of_offsets=offsets_of(*self._share(of_offsets)),
+            STATIC=each,
+            DYNAMIC="dynamic" in results,
+            OFFSETS="offsets" in results,
+            X=of_x is not None,
+            COLUMNS=ordered,
+        )
+        if of_x is not None:
+            results["x"].copy_(of_x)
+        if columns is not None:
+            gradient_from_columns(columns, call, plan, results["x"])
+        if sums is not None:
+            results["static"].copy_(sums.sum(0).t().reshape(results["static"].shape))
+        self._sum("dynamic", of_dynamic)
+        self._sum("offsets", of_offsets)
+
+    def _new_columns(self) -> Tensor:
+        """``[B, C, K, Ho, Wo]``, channels next to each other where those of x are."""
+        x, window = self.call.x, self.call.window
+        if not self.plan.channels_last:
+            return x.new_empty((*x.shape[:2], window.size, *window.output), dtype=precision(x))
+        columns = x.new_empty((x.shape[0], window.size, *window.output, x.shape[1]), dtype=precision(x))
+        return columns.permute(0, 4, 1, 2, 3)
+
+    def _shares(self, name: str, tiles_of_a_group: int, one: bool) -> Tensor | None:
+        """Memory for the shares of a gradient at windows, ``[shares, ...]``; the gradient itself where there is one share."""
+        if name not in self.results:
+            return None
+        result, window = self.results[name], self.call.window
+        shares = tiles_of_a_group * (self.tiles(self.positions) if one else 1)
+        size = (1, 1) if one else window.output
+        if shares == 1 and tuple(result.shape[-2:]) == size:
+            return result.unsqueeze(0)
+        return result.new_empty((shares, *result.shape[:-2], *size), dtype=precision(result))
+
+    @staticmethod
+    def _share(shares: Tensor | None, *more: Any) -> tuple[Any, ...]:
+        """A first share and the way to the next."""
+        return (None, *more) if shares is None else (shares[0], *more, shares.stride(0))
+
+    def _sum(self, name: str, shares: Tensor | None) -> None:
+        """Add up shares, unless there was only the gradient itself."""
+        if shares is not None and shares.data_ptr() != self.results[name].data_ptr():
+            self.results[name].copy_(shares.sum(0).sum_to_size(self.results[name].shape))
+
+    def _mixing_static(self) -> None:
+        """The gradient of a static kernel that mixes channels."""
+        call, plan, result = self.call, self.plan, self.results["static"]
+        tiles = self.tiles(self.positions)
+        all_tiles = tiles * call.x.shape[0]
+        tiles_a_sum = -(-all_tiles // _STATIC_SUMS)
+        count = -(-all_tiles // tiles_a_sum)
+        sums = call.x.new_empty((count, plan.taps, result.shape[1], result.shape[0]), dtype=precision(call.x))
+        output_blocks = -(-plan.outputs // plan.tile_outputs)
+        arguments = self.inputs() | {
+            "gradient": image_of(self.gradient),
+            "of_static": sums,
+            "images": call.x.shape[0],
+            "tiles": tiles,
+            "tiles_a_sum": tiles_a_sum,
+        }
+        arguments.pop("static")
+        self.start(mixing_gradient, lambda meta: (output_blocks * plan.blocks * plan.taps * count,), **arguments)
+        result.copy_(sums.sum(0).permute(2, 1, 0).reshape(result.shape))

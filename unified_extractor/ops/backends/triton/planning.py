@@ -1,0 +1,173 @@
+"""How a call is cut into tiles, from shapes, strides and dtypes.
+
+C channels, G kernel groups, F offset groups, U units, N channels of a unit.
+"""
+
+from math import gcd
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unified_extractor.ops.backends.triton.records import Field, Image, Plan, Sizes
+from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.operators import Call
+
+_TILE = 2048
+"""Bytes of a tile: one load of 16 bytes for each of 128 threads, so a value of the pair at most for every other thread. A pair must
+have fewer values than a program has threads: only then does Triton load it where it is needed, not through shared memory."""
+_PLANAR_TILE = 512
+"""Values of a tile where channels are not neighbours: each is a load of its own, and four a thread are enough at once."""
+_LINE = 64
+"""Channels of a tile where they lie next to each other: 128 bytes in half precision, a line of the cache."""
+_MIXING_POSITIONS, _MIXING_CHANNELS, _MIXING_OUTPUTS = 32, 32, 256
+"""Tiles of the matrix product, the last in bytes: its sums leave room for the corners of what is sampled."""
+_LEAST = 16
+"""Of each axis of a matrix product."""
+
+
+class Groups(NamedTuple):
+    """How channels are grouped: how many units there are, their size, and how many of them a group of each kind has (0: no such groups)."""
+
+    units: int
+    unit: int
+    kernel: int
+    offsets: int
+    mixing: int
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether an image's channels lie next to each other."""
+    return x.shape[1] > 1 and x.stride(1) == 1
+
+
+def image_of(x: Tensor | None) -> Image:
+    """An image ``[B, C, h, w]`` or ``[B, C, K, h, w]`` for a kernel."""
+    if x is None:
+        return Image(None, 0, 0, 0, 0, 0)
+    batch, channel, *tap, row, column = x.stride()
+    return Image(x, batch, channel, tap[0] if tap else 0, row, column)
+
+
+def dynamic_of(dynamic: Tensor | None, fold: bool, share: int = 0) -> Field:
+    """A dynamic kernel, ``[B, G, K, Ho, Wo]`` or a fold's ``[B, G, K, K, Ho, Wo]``, for a kernel."""
+    if dynamic is None:
+        return Field(None, 0, 0, 0, 0, 0, 0, 0)
+    batch, group, *part, tap, _, _ = dynamic.stride()
+    return Field(dynamic, share, batch, group, part[0] if fold else 0, tap, *_steps(dynamic))
+
+
+def offsets_of(offsets: Tensor | None, share: int = 0) -> Field:
+    """Offsets ``[B, F, K, 2, Ho, Wo]`` for a kernel."""
+    if offsets is None:
+        return Field(None, 0, 0, 0, 0, 0, 0, 0)
+    batch, group, tap, axis, _, _ = offsets.stride()
+    return Field(offsets, share, batch, group, axis, tap, *_steps(offsets))
+
+
+def _steps(values: Tensor) -> tuple[int, int]:
+    """From row to row and column to column; 0 along an axis that is broadcast."""
+    row, column = (0 if values.shape[axis] == 1 else values.stride(axis) for axis in (-2, -1))
+    return row, column
+
+
+def sizes_of(window: Window) -> Sizes:
+    """A window's sizes for a kernel."""
+    return Sizes(*window.image, *window.output, *window.padding)
+
+
+def is_one(values: Tensor | None, window: Window) -> bool:
+    """Whether values at windows are the same at every one of several positions."""
+    return values is not None and tuple(values.shape[-2:]) == (1, 1) != window.output
+
+
+def groups_of(call: Call) -> Groups:
+    """The channel groups of a call."""
+    channels, static = call.x.shape[1], call.static
+    of_kernel = channels // call.dynamic_shape()[1] if call.dynamic is not None or call.heads else 0
+    of_offsets = channels // call.offsets.shape[1] if call.offsets is not None else 0
+    of_mixing = static.shape[1] if static is not None and static.shape[:2] != (channels, 1) else 0
+    unit = gcd(channels, of_kernel, of_offsets, of_mixing)
+    return Groups(channels // unit, unit, of_kernel // unit, of_offsets // unit, of_mixing // unit)
+
+
+def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -> Plan:
+    """The plan of a call or, with the gradient of its output, of its backward."""
+    x, window, groups = call.x, call.window, groups_of(call)
+    channels_last, mixing = is_channels_last(x), groups.mixing > 0
+    outputs = call.static.shape[0] // (groups.units // groups.mixing) if mixing and call.static is not None else 0
+    tile_units, tile_unit = _tile_of_channels(groups, channels_last)
+    tile_positions = _tile_of_positions(x, tile_units * tile_unit, mixing)
+    chunks = -(-groups.unit // tile_unit)
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    return Plan(
+        channels_last=channels_last,
+        aggregation=call.aggregation,
+        combine=call.combine,
+        rows=window.kernel_size[0],
+        columns=window.kernel_size[1],
+        taps=window.size,
+        results=window.size if call.aggregation == "fold" else 1,
+        stride_y=window.stride[0],
+        stride_x=window.stride[1],
+        dilation_y=window.dilation[0],
+        dilation_x=window.dilation[1],
+        moved=call.offsets is not None,
+        dynamic=call.dynamic is not None,
+        static="none" if call.static is None else "mixing" if mixing else "each",
+        units=groups.units,
+        unit=groups.unit,
+        kernel_units=groups.kernel,
+        offset_units=groups.offsets,
+        mixing_units=groups.mixing,
+        outputs=outputs,
+        all_outputs=call.static.shape[0] if mixing and call.static is not None else 0,
+        tile_positions=min(tile_positions, max(_power(window.output[0] * window.output[1]), _LEAST)),
+        tile_units=tile_units,
+        tile_unit=tile_unit,
+        tile_outputs=min(max(_power(outputs), _LEAST), _MIXING_OUTPUTS // x.element_size()),
+        chunks=chunks,
+        blocks=-(-groups.units // tile_units) * chunks,
+        kernel_tiles=max(1, groups.kernel // tile_units) * chunks,
+        offset_tiles=max(1, groups.offsets // tile_units) * chunks,
+        one_kernel=is_one(call.dynamic, window),
+        one_offset=is_one(call.offsets, window),
+        wide=any(_span(t) > 2**31 for t in (x, call.dynamic, call.offsets, gradient)),
+        dtype=str(x.dtype).removeprefix("torch."),
+        precision="ieee" if half or torch.get_float32_matmul_precision() == "highest" else "tf32",
+        interpreted=interpreted,
+    )
+
+
+def _tile_of_channels(groups: Groups, channels_last: bool) -> tuple[int, int]:
+    """Units and channels of a unit in a tile: many channels where these are neighbours, else few."""
+    most = _MIXING_CHANNELS if groups.mixing else _LINE
+    unit = min(_power(groups.unit), most)
+    if groups.mixing:
+        unit = max(unit, _LEAST)
+    units = max((most if channels_last or groups.mixing else _LEAST) // unit, 1)
+    if unit < groups.unit:
+        units = 1
+    # a tile holds whole groups of one unit, or lies within one of several; in a matrix product always within one
+    shared = gcd(groups.mixing, *(count for count in (groups.kernel, groups.offsets) if count > 1))
+    return min(units, shared & -shared if shared else _power(groups.units)), unit
+
+
+def _tile_of_positions(x: Tensor, channels: int, mixing: bool) -> int:
+    """Positions in a tile of so many channels."""
+    if mixing:
+        return _MIXING_POSITIONS
+    tile = _TILE // x.element_size()
+    return max((tile if is_channels_last(x) else min(tile, _PLANAR_TILE)) // channels, 1)
+
+
+def _power(size: int) -> int:
+    """The next power of two."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def _span(tensor: Tensor | None) -> Any:
+    """Elements between the first and the last address of one image."""
+    if tensor is None:
+        return 0
+    return sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True)) + 1

@@ -1,0 +1,70 @@
+"""Which configuration a kernel runs with: measured once for every plan, kept on disk, never measured again for another batch size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+
+from unified_extractor.ops.backends.triton.records import Plan, constants
+
+
+def _measure(call: Callable[[], None], quantiles: Any) -> Any:
+    return triton.testing.do_bench(call, warmup=5, rep=20, quantiles=quantiles)
+
+
+def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
+    """Zero what a kernel adds to, before each of its runs."""
+    if arguments.get("X"):
+        arguments["of_x"].data.zero_()
+
+
+_COMPILER = ("num_warps", "num_stages")
+
+
+def tuned(*configurations: dict[str, int], registers: int | None = None) -> Callable[[Any], Any]:
+    """Give a kernel a few configurations, the first of which is the default: options of the compiler, constants of the kernel.
+
+    ``registers``: at most so many a thread, for the occupancy planned. Told no number, the assembler may spill a few of a kernel that
+    needs few, to reach an occupancy of its own choice.
+
+    The kernel's parameter ``TUNED_FOR`` says what a configuration was measured for; the kernel itself does not read it.
+    """
+    configs = []
+    for one in configurations:
+        constants_ = {name: value for name, value in one.items() if name not in _COMPILER}
+        options = {name: value for name, value in one.items() if name in _COMPILER}
+        configs.append(triton.Config(constants_, maxnreg=registers, **options))
+    prune = {"early_config_prune": lambda configs, named, plan, **arguments: suitable(configs, plan)}
+    return triton.autotune(
+        configs, key=["TUNED_FOR"], pre_hook=_clear, do_bench=_measure, cache_results=True, prune_configs_by=prune
+    )
+
+
+def suitable(configs: list[Any], plan: Plan) -> list[Any]:
+    """The configurations that serve a plan: a matrix product shares its registers among 8 warps."""
+    mixing = getattr(plan.static, "value", plan.static) == "mixing"
+    return [config for config in configs if config.num_warps == 8 or not mixing]
+
+
+def start(kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int, **arguments: Any) -> None:
+    """Run a tuned kernel on a device; ``extent``: positions of an image, whose magnitude matters to what is fastest.
+
+    The default configuration serves where measuring cannot: in Triton's interpreter, where results must be the same every time
+    (``torch.use_deterministic_algorithms``), and in the capture of a CUDA graph that no call went before.
+    """
+    arguments |= {"plan": constants(plan), "TUNED_FOR": f"{extent.bit_length()} {plan}", "enable_fp_fusion": True}
+    if device.type == "cpu":
+        _start_default(kernel, grid, arguments)
+        return
+    with torch.cuda.device(device):
+        if torch.are_deterministic_algorithms_enabled() or (
+            torch.cuda.is_current_stream_capturing() and all(key[0] != arguments["TUNED_FOR"] for key in kernel.cache)
+        ):
+            _start_default(kernel, grid, arguments)
+        else:
+            kernel[grid](**arguments)
+
+
+def _start_default(kernel: Any, grid: Any, arguments: dict[str, Any]) -> None:
+    kernel.fn[grid](**arguments, **suitable(kernel.configs, arguments["plan"])[0].all_kwargs())
