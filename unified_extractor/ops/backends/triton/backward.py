@@ -33,13 +33,15 @@ from unified_extractor.ops.backends.triton.tuning import tuned
 
 
 @triton.jit
-def add_share(target, place, part, tap, pair, windows, channels, group, plan):
+def add_share(target, place, tiles, part, tap, pair, windows, channels, plan, OFFSETS: tl.constexpr):
     """Write a tile's share of a gradient that channels of a group, and perhaps all positions, have in common.
 
-    Shares of different tiles lie apart: they are summed later, always in one order. ``group``: its units, the tiles of all positions and
-    of the group's channels, and whether positions have it in common.
+    The gradient is that of the offsets or of the dynamic kernel. Shares of different tiles lie apart: they are summed later, always in
+    one order.
     """
-    group_units, tiles, tiles_of_a_group, everywhere = group
+    group_units: tl.constexpr = plan.offset_units if OFFSETS else plan.kernel_units
+    tiles_of_a_group: tl.constexpr = plan.offset_tiles if OFFSETS else plan.kernel_tiles
+    everywhere: tl.constexpr = plan.one_offset if OFFSETS else plan.one_kernel
     if group_units > 1:
         pair = tl.sum(pair, 1 if plan.channels_last else 0, keep_dims=True)
         index = channels.first // group_units + tl.zeros([1], tl.int32)
@@ -137,8 +139,8 @@ def backward(
                 of_value += pull
                 of_weight += product
                 if DYNAMIC:
-                    group = plan.kernel_units, tiles, plan.kernel_tiles, plan.one_kernel
-                    add_share(of_dynamic, place, result, tap, sum_over_members(of_kernel, plan), windows, channels, group, plan)
+                    of_kernel = sum_over_members(of_kernel, plan)
+                    add_share(of_dynamic, place, tiles, result, tap, of_kernel, windows, channels, plan, False)
             if STATIC:
                 share = sum_over_positions(of_weight, plan)
                 channel = channels.unit[:, None] * plan.unit + channels.member[None, :]
@@ -149,9 +151,8 @@ def backward(
                     by_row, by_column = slopes(cell, corners, plan)
                     by_row = tl.where(cell.inside, sum_over_members(of_value * by_row, plan), 0.0)
                     by_column = tl.where(cell.inside, sum_over_members(of_value * by_column, plan), 0.0)
-                    group = plan.offset_units, tiles, plan.offset_tiles, plan.one_offset
-                    add_share(of_offsets, place, 0, tap, by_row, windows, channels, group, plan)
-                    add_share(of_offsets, place, 1, tap, by_column, windows, channels, group, plan)
+                    add_share(of_offsets, place, tiles, 0, tap, by_row, windows, channels, plan, True)
+                    add_share(of_offsets, place, tiles, 1, tap, by_column, windows, channels, plan, True)
                 if X:
                     target = of_image(of_x, place.batch)
                     below, right = across(cell.below, plan), across(cell.right, plan)
