@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torchvision.ops import deform_conv2d
 
 from unified_extractor import presets
 from unified_extractor.benchmarks.rivals import (
+    grid_sample_matmul,
     grid_sample_multiply_sum,
     unfold_matmul_fold,
     unfold_multiply_sum,
@@ -21,8 +23,47 @@ from unified_extractor.models import rednet26
 from unified_extractor.ops import checks
 from unified_extractor.ops.composed import compose_fold
 from unified_extractor.ops.functional import extract
+from unified_extractor.ops.operators import Call
 
 OURS = "unified_extractor"
+
+Compute = Callable[..., Tensor]
+"""From a case's leaves to the output."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and in which form a case's tensors lie, and what runs them."""
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    backend: str | None = None
+    """Ours; None chooses."""
+    channels_last: bool = False
+    """Images, kernels and offsets alike: in a network that runs channels last, its convolutions make all of them."""
+    compiler: str | None = None
+    """The backend of ``torch.compile`` for the plain formulation; None leaves the compiled one out."""
+
+    def tensor(self, batch: int, channels: int | tuple[int, ...], *size: int) -> Tensor:
+        """``[B, *channels, *size]``, normally distributed; several channel axes are a view of one."""
+        channels = (channels,) if isinstance(channels, int) else channels
+        values = torch.randn(batch, prod(channels), *size, device=self.device, dtype=self.dtype)
+        if self.channels_last:
+            values = values.contiguous(memory_format=torch.channels_last)
+        return values.unflatten(1, channels)
+
+    def leaf(self, batch: int, channels: int | tuple[int, ...], *size: int) -> Tensor:
+        """The same, differentiated by."""
+        return self.tensor(batch, channels, *size).requires_grad_()
+
+    def offsets(self, batch: int, channels: int | tuple[int, ...], *size: int) -> Tensor:
+        """Offsets of a few pixels, in eighths and never whole: the derivative jumps where a position meets a pixel."""
+        values = self.tensor(batch, channels, *size)
+        eighths = 1 + (7 * (8 * values % 1)).floor().clamp(max=6)
+        return ((2 * values).clamp(-7, 7).floor() + eighths / 8).requires_grad_()
+
+
+CPU = Setting()
 
 
 @dataclass(frozen=True)
@@ -41,118 +82,96 @@ class Case:
     """Candidates that do the same, ours first."""
 
     candidates: dict[str, Candidate]
-    multiply_adds: int
-    """Of forward and backward, by the operator's formula; 0 where not stated."""
     inputs: Sequence[Tensor]
-    """Tensors that exist before a step."""
+    """Tensors that exist before a step, the gradient of the output last."""
+    dtype: torch.dtype
+    multiply_adds: tuple[int, int] = (0, 0)
+    """Of forward and of backward, by the operator's formula; 0 where not stated."""
+    call: Call | None = None
+    """What ours is asked for."""
+    plain: str = ""
+    """In half precision: the candidate whose error is the measure for ours."""
+    exact: Callable[[], Sequence[Tensor]] | None = None
+    """In half precision: its values computed in float32, from the same inputs."""
 
 
-def involution(channels: int, size: int, batch: int = 8) -> Case:
+def involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU) -> Case:
     """RedNet-50's involutions: 7x7 taps, 16 channels a kernel. A static depthwise convolution of 7x7 taps stands beside it."""
-    x, kernel = _leaf(batch, channels, size, size), _leaf(batch, channels // 16, 49, size, size)
-    static = _leaf(channels, 1, 7, 7)
-    gradient = torch.randn(batch, channels, size, size)
+    x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (channels // 16, 49), size, size)
 
-    def ours(backend: str | None = None) -> Tensor:
-        return extract(x, kernel_size=7, dynamic_kernel=kernel, padding=3, backend=backend)
+    def call(x: Tensor, kernel: Tensor) -> Call:
+        return Call(x, None, kernel, None, checks.window(x, 7, 1, 3, 1), "gather")
 
-    return Case(
-        {
-            OURS: _candidate(ours, (x, kernel), gradient),
-            "eager": _candidate(lambda: ours("eager"), (x, kernel), gradient),
-            "unfold": _candidate(lambda: unfold_multiply_sum(x, kernel, 7), (x, kernel), gradient),
-            "depthwise": _candidate(
-                lambda: F.conv2d(x, static, None, 1, 3, 1, channels), (x, static), gradient, comparable=False
-            ),
-        },
-        3 * batch * channels * 49 * size**2,
-        (x, kernel, gradient),
+    work = batch * channels * 49 * size**2
+    case = _case(setting, (x, kernel), call, {"unfold": lambda x, kernel: unfold_multiply_sum(x, kernel, 7)}, (work, 2 * work))
+    static = setting.leaf(channels, 1, 7, 7)
+    case.candidates["depthwise"] = _candidate(
+        lambda x, static: F.conv2d(x, static, None, 1, 3, 1, channels), (x, static), case.inputs[-1], comparable=False
     )
+    return case
 
 
-def deformable_convolution_v2(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
+def deformable_convolution_v2(batch: int = 8, channels: int = 64, size: int = 56, setting: Setting = CPU) -> Case:
     """DCNv2 with one offset group and a mask; offsets of a few pixels."""
-    x, static = _leaf(batch, channels, size, size), _leaf(channels, channels, 3, 3)
-    offsets = (2 * torch.randn(batch, 18, size, size)).requires_grad_()
-    mask = torch.rand(batch, 9, size, size).requires_grad_()
-    gradient = torch.randn(batch, channels, size, size)
-    leaves = (x, static, offsets, mask)
+    x, static = setting.leaf(batch, channels, size, size), setting.leaf(channels, channels, 3, 3)
+    offsets, mask = setting.offsets(batch, 18, size, size), setting.leaf(batch, 9, size, size)
 
-    def ours(backend: str | None = None) -> Tensor:
-        kernel, moves = mask.unsqueeze(1), offsets.view(batch, 1, 9, 2, size, size)
-        return extract(x, kernel_size=3, static_kernel=static, dynamic_kernel=kernel, offsets=moves, padding=1, backend=backend)
+    def fields(offsets: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return offsets.unflatten(1, (1, 9, 2)), mask.unsqueeze(1)
 
-    return Case(
-        {
-            OURS: _candidate(ours, leaves, gradient),
-            "eager": _candidate(lambda: ours("eager"), leaves, gradient),
-            "torchvision": _candidate(lambda: deform_conv2d(x, offsets, static, None, 1, 1, 1, mask), leaves, gradient),
-        },
-        batch * 9 * size**2 * channels * (3 * channels + 4 + 4 + 8 + 3),
-        (*leaves, gradient),
-    )
+    def call(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Call:
+        moves, kernel = fields(offsets, mask)
+        return Call(x, static, kernel, moves, checks.window(x, 3, 1, 1, 1), "gather")
+
+    def plain(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
+        return grid_sample_matmul(x, static, *fields(offsets, mask), 3)
+
+    reads = batch * 9 * size**2 * channels
+    rivals = {"grid_sample": plain} | _torchvision(setting)
+    work = reads * (channels + 4 + 1), reads * (2 * channels + 4 + 4 + 4 + 2)
+    return _case(setting, (x, static, offsets, mask), call, rivals, work)
 
 
-def deformable_convolution_v4(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
-    """The core of DCNv3 and DCNv4: four groups, each with offsets and kernel of its own."""
-    x, kernel = _leaf(batch, channels, size, size), _leaf(batch, 4, 9, size, size)
-    offsets = (2 * torch.randn(batch, 4, 9, 2, size, size)).requires_grad_()
-    gradient = torch.randn(batch, channels, size, size)
-    leaves = (x, kernel, offsets)
+def deformable_convolution_v4(
+    batch: int = 8, channels: int = 64, size: int = 56, groups: int = 4, setting: Setting = CPU
+) -> Case:
+    """The core of DCNv3 and DCNv4: every group has offsets and a kernel of its own."""
+    x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (groups, 9), size, size)
+    offsets = setting.offsets(batch, (groups, 9, 2), size, size)
 
-    def ours(backend: str | None = None) -> Tensor:
-        return extract(x, kernel_size=3, dynamic_kernel=kernel, offsets=offsets, padding=1, backend=backend)
+    def call(x: Tensor, kernel: Tensor, offsets: Tensor) -> Call:
+        return Call(x, None, kernel, offsets, checks.window(x, 3, 1, 1, 1), "gather")
 
-    return Case(
-        {
-            OURS: _candidate(ours, leaves, gradient),
-            "eager": _candidate(lambda: ours("eager"), leaves, gradient),
-            "grid_sample": _candidate(lambda: grid_sample_multiply_sum(x, kernel, offsets, 3), leaves, gradient),
-        },
-        batch * 9 * size**2 * channels * (3 + 4 + 4 + 8),
-        (*leaves, gradient),
-    )
+    reads = batch * 9 * size**2 * channels
+    rivals = {"grid_sample": lambda x, kernel, offsets: grid_sample_multiply_sum(x, kernel, offsets, 3)}
+    return _case(setting, (x, kernel, offsets), call, rivals, (reads * (4 + 1), reads * (4 + 4 + 4 + 2)))
 
 
-def outlook_attention(batch: int = 8, channels: int = 192, size: int = 28, heads: int = 6) -> Case:
+def outlook_attention(batch: int = 8, channels: int = 192, size: int = 28, heads: int = 6, setting: Setting = CPU) -> Case:
     """VOLO-D1's outlook attention after its generator: 3x3 taps, stride 2."""
-    x, kernel = _leaf(batch, channels, size, size), _leaf(batch, heads, 9, 9, size // 2, size // 2)
-    gradient = torch.randn(batch, channels, size, size)
+    x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (heads, 9, 9), size // 2, size // 2)
 
-    def ours(backend: str | None = None) -> Tensor:
-        return extract(x, kernel_size=3, dynamic_kernel=kernel, stride=2, padding=1, aggregation="fold", backend=backend)
+    def call(x: Tensor, kernel: Tensor) -> Call:
+        return Call(x, None, kernel, None, checks.window(x, 3, 2, 1, 1), "fold")
 
-    def composed() -> Tensor:
-        window = checks.window(x, 3, 2, 1, 1)
-        return extract(x, kernel_size=5, dynamic_kernel=compose_fold(kernel, window), padding=2)
+    def composed(x: Tensor, kernel: Tensor) -> Tensor:
+        wide = compose_fold(kernel, checks.window(x, 3, 2, 1, 1))
+        return extract(x, kernel_size=5, dynamic_kernel=wide, padding=2, backend=setting.backend)
 
-    return Case(
-        {
-            OURS: _candidate(ours, (x, kernel), gradient),
-            "eager": _candidate(lambda: ours("eager"), (x, kernel), gradient),
-            "composed": _candidate(composed, (x, kernel), gradient),
-            "unfold-matmul-fold": _candidate(lambda: unfold_matmul_fold(x, kernel, 3, 2), (x, kernel), gradient),
-        },
-        3 * batch * channels * 81 * (size // 2) ** 2,
-        (x, kernel, gradient),
-    )
+    work = batch * channels * 81 * (size // 2) ** 2
+    rivals = {"unfold-matmul-fold": lambda x, kernel: unfold_matmul_fold(x, kernel, 3, 2), "composed": composed}
+    return _case(setting, (x, kernel), call, rivals, (work, 2 * work))
 
 
 def convolution(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
     """A static kernel alone, which goes to torch's convolution."""
-    x, static, gradient = (
-        _leaf(batch, channels, size, size),
-        _leaf(channels, channels, 3, 3),
-        torch.randn(batch, channels, size, size),
-    )
-    return Case(
-        {
-            OURS: _candidate(lambda: extract(x, kernel_size=3, static_kernel=static, padding=1), (x, static), gradient),
-            "torch": _candidate(lambda: F.conv2d(x, static, padding=1), (x, static), gradient),
-        },
-        3 * batch * channels**2 * 9 * size**2,
-        (x, static, gradient),
-    )
+    leaves = CPU.leaf(batch, channels, size, size), CPU.leaf(channels, channels, 3, 3)
+
+    def call(x: Tensor, static: Tensor) -> Call:
+        return Call(x, static, None, None, checks.window(x, 3, 1, 1, 1), "gather")
+
+    work = batch * channels**2 * 9 * size**2
+    return _case(CPU, leaves, call, {"torch": lambda x, static: F.conv2d(x, static, padding=1)}, (work, 2 * work))
 
 
 def training_step(batch: int = 8, size: int = 112) -> Case:
@@ -179,21 +198,74 @@ def training_step(batch: int = 8, size: int = 112) -> Case:
 
     made = {name: candidate(network) for name, network in networks.items()}
     parameters = [p for network in networks.values() for p in network.parameters()]
-    return Case(made, 0, (images, *parameters))
+    return Case(made, (images, *parameters), torch.float32)
 
 
-def _leaf(*shape: int) -> Tensor:
-    return torch.randn(*shape).requires_grad_()
+def _case(
+    setting: Setting,
+    leaves: Sequence[Tensor],
+    call: Callable[..., Call],
+    rivals: dict[str, Compute],
+    multiply_adds: tuple[int, int],
+) -> Case:
+    """A case of the operator. The first rival is the plain formulation: it is compiled, and ours is judged by it in half precision."""
+    asked = call(*leaves)
+    gradient = setting.tensor(*asked.output_shape())
+    plain, formulation = next(iter(rivals.items()))
+    ways: dict[str, Compute] = {
+        OURS: lambda *leaves: _run(call(*leaves), setting.backend),
+        "eager": lambda *leaves: _run(call(*leaves), "eager"),
+        plain: formulation,
+    }
+    if setting.compiler is not None:
+        torch.compiler.reset()  # else after some shapes the compiler gives the formulation up and runs it as it is
+        ways[f"compiled {plain}"] = torch.compile(formulation, fullgraph=True, dynamic=False, backend=setting.compiler)
+    candidates = {name: _candidate(way, leaves, gradient) for name, way in (ways | rivals).items()}
+    half = setting.dtype in (torch.float16, torch.bfloat16)
+
+    def exact() -> Sequence[Tensor]:
+        precise = [leaf.detach().float().requires_grad_() for leaf in leaves]
+        return _candidate(formulation, precise, gradient.float()).step()
+
+    return Case(candidates, (*leaves, gradient), setting.dtype, multiply_adds, asked, plain, exact if half else None)
 
 
-def _candidate(
-    forward: Callable[[], Tensor], leaves: Sequence[Tensor], gradient: Tensor, *, comparable: bool = True
-) -> Candidate:
+def _run(call: Call, backend: str | None) -> Tensor:
+    window = call.window
+    return extract(
+        call.x,
+        kernel_size=window.kernel_size,
+        static_kernel=call.static,
+        dynamic_kernel=call.dynamic,
+        offsets=call.offsets,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        aggregation="fold" if call.aggregation == "fold" else "gather",
+        backend=backend,
+    )
+
+
+def _candidate(compute: Compute, leaves: Sequence[Tensor], gradient: Tensor, *, comparable: bool = True) -> Candidate:
     def step() -> list[Tensor]:
-        output = forward()
+        output = compute(*leaves)
         return [output, *torch.autograd.grad(output, leaves, gradient)]
 
-    return Candidate(forward, step, step if comparable else None)
+    return Candidate(lambda: compute(*leaves), step, step if comparable else None)
+
+
+def _torchvision(setting: Setting) -> dict[str, Compute]:
+    """torchvision's deformable convolution; in float32, casts included, where it does not know the dtype."""
+
+    def convolve(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
+        return deform_conv2d(x, offsets, static, None, 1, 1, 1, mask)
+
+    try:
+        small = [torch.ones(1, channels, 3, 3, device=setting.device, dtype=setting.dtype) for channels in (1, 1, 18, 9)]
+        convolve(*small)
+    except RuntimeError:
+        return {"torchvision in float32": lambda *leaves: convolve(*(leaf.float() for leaf in leaves)).to(setting.dtype)}
+    return {"torchvision": convolve}
 
 
 CPU_CASES: dict[str, Callable[[], Case]] = {
@@ -208,3 +280,30 @@ CPU_CASES: dict[str, Callable[[], Case]] = {
     "RedNet-26 step 3x112x112": training_step,
 }
 """The cases of ``uniex bench cpu``, made when called: batch 8."""
+
+
+def gpu_cases(batch: int, device: str = "cuda") -> dict[str, Callable[[], Case]]:
+    """The cases of ``uniex bench gpu``, made when called. On the device "meta" they have shapes and take no memory."""
+    shapes: dict[str, Callable[..., Case]] = {
+        "involution 64x56x56": partial(involution, 64, 56, batch),
+        "involution 128x28x28": partial(involution, 128, 28, batch),
+        "involution 256x14x14": partial(involution, 256, 14, batch),
+        "involution 512x7x7": partial(involution, 512, 7, batch),
+        "outlook 192x28x28": partial(outlook_attention, batch),
+        "DCNv3 64x56x56": partial(deformable_convolution_v4, batch, 64, 56, 4),
+        "DCNv3 128x28x28": partial(deformable_convolution_v4, batch, 128, 28, 8),
+        "DCNv3 256x14x14": partial(deformable_convolution_v4, batch, 256, 14, 16),
+        "DCNv3 512x7x7": partial(deformable_convolution_v4, batch, 512, 7, 32),
+        "DCNv2 128x28x28": partial(deformable_convolution_v2, batch, 128, 28),
+        "DCNv2 256x14x14": partial(deformable_convolution_v2, batch, 256, 14),
+    }
+    compiler = None if device == "meta" else "inductor"
+    settings = [
+        Setting(device, dtype, backend="triton", channels_last=True, compiler=compiler)
+        for dtype in (torch.bfloat16, torch.float32)
+    ]
+    return {f"{name} {_name(s.dtype)}": partial(make, setting=s) for name, make in shapes.items() for s in settings}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,156 +1,152 @@
 """Values first, then times and memory: all candidates in one process, taking turns."""
 
-import ctypes
-import gc
-import platform
-import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unified_extractor.benchmarks.cases import OURS, Candidate, Case
+from unified_extractor.benchmarks.cases import OURS, Case
+from unified_extractor.benchmarks.meters import Meter
+from unified_extractor.benchmarks.traffic import backward_bytes, forward_bytes, tensor_bytes
 
 TOLERANCE = 1e-3
 """Largest difference of any value, relative to the largest magnitude of its tensor, at which times are reported."""
+HALF_TOLERANCE = 5e-2
+"""The same of rivals in half precision; ours may err twice as much as the plain formulation."""
 
 
 class ValuesDifferError(RuntimeError):
     """Two candidates do not compute the same; their times would mean nothing."""
 
 
-def measured(name: str, case: Case, repeats: int) -> dict[str, Any]:
+def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any]:
     """Compare the candidates' values, then time them in turns.
 
     Returns:
-        The name, and for every candidate: milliseconds of forward and of forward plus backward (median, 20th and 80th
-        percentile), the bytes it holds at most beside its inputs, its largest relative difference from ours, and how many times
-        longer than ours it takes.
+        The name, what each pass must do at least, and for every candidate: milliseconds of forward and of forward plus backward
+        (median, 20th and 80th percentile), the bytes it holds at most beside its inputs, its largest relative difference from ours
+        (in half precision: from the same in float32), and how many times longer than ours it takes. A rival that fails has the
+        reason instead: ``failed``.
 
     Raises:
-        ValuesDifferError: a difference above :data:`TOLERANCE`.
+        ValuesDifferError: a difference above :data:`TOLERANCE`, or in half precision ours errs too much.
     """
-    differences = _differences(name, case)
+    failed: dict[str, str] = {}
+    differences = _differences(name, case, failed)
     forward: dict[str, list[float]] = {rival: [] for rival in case.candidates}
     both: dict[str, list[float]] = {rival: [] for rival in case.candidates}
+    peaks: dict[str, int | None] = {}
     for _ in range(repeats):
-        for rival, candidate in case.candidates.items():
-            both[rival].append(_milliseconds(candidate.step))
-            with torch.no_grad():
-                forward[rival].append(_milliseconds(candidate.forward))
+        for rival, candidate in _working(case, failed):
+            with _excused(rival, failed):
+                both[rival].append(meter.milliseconds(candidate.step))
+                with torch.no_grad():
+                    forward[rival].append(meter.milliseconds(candidate.forward))
+    for rival, candidate in _working(case, failed):
+        with _excused(rival, failed):
+            peaks[rival] = meter.peak_bytes(candidate.step)
     ours = np.median(both[OURS])
-    rows = {
-        rival: {
+    rows: dict[str, Any] = {
+        rival: {"failed": failed[rival]}
+        if rival in failed
+        else {
             "forward_ms": _spread(forward[rival]),
             "forward_backward_ms": _spread(both[rival]),
-            "peak_bytes": peak_bytes(candidate),
+            "peak_bytes": peaks[rival],
             "largest_difference": differences[rival],
             "times_ours": round(float(np.median(both[rival]) / ours), 2),
         }
-        for rival, candidate in case.candidates.items()
+        for rival in case.candidates
     }
-    results = case.candidates[OURS].step()
-    return {
-        "name": name,
-        "multiply_adds": case.multiply_adds,
-        "input_bytes": _bytes(case.inputs),
-        "result_bytes": _bytes(results),
-        "candidates": rows,
-    }
+    return {"name": name, "dtype": str(case.dtype).removeprefix("torch."), **_needs(case), "candidates": rows}
 
 
-def _differences(name: str, case: Case) -> dict[str, float | None]:
-    """Largest relative difference from ours of any value; None where values are not comparable."""
-    found: dict[str, float | None] = {}
-    expected: list[Tensor] = []
+def _needs(case: Case) -> dict[str, Any]:
+    """What a step must move and compute; where multiply-adds are stated, also by pass."""
+    output, *gradients = case.candidates[OURS].step()
+    needs = {
+        "multiply_adds": sum(case.multiply_adds),
+        "input_bytes": tensor_bytes(case.inputs),
+        "result_bytes": tensor_bytes([output, *gradients]),
+    }
+    if not needs["multiply_adds"]:
+        return needs
+    *leaves, gradient = case.inputs
+    forward = {"bytes": forward_bytes(leaves, output), "multiply_adds": case.multiply_adds[0]}
+    backward = {"bytes": backward_bytes(leaves, gradient, gradients), "multiply_adds": case.multiply_adds[1]}
+    return needs | {"passes": {"forward": forward, "backward": backward}}
+
+
+def _working(case: Case, failed: dict[str, str]) -> list[Any]:
+    return [(rival, candidate) for rival, candidate in case.candidates.items() if rival not in failed]
+
+
+@contextlib.contextmanager
+def _excused(rival: str, failed: dict[str, str]) -> Iterator[None]:
+    """A rival's failure is noted, ours is raised."""
+    try:
+        yield
+    except RuntimeError as error:
+        if rival == OURS:
+            raise
+        failed[rival] = _reason(error)
+
+
+def _reason(error: RuntimeError) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import, and something was compiled already
+
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"does not compile: {first}" if isinstance(error, TorchDynamoException) else first
+
+
+def _differences(name: str, case: Case, failed: dict[str, str]) -> dict[str, float | None]:
+    """Largest relative difference of any value, from ours or, in half precision, the exact ones; None where values are not comparable."""
+    found: dict[str, list[float]] = {}
+    expected = [value.detach() for value in case.exact()] if case.exact else []
     for rival, candidate in case.candidates.items():
-        candidate.step()  # the first call of each, so that none is timed compiling
-        values = [value.detach().clone() for value in candidate.values()] if candidate.values else None
-        expected = expected or values or []
-        found[rival] = None
-        if values is not None:
-            largest = max(_difference(value, reference) for value, reference in zip(values, expected, strict=True))
-            if not largest <= TOLERANCE:
-                raise ValuesDifferError(f"{name}: {rival} differs from {OURS} by {largest:.2g}, more than {TOLERANCE}")
-            found[rival] = largest
-    return found
+        with _excused(rival, failed):
+            candidate.step()  # the first calls of each, so that none is timed compiling
+            with torch.no_grad():
+                candidate.forward()
+            if candidate.values:
+                values = [value.detach() for value in candidate.values()]
+                expected = expected or [value.clone() for value in values]
+                found[rival] = [_difference(value, reference) for value, reference in zip(values, expected, strict=True)]
+    if case.exact:
+        _judge_half(name, case, found, failed)
+    else:
+        for rival, differences in found.items():
+            if not max(differences) <= TOLERANCE:
+                raise ValuesDifferError(f"{name}: {rival} differs from {OURS} by {max(differences):.2g}, more than {TOLERANCE}")
+    return {rival: max(found[rival]) if rival in found else None for rival in case.candidates}
+
+
+def _judge_half(name: str, case: Case, found: dict[str, list[float]], failed: dict[str, str]) -> None:
+    """Tensor by tensor, ours errs at most twice as much as the plain formulation, or as one rounding of the exact value."""
+    if case.plain not in found:
+        raise ValuesDifferError(f"{name}: there is nothing to judge {OURS} by: {case.plain}: {failed[case.plain]}")
+    rounding = torch.finfo(case.dtype).eps / 2
+    for index, (ours, plain) in enumerate(zip(found[OURS], found[case.plain], strict=True)):
+        allowed = min(max(2 * plain, rounding), HALF_TOLERANCE)
+        if not ours <= allowed:
+            which = "the output" if index == 0 else f"gradient {index}"
+            raise ValuesDifferError(
+                f"{name}: {which} of {OURS} errs by {ours:.2g}, {case.plain} by {plain:.2g}; allowed {allowed:.2g}"
+            )
+    for rival, errors in found.items():
+        if rival != OURS and not max(errors) <= HALF_TOLERANCE:
+            failed[rival] = f"values differ by {max(errors):.2g}"
 
 
 def _difference(value: Tensor, reference: Tensor) -> float:
     return ((value - reference).abs().max() / reference.abs().max().clamp(min=1e-30)).item()
 
 
-def _milliseconds(compute: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    compute()
-    return 1000 * (time.perf_counter() - start)
-
-
 def _spread(times: Sequence[float]) -> dict[str, float]:
     low, median, high = np.percentile(times, [20, 50, 80])
-    return {"median": round(float(median), 3), "p20": round(float(low), 3), "p80": round(float(high), 3)}
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def peak_bytes(candidate: Candidate) -> int | None:
-    """How far the process grows during a step, whoever allocates; None where the system does not tell (it does on Linux)."""
-    try:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # give back what earlier steps left, or it would not be counted
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        candidate.step()
-        return _status("VmHWM") - before
-    except (OSError, AttributeError):
-        return None
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what was measured, and two limits of the machine: multiply-adds and bytes a second."""
-    names = ("torch", "torchvision", "numba", "llvmlite", "numpy", "unified-extractor")
-    return {
-        "device": _processor(),
-        "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in names},
-        "peak_multiply_adds_per_second": _matrix_rate(),
-        "peak_bytes_per_second": _copy_rate(),
-    }
-
-
-def _matrix_rate(size: int = 1536) -> float:
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return round(size**3 / min(_milliseconds(lambda: a @ b) for _ in range(10)) * 1000)
-
-
-def _copy_rate(size: int = 2**27) -> float:
-    source, target = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
-    return round(2 * size / min(_milliseconds(lambda: target.copy_(source)) for _ in range(10)) * 1000)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return {"median": round(float(median), 4), "p20": round(float(low), 4), "p80": round(float(high), 4)}

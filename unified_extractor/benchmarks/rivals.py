@@ -19,16 +19,28 @@ def unfold_multiply_sum(x: Tensor, dynamic_kernel: Tensor, kernel_size: int, str
 
 def grid_sample_multiply_sum(x: Tensor, dynamic_kernel: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
     """DCNv3 and DCNv4: every group's taps read by one ``F.grid_sample``, then as in :func:`unfold_multiply_sum`. Stride 1."""
-    batch, groups, taps, height, width = dynamic_kernel.shape
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    reach = torch.arange(kernel_size) - kernel_size // 2
+    return (_grid_sampled(x, offsets, kernel_size) * dynamic_kernel[:, :, None]).sum(3).flatten(1, 2)
+
+
+def grid_sample_matmul(x: Tensor, static_kernel: Tensor, offsets: Tensor, mask: Tensor, kernel_size: int) -> Tensor:
+    """DCNv2 with one convolution group: what the taps read, times the mask ``[B, G, K, Ho, Wo]``, in one matrix product. Stride 1."""
+    columns = (_grid_sampled(x, offsets, kernel_size) * mask[:, :, None]).flatten(4).flatten(1, 3)  # [B, C*K, P]
+    return (static_kernel.flatten(1) @ columns).unflatten(2, x.shape[-2:])
+
+
+def _grid_sampled(x: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
+    """``[B, G, C/G, K, Ho, Wo]``. Sampled in at least float32: half precision would misplace positions by tenths of a pixel."""
+    batch, groups, taps, _, height, width = offsets.shape
+    precise, device = torch.promote_types(x.dtype, torch.float32), x.device
+    rows, columns = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+    reach = torch.arange(kernel_size, device=device) - kernel_size // 2
     grid = torch.stack(torch.meshgrid(reach, reach, indexing="ij")).flatten(1).T
-    positions = torch.stack([rows, columns]) + grid[:, :, None, None] + offsets  # [B, G, K, 2, Ho, Wo]
-    positions = positions.flatten(0, 1).movedim(2, -1).flatten(1, 2)
-    normalised = (2 * positions.flip(-1) + 1) / positions.new_tensor([width, height]) - 1
-    read = F.grid_sample(x.reshape(batch * groups, -1, height, width), normalised, align_corners=False)
-    read = read.view(batch, groups, -1, taps, height, width)
-    return (read * dynamic_kernel[:, :, None]).sum(3).flatten(1, 2)
+    positions = torch.stack([rows, columns]) + grid[:, :, None, None] + offsets.to(precise)  # [B, G, K, 2, Ho, Wo]
+    x_position = (2 * positions[:, :, :, 1] + 1) / width - 1
+    y_position = (2 * positions[:, :, :, 0] + 1) / height - 1
+    normalised = torch.stack([x_position, y_position], -1).flatten(0, 1).flatten(1, 2)
+    read = F.grid_sample(x.reshape(batch * groups, -1, height, width).to(precise), normalised, align_corners=False)
+    return read.view(batch, groups, -1, taps, height, width).to(x.dtype)
 
 
 def unfold_matmul_fold(x: Tensor, dynamic_kernel: Tensor, kernel_size: int, stride: int) -> Tensor:

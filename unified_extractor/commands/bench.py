@@ -3,68 +3,100 @@
 import argparse
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from unified_extractor.benchmarks import compilation
-from unified_extractor.benchmarks.cases import CPU_CASES
-from unified_extractor.benchmarks.measure import ValuesDifferError, machine, measured
-from unified_extractor.benchmarks.report import as_table, limit_milliseconds, markdown
+from unified_extractor.benchmarks.cases import CPU_CASES, Case, gpu_cases
+from unified_extractor.benchmarks.measure import ValuesDifferError, measured
+from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter, Meter, without_gpu
+from unified_extractor.benchmarks.report import as_table, limit_milliseconds, markdown, pass_floors, plan_markdown, plan_table
+
+NOT_YET = "# How fast the operator is on a GPU\n\n*not yet run on a GPU*: no time in this file has been measured.\n\n"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Compare values, measure, print a table and write a result file. Returns the exit code."""
     parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside what a user would otherwise run.")
-    parser.add_argument("device", choices=["cpu"], help="where to measure")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("bench-cpu.json"),
-        help="result file, a table .md goes beside it (default bench-cpu.json)",
-    )
+    parser.add_argument("device", choices=["cpu", "gpu"], help="where to measure")
+    parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
+    parser.add_argument("--threads", type=int, default=2, help="cpu: threads of torch (default 2)")
+    parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
+    parser.add_argument(
+        "--plan", action="store_true", help="gpu: measure nothing, say what the kernels must move; with --output, a table .md"
+    )
     given = parser.parse_args(arguments)
-    if given.repeats < 1 or given.threads < 1:
-        parser.error(f"--repeats and --threads must be at least 1, got {given.repeats} and {given.threads}")
+    if given.repeats < 1 or given.threads < 1 or given.batch < 1:
+        parser.error(
+            f"--repeats, --threads and --batch must be at least 1, got {given.repeats}, {given.threads} and {given.batch}"
+        )
+    if given.plan and given.device == "cpu":
+        parser.error("--plan is of the Triton kernels: uniex bench gpu --plan")
+    if given.device == "gpu" and not given.plan and (reason := without_gpu()):
+        parser.exit(2, f"uniex: error: {reason}. uniex bench gpu --plan writes what the kernels must move without one\n")
+    output = given.output or (None if given.plan else Path(f"bench-{given.device}.json"))
+    if output is not None:
+        if output.suffix == ".md" and not given.plan:
+            parser.error(f"--output {output}: the table goes into this file, the result needs another name, such as .json")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # before minutes of measuring
+            parser.exit(2, f"uniex: error: --output {output}: {error}\n")
+    every = CPU_CASES if given.device == "cpu" else gpu_cases(given.batch, "meta" if given.plan else "cuda")
+    chosen = {name: make for name, make in every.items() if given.only.lower() in name.lower()}
+    if not chosen:
+        parser.error(f"--only {given.only}: no case has this in its name; there are {', '.join(every)}")
     try:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # before minutes of measuring
-        parser.exit(2, f"uniex: error: --output {given.output}: {error}\n")
-    torch.set_num_threads(given.threads)
-    made = {name: make for name, make in CPU_CASES.items() if given.only.lower() in name.lower()}
-    if not made:
-        parser.error(f"--only {given.only}: no case has this in its name; there are {', '.join(CPU_CASES)}")
-    result: dict[str, Any] = {
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "compilation_seconds": compilation.seconds(),
-        "repeats": given.repeats,
-        "cases": [],
-    }
-    try:
-        for name, make in made.items():
-            torch.manual_seed(0)
-            case = measured(name, make(), given.repeats)
-            result["cases"].append(case)
-            given.output.write_text(json.dumps(result, indent=1) + "\n")  # what is measured is kept, whatever happens to the rest
-            given.output.with_suffix(".md").write_text(markdown(result))
-            Console().print(_table(case, limit_milliseconds(case, result["machine"])))
+        if given.plan:
+            _plan(chosen, given.batch, output)
+            return 0
+        assert output is not None
+        if given.device == "cpu":
+            torch.set_num_threads(given.threads)
+            _measure(chosen, CpuMeter(), given.repeats, output, {"compilation_seconds": compilation.seconds()})
+        else:
+            _measure(chosen, GpuMeter(), given.repeats, output, {"batch": given.batch})
     except (ValuesDifferError, OSError) as error:
         parser.exit(1, f"uniex: error: {error}\n")
-    print(f"written: {given.output}, {given.output.with_suffix('.md').name}")
+    except torch.OutOfMemoryError as error:  # ours, or what its values are compared with: a rival's is noted in its row
+        parser.exit(1, f"uniex: error: a smaller --batch is needed: {error}\n")
     return 0
 
 
-def _table(case: dict[str, Any], limit: float | None) -> Table:
-    text = as_table(case)
-    table = Table(title=case["name"] + (f" (at the machine's rates {limit:.2g} ms)" if limit else ""), title_justify="left")
+def _measure(cases: dict[str, Callable[[], Case]], meter: Meter, repeats: int, output: Path, more: dict[str, Any]) -> None:
+    """Measure each case, print its table, and write the file anew: what is measured is kept, whatever happens to the rest."""
+    result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": meter.machine(), **more}
+    result |= {"repeats": repeats, "cases": []}
+    for name, make in cases.items():
+        torch.manual_seed(0)
+        case = measured(name, make(), repeats, meter)
+        result["cases"].append(case)
+        output.write_text(json.dumps(result, indent=1) + "\n")
+        output.with_suffix(".md").write_text(markdown(result))
+        limit = limit_milliseconds(case, result["machine"])
+        title = name + (f" (at the machine's rates {limit:.2g} ms)" if limit else "")
+        Console().print(_table(as_table(case, pass_floors(case, result["machine"])), title))
+    print(f"written: {output}, {output.with_suffix('.md').name}")
+
+
+def _plan(cases: dict[str, Callable[[], Case]], batch: int, output: Path | None) -> None:
+    text = NOT_YET + plan_markdown(plan_table(cases), batch)
+    print(text)
+    if output is not None:
+        output.with_suffix(".md").write_text(text)
+        print(f"written: {output.with_suffix('.md')}")
+
+
+def _table(text: pd.DataFrame, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
     for column in text.columns:
         table.add_column(column, no_wrap=True)
     for row in text.values.tolist():

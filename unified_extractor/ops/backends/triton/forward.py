@@ -5,11 +5,13 @@
 import triton
 import triton.language as tl
 
+from unified_extractor.ops.backends.triton.eights import eight_of
 from unified_extractor.ops.backends.triton.reading import sample
 from unified_extractor.ops.backends.triton.tiles import (
     channels_of,
     of_image,
     program,
+    weighed,
     weighted,
     windows_of,
     write_at_windows,
@@ -18,22 +20,41 @@ from unified_extractor.ops.backends.triton.tiles import (
 from unified_extractor.ops.backends.triton.tuning import tuned
 
 
-@tuned({"SCALE": 1, "num_warps": 4}, {"SCALE": 2, "num_warps": 8}, {"SCALE": 1, "num_warps": 8}, registers=128)
+@tuned(
+    {"SCALE": 1, "TAPS": 8, "num_warps": 4},
+    {"SCALE": 2, "TAPS": 8, "num_warps": 8},
+    {"SCALE": 1, "TAPS": 1, "num_warps": 4, "maxnreg": 128},
+    {"SCALE": 2, "TAPS": 1, "num_warps": 8, "maxnreg": 128},
+)
 @triton.jit
-def gather(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR: tl.constexpr, SCALE: tl.constexpr):
+def gather(
+    x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR: tl.constexpr, SCALE: tl.constexpr, TAPS: tl.constexpr
+):
     """Each channel alone: ``y_p = sum_k weight_kp * x~_kp``, a tile a program. Reads all of it once and writes y, nothing else."""
     positions: tl.constexpr = plan.tile_positions * SCALE
     place = program(tl.cdiv(sizes.rows * sizes.columns, positions), plan.blocks, plan)
     channels, windows = channels_of(place.block, plan), windows_of(place.tile, positions, sizes, plan)
     starts = of_image(x, place.batch), of_image(dynamic, place.batch), of_image(offsets, place.batch), of_image(y, place.batch)
     total = zeros(positions, plan)
-    for i in range(plan.rows):
-        if plan.moved:  # four reads a tap are enough to hide each other's time, more would need too many registers
-            for j in range(plan.columns):
-                total += contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan)
-        else:
-            for j in tl.static_range(plan.columns):
-                total += contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan)
+    if TAPS == 8:
+        whole: tl.constexpr = plan.taps // 8 * 8
+        for first in range(0, whole, 8):
+            kernels = eight_of(dynamic, starts[1], 0, first, windows, channels, plan.kernel_units, plan)
+            for t in tl.static_range(8):
+                i, j = (first + t) // plan.columns, (first + t) % plan.columns
+                value = sample(x, starts[0], offsets, starts[2], i, j, windows, channels, sizes, plan)
+                total += weighed(value, kernels[t], static, first + t, channels, plan)
+        for tap in tl.static_range(whole, plan.taps):
+            i, j = tap // plan.columns, tap % plan.columns
+            total += contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan)
+    else:
+        for i in range(plan.rows):
+            if plan.moved:  # four reads a tap are enough to hide each other's time, more would need too many registers
+                for j in range(plan.columns):
+                    total += contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan)
+            else:
+                for j in tl.static_range(plan.columns):
+                    total += contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan)
     if plan.aggregation != "unfold":
         write_at_windows(y, starts[3], 0, windows, channels, total, plan)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from unified_extractor.ops.backends.triton.backward import backward
+from unified_extractor.ops.backends.triton.backward import backward, kernel_gradient
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
 from unified_extractor.ops.backends.triton.forward import gather
 from unified_extractor.ops.backends.triton.mixing import mix, mixing_gradient
@@ -135,8 +135,27 @@ class _Backward(_Work):
         if "x" in results and not self.plan.moved:
             self.spread(self.gradient, results["x"], gradient=True)
         each = "static" in results and self.plan.static == "each"
-        if each or "dynamic" in results or "offsets" in results or ("x" in results and self.plan.moved):
+        if "dynamic" in results and self._is_product():
+            kernel = dynamic_of(results["dynamic"], fold=False)
+            self.start(
+                kernel_gradient,
+                partial(self.grid, self.positions),
+                gradient=image_of(self.gradient),
+                x=image_of(self.call.x),
+                of_dynamic=kernel,
+            )
+        elif each or "dynamic" in results or "offsets" in results or ("x" in results and self.plan.moved):
             self._windows(each)
+
+    def _is_product(self) -> bool:
+        """Whether the dynamic kernel's gradient is nothing but products, and no sum goes beyond a tile."""
+        plan = self.plan
+        simple = plan.aggregation == "gather" and plan.static == "none" and not plan.moved
+        return (
+            simple
+            and plan.kernel_units == plan.kernel_tiles == 1
+            and tuple(self.results["dynamic"].shape[-2:]) == self.call.window.output
+        )
 
     def _windows(self, each: bool) -> None:
         """What a pass over the windows gives: all of the rest."""

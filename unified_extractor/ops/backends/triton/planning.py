@@ -114,6 +114,7 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         dilation_x=window.dilation[1],
         moved=call.offsets is not None,
         dynamic=call.dynamic is not None,
+        together=call.dynamic is not None and call.dynamic.stride(-3) == 1,
         static="none" if call.static is None else "mixing" if mixing else "each",
         units=groups.units,
         unit=groups.unit,

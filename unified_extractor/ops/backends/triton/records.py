@@ -74,6 +74,8 @@ class Plan(NamedTuple):
     """There are offsets."""
     dynamic: bool
     """There is a dynamic kernel."""
+    together: bool
+    """Its taps are neighbours in memory."""
     static: str
     """none, each (one weight a channel and tap) or mixing."""
     units: int

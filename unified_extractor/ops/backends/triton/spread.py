@@ -68,7 +68,11 @@ def reached(source, static, dynamic, offsets, starts, i, j, pixels, channels, si
     return total
 
 
-@tuned({"SCALE": 1, "num_warps": 4}, {"SCALE": 2, "num_warps": 8}, {"SCALE": 1, "num_warps": 8}, registers=128)
+@tuned(
+    {"SCALE": 1, "num_warps": 4, "maxnreg": 128},
+    {"SCALE": 2, "num_warps": 8, "maxnreg": 128},
+    {"SCALE": 1, "num_warps": 8, "maxnreg": 128},
+)
 @triton.jit
 def spread(
     source,

@@ -200,12 +200,18 @@ def write_at_windows(image, start, tap, windows, channels, tile, plan):
 
 
 @triton.jit
-def field(values, start, part, tap, windows, channels, group_units, plan):
-    """A pair: what windows and groups of channels hold."""
+def of_field(values, part, tap, windows, channels, group_units, plan):
+    """Where a field's values for windows and groups of channels lie in an image, and which exist; pairs."""
     place = at_positions(windows.row * values.row + windows.column * values.column, plan)
     place += at_units(channels.unit // group_units * values.group, plan)
     place += wide(part, plan) * values.part + wide(tap, plan) * values.tap
-    exist = at_positions(windows.exist, plan) & at_units(channels.is_unit, plan)
+    return place, at_positions(windows.exist, plan) & at_units(channels.is_unit, plan)
+
+
+@triton.jit
+def field(values, start, part, tap, windows, channels, group_units, plan):
+    """A pair: what windows and groups of channels hold."""
+    place, exist = of_field(values, part, tap, windows, channels, group_units, plan)
     return precise(tl.load(start + place, mask=exist, other=0.0))
 
 
@@ -231,13 +237,20 @@ def combined(static, dynamic, plan):
 
 
 @triton.jit
-def weighted(value, static, dynamic, start, part, tap, static_tap, windows, channels, plan):
-    """A tile times the weights of its kernels."""
+def weighed(value, kernel, static, tap, channels, plan):
+    """A tile times the weights of both kernels; ``kernel``: the dynamic one's, a pair, if there is one."""
     if plan.dynamic:
-        weight = across(field(dynamic, start, part, tap, windows, channels, plan.kernel_units, plan), plan)
+        weight = across(kernel, plan)
         if plan.static == "each":
-            weight = combined(static_weights(static, static_tap, channels, plan), weight, plan)
+            weight = combined(static_weights(static, tap, channels, plan), weight, plan)
         value = value * weight
     elif plan.static == "each":
-        value = value * static_weights(static, static_tap, channels, plan)
+        value = value * static_weights(static, tap, channels, plan)
     return value
+
+
+@triton.jit
+def weighted(value, static, dynamic, start, part, tap, static_tap, windows, channels, plan):
+    """The same, with the dynamic kernel's weights read from memory."""
+    kernel = field(dynamic, start, part, tap, windows, channels, plan.kernel_units, plan) if plan.dynamic else 1.0
+    return weighed(value, kernel, static, static_tap, channels, plan)

@@ -19,22 +19,21 @@ def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
         arguments["of_x"].data.zero_()
 
 
-_COMPILER = ("num_warps", "num_stages")
+_OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
-def tuned(*configurations: dict[str, int], registers: int | None = None) -> Callable[[Any], Any]:
-    """Give a kernel a few configurations, the first of which is the default: options of the compiler, constants of the kernel.
+def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
+    """Give a kernel a few configurations, the first suitable of which is the default: options of the compiler, constants of the kernel.
 
-    ``registers``: at most so many a thread, for the occupancy planned. Told no number, the assembler may spill a few of a kernel that
-    needs few, to reach an occupancy of its own choice.
+    ``maxnreg``: registers a thread may use, for the occupancy planned. Told no number, the assembler may spill a few of a kernel that
+    needs few, to reach an occupancy of its own choice; told one, it may unroll until it has used them up. Each kernel has what spills none.
 
     The kernel's parameter ``TUNED_FOR`` says what a configuration was measured for; the kernel itself does not read it.
     """
     configs = []
     for one in configurations:
-        constants_ = {name: value for name, value in one.items() if name not in _COMPILER}
-        options = {name: value for name, value in one.items() if name in _COMPILER}
-        configs.append(triton.Config(constants_, maxnreg=registers, **options))
+        options = {name: value for name, value in one.items() if name in _OPTIONS}
+        configs.append(triton.Config({name: value for name, value in one.items() if name not in _OPTIONS}, **options))
     prune = {"early_config_prune": lambda configs, named, plan, **arguments: suitable(configs, plan)}
     return triton.autotune(
         configs, key=["TUNED_FOR"], pre_hook=_clear, do_bench=_measure, cache_results=True, prune_configs_by=prune
@@ -42,9 +41,14 @@ def tuned(*configurations: dict[str, int], registers: int | None = None) -> Call
 
 
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
-    """The configurations that serve a plan: a matrix product shares its registers among 8 warps."""
-    mixing = getattr(plan.static, "value", plan.static) == "mixing"
-    return [config for config in configs if config.num_warps == 8 or not mixing]
+    """The configurations that serve a plan: eight warps share the registers of a matrix product; eight taps at once must be neighbours."""
+    mixing, eights = _plain(plan.static) == "mixing", _plain(plan.together) and not _plain(plan.moved) and _plain(plan.taps) >= 8
+    return [config for config in configs if (config.num_warps == 8 or not mixing) and (eights or config.kwargs.get("TAPS") != 8)]
+
+
+def _plain(value: Any) -> Any:
+    """A compile-time constant's value."""
+    return getattr(value, "value", value)
 
 
 def start(kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int, **arguments: Any) -> None:

@@ -1,0 +1,37 @@
+"""Eight taps at once. Where the taps of a window's kernel are neighbours in memory, as behind a generator with channels last, a tile that
+is read or written tap by tap touches a line of the cache for every window and tap; eight taps share it.
+
+Eights are pairs with a last axis of eight, split into pairs and joined from them in registers.
+"""
+
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+
+from unified_extractor.ops.backends.triton.tiles import of_field, precise
+
+
+@triton.jit
+def eight_of(values, start, part, first, windows, channels, group_units, plan):
+    """What a field holds at taps ``first .. first + 7``, a pair each."""
+    place, exist = of_field(values, part, first, windows, channels, group_units, plan)
+    place = tl.expand_dims(place, 2) + tl.arange(0, 8)[None, None, :] * values.tap
+    eight = precise(tl.load(start + place, mask=tl.expand_dims(exist, 2), other=0.0))
+    even, odd = tl.split(tl.reshape(eight, [eight.shape[0], eight.shape[1], 2, 2, 2]))
+    (even_low, even_high), (odd_low, odd_high) = tl.split(even), tl.split(odd)
+    (v0, v4), (v2, v6) = tl.split(even_low), tl.split(even_high)
+    (v1, v5), (v3, v7) = tl.split(odd_low), tl.split(odd_high)
+    return v0, v1, v2, v3, v4, v5, v6, v7
+
+
+@triton.jit
+def write_eight(values, start, part, first, windows, channels, group_units, eight, plan):
+    """The inverse of :func:`eight_of`."""
+    v0, v1, v2, v3, v4, v5, v6, v7 = eight
+    even = tl.join(tl.join(v0, v4), tl.join(v2, v6))
+    odd = tl.join(tl.join(v1, v5), tl.join(v3, v7))
+    joined = tl.reshape(tl.join(even, odd), [v0.shape[0], v0.shape[1], 8])
+    place, exist = of_field(values, part, first, windows, channels, group_units, plan)
+    place = tl.expand_dims(place, 2) + tl.arange(0, 8)[None, None, :] * values.tap
+    tl.store(start + place, joined, mask=tl.expand_dims(exist, 2) & (tl.arange(0, 8) < 8)[None, None, :])
