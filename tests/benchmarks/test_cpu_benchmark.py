@@ -7,7 +7,7 @@ from torch import nn
 
 import unified_extractor as ux
 from unified_extractor.__main__ import main
-from unified_extractor.benchmarks import cases, compilation, measure
+from unified_extractor.benchmarks import cases, compilation, meters
 from unified_extractor.benchmarks.rivals import with_unfold
 from unified_extractor.commands import bench
 
@@ -76,7 +76,7 @@ def test_no_time_is_reported_when_values_differ(small_cases, monkeypatch, capsys
 
 
 def test_an_output_that_cannot_be_is_refused_before_anything_is_measured(small_cases, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "machine", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(meters.CpuMeter, "machine", lambda self: pytest.fail("measured"))
     small_cases.write_text("a file where a folder is asked for")
     with pytest.raises(SystemExit) as ended:
         main(["bench", "cpu", "--output", str(small_cases / "result.json")])
@@ -92,8 +92,7 @@ def test_an_unknown_case_is_named(small_cases, capsys):
 
 def test_peak_memory_sees_what_is_allocated_inside_an_operation():
     size = 2**26
-    candidate = cases.Candidate(lambda: None, lambda: [torch.ones(size, dtype=torch.uint8).max()], None)
-    peak = measure.peak_bytes(candidate)
+    peak = meters.CpuMeter().peak_bytes(lambda: torch.ones(size, dtype=torch.uint8).max())
     if peak is None:
         pytest.skip("the system does not tell")
     assert 0.9 * size < peak < 1.5 * size  # the system counts pages in batches

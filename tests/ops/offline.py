@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from unified_extractor.ops import checks
-from unified_extractor.ops.backends.triton import launch
+from unified_extractor.ops.backends.triton import deterministic, launch
 from unified_extractor.ops.backends.triton.records import constants
 from unified_extractor.ops.backends.triton.tuning import suitable
 from unified_extractor.ops.operators import Call, Wanted
@@ -96,21 +96,21 @@ def report(kernel):
     }
 
 
-def compile_all(architecture):
-    """Print a line for every kernel that the calls would launch, in each of its configurations."""
+def compile_all(architecture, *, defaults):
+    """Print a line for every kernel that the calls would launch, in its default configuration or in each."""
     labels = {}
 
     def start(kernel, grid, device, plan, extent, **arguments):
-        for config in suitable(kernel.configs, plan):
+        for place, config in enumerate(suitable(kernel.configs, plan)[: 1 if defaults else None]):
             options = config.all_kwargs()
             compiled = kernel.fn.warmup(
                 grid=(1,), plan=constants(plan), TUNED_FOR="nothing", enable_fp_fusion=True, **arguments, **options
             )
-            row = {"kernel": kernel.base_fn.__name__, "warps": config.num_warps, "options": config.kwargs}
+            row = {"kernel": kernel.base_fn.__name__, "warps": config.num_warps, "options": config.kwargs, "default": place == 0}
             print(json.dumps(labels | row | report(compiled)), flush=True)
 
     driver.set_active(Chip(architecture))
-    launch.start = start
+    launch.start = deterministic.start = start
     for dtype in (torch.bfloat16, torch.float32):
         for channels_last in (True, False):
             for name, call in calls(dtype, channels_last).items():
@@ -125,10 +125,13 @@ def compile_all(architecture):
                     launch.gradients(call, call.x, Wanted(x=False, static=False, dynamic=True, offsets=False))
                     continue
                 launch.run(call)
-                wanted = Wanted(True, *(t is not None for t in call[1:4]))
-                launch.gradients(call, launch.new_output(call), wanted)
+                wanted, gradient = Wanted(True, *(t is not None for t in call[1:4])), launch.new_output(call)
+                launch.gradients(call, gradient, wanted)
+                if name == "DCNv3":
+                    torch.use_deterministic_algorithms(True)
+                    launch.gradients(call, gradient, wanted)
+                    torch.use_deterministic_algorithms(False)
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        compile_all(int(name))
+    compile_all(int(sys.argv[1]), defaults="--defaults" in sys.argv)

@@ -100,7 +100,7 @@ def _reason(error: RuntimeError) -> str:
         return "out of memory"
     from torch._dynamo.exc import TorchDynamoException  # takes seconds to import, and something was compiled already
 
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:100]
     return f"does not compile: {first}" if isinstance(error, TorchDynamoException) else first
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from unified_extractor.benchmarks import compilation
-from unified_extractor.benchmarks.cases import CPU_CASES, Case, gpu_cases
+from unified_extractor.benchmarks.cases import CPU_CASES, OURS, Case, gpu_cases
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
 from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter, Meter, without_gpu
 from unified_extractor.benchmarks.report import as_table, limit_milliseconds, markdown, pass_floors, plan_markdown, plan_table
@@ -23,16 +23,7 @@ NOT_YET = "# How fast the operator is on a GPU\n\n*not yet run on a GPU*: no tim
 
 def main(arguments: Sequence[str]) -> int:
     """Compare values, measure, print a table and write a result file. Returns the exit code."""
-    parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside what a user would otherwise run.")
-    parser.add_argument("device", choices=["cpu", "gpu"], help="where to measure")
-    parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
-    parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
-    parser.add_argument("--threads", type=int, default=2, help="cpu: threads of torch (default 2)")
-    parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
-    parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
-    parser.add_argument(
-        "--plan", action="store_true", help="gpu: measure nothing, say what the kernels must move; with --output, a table .md"
-    )
+    parser = _parser()
     given = parser.parse_args(arguments)
     if given.repeats < 1 or given.threads < 1 or given.batch < 1:
         parser.error(
@@ -71,6 +62,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside what a user would otherwise run.")
+    parser.add_argument("device", choices=["cpu", "gpu"], help="where to measure")
+    parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
+    parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
+    parser.add_argument("--threads", type=int, default=2, help="cpu: threads of torch (default 2)")
+    parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
+    parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
+    parser.add_argument(
+        "--plan", action="store_true", help="gpu: measure nothing, say what the kernels must move; with --output, a table .md"
+    )
+    return parser
+
+
 def _measure(cases: dict[str, Callable[[], Case]], meter: Meter, repeats: int, output: Path, more: dict[str, Any]) -> None:
     """Measure each case, print its table, and write the file anew: what is measured is kept, whatever happens to the rest."""
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": meter.machine(), **more}
@@ -81,9 +86,7 @@ def _measure(cases: dict[str, Callable[[], Case]], meter: Meter, repeats: int, o
         result["cases"].append(case)
         output.write_text(json.dumps(result, indent=1) + "\n")
         output.with_suffix(".md").write_text(markdown(result))
-        limit = limit_milliseconds(case, result["machine"])
-        title = name + (f" (at the machine's rates {limit:.2g} ms)" if limit else "")
-        Console().print(_table(as_table(case, pass_floors(case, result["machine"])), title))
+        Console().print(_table(case, result["machine"]))
     print(f"written: {output}, {output.with_suffix('.md').name}")
 
 
@@ -95,10 +98,13 @@ def _plan(cases: dict[str, Callable[[], Case]], batch: int, output: Path | None)
         print(f"written: {output.with_suffix('.md')}")
 
 
-def _table(text: pd.DataFrame, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in text.columns:
-        table.add_column(column, no_wrap=True)
+def _table(case: dict[str, Any], machine: dict[str, Any]) -> Table:
+    """What fits a terminal; the file has all of it."""
+    text, limit = as_table(case, pass_floors(case, machine)), limit_milliseconds(case, machine)
+    text = text.drop(columns=["20-80 %", "both %", "difference"], errors="ignore")
+    title = case["name"] + (f" (at the machine's rates {limit:.2g} ms)" if limit else "")
+    table = Table(*text.columns, title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    table.columns[0].min_width, table.columns[0].overflow = len(OURS), "fold"
     for row in text.values.tolist():
         table.add_row(*row)
     return table

@@ -87,7 +87,11 @@ def _without_triton() -> str | None:
         import triton
     except ImportError as error:
         return f"it needs triton, which PyTorch brings for Linux: pip install triton ({error})"
-    if _interpreted() or torch.cuda.is_available():
+    if _interpreted():
+        return None
+    if torch.version.hip:
+        return "its kernels are written for NVIDIA GPUs, this PyTorch is built for AMD's"
+    if torch.cuda.is_available():
         return None
     return (
         f"there is no GPU that PyTorch can use (triton {triton.__version__} is installed; TRITON_INTERPRET=1 runs it on the CPU)"

@@ -1,14 +1,45 @@
 """The gradient of an image that offsets read, the same bit for bit every time: sorted by pixel instead of added in any order."""
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from unified_extractor.ops.backends.triton.backward import collect
 from unified_extractor.ops.backends.triton.planning import image_of, sizes_of
 from unified_extractor.ops.backends.triton.records import Plan
-from unified_extractor.ops.backends.triton.tuning import start
+from unified_extractor.ops.backends.triton.tiles import of_image
+from unified_extractor.ops.backends.triton.tuning import start, tuned
 from unified_extractor.ops.geometry import Window, precision
 from unified_extractor.ops.operators import Call
+
+
+@tuned({"num_warps": 1}, {"num_warps": 2})
+@triton.jit
+def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED_FOR: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The image's gradient from that of the columns, without atomics: each pixel sums what read it, in the order of taps and windows.
+
+    ``weights``, ``order`` ``[B, F, 4*K*P]``: the bilinear weights of all corners of all reads, and the corners sorted by their pixel;
+    ``begins`` ``[B, F, H*W + 1]``: where each pixel's corners begin in that order. One pixel and block of channels a program.
+    """
+    pixels, positions = sizes.height * sizes.width, sizes.rows * sizes.columns
+    index, block = tl.program_id(0), tl.program_id(1)
+    pixel, batch = index % pixels, (index // pixels).to(tl.int64)
+    unit, start = (block // plan.chunks).to(tl.int64), block % plan.chunks * plan.tile_unit
+    member = start + tl.arange(0, plan.tile_unit)
+    mask = member < plan.unit
+    group = batch * (plan.units // plan.offset_units) + unit // plan.offset_units
+    first, last = tl.load(begins + group * (pixels + 1) + pixel), tl.load(begins + group * (pixels + 1) + pixel + 1)
+    corners = group * tl.cast(4 * plan.taps * positions, tl.int64)
+    channel = (unit * plan.unit + member) * columns.channel
+    total = tl.zeros([plan.tile_unit], tl.float64 if plan.dtype == "float64" else tl.float32)
+    for entry in range(first, last):
+        corner = tl.load(order + corners + entry)
+        tap, position = corner % (plan.taps * positions) // positions, corner % positions
+        place = tap * columns.tap + position // sizes.columns * columns.row + position % sizes.columns * columns.column
+        value = tl.load(of_image(columns, batch) + channel + place, mask=mask, other=0.0)
+        total += value * tl.load(weights + corners + corner)
+    where = (unit * plan.unit + member) * y.channel + pixel // sizes.width * y.row + pixel % sizes.width * y.column
+    tl.store(of_image(y, batch) + where, total, mask=mask)
 
 
 def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tensor) -> None:
@@ -19,7 +50,7 @@ def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tenso
     pixels = call.window.image[0] * call.window.image[1]
     edges = torch.arange(pixels + 1, device=pixel.device).expand(*pixel.shape[:2], -1)
     begins = torch.searchsorted(by_pixel, edges.contiguous())
-    grid = (plan.units * plan.chunks * pixels * call.x.shape[0],)
+    grid = (pixels * call.x.shape[0], plan.units * plan.chunks)
     start(
         collect,
         grid,

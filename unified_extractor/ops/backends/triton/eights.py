@@ -19,9 +19,12 @@ def eight_of(values, start, part, first, windows, channels, group_units, plan):
     place = tl.expand_dims(place, 2) + tl.arange(0, 8)[None, None, :] * values.tap
     eight = precise(tl.load(start + place, mask=tl.expand_dims(exist, 2), other=0.0))
     even, odd = tl.split(tl.reshape(eight, [eight.shape[0], eight.shape[1], 2, 2, 2]))
-    (even_low, even_high), (odd_low, odd_high) = tl.split(even), tl.split(odd)
-    (v0, v4), (v2, v6) = tl.split(even_low), tl.split(even_high)
-    (v1, v5), (v3, v7) = tl.split(odd_low), tl.split(odd_high)
+    even_low, even_high = tl.split(even)
+    odd_low, odd_high = tl.split(odd)
+    v0, v4 = tl.split(even_low)
+    v2, v6 = tl.split(even_high)
+    v1, v5 = tl.split(odd_low)
+    v3, v7 = tl.split(odd_high)
     return v0, v1, v2, v3, v4, v5, v6, v7
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from unified_extractor.ops.backends.triton.backward import backward, kernel_gradient
+from unified_extractor.ops.backends.triton.backward import Gradients, Inputs, backward
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
 from unified_extractor.ops.backends.triton.forward import gather
 from unified_extractor.ops.backends.triton.mixing import mix, mixing_gradient
@@ -22,14 +22,15 @@ from unified_extractor.ops.backends.triton.planning import (
     plan_for,
     sizes_of,
 )
+from unified_extractor.ops.backends.triton.products import kernel_gradient
 from unified_extractor.ops.backends.triton.records import Plan
 from unified_extractor.ops.backends.triton.spread import spread
 from unified_extractor.ops.backends.triton.tuning import start
 from unified_extractor.ops.geometry import precision
 from unified_extractor.ops.operators import Call, Wanted
 
-_STATIC_SUMS = 64
-"""At most so many partial sums of a mixing static kernel's gradient: enough programs for any GPU, few enough to add up."""
+_STATIC_SUMS = 16
+"""At most so many partial sums of a mixing static kernel's gradient: enough programs, times its taps and tiles; few enough to add up."""
 
 
 def run(call: Call) -> Tensor:
@@ -159,32 +160,34 @@ class _Backward(_Work):
 
     def _windows(self, each: bool) -> None:
         """What a pass over the windows gives: all of the rest."""
-        call, plan, results, x = self.call, self.plan, self.results, self.call.x
+        call, plan, results = self.call, self.plan, self.results
         moved = plan.moved and "x" in results
         ordered = moved and torch.are_deterministic_algorithms_enabled()
-        of_x = torch.zeros_like(x, dtype=precision(x)) if moved and not ordered else None
+        of_x = self._new_sums() if moved and not ordered else None
         columns = self._new_columns() if ordered else None
-        tiles = self.tiles(self.positions)
-        sums = x.new_empty((x.shape[0] * tiles, plan.taps, x.shape[1]), dtype=precision(x)) if each else None
+        steps = self._steps() if each else 1
+        programs = -(-self.tiles(self.positions) // steps)
+        sums = (
+            call.x.new_empty((call.x.shape[0] * programs, plan.taps, call.x.shape[1]), dtype=precision(call.x)) if each else None
+        )
         of_dynamic = self._shares("dynamic", plan.kernel_tiles, plan.one_kernel)
         of_offsets = self._shares("offsets", plan.offset_tiles, plan.one_offset)
+        gradients = Gradients(
+            image_of(of_x),
+            image_of(columns),
+            sums,
+            dynamic_of(*self._share(of_dynamic, call.aggregation == "fold")),
+            offsets_of(*self._share(of_offsets)),
+        )
         self.start(
             backward,
-            partial(self.grid, self.positions),
-            **self.inputs(),
-            gradient=image_of(self.gradient),
-            of_x=image_of(of_x),
-            of_columns=image_of(columns),
-            of_static=sums,
-            of_dynamic=dynamic_of(*self._share(of_dynamic, call.aggregation == "fold")),
-            of_offsets=offsets_of(*self._share(of_offsets)),
-            STATIC=each,
-            DYNAMIC="dynamic" in results,
-            OFFSETS="offsets" in results,
+            (programs * plan.blocks * call.x.shape[0],),
+            inputs=Inputs(gradient=image_of(self.gradient), **self.inputs()),
+            gradients=gradients,
+            STEPS=steps,
             X=of_x is not None,
-            COLUMNS=ordered,
         )
-        if of_x is not None:
+        if of_x is not None and of_x is not results["x"]:
             results["x"].copy_(of_x)
         if columns is not None:
             gradient_from_columns(columns, call, plan, results["x"])
@@ -192,6 +195,19 @@ class _Backward(_Work):
             results["static"].copy_(sums.sum(0).t().reshape(results["static"].shape))
         self._sum("dynamic", of_dynamic)
         self._sum("offsets", of_offsets)
+
+    def _new_sums(self) -> Tensor:
+        """Zeros to add the image's gradient to: the gradient itself where it is precise enough."""
+        result = self.results["x"]
+        if result.dtype == precision(result):
+            return result.zero_()
+        return torch.zeros_like(result, dtype=precision(result))
+
+    def _steps(self) -> int:
+        """Tiles of a program so that shares of a static kernel, of which each channel has its own, take no more memory than the image."""
+        pixels = self.call.window.image[0] * self.call.window.image[1]
+        shares = max(pixels * self.call.x.element_size() // (self.plan.taps * precision(self.call.x).itemsize), 1)
+        return -(-self.tiles(self.positions) // shares)
 
     def _new_columns(self) -> Tensor:
         """``[B, C, K, Ho, Wo]``, channels next to each other where those of x are."""

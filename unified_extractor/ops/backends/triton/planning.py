@@ -3,7 +3,7 @@
 C channels, G kernel groups, F offset groups, U units, N channels of a unit.
 """
 
-from math import gcd
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -133,7 +133,7 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         offset_tiles=max(1, groups.offsets // tile_units) * chunks,
         one_kernel=is_one(call.dynamic, window),
         one_offset=is_one(call.offsets, window),
-        wide=any(_span(t) > 2**31 for t in (x, call.dynamic, call.offsets, gradient)),
+        wide=_largest_span(call, gradient) > 2**31,
         dtype=str(x.dtype).removeprefix("torch."),
         precision="ieee" if half or torch.get_float32_matmul_precision() == "highest" else "tf32",
         interpreted=interpreted,
@@ -167,8 +167,13 @@ def _power(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def _span(tensor: Tensor | None) -> Any:
-    """Elements between the first and the last address of one image."""
-    if tensor is None:
-        return 0
-    return sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True)) + 1
+def _largest_span(call: Call, gradient: Tensor | None) -> Any:
+    """Elements between the first and the last address of one image, of whatever is read or written."""
+    read = [tensor for tensor in (call.x, call.dynamic, call.offsets, gradient) if tensor is not None]
+    written = [call.output_shape(), *(tensor.shape for tensor in read)]
+    if call.heads:
+        written.append(call.dynamic_shape())
+    if call.offsets is not None:  # the gradient of what every tap reads, where it is not added up at once
+        written.append((1, call.x.shape[1], call.window.size, *call.window.output))
+    spans = [sum((n - 1) * step for n, step in zip(t.shape[1:], t.stride()[1:], strict=True)) + 1 for t in read]
+    return max(*spans, *(prod(shape[1:]) for shape in written))

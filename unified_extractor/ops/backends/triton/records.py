@@ -5,6 +5,7 @@ A kernel reads the fields by name. None of a record's strides assumes a layout: 
 B batch, C channels, G groups of either kind, K taps, U units, N channels of a unit, O output channels of a convolution group.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
@@ -116,6 +117,7 @@ class Plan(NamedTuple):
     """Triton's interpreter runs the kernels, on the CPU."""
 
 
+@lru_cache(maxsize=256)
 def constants(plan: Plan) -> Plan:
     """The plan as a kernel takes it."""
     from triton.language import constexpr

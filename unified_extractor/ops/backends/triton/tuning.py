@@ -1,6 +1,7 @@
 """Which configuration a kernel runs with: measured once for every plan, kept on disk, never measured again for another batch size."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ def _measure(call: Callable[[], None], quantiles: Any) -> Any:
 def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
     """Zero what a kernel adds to, before each of its runs."""
     if arguments.get("X"):
-        arguments["of_x"].data.zero_()
+        arguments["gradients"].x.data.zero_()
 
 
 _OPTIONS = ("num_warps", "num_stages", "maxnreg")
@@ -41,9 +42,11 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
 
 
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
-    """The configurations that serve a plan: eight warps share the registers of a matrix product; eight taps at once must be neighbours."""
-    mixing, eights = _plain(plan.static) == "mixing", _plain(plan.together) and not _plain(plan.moved) and _plain(plan.taps) >= 8
-    return [config for config in configs if (config.num_warps == 8 or not mixing) and (eights or config.kwargs.get("TAPS") != 8)]
+    """The configurations that serve a plan: eight taps at once must be neighbours; eight warps share a matrix product's registers."""
+    eights = _plain(plan.together) and not _plain(plan.moved) and _plain(plan.taps) >= 8
+    found = [config for config in configs if eights or config.kwargs.get("TAPS") != 8]
+    of_eight_warps = [config for config in found if config.num_warps == 8]
+    return of_eight_warps if of_eight_warps and _plain(plan.static) == "mixing" else found
 
 
 def _plain(value: Any) -> Any:
@@ -57,7 +60,7 @@ def start(kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int,
     The default configuration serves where measuring cannot: in Triton's interpreter, where results must be the same every time
     (``torch.use_deterministic_algorithms``), and in the capture of a CUDA graph that no call went before.
     """
-    arguments |= {"plan": constants(plan), "TUNED_FOR": f"{extent.bit_length()} {plan}", "enable_fp_fusion": True}
+    arguments |= {"plan": constants(plan), "TUNED_FOR": _purpose(plan, extent.bit_length()), "enable_fp_fusion": True}
     if device.type == "cpu":
         _start_default(kernel, grid, arguments)
         return
@@ -68,6 +71,11 @@ def start(kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int,
             _start_default(kernel, grid, arguments)
         else:
             kernel[grid](**arguments)
+
+
+@lru_cache(maxsize=256)
+def _purpose(plan: Plan, magnitude: int) -> str:
+    return f"{magnitude} {plan}"
 
 
 def _start_default(kernel: Any, grid: Any, arguments: dict[str, Any]) -> None:

@@ -1,0 +1,71 @@
+"""The Triton kernels compiled for GPUs that are not there: what the compilers report. Nothing runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+ROOT = Path(__file__).parents[2]
+REGISTERS = 65536
+"""Of a multiprocessor."""
+PLANNED_WARPS = {
+    "gather": 16,
+    "spread": 16,
+    "kernel_gradient": 16,
+    "backward": 8,
+    "mix": 8,
+    "mixing_gradient": 8,
+    "collect": 16,
+}
+"""The fewest that a multiprocessor must have room for: where reads wait for memory, and where a matrix product waits for less."""
+
+
+def compiled_for(architecture, *options):
+    """The report of `offline.py`, one dict a kernel."""
+    run = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("offline.py")), str(architecture), *options],
+        env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module", params=[("80", "--defaults"), ("90",)], ids=["sm_80", "sm_90"])
+def kernels(request):
+    return compiled_for(*request.param)
+
+
+def name_of(row):
+    return " ".join(str(row[key]) for key in ("call", "dtype", "layout", "kernel", "warps", "options"))
+
+
+def test_every_kernel_is_compiled_in_both_layouts_and_dtypes(kernels):
+    assert {row["kernel"] for row in kernels} == set(PLANNED_WARPS)
+    assert {(row["dtype"], row["layout"]) for row in kernels} == {
+        (dtype, layout) for dtype in ("bfloat16", "float32") for layout in ("channels_last", "contiguous")
+    }
+
+
+def test_nothing_spills_to_local_memory(kernels):
+    assert not [name_of(row) for row in kernels if row["spills"] or row["stack"]]
+
+
+def test_channels_that_are_neighbours_are_read_sixteen_bytes_at_once(kernels):
+    """In the default configuration: every kernel that reads tiles of pixels."""
+    for row in kernels:
+        if row["layout"] == "channels_last" and row["default"] and row["kernel"] != "collect":
+            assert max(row["widths"]) == 16, name_of(row)
+
+
+def test_registers_leave_room_for_the_warps_planned(kernels):
+    for row in kernels:
+        a_block = 32 * row["warps"] * -(-row["registers"] // 8) * 8
+        warps = REGISTERS // a_block * row["warps"]
+        assert warps >= PLANNED_WARPS[row["kernel"]], f"{name_of(row)}: {row['registers']} registers, {warps} warps"
