@@ -30,7 +30,6 @@ WITHOUT_A_GPU = """
 import sys
 import torch
 
-before = set(sys.modules)
 import unified_extractor as ux
 
 call = {"kernel_size": 5, "padding": 2, "dynamic_kernel": torch.ones(1, 1, 25, 4, 4)}
@@ -38,7 +37,6 @@ x = torch.ones(1, 16, 4, 4, requires_grad=True)
 ux.extract(x, **call).sum().backward()
 ours = "unified_extractor.ops.backends.triton"
 assert not any(name.startswith(ours) for name in sys.modules)
-assert "triton" in before or "triton" not in sys.modules
 print(ux.backends()["triton"])
 try:
     ux.extract(x, **call, backend="triton")

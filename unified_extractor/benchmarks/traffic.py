@@ -79,9 +79,10 @@ def traffic(kernel: str, call: Call) -> Work:
     """The fewest bytes and multiply-adds of a kernel in a gather or fold; every input's gradient is wanted.
 
     Args:
-        kernel: "gather", "spread" (a fold), "mix", "spread gradient" (of x, read on the regular grid), "backward" (of x read at
-            offsets, of offsets and of kernels), "mixing_gradient" (of a static kernel that mixes channels) or "collect" (of x, where
-            "backward" has written columns instead: deterministic algorithms).
+        kernel: "gather", "spread" (a fold), "mix", "spread gradient" (of x, read on the regular grid), "kernel_gradient" (of the
+            dynamic kernel alone, read on the regular grid), "backward" (of x read at offsets, of offsets and of kernels),
+            "mixing_gradient" (of a static kernel that mixes channels) or "collect" (of x, where "backward" has written columns
+            instead: deterministic algorithms).
         call: its tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
@@ -91,11 +92,17 @@ def kernels(call: Call) -> list[str]:
     """What runs for a call, forward and then backward; "collect" only under deterministic algorithms."""
     mixing, moved = _mixes(call), call.offsets is not None
     forward = "spread" if call.aggregation == "fold" else "mix" if mixing else "gather"
+    products = call.static is None and not moved and call.aggregation == "gather"
     return [
         forward,
         *(["mixing_gradient"] if mixing else []),
         *([] if moved else ["spread gradient"]),
-        *(["backward"] if moved or call.dynamic is not None or (call.static is not None and not mixing) else []),
+        *(["kernel_gradient"] if products else []),
+        *(
+            ["backward"]
+            if not products and (moved or call.dynamic is not None or (call.static is not None and not mixing))
+            else []
+        ),
         *(["collect"] if moved else []),
     ]
 
@@ -154,7 +161,7 @@ def _mixing_gradient(call: Call) -> Work:
 
 
 def _backward(call: Call) -> Work:
-    """The gradient of x is added up in float32."""
+    """The gradient of x is added up in float32. The dynamic kernel is read for other gradients than its own."""
     values, results = _values(call), call.window.size if call.aggregation == "fold" else 1
     moved, static = call.offsets is not None, call.static is not None and not _mixes(call)
     written = tensor_bytes([call.dynamic, call.offsets, call.static if static else None])
@@ -164,7 +171,8 @@ def _backward(call: Call) -> Work:
     if moved:
         written += call.x.numel() * max(call.x.element_size(), 4)
         count += _weighted(call) + 8 * values  # at the values; then 4 for the offsets, 4 into the corners
-    return Work(_inputs(call) + _output(call) + written, count, _matrix(call))
+    unread = 0 if moved or call.static is not None else tensor_bytes([call.dynamic])
+    return Work(_inputs(call) - unread + _output(call) + written, count, _matrix(call))
 
 
 def _collect(call: Call) -> Work:
@@ -183,6 +191,7 @@ _TRAFFIC: dict[str, Callable[[Call], Work]] = {
     "mix": _forward,
     "spread gradient": _spread_gradient,
     "mixing_gradient": _mixing_gradient,
+    "kernel_gradient": _backward,
     "backward": _backward,
     "collect": _collect,
 }

@@ -62,8 +62,26 @@ class Gradients(NamedTuple):
 
 @tuned({"num_warps": 4}, {"num_warps": 8})
 @triton.jit
-def backward(inputs, gradients, sizes, plan: tl.constexpr, STEPS: tl.constexpr, X: tl.constexpr, TUNED_FOR: tl.constexpr):
+def backward(
+    gradient,
+    x,
+    static,
+    dynamic,
+    offsets,
+    of_x,
+    of_columns,
+    of_static,
+    of_dynamic,
+    of_offsets,
+    sizes,
+    plan: tl.constexpr,
+    STEPS: tl.constexpr,
+    X: tl.constexpr,
+    TUNED_FOR: tl.constexpr,
+):
     """The gradients that have somewhere to go. A program has STEPS tiles of windows one after the other; X: the image's is among them."""
+    inputs = Inputs(gradient, x, static, dynamic, offsets)
+    gradients = Gradients(of_x, of_columns, of_static, of_dynamic, of_offsets)
     tiles = tl.cdiv(sizes.rows * sizes.columns, plan.tile_positions)
     programs = tl.cdiv(tiles, STEPS)
     place = program(programs, plan.blocks, plan)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from unified_extractor.ops.backends.triton.backward import Gradients, Inputs, backward
+from unified_extractor.ops.backends.triton.backward import backward
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
 from unified_extractor.ops.backends.triton.forward import gather
 from unified_extractor.ops.backends.triton.mixing import mix, mixing_gradient
@@ -172,18 +172,16 @@ class _Backward(_Work):
         )
         of_dynamic = self._shares("dynamic", plan.kernel_tiles, plan.one_kernel)
         of_offsets = self._shares("offsets", plan.offset_tiles, plan.one_offset)
-        gradients = Gradients(
-            image_of(of_x),
-            image_of(columns),
-            sums,
-            dynamic_of(*self._share(of_dynamic, call.aggregation == "fold")),
-            offsets_of(*self._share(of_offsets)),
-        )
         self.start(
             backward,
             (programs * plan.blocks * call.x.shape[0],),
-            inputs=Inputs(gradient=image_of(self.gradient), **self.inputs()),
-            gradients=gradients,
+            **self.inputs(),
+            gradient=image_of(self.gradient),
+            of_x=image_of(of_x),
+            of_columns=image_of(columns),
+            of_static=sums,
+            of_dynamic=dynamic_of(*self._share(of_dynamic, call.aggregation == "fold")),
+            of_offsets=offsets_of(*self._share(of_offsets)),
             STEPS=steps,
             X=of_x is not None,
         )

@@ -17,7 +17,7 @@ def _measure(call: Callable[[], None], quantiles: Any) -> Any:
 def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
     """Zero what a kernel adds to, before each of its runs."""
     if arguments.get("X"):
-        arguments["gradients"].x.data.zero_()
+        arguments["of_x"].data.zero_()
 
 
 _OPTIONS = ("num_warps", "num_stages", "maxnreg")
