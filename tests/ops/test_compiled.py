@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from torch.autograd import gradgradcheck
 from torch.library import opcheck
 
 import unified_extractor as ux
+from tests import made_calls
 from tests.comparing import assert_same, values_and_gradients
-from tests.oracles import output_size
-from tests.random_calls import as_pair, random_call
+from tests.made_calls import extract_or_unfold
+from tests.random_calls import random_call
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.functional import similarity
 
@@ -21,34 +23,7 @@ import numba
 from unified_extractor.ops.backends.compiled import OPERATORS
 from unified_extractor.ops.operators import numbers
 
-
-def made_call(
-    channels=4, size=(5, 6), kernel_size=3, *, batch=2, static=None, kernels=0, moved=0, shared=False, dtype=torch.float64,
-    aggregation="gather", **options
-):  # fmt: skip
-    """Keyword arguments of `extract`; ``static`` is [O, C/groups], ``kernels`` G, ``moved`` F, ``shared`` one kernel a row."""
-    generator = torch.Generator().manual_seed(channels)
-    geometry = {"stride": 1, "padding": 1, "dilation": 1} | options
-    rows, columns = output_size(size, kernel_size, geometry["stride"], geometry["padding"], geometry["dilation"])
-    kh, kw = as_pair(kernel_size)
-    taps = (kh * kw,) * (2 if aggregation == "fold" else 1)
-    shapes = {"x": (batch, channels, *size)}
-    if static:
-        shapes["static_kernel"] = (*static, kh, kw)
-    if kernels:
-        shapes["dynamic_kernel"] = (batch, kernels, *taps, rows, 1 if shared else columns)
-    if moved:
-        shapes["offsets"] = (batch, moved, kh * kw, 2, rows, columns)
-    tensors = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
-    return tensors | {"kernel_size": kernel_size, "padding": 1, "aggregation": aggregation} | options
-
-
-def extract_or_unfold(backend, aggregation, **call):
-    """`extract`, or the `generalized_unfold` of a backend, which the public one does not let choose."""
-    if aggregation != "unfold":
-        return ux.extract(**call, aggregation=aggregation, backend=backend)
-    window = checks.window(call["x"], call["kernel_size"], 1, call["padding"], 1)
-    return dispatch.choose(backend, call["x"], 0).generalized_unfold(call["x"], call.get("offsets"), window)
+made_call = partial(made_calls.made_call, size=(5, 6), kernel_size=3, batch=2)
 
 
 @pytest.fixture
@@ -79,7 +54,7 @@ BLOCKS = {
     "groups of one": {"channels": 16, "kernels": 16, "moved": 16, "batch": 1},
     "nested groups": {"channels": 48, "kernels": 6, "moved": 3},
     "groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "kernel_size": (5, 2)},
-    "a kernel a row": {"channels": 33, "kernels": 1, "shared": True, "size": (4, 9)},
+    "a kernel a row": {"channels": 33, "kernels": 1, "shared": (1,), "size": (4, 9)},
     "depthwise": {"channels": 33, "static": (33, 1), "kernels": 3, "stride": 2},
     "depthwise, moved": {"channels": 20, "static": (20, 1), "moved": 2},
     "depthwise multiplier": {"channels": 16, "static": (48, 1), "kernels": 2},
@@ -115,8 +90,9 @@ def test_single_precision_is_at_most_twice_as_wrong_as_eager(case, poisoned_memo
     exact = run("reference", {name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()})
     compiled, eager = run("compiled", call), run("eager", call)
     for name, expected in exact.items():
-        wrong, allowed = ((results[name] - expected).abs().max() for results in (compiled, eager))
-        floor = torch.finfo(torch.float32).eps * expected.abs().max().clamp(min=1)
+        # of all elements: the largest error is that of one, and which one it is depends on the random numbers
+        wrong, allowed = ((results[name] - expected).square().mean().sqrt() for results in (compiled, eager))
+        floor = torch.finfo(torch.float32).eps * expected.square().mean().sqrt()
         assert wrong <= 2 * allowed + floor, f"{name}: error {wrong:.3g}, eager's {allowed:.3g}"
 
 

@@ -11,7 +11,8 @@ from torch.autograd import forward_ad
 
 import unified_extractor as ux
 from tests.comparing import assert_same, values_and_gradients
-from tests.ops.test_compiled import WORTH_IT, extract_or_unfold, made_call
+from tests.made_calls import extract_or_unfold
+from tests.ops.test_compiled import WORTH_IT, made_call
 from tests.oracles import output_size
 
 pytest.importorskip("numba")

@@ -6,6 +6,7 @@ from torch.library import opcheck
 
 import unified_extractor as ux
 from tests.comparing import assert_same, values_and_gradients
+from tests.made_calls import extract_or_unfold, made_call
 from tests.ops.test_double_backward import COMPUTATIONS
 from tests.ops.test_dtypes_and_layouts import KERNEL, MODES, SIZE, assert_as_exact_as_plain, tensors_of
 from tests.oracles import output_size
@@ -22,27 +23,6 @@ GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 
 
-def made_call(
-    channels=4, size=(3, 4), kernel_size=2, *, batch=1, static=None, kernels=0, moved=0, shared=(), shared_moves=(),
-    dtype=torch.float64, aggregation="gather", **options
-):  # fmt: skip
-    """Keyword arguments of `extract`; static: [O, C/groups], kernels: G, moved: F, shared: axes along which one value serves all."""
-    generator = torch.Generator().manual_seed(channels)
-    geometry = {"stride": 1, "padding": 1, "dilation": 1} | options
-    out = output_size(size, kernel_size, geometry["stride"], geometry["padding"], geometry["dilation"])
-    kh, kw = as_pair(kernel_size)
-    taps = (kh * kw,) * (2 if aggregation == "fold" else 1)
-    shapes = {"x": (batch, channels, *size)}
-    if static:
-        shapes["static_kernel"] = (*static, kh, kw)
-    if kernels:
-        shapes["dynamic_kernel"] = (batch, kernels, *taps, *(1 if axis in shared else n for axis, n in enumerate(out)))
-    if moved:
-        shapes["offsets"] = (batch, moved, kh * kw, 2, *(1 if axis in shared_moves else n for axis, n in enumerate(out)))
-    tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
-    return tensors | {"kernel_size": kernel_size, "padding": 1, "aggregation": aggregation} | options
-
-
 def on_device(call):
     """The same call on the device under test, every tensor in the layout that it had."""
 
@@ -51,15 +31,6 @@ def on_device(call):
         return memory.as_strided(t.shape, t.stride(), t.storage_offset())
 
     return {name: moved(t) if isinstance(t, torch.Tensor) else t for name, t in call.items()}
-
-
-def extract_or_unfold(backend, aggregation="gather", **call):
-    """`extract`, or the `generalized_unfold` of a backend, which the public one does not let choose."""
-    if aggregation != "unfold":
-        return ux.extract(**call, aggregation=aggregation, backend=backend)
-    geometry = [call.get(name, 1) for name in ("stride", "padding", "dilation")]
-    window = checks.window(call["x"], call["kernel_size"], *geometry)
-    return dispatch.choose(backend, call["x"], 0).generalized_unfold(call["x"], call.get("offsets"), window)
 
 
 def run(call, function=extract_or_unfold, seed=0):

@@ -14,7 +14,8 @@ from triton.runtime.autotuner import Autotuner
 
 import unified_extractor as ux
 from tests.comparing import assert_same, values_and_gradients
-from tests.ops.test_triton import DEVICE, GPU, TENSORS, extract_or_unfold, made_call, made_similarity, on_device, products, run
+from tests.made_calls import extract_or_unfold, made_call
+from tests.ops.test_triton import DEVICE, GPU, TENSORS, made_similarity, on_device, products, run
 from tests.oracles import output_size
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.backends import triton

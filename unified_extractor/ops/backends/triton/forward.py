@@ -23,8 +23,8 @@ from unified_extractor.ops.backends.triton.tuning import tuned
 @tuned(
     {"SCALE": 1, "TAPS": 8, "num_warps": 4},
     {"SCALE": 2, "TAPS": 8, "num_warps": 8},
-    {"SCALE": 1, "TAPS": 1, "num_warps": 4, "maxnreg": 128},
-    {"SCALE": 2, "TAPS": 1, "num_warps": 8, "maxnreg": 128},
+    {"SCALE": 1, "TAPS": 1, "num_warps": 4, "maxnreg": 168},
+    {"SCALE": 2, "TAPS": 1, "num_warps": 8, "maxnreg": 168},
 )
 @triton.jit
 def gather(

@@ -69,9 +69,9 @@ def reached(source, static, dynamic, offsets, starts, i, j, pixels, channels, si
 
 
 @tuned(
-    {"SCALE": 1, "num_warps": 4, "maxnreg": 128},
-    {"SCALE": 2, "num_warps": 8, "maxnreg": 128},
-    {"SCALE": 1, "num_warps": 8, "maxnreg": 128},
+    {"SCALE": 1, "num_warps": 4, "maxnreg": 168},
+    {"SCALE": 2, "num_warps": 8, "maxnreg": 168},
+    {"SCALE": 1, "num_warps": 8, "maxnreg": 168},
 )
 @triton.jit
 def spread(
