@@ -104,7 +104,7 @@ def compile_all(architecture, *, defaults):
         for place, config in enumerate(suitable(kernel.configs, plan)[: 1 if defaults else None]):
             options = config.all_kwargs()
             compiled = kernel.fn.warmup(
-                grid=(1,), plan=constants(plan), TUNED_FOR="nothing", enable_fp_fusion=True, **arguments, **options
+                grid=(1,), plan=constants(plan), TUNED_FOR=0, enable_fp_fusion=True, **arguments, **options
             )
             row = {"kernel": kernel.base_fn.__name__, "warps": config.num_warps, "options": config.kwargs, "default": place == 0}
             print(json.dumps(labels | row | report(compiled)), flush=True)

@@ -10,19 +10,19 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.autograd import forward_ad
-from triton.runtime.autotuner import Autotuner
 
 import unified_extractor as ux
 from tests.comparing import assert_same, values_and_gradients
 from tests.made_calls import extract_or_unfold, made_call
-from tests.ops.test_triton import DEVICE, GPU, TENSORS, made_similarity, on_device, products, run
+from tests.ops.test_triton import DEVICE, GPU, TENSORS, made_similarity, on_device, products, reference, run
 from tests.oracles import output_size
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.backends import triton
-from unified_extractor.ops.backends.triton import OPERATORS, launch, tuning
+from unified_extractor.ops.backends.triton import OPERATORS, launch, planning, tuning
 from unified_extractor.ops.backends.triton.records import Field, Image
 from unified_extractor.ops.operators import Call, Wanted
 
+Autotuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
 MODULES = [importlib.import_module(f"{triton.__name__}.{module.name}") for module in pkgutil.iter_modules(triton.__path__)]
 KERNELS = {id(v): v for module in MODULES for v in vars(module).values() if isinstance(v, Autotuner)}.values()
 WORTH_IT = {"channels": 16, "kernels": 1, "kernel_size": 3, "moved": 1}
@@ -479,3 +479,30 @@ def test_the_operators_are_registered_by_name():
     }
     assert names == {"triton_aggregate", "triton_aggregate_backward", "triton_similarity"}
     assert OPERATORS.aggregate._qualname == "unified_extractor::triton_aggregate"
+
+
+@pytest.fixture
+def tf32():
+    """The newer switch, beside which the older one cannot be asked any more."""
+    switch = torch.backends.cuda.matmul
+    before, switch.fp32_precision = switch.fp32_precision, "tf32"
+    yield
+    switch.fp32_precision = before
+
+
+def test_only_a_matrix_product_of_float32_follows_torchs_tf32_switch(tf32):
+    precisions = []
+    for static in (None, (4, 4)):
+        call = made_call(kernels=1, static=static, dtype=torch.float32)
+        assert_same(run(call), reference(call), 1e-2 if GPU else 1e-5)
+        window = checks.window(call["x"], 2, 1, 1, 1)
+        tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
+        precisions.append(planning.plan_for(Call(*tensors, window, "gather"), interpreted=not GPU).precision)
+    assert precisions == ["ieee", "tf32"]
+
+
+def test_one_image_has_the_strides_of_many():
+    """Its own stride may be any number, and each would be compiled anew."""
+    for image in (torch.empty(1, 4, 3, 3), torch.empty(1, 12).unflatten(1, (3, 2, 2)), torch.empty(2, 4, 3, 3)[1:]):
+        assert planning.image_of(image).batch == 0
+    assert planning.image_of(torch.empty(2, 4, 3, 3)).batch == 36

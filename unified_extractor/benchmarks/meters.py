@@ -103,7 +103,7 @@ class GpuMeter:
             "device": properties.name,
             "memory_bytes": properties.total_memory,
             "cuda": torch.version.cuda,
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "float32_matmul_precision": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
             **_software(),
             "peak_multiply_adds_per_second": {name: _matrix_rate(self, "cuda", dtype, 8192) for name, dtype in dtypes.items()},
             "peak_bytes_per_second": _copy_rate(self, "cuda", 2**30),

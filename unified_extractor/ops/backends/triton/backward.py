@@ -61,7 +61,7 @@ class Gradients(NamedTuple):
 
 
 @tuned({"num_warps": 4}, {"num_warps": 8})
-@triton.jit
+@triton.jit(do_not_specialize=["TUNED_FOR"])
 def backward(
     gradient,
     x,
@@ -77,7 +77,7 @@ def backward(
     plan: tl.constexpr,
     STEPS: tl.constexpr,
     X: tl.constexpr,
-    TUNED_FOR: tl.constexpr,
+    TUNED_FOR,
 ):
     """The gradients that have somewhere to go. A program has STEPS tiles of windows one after the other; X: the image's is among them."""
     inputs = Inputs(gradient, x, static, dynamic, offsets)

@@ -13,9 +13,9 @@ from unified_extractor.ops.geometry import Window, precision
 from unified_extractor.ops.operators import Call
 
 
-@tuned({"num_warps": 1}, {"num_warps": 2})
-@triton.jit
-def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED_FOR: tl.constexpr):  # type: ignore[no-untyped-def]
+@tuned({"num_warps": 1})
+@triton.jit(do_not_specialize=["TUNED_FOR"])
+def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED_FOR):  # type: ignore[no-untyped-def]
     """The image's gradient from that of the columns, without atomics: each pixel sums what read it, in the order of taps and windows.
 
     ``weights``, ``order`` ``[B, F, 4*K*P]``: the bilinear weights of all corners of all reads, and the corners sorted by their pixel;
@@ -23,13 +23,13 @@ def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED
     """
     pixels, positions = sizes.height * sizes.width, sizes.rows * sizes.columns
     index, block = tl.program_id(0), tl.program_id(1)
-    pixel, batch = index % pixels, (index // pixels).to(tl.int64)
+    pixel, batch = (index % pixels).to(tl.int64), (index // pixels).to(tl.int64)
     unit, start = (block // plan.chunks).to(tl.int64), block % plan.chunks * plan.tile_unit
     member = start + tl.arange(0, plan.tile_unit)
     mask = member < plan.unit
     group = batch * (plan.units // plan.offset_units) + unit // plan.offset_units
     first, last = tl.load(begins + group * (pixels + 1) + pixel), tl.load(begins + group * (pixels + 1) + pixel + 1)
-    corners = group * tl.cast(4 * plan.taps * positions, tl.int64)
+    corners = group * 4 * plan.taps * tl.cast(positions, tl.int64)
     channel = (unit * plan.unit + member) * columns.channel
     total = tl.zeros([plan.tile_unit], tl.float64 if plan.dtype == "float64" else tl.float32)
     for entry in range(first, last):
@@ -85,7 +85,12 @@ def _corners(offsets: Tensor, window: Window) -> tuple[Tensor, Tensor]:
 def _positions(offsets: Tensor, window: Window, axis: int) -> Tensor:
     """Rows or columns of every tap, ``[B, F, K, P]``."""
     moves = offsets[:, :, :, axis].to(precision(offsets))
-    taps = moves.new_tensor([tap[axis] * window.dilation[axis] - window.padding[axis] for tap in window.taps])
+    steps = torch.arange(
+        window.kernel_size[axis], dtype=moves.dtype, device=moves.device
+    )  # made there: a copy would end a graph's capture
+    taps = (steps[:, None] if axis == 0 else steps).expand(window.kernel_size).flatten() * window.dilation[axis] - window.padding[
+        axis
+    ]
     windows = torch.arange(window.output[axis], dtype=moves.dtype, device=moves.device) * window.stride[axis]
     grid = taps[:, None, None] + (windows[:, None] if axis == 0 else windows)
     return (moves + grid).expand(*moves.shape[:3], *window.output).flatten(3)

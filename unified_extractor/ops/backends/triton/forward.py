@@ -26,10 +26,8 @@ from unified_extractor.ops.backends.triton.tuning import tuned
     {"SCALE": 1, "TAPS": 1, "num_warps": 4, "maxnreg": 168},
     {"SCALE": 2, "TAPS": 1, "num_warps": 8, "maxnreg": 168},
 )
-@triton.jit
-def gather(
-    x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR: tl.constexpr, SCALE: tl.constexpr, TAPS: tl.constexpr
-):
+@triton.jit(do_not_specialize=["TUNED_FOR"])
+def gather(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR, SCALE: tl.constexpr, TAPS: tl.constexpr):
     """Each channel alone: ``y_p = sum_k weight_kp * x~_kp``, a tile a program. Reads all of it once and writes y, nothing else."""
     positions: tl.constexpr = plan.tile_positions * SCALE
     place = program(tl.cdiv(sizes.rows * sizes.columns, positions), plan.blocks, plan)

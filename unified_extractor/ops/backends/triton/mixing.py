@@ -77,8 +77,8 @@ def pulled(gradient, start, static, tap, windows, channels, plan):
 
 
 @tuned({"num_warps": 8, "num_stages": 2})
-@triton.jit
-def mix(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR: tl.constexpr):
+@triton.jit(do_not_specialize=["TUNED_FOR"])
+def mix(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR):
     """``y_op = sum_kc S_ock * D_kp * x~_ckp``: sampled and weighed in registers, then a matrix product a tap and block of channels."""
     output_blocks: tl.constexpr = (plan.outputs + plan.tile_outputs - 1) // plan.tile_outputs
     groups: tl.constexpr = plan.units // plan.mixing_units
@@ -104,10 +104,8 @@ def mix(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR: tl
 
 
 @tuned({"num_warps": 8, "num_stages": 2})
-@triton.jit
-def mixing_gradient(
-    gradient, x, dynamic, offsets, of_static, sizes, images, tiles, tiles_a_sum, plan: tl.constexpr, TUNED_FOR: tl.constexpr
-):
+@triton.jit(do_not_specialize=["images", "tiles", "tiles_a_sum", "TUNED_FOR"])
+def mixing_gradient(gradient, x, dynamic, offsets, of_static, sizes, images, tiles, tiles_a_sum, plan: tl.constexpr, TUNED_FOR):
     """Partial sums of the static kernel's gradient, ``[sums, K, C/groups, O]``: one tap, block of channels, block of outputs a program."""
     output_blocks: tl.constexpr = (plan.outputs + plan.tile_outputs - 1) // plan.tile_outputs
     index = tl.program_id(0)

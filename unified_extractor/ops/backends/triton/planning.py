@@ -45,24 +45,29 @@ def image_of(x: Tensor | None) -> Image:
     """An image ``[B, C, h, w]`` or ``[B, C, K, h, w]`` for a kernel."""
     if x is None:
         return Image(None, 0, 0, 0, 0, 0)
-    batch, channel, *tap, row, column = x.stride()
-    return Image(x, batch, channel, tap[0] if tap else 0, row, column)
+    _, channel, *tap, row, column = x.stride()
+    return Image(x, _batch_step(x), channel, tap[0] if tap else 0, row, column)
 
 
 def dynamic_of(dynamic: Tensor | None, fold: bool, share: int = 0) -> Field:
     """A dynamic kernel, ``[B, G, K, Ho, Wo]`` or a fold's ``[B, G, K, K, Ho, Wo]``, for a kernel."""
     if dynamic is None:
         return Field(None, 0, 0, 0, 0, 0, 0, 0)
-    batch, group, *part, tap, _, _ = dynamic.stride()
-    return Field(dynamic, share, batch, group, part[0] if fold else 0, tap, *_steps(dynamic))
+    _, group, *part, tap, _, _ = dynamic.stride()
+    return Field(dynamic, share, _batch_step(dynamic), group, part[0] if fold else 0, tap, *_steps(dynamic))
 
 
 def offsets_of(offsets: Tensor | None, share: int = 0) -> Field:
     """Offsets ``[B, F, K, 2, Ho, Wo]`` for a kernel."""
     if offsets is None:
         return Field(None, 0, 0, 0, 0, 0, 0, 0)
-    batch, group, tap, axis, _, _ = offsets.stride()
-    return Field(offsets, share, batch, group, axis, tap, *_steps(offsets))
+    _, group, tap, axis, _, _ = offsets.stride()
+    return Field(offsets, share, _batch_step(offsets), group, axis, tap, *_steps(offsets))
+
+
+def _batch_step(tensor: Tensor) -> int:
+    """From image to image; 0 where there is one, whose stride may be any number, and another number another compilation."""
+    return 0 if tensor.shape[0] == 1 else tensor.stride(0)
 
 
 def _steps(values: Tensor) -> tuple[int, int]:
@@ -99,7 +104,6 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
     tile_units, tile_unit = _tile_of_channels(groups, channels_last)
     tile_positions = _tile_of_positions(x, tile_units * tile_unit, mixing)
     chunks = -(-groups.unit // tile_unit)
-    half = x.dtype in (torch.float16, torch.bfloat16)
     return Plan(
         channels_last=channels_last,
         aggregation=call.aggregation,
@@ -135,7 +139,7 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         one_offset=is_one(call.offsets, window),
         wide=_largest_span(call, gradient) > 2**31,
         dtype=str(x.dtype).removeprefix("torch."),
-        precision="ieee" if half or torch.get_float32_matmul_precision() == "highest" else "tf32",
+        precision="tf32" if mixing and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         interpreted=interpreted,
     )
 

@@ -20,8 +20,8 @@ from unified_extractor.ops.backends.triton.tuning import tuned
 
 
 @tuned({"num_warps": 4}, {"num_warps": 8})
-@triton.jit
-def kernel_gradient(gradient, x, of_dynamic, sizes, plan: tl.constexpr, TUNED_FOR: tl.constexpr):
+@triton.jit(do_not_specialize=["TUNED_FOR"])
+def kernel_gradient(gradient, x, of_dynamic, sizes, plan: tl.constexpr, TUNED_FOR):
     """The gradient of a dynamic kernel alone, on the regular grid: products of the output's gradient with the taps, eight at once."""
     place = program(tl.cdiv(sizes.rows * sizes.columns, plan.tile_positions), plan.blocks, plan)
     channels, windows = channels_of(place.block, plan), windows_of(place.tile, plan.tile_positions, sizes, plan)

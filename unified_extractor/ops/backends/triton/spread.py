@@ -73,7 +73,7 @@ def reached(source, static, dynamic, offsets, starts, i, j, pixels, channels, si
     {"SCALE": 2, "num_warps": 8, "maxnreg": 168},
     {"SCALE": 1, "num_warps": 8, "maxnreg": 168},
 )
-@triton.jit
+@triton.jit(do_not_specialize=["TUNED_FOR"])
 def spread(
     source,
     static,
@@ -83,7 +83,7 @@ def spread(
     sizes,
     plan: tl.constexpr,
     GRADIENT: tl.constexpr,
-    TUNED_FOR: tl.constexpr,
+    TUNED_FOR,
     SCALE: tl.constexpr,
 ):
     """A tile of pixels a program.

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from hashlib import sha256
+from threading import Lock
 from typing import Any
 
 import torch
@@ -11,7 +13,10 @@ from unified_extractor.ops.backends.triton.records import Plan, constants
 
 
 def _measure(call: Callable[[], None], quantiles: Any) -> Any:
-    return triton.testing.do_bench(call, warmup=5, rep=20, quantiles=quantiles)
+    try:
+        return triton.testing.do_bench(call, warmup=5, rep=20, quantiles=quantiles)
+    except torch.OutOfMemoryError:  # its buffer to flush the cache: nothing is measured, the default serves
+        return [float("inf")] * 3
 
 
 def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
@@ -29,7 +34,7 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
     ``maxnreg``: registers a thread may use, for the occupancy planned. Told no number, the assembler may spill a few of a kernel that
     needs few, to reach an occupancy of its own choice; told one, it may unroll until it has used them up. Each kernel has what spills none.
 
-    The kernel's parameter ``TUNED_FOR`` says what a configuration was measured for; the kernel itself does not read it.
+    The kernel's parameter ``TUNED_FOR`` numbers what a configuration was measured for; the kernel itself does not read it.
     """
     configs = []
     for one in configurations:
@@ -55,28 +60,34 @@ def _plain(value: Any) -> Any:
 
 
 def start(kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int, **arguments: Any) -> None:
-    """Run a tuned kernel on a device; ``extent``: positions of an image, whose magnitude matters to what is fastest.
+    """Run a tuned kernel on a device; ``extent``: pixels of an image, whose magnitude matters to what is fastest.
 
     The default configuration serves where measuring cannot: in Triton's interpreter, where results must be the same every time
     (``torch.use_deterministic_algorithms``), and in the capture of a CUDA graph that no call went before.
     """
-    arguments |= {"plan": constants(plan), "TUNED_FOR": _purpose(plan, extent.bit_length()), "enable_fp_fusion": True}
+    purpose = _purpose(plan, extent.bit_length())
+    arguments |= {"plan": constants(plan), "TUNED_FOR": purpose, "enable_fp_fusion": True}  # Triton's default will change
     if device.type == "cpu":
         _start_default(kernel, grid, arguments)
         return
-    with torch.cuda.device(device):
-        if torch.are_deterministic_algorithms_enabled() or (
-            torch.cuda.is_current_stream_capturing() and all(key[0] != arguments["TUNED_FOR"] for key in kernel.cache)
-        ):
+    with torch.cuda.device(device), _TUNER:
+        one = len(suitable(kernel.configs, plan)) == 1
+        captured = torch.cuda.is_current_stream_capturing() and all(key[0] != purpose for key in kernel.cache)
+        if one or captured or torch.are_deterministic_algorithms_enabled():
             _start_default(kernel, grid, arguments)
         else:
             kernel[grid](**arguments)
 
 
-@lru_cache(maxsize=256)
-def _purpose(plan: Plan, magnitude: int) -> str:
-    return f"{magnitude} {plan}"
-
-
 def _start_default(kernel: Any, grid: Any, arguments: dict[str, Any]) -> None:
     kernel.fn[grid](**arguments, **suitable(kernel.configs, arguments["plan"])[0].all_kwargs())
+
+
+_TUNER = Lock()
+"""Triton's autotuner keeps its call's arguments on itself, and autograd has a thread for every device."""
+
+
+@lru_cache(maxsize=256)
+def _purpose(plan: Plan, magnitude: int) -> int:
+    """A number for it: text would be compiled into the kernel, once for every text."""
+    return int(sha256(f"{magnitude} {plan}".encode()).hexdigest()[:7], 16)
