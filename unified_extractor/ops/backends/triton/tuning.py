@@ -47,11 +47,11 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
 
 
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
-    """The configurations that serve a plan: eight taps at once must be neighbours; eight warps share a matrix product's registers."""
+    """The configurations that serve a plan: eight taps at once must be neighbours; other than Triton's three stages: matrix products."""
     eights = _plain(plan.together) and not _plain(plan.moved) and _plain(plan.taps) >= 8
     found = [config for config in configs if eights or config.kwargs.get("TAPS") != 8]
-    of_eight_warps = [config for config in found if config.num_warps == 8]
-    return of_eight_warps if of_eight_warps and _plain(plan.static) == "mixing" else found
+    mixing = _plain(plan.static) == "mixing"
+    return [config for config in found if (config.num_stages != 3) == mixing] or found
 
 
 def _plain(value: Any) -> Any:
