@@ -90,3 +90,25 @@ def test_exported_call_equals_the_call(mode):
 
     exported = torch.export.export(Call(), (), tensors).module()
     torch.testing.assert_close(exported(**tensors), Call()(**tensors), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("aggregation", ["gather", "fold"])
+def test_an_exported_graph_does_not_grow_with_the_kernel(aggregation, moved):
+    class Call(torch.nn.Module):
+        def __init__(self, kernel_size):
+            super().__init__()
+            self.kernel_size = kernel_size
+
+        def forward(self, x, dynamic_kernel, offsets=None):
+            options = {"kernel_size": self.kernel_size, "padding": "same", "aggregation": aggregation}
+            return ux.extract(x, dynamic_kernel=dynamic_kernel, offsets=offsets, **options)
+
+    def operations(kernel_size):
+        taps = (kernel_size**2,) * (2 if aggregation == "fold" else 1)
+        tensors = [torch.randn(1, 4, 8, 8), torch.randn(1, 2, *taps, 8, 8)]
+        tensors += [torch.randn(1, 1, kernel_size**2, 2, 8, 8)] if moved else []
+        nodes = torch.export.export(Call(kernel_size), tuple(tensors)).graph.nodes
+        return sum(node.op == "call_function" for node in nodes)
+
+    assert operations(3) == operations(5)

@@ -1,4 +1,4 @@
-"""How hand-written gradients meet torch: exported programs, and autocast."""
+"""How hand-written gradients meet autocast."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,11 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-
-def differentiable(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    """Run an autograd function. An exported program keeps no hand-written gradients: there autograd sees the forward itself."""
-    return function.forward(*arguments) if torch.compiler.is_exporting() else function.apply(*arguments)
 
 
 def autocasts(x: Tensor) -> bool:

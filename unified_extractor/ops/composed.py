@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.autograd import differentiable
 from unified_extractor.ops.geometry import Window, canvas, cropped, padded
 
 
@@ -34,7 +33,7 @@ def compose_fold(dynamic_kernel: Tensor, window: Window) -> Tensor:
         dynamic_kernel: ``[B, G, K, K, Ho, Wo]``, (output tap, source tap).
         window: the geometry of the fold.
     """
-    return differentiable(_Compose, dynamic_kernel.expand(*dynamic_kernel.shape[:4], *window.output), window)
+    return _Compose.apply(dynamic_kernel.expand(*dynamic_kernel.shape[:4], *window.output), window)
 
 
 class _Compose(torch.autograd.Function):

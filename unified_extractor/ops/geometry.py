@@ -57,10 +57,15 @@ def cropped(canvas: Tensor, window: Window) -> Tensor:
     return canvas[:, :, top : top + height, left : left + width]
 
 
+def canvas_size(window: Window) -> tuple[int, int]:
+    """Height and width of the padded image."""
+    height, width = (window.padding[a] + window.image[a] + window.padding_after[a] for a in (0, 1))
+    return height, width
+
+
 def canvas(x: Tensor, channels: int, window: Window) -> Tensor:
     """Zeros of the padded image's size, for sums of values that lie at taps."""
-    height, width = (window.padding[a] + window.image[a] + window.padding_after[a] for a in (0, 1))
-    return x.new_zeros(x.shape[0], channels, height, width, dtype=precision(x))
+    return x.new_zeros(x.shape[0], channels, *canvas_size(window), dtype=precision(x))
 
 
 def precision(x: Tensor) -> torch.dtype:

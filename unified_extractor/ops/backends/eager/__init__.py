@@ -2,17 +2,17 @@
 
 The sums run over taps, so the columns ``[B, C, K, P]`` never exist: a tap on the regular grid is a view of the padded image, a
 moved tap is read again in backward. Gradients are written in differentiable torch operations, hence double backward works.
-``torch.func.jvp`` and ``vmap`` raise.
+``torch.func.jvp`` and ``vmap`` raise. An exported program has the columns, and few operations.
 """
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from unified_extractor.ops.autograd import differentiable
+from unified_extractor.ops.backends.eager import columns
 from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum
 from unified_extractor.ops.composed import compose_fold, composed_window, composing_is_cheaper
 from unified_extractor.ops.decomposed import decomposed
-from unified_extractor.ops.geometry import Window, padded
+from unified_extractor.ops.geometry import Window
 
 
 def _product(
@@ -23,12 +23,14 @@ def _product(
     window: Window,
     aggregation: str,
 ) -> Tensor:
+    if torch.compiler.is_exporting():
+        return columns.product(x, static_kernel, dynamic_kernel, offsets, window, aggregation)
     if aggregation == "fold" and static_kernel is None and offsets is None and dynamic_kernel is not None:
         per_position = dynamic_kernel.shape[-2:] == window.output  # a kernel of the whole image is never expanded
         if per_position and composing_is_cheaper(window, channels=x.shape[1], groups=dynamic_kernel.shape[1]):
             dynamic_kernel = compose_fold(dynamic_kernel, window)
             window, aggregation = composed_window(window), "gather"
-    return differentiable(TapSum, x, static_kernel, dynamic_kernel, offsets, window, aggregation == "fold")
+    return TapSum.apply(x, static_kernel, dynamic_kernel, offsets, window, aggregation == "fold")
 
 
 extract = decomposed(_product)
@@ -36,12 +38,13 @@ extract = decomposed(_product)
 
 def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
     """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
-    if offsets is not None:
-        return differentiable(Sample, x, offsets, window)
-    columns = F.unfold(padded(x, window), window.kernel_size, window.dilation, 0, window.stride)
-    return columns.reshape(*x.shape[:2], window.size, *window.output)
+    if offsets is None or torch.compiler.is_exporting():
+        return columns.columns(x, offsets, window)
+    return Sample.apply(x, offsets, window)
 
 
 def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
     """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
-    return differentiable(TapProducts, query, key, offsets, heads, window)
+    if torch.compiler.is_exporting():
+        return columns.similarity(query, key, offsets, heads, window)
+    return TapProducts.apply(query, key, offsets, heads, window)

@@ -80,26 +80,36 @@ class MovedTaps:
         self.moves: list[Tensor] = []
 
     def read(self, k: int) -> Tap:
-        corners = self._corners(k)
-        value = (corners.weight * corners.value).sum(3)
-        return Tap(k, value.flatten(1, 2).unflatten(2, self.window.output), corners)
+        corners = self._corners(*self._positions(slice(k, k + 1)))
+        return Tap(k, self._interpolated(corners).unflatten(2, self.window.output), corners)
+
+    def columns(self) -> Tensor:
+        """All taps at once, ``[B, C, K, Ho, Wo]``: taps are further positions."""
+        read = self._interpolated(self._corners(*self._positions(slice(None))))
+        return read.unflatten(2, (self.window.size, *self.window.output))
+
+    def _interpolated(self, corners: Corners) -> Tensor:
+        return (corners.weight * corners.value).sum(3).flatten(1, 2)
 
     def _by_offset_group(self, value: Tensor) -> Tensor:
         """``[B, C, h, w]`` as ``[B, F, N, h*w]``."""
         return value.flatten(2).unflatten(1, (self.offsets.shape[1], -1))
 
-    def _position(self, k: int, axis: int) -> Tensor:
-        """Row or column of tap k of every window, ``[B, F, P]``."""
-        window, moves = self.window, self.offsets[:, :, k, axis].to(precision(self.offsets))
-        start = window.dilation[axis] * window.taps[k][axis] - window.padding[axis]
-        grid = torch.arange(window.output[axis], dtype=moves.dtype, device=moves.device) * window.stride[axis] + start
-        grid = grid[:, None] if axis == 0 else grid
-        return (grid + moves).expand(-1, -1, *window.output).flatten(2)
+    def _positions(self, taps: slice) -> tuple[Tensor, Tensor]:
+        """Rows and columns of some taps of every window, ``[B, F, taps*P]``."""
+        window, found = self.window, []
+        for axis in (0, 1):
+            moves = self.offsets[:, :, taps, axis].to(precision(self.offsets))
+            starts = [window.dilation[axis] * tap[axis] - window.padding[axis] for tap in window.taps[taps]]
+            start = starts[0] if len(starts) == 1 else moves.new_tensor(starts)[:, None, None]
+            grid = torch.arange(window.output[axis], dtype=moves.dtype, device=moves.device) * window.stride[axis]
+            grid = (grid[:, None] if axis == 0 else grid) + start
+            found.append((grid + moves).expand(-1, -1, -1, *window.output).flatten(2))
+        return found[0], found[1]
 
-    def _corners(self, k: int) -> Corners:
-        """The four corners, floor-based, so that derivatives are those of the cell to the right and below."""
+    def _corners(self, row: Tensor, column: Tensor) -> Corners:
+        """The four corners of positions ``[B, F, P]``, floor-based: derivatives are those of the cell to the right and below."""
         height, width = self.window.image
-        row, column = self._position(k, 0), self._position(k, 1)
         inside = (row >= -1) & (row < height) & (column >= -1) & (column < width)
         (y, y_weight, y_slope), (x, x_weight, x_slope) = (_cell(position.where(inside, 0)) for position in (row, column))
         y, y_weight, y_slope = (part.repeat_interleave(2, 2) for part in (y, y_weight, y_slope))
