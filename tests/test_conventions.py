@@ -8,7 +8,7 @@ import torch
 import unified_extractor as ux
 from tests.layers.test_presets import assert_equal, deformable_formula, layer_of
 from tests.test_official_values import FILES, build, test_output_and_every_gradient_equal_the_official_values
-from unified_extractor.interop import official
+from unified_extractor.interop.official import layers
 from unified_extractor.layers import generators, samplers
 
 
@@ -51,7 +51,7 @@ MISTAKES = {
     "offsets as (x, y)": (official_values("dcnv3_c16"), lambda m: after(m, samplers.LearnedOffsets, lambda o: o.flip(3))),
     "taps column-major": (
         official_values("dcnv3_c16"),
-        lambda m: m.setattr(official, "_row_major_from_column_major", lambda layer: list(range(9))),
+        lambda m: m.setattr(layers, "_row_major_from_column_major", lambda layer: list(range(9))),
     ),
     "offsets planar instead of paired": (
         torchvision_values,

@@ -1,6 +1,7 @@
 """Training: it learns, it repeats itself, it resumes where it stopped, it keeps what it wrote."""
 
 import csv
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_network_must_fit_the_data():
     for wrong, name in (({"num_classes": 7}, "num_classes: must be 10"), ({"in_chans": 3}, "in_chans: must be 1")):
         with pytest.raises(ConfigurationError, match=f"model.network.init_args.{name}"):
             check_network(network(**wrong), Digits())
-    too_wide = network(spec=presets.neighborhood_attention(kernel_size=9))
+    too_wide = network(spec=dataclasses.replace(presets.convolution(9), padding=0))
     with pytest.raises(ConfigurationError, match=r"model.network: does not take images \[1, 1, 8, 8\]"):
         check_network(too_wide, Digits())
     with pytest.raises(ConfigurationError, match=r"must give logits \[1, 10\], got \[1, 1, 8, 8\]"):

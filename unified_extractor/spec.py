@@ -137,6 +137,9 @@ class Generator(_Config):
     """Normalisation after every hidden convolution."""
     activation: Literal["none", "relu", "gelu"] = "none"
     """Activation after the reduction and after the last hidden convolution."""
+    head_multiple: int = 1
+    """Kernel and offsets together are emitted in a multiple of this many values a position, the surplus unused (DCNv4's released
+    code: 8, for aligned reads)."""
 
     @property
     def looks_around(self) -> bool:
@@ -148,6 +151,7 @@ class Generator(_Config):
             _at_least("generator.view", self.view, 1)
         if self.reduction is not None:
             _at_least("generator.reduction", self.reduction, 1)
+        _at_least("generator.head_multiple", self.head_multiple, 1)
         if self.view_convolution == "dense":
             if not self.looks_around:
                 raise ValueError(
@@ -249,6 +253,11 @@ class ExtractorSpec(_Config):
             raise ValueError(
                 f"{self.generator!r} has nothing to generate, got dynamic_kernel.source={self.dynamic_kernel.source!r}, "
                 f"offsets.kind={self.offsets.kind!r}"
+            )
+        if self.generator.head_multiple > 1 and self.dynamic_kernel.source != "generated":
+            raise ValueError(
+                f"generator.head_multiple needs dynamic_kernel.source='generated', got head_multiple={self.generator.head_multiple}, "
+                f"source={self.dynamic_kernel.source!r}"
             )
         heads, offset_groups = self.dynamic_kernel.groups, self.offsets.groups
         if self.dynamic_kernel.source == "similarity" and heads is not None and heads % offset_groups:

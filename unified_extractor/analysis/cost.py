@@ -2,7 +2,7 @@
 
 Counting convention: one multiply-add is one multiplication with its addition. Convolutions and matrix products count as torch's
 flop counter counts them; the operator counts by the formulas of :func:`operator_multiply_adds`, whatever backend or shortcut runs.
-Norms, activations, softmax and pooling count nothing.
+Norms, activations and biases count nothing there: they stand beside it, since some papers add them. Softmax and pooling count nothing.
 """
 
 from collections import Counter
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified_extractor.analysis.elementwise import counting_elementwise
 from unified_extractor.analysis.memory import peak_bytes
 from unified_extractor.analysis.modules import evaluating, extractors
+from unified_extractor.ops.counting import multiply_adds
 from unified_extractor.ops.geometry import Window
 from unified_extractor.spec import ExtractorSpec
 
@@ -30,6 +32,8 @@ class Cost:
 
     parameters: int
     multiply_adds: int
+    elementwise: int
+    """Operations of norms (2 a value), activations and biases (1 a value), not part of ``multiply_adds``."""
     peak_activation_bytes: int
     """Most bytes of float32 tensors alive at once in forward and backward, gradients included, beyond input and parameters."""
     parameters_by_part: dict[str, int] = field(default_factory=dict)
@@ -57,9 +61,10 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     shape = (1, *input_shape) if len(input_shape) == 3 else tuple(input_shape)
     parameters = _parameters_by_part(module)
     with evaluating(module):
-        multiply_adds = _multiply_adds_by_part(module, shape)
+        with counting_elementwise(module) as elementwise:
+            products = _multiply_adds_by_part(module, shape)
         peak = _peak_activation_bytes(module, shape)
-    return Cost(sum(parameters.values()), sum(multiply_adds.values()), peak, parameters, multiply_adds)
+    return Cost(sum(parameters.values()), sum(products.values()), elementwise.total, peak, parameters, products)
 
 
 def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, out_channels: int) -> int:
@@ -75,15 +80,11 @@ def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, o
         channels: C.
         out_channels: channels the operator puts out, before an output projection.
     """
-    reads = channels * window.size * window.output[0] * window.output[1]
-    total = 4 * reads if spec.offsets.kind == "learned" else 0
-    if spec.static_kernel.channels == "dense":
-        total += reads * out_channels // spec.static_kernel.groups
-    elif spec.static_kernel.channels == "depthwise":
-        total += reads
-    if spec.dynamic_kernel.source != "none":
-        total += reads * (window.size if spec.aggregation == "fold" else 1)
-    return total
+    static, dynamic = spec.static_kernel, spec.dynamic_kernel
+    static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
+    results = 0 if dynamic.source == "none" else window.size if spec.aggregation == "fold" else 1
+    moved = spec.offsets.kind == "learned"
+    return multiply_adds(window, channels, static_outputs=static_outputs, results=results, moved=moved)
 
 
 def _shown(value: Any) -> str:
@@ -146,8 +147,8 @@ def _operator_hook(counts: "Counter[str]") -> Any:
         out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
         counts["operator"] += x.shape[0] * operator_multiply_adds(spec, window, layer.in_channels, out_channels)
         if spec.dynamic_kernel.source == "similarity":
-            reads = layer.in_channels * window.size * window.output[0] * window.output[1]
-            counts["generator"] += x.shape[0] * reads * (5 if spec.offsets.kind == "learned" else 1)
+            moved = spec.offsets.kind == "learned"
+            counts["generator"] += x.shape[0] * multiply_adds(window, layer.in_channels, results=1, moved=moved)
 
     return count
 

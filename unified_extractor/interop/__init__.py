@@ -1,5 +1,7 @@
-"""Official names and conventions, translated to ours."""
+"""Official weights in, our networks out: to files, to the Hugging Face Hub (``interop.hub``), to timm (``interop.timm``)."""
 
+from unified_extractor.interop.files import read_state_dict
 from unified_extractor.interop.official import load_official
+from unified_extractor.interop.saved import load, save
 
-__all__ = ["load_official"]
+__all__ = ["load", "load_official", "read_state_dict", "save"]

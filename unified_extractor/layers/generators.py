@@ -72,6 +72,12 @@ def _viewing(
     )
 
 
+def offset_channels(spec: ExtractorSpec) -> int:
+    """How many learned offsets are emitted a position."""
+    learned = spec.offsets.kind == "learned"
+    return 2 * spec.offsets.groups * (spec.taps - spec.dynamic_kernel.remove_center) if learned else 0
+
+
 def with_center(values: Tensor, taps: int) -> Tensor:
     """Put a zero at the centre of K - 1 taps at axis 2."""
     before, after = values.split(taps // 2, 2)
@@ -90,14 +96,15 @@ class GeneratedKernel(nn.Module):
         self.scale = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0
         emitted = spec.taps - dynamic.remove_center
         self.shape = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
-        channels = torch.Size(self.shape).numel()
-        self.head = head(feature, channels, spec, stride, zero=dynamic.initial == "zero")
+        self.channels = torch.Size(self.shape).numel()
+        surplus = -(self.channels + offset_channels(spec)) % spec.generator.head_multiple
+        self.head = head(feature, self.channels + surplus, spec, stride, zero=dynamic.initial == "zero")
         if dynamic.normalisation == "group_norm":
-            self.norm = nn.GroupNorm(groups, channels)
+            self.norm = nn.GroupNorm(groups, self.channels)
 
     def forward(self, feature: Tensor) -> Tensor:
         """``[B, hidden, h, w]`` to ``[B, G, K, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap)."""
-        values = self.head(feature)
+        values = self.head(feature)[:, : self.channels]
         if self.normalisation == "group_norm":
             values = self.norm(values)
         values = normalised(values.unflatten(1, self.shape) * self.scale, self.normalisation)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from unified_extractor.layers.generators import Feature, head, with_center
+from unified_extractor.layers.generators import Feature, head, offset_channels, with_center
 from unified_extractor.ops.geometry import Window, scaled_offsets
 from unified_extractor.spec import ExtractorSpec
 
@@ -15,7 +15,7 @@ class LearnedOffsets(nn.Module):
         self.taps, self.scale = spec.taps, spec.offsets.scale
         self.remove_center = spec.dynamic_kernel.remove_center
         self.shape = (spec.offsets.groups, spec.taps - self.remove_center, 2)
-        self.head = head(feature, self.shape[0] * self.shape[1] * 2, spec, stride, zero=True)
+        self.head = head(feature, offset_channels(spec), spec, stride, zero=True)
 
     def forward(self, feature: Tensor, window: Window) -> Tensor:
         """``[B, hidden, h, w]`` to ``[B, F, K, 2, h, w]``, (y, x) in pixels."""

@@ -1,6 +1,45 @@
-"""Networks, one file a family."""
+"""Networks, one file a family; every one takes any extractor in the place of its own."""
 
 from unified_extractor.models.extractor_net import ExtractorNet, extractor_net
+from unified_extractor.models.internimage import (
+    InternImage,
+    flash_internimage_b,
+    flash_internimage_s,
+    flash_internimage_t,
+    internimage_b,
+    internimage_s,
+    internimage_t,
+)
 from unified_extractor.models.rednet import RedNet, rednet26, rednet38, rednet50, rednet101, rednet152
+from unified_extractor.models.resnet import ResNet, resnet26, resnet38, resnet50
+from unified_extractor.models.staged import StagedNetwork
+from unified_extractor.models.volo import VOLO, volo_d1, volo_d2, volo_d3, volo_d4, volo_d5
 
-__all__ = ["ExtractorNet", "RedNet", "extractor_net", "rednet26", "rednet38", "rednet50", "rednet101", "rednet152"]
+__all__ = [
+    "VOLO",
+    "ExtractorNet",
+    "InternImage",
+    "RedNet",
+    "ResNet",
+    "StagedNetwork",
+    "extractor_net",
+    "flash_internimage_b",
+    "flash_internimage_s",
+    "flash_internimage_t",
+    "internimage_b",
+    "internimage_s",
+    "internimage_t",
+    "rednet26",
+    "rednet38",
+    "rednet50",
+    "rednet101",
+    "rednet152",
+    "resnet26",
+    "resnet38",
+    "resnet50",
+    "volo_d1",
+    "volo_d2",
+    "volo_d3",
+    "volo_d4",
+    "volo_d5",
+]

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from unified_extractor.ops import dispatch
+from unified_extractor.ops.counting import multiply_adds
 from unified_extractor.ops.geometry import Window
 
 _KEPT = 4
@@ -182,7 +184,31 @@ def registered(backend: str, kernels: Kernels) -> Operators:
 
     aggregate.register_autograd(backward, setup_context=keep)
     similarity.register_autograd(similarity_backward, setup_context=keep_similarity)
+    packets = torch.ops.unified_extractor
+    register_flop_formula(getattr(packets, f"{backend}_aggregate"))(_aggregate_flops)
+    register_flop_formula(getattr(packets, f"{backend}_aggregate_backward"))(_backward_flops)
+    register_flop_formula(getattr(packets, f"{backend}_similarity"))(_similarity_flops)
     return Operators(aggregate, similarity)
+
+
+def _aggregate_flops(
+    x: Any, static: Any, dynamic: Any, offsets: Any, window: Sequence[int], aggregation: str, *rest: Any, **_: Any
+) -> int:
+    """For torch's flop counter, which gives shapes in place of tensors and counts a multiply-add as two."""
+    place, channels = _window(window), x[1]
+    static_outputs = 0 if static is None else static[0] * static[1] // channels
+    results = 0 if dynamic is None else place.size if aggregation == "fold" else 1
+    one = multiply_adds(place, channels, static_outputs=static_outputs, results=results, moved=offsets is not None)
+    return 2 * x[0] * one
+
+
+def _backward_flops(gradient: Any, *arguments: Any, **_: Any) -> int:
+    """As torch counts a convolution's: once for every gradient that is wanted."""
+    return sum(arguments[-1]) * _aggregate_flops(*arguments[:-1])
+
+
+def _similarity_flops(query: Any, key: Any, offsets: Any, heads: int, window: Sequence[int], **_: Any) -> int:
+    return 2 * key[0] * multiply_adds(_window(window), key[1], results=1, moved=offsets is not None)
 
 
 def _placed(results: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:

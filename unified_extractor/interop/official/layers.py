@@ -1,0 +1,59 @@
+"""Layers of the released codes of involution, VOLO and DCNv3, and torch's convolution."""
+
+import torch
+from torch import Tensor
+
+from unified_extractor.interop.official.rules import Items, Rule, affine, norm
+from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.spec import as_pair
+
+
+def convolution(layer: UnifiedExtractor2d) -> Items:
+    """torch's own convolution without bias."""
+    yield "weight", Rule("static_kernel")
+
+
+def involution(layer: UnifiedExtractor2d) -> Items:
+    """conv1 (conv, bn) reduces, conv2 spans ``[G*K]``, taps row-major: our order."""
+    yield from affine("conv1.conv", "feature.reduce.conv", bias=False)
+    yield from norm("conv1.bn", "feature.reduce.norm")
+    yield from affine("conv2.conv", "kernel.head")
+
+
+def outlook_attention(layer: UnifiedExtractor2d) -> Items:
+    """v, attn ``[heads*K*K]`` (output tap, source tap), proj: our order."""
+    yield from affine("v", "value", bias=layer.spec.projection.input == "affine")
+    yield from affine("attn", "kernel.head")
+    yield from affine("proj", "projection")
+
+
+def dcnv3(layer: UnifiedExtractor2d) -> Items:
+    """Offsets are (x, y) and taps column-major there; the removed centre is the middle of either order."""
+    groups = layer.kernel_groups
+    order = _row_major_from_column_major(layer)
+
+    def taps(value: Tensor) -> Tensor:
+        return value.unflatten(0, (groups, len(order)))[:, order].flatten(0, 1)
+
+    def offsets(value: Tensor) -> Tensor:
+        return value.unflatten(0, (groups, len(order), 2))[:, order].flip(2).flatten(0, 2)
+
+    yield from affine("dw_conv.0", "feature.look.conv")
+    yield from affine("dw_conv.1.1", "feature.look.norm")
+    yield from affine("offset", "offsets.head", offsets)
+    yield from affine("mask", "kernel.head", taps)
+    yield from affine("input_proj", "value")
+    yield from affine("output_proj", "projection")
+    if layer.spec.center_feature_scale:
+        for name in ("weight", "bias"):
+            yield f"center_feature_scale_proj_{name}", Rule(f"center_gate.{name}")
+
+
+def _row_major_from_column_major(layer: UnifiedExtractor2d) -> list[int]:
+    """For every tap in row-major order its place in column-major order, without the centre where that is removed."""
+    kh, kw = as_pair(layer.spec.kernel_size)
+    order = torch.arange(kh * kw, device="cpu").view(kw, kh).t().flatten().tolist()
+    if not layer.spec.dynamic_kernel.remove_center:
+        return order
+    centre = kh * kw // 2
+    return [place - (place > centre) for place in order if place != centre]

@@ -1,0 +1,71 @@
+"""A network as two files: a configuration that makes it again, its specs included, and its weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unified_extractor import models
+from unified_extractor.interop.extras import needed
+from unified_extractor.interop.files import read_state_dict
+from unified_extractor.spec import ExtractorSpec, asdict_changed
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_SPECS = ("spec", "published")
+"""Arguments of networks that are lists of specs."""
+
+
+def save(network: models.StagedNetwork, folder: str | Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into a folder, which is made if it is not there.
+
+    Raises:
+        TypeError: ``network`` is none of this package's.
+        ValueError: it was pruned to features, so that its configuration makes another network.
+    """
+    if not isinstance(network, models.StagedNetwork):
+        raise TypeError(f"network must be one of unified_extractor.models, got {type(network).__name__}")
+    if len(network.stages) != len(network.feature_info) or isinstance(network.head, nn.Identity):
+        raise ValueError("network must have all of its stages and its head, this one was pruned to features")
+    text = json.dumps({name: _plain(value) for name, value in network.config.items()}, indent=2)
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    needed("safetensors.torch").save_file(weights, folder / _WEIGHTS, {"format": "pt"})
+    (folder / _CONFIG).write_text(text + "\n")
+
+
+def load(folder: str | Path) -> models.StagedNetwork:
+    """The network that :func:`save` wrote, on the CPU, in eval mode.
+
+    Raises:
+        FileNotFoundError: the folder lacks one of the two files.
+        ValueError: a file is broken, the network's class is unknown, or weights and configuration do not belong together.
+    """
+    path = Path(folder) / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        config = dict(json.loads(path.read_text()))
+        name = config.pop("network")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no configuration of a network: {error}") from error
+    network_class = getattr(models, str(name), None)
+    if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
+        raise ValueError(f"{path}: network must be a class of unified_extractor.models, got {name!r}")
+    for field in _SPECS:
+        if field in config:
+            config[field] = [ExtractorSpec(**fields) for fields in config[field]]
+    try:
+        network = network_class(**config)
+        network.load_state_dict(read_state_dict(Path(folder) / _WEIGHTS))
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{folder}: configuration and weights do not make a {name}: {error}") from error
+    return network.eval()
+
+
+def _plain(value: Any) -> Any:
+    """In the types of JSON."""
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return asdict_changed(value) if isinstance(value, ExtractorSpec) else value

@@ -1,0 +1,46 @@
+"""This package's networks in timm's registry: ``timm.create_model("uniex_rednet50", spec=...)`` once this module is imported.
+
+None has pretrained weights.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from unified_extractor import models
+from unified_extractor.interop.extras import needed
+
+_timm, _data = needed("timm.models"), needed("timm.data")
+
+_PRETRAINED = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "pool_size": None,
+    "mean": _data.IMAGENET_DEFAULT_MEAN,
+    "std": _data.IMAGENET_DEFAULT_STD,
+    "classifier": "head.fc",
+}
+
+
+def _entrypoint(name: str, make: Callable[..., models.StagedNetwork]) -> Callable[..., Any]:
+    """The function that timm calls."""
+
+    def create(pretrained: bool = False, **options: Any) -> Any:
+        features = {"out_indices": options.pop("out_indices", (0, 1, 2, 3)), "feature_cls": "getter"}
+        return _timm.build_model_with_cfg(make, create.__name__, pretrained, feature_cfg=features, **options)
+
+    create.__name__ = create.__qualname__ = f"uniex_{name}"
+    create.__doc__ = make.__doc__
+    return create
+
+
+_NETWORKS = {name: make for name, make in vars(models).items() if isinstance(make, partial)} | {
+    "extractor_net": models.extractor_net
+}
+default_cfgs = {f"uniex_{name}": _PRETRAINED for name in _NETWORKS}
+"""Where timm looks for a model's configuration when it is registered."""
+__all__ = []
+
+for _name, _make in _NETWORKS.items():
+    _timm.register_model(_entrypoint(_name, _make))

@@ -1,0 +1,55 @@
+"""An extractor where a network wants one: what stride means, and maps that are smaller than a window."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.spec import ExtractorSpec, as_pair
+
+
+class RoomForWindows(nn.Module):
+    """An extractor whose windows have to lie inside the image: a smaller map is zero-padded to the window's size and cropped back.
+
+    Source: the released code of Hassani et al., Neighborhood Attention Transformer (CVPR 2023).
+    """
+
+    def __init__(self, extractor: UnifiedExtractor2d) -> None:
+        super().__init__()
+        self.extractor = extractor
+        spec = extractor.spec
+        kernel_size, dilation = as_pair(spec.kernel_size), as_pair(spec.dilation)
+        self.least = (kernel_size[0] * dilation[0], kernel_size[1] * dilation[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to what the extractor makes of it."""
+        size = x.shape[2:]
+        below, right = (max(0, least - extent) for least, extent in zip(self.least, size, strict=True))
+        if not below and not right:
+            return self.extractor(x)
+        down = as_pair(self.extractor.downsampling)
+        height, width = (-(-extent // step) for extent, step in zip(size, down, strict=True))
+        return self.extractor(F.pad(x, (0, right, 0, below)))[:, :, :height, :width]
+
+
+def placed_extractor(
+    in_channels: int, out_channels: int, spec: ExtractorSpec, stride: int = 1, *, shrink: bool = True
+) -> nn.Module:
+    """Any extractor in a place of a network, with the size of map that the place needs.
+
+    Args:
+        in_channels: C.
+        out_channels: O.
+        spec: which extractor, with padding "same".
+        stride: pixels between windows.
+        shrink: whether the place makes the map smaller by ``stride``. If so, a fold, which never does, is followed by an average
+            over ``stride x stride`` pixels. If not, a gather takes stride 1, and only a fold's windows lie ``stride`` apart.
+
+    Shape:
+        ``[B, C, H, W]`` to ``[B, O, ceil(H/stride), ceil(W/stride)]``, or to ``[B, O, H, W]`` without ``shrink``.
+    """
+    fold = spec.aggregation == "fold"
+    extractor = UnifiedExtractor2d(in_channels, out_channels, spec, stride if shrink or fold else 1)
+    placed = RoomForWindows(extractor) if spec.offsets.kind == "window_shift" else extractor
+    if fold and shrink and stride > 1:
+        return nn.Sequential(placed, nn.AvgPool2d(stride, ceil_mode=True))
+    return placed

@@ -1,0 +1,57 @@
+"""What every network does with its arguments: checks of sizes and rates, one extractor or one a stage, variants."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from unified_extractor.spec import ExtractorSpec
+
+Specs = ExtractorSpec | Sequence[ExtractorSpec]
+"""One extractor for all stages, or one each."""
+Network = TypeVar("Network")
+
+
+def check_sizes(name: str, values: Sequence[int], minimum: int = 1) -> None:
+    """All are ints of at least ``minimum``. Raises ``TypeError`` or ``ValueError`` that names the argument."""
+    if not isinstance(values, list | tuple) or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
+        raise TypeError(f"{name} must be made of ints, got {values!r}")
+    if any(value < minimum for value in values):
+        raise ValueError(f"{name} must be at least {minimum}, got {values!r}")
+
+
+def check_stages(**values: Sequence[Any]) -> None:
+    """All lists name the same stages, at least one. Raises ``ValueError`` that names the arguments."""
+    lengths = [len(value) for value in values.values()]
+    if len(set(lengths)) > 1 or 0 in lengths:
+        *names, last = values
+        *counts, count = map(str, lengths)
+        raise ValueError(
+            f"{', '.join(names)} and {last} must name the same stages, at least one, got {', '.join(counts)} and {count}"
+        )
+
+
+def stage_specs(spec: Specs | None, published: Specs, stages: int) -> list[ExtractorSpec]:
+    """One extractor a stage, from one for all, one each, or None for the published ones. Raises ``TypeError``, ``ValueError``."""
+    given = published if spec is None else spec
+    specs = [given] * stages if isinstance(given, ExtractorSpec) else given
+    if not isinstance(specs, list | tuple) or not all(isinstance(one, ExtractorSpec) for one in specs):
+        raise TypeError(f"spec must be an ExtractorSpec or a list of them, got {given!r}")
+    if len(specs) != stages:
+        raise ValueError(f"spec must be one ExtractorSpec or one for each of {stages} stages, got {len(specs)}")
+    return list(specs)
+
+
+def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """The probability that stochastic depth drops a block's branch, for every block of every stage: linear from 0 to ``rate``."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ValueError(f"drop_path_rate must lie in [0, 1), got {rate!r}")
+    last = max(1, sum(depths) - 1)
+    return [[rate * (sum(depths[:i]) + j) / last for j in range(depth)] for i, depth in enumerate(depths)]
+
+
+def variant(network: Callable[..., Network], **sizes: Any) -> Callable[..., Network]:
+    """The network at published sizes; every other argument stays free."""
+    made = partial(network, **sizes)
+    options = ", ".join(f"{name}={value!r}" for name, value in sizes.items())
+    made.__doc__ = f"{network.__name__}({options}). Its other arguments are those of {network.__name__}."
+    return made
