@@ -154,20 +154,23 @@ class StagedNetwork(nn.Module):
             intermediates_only: return the maps without the final features.
 
         Returns:
-            A list of maps ``[B, num_chs, h, w]``, or (final features, list).
+            A list of maps ``[B, num_chs, h, w]``, or (features behind the last stage that ran, list).
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         taken = self._indices(indices)
         stages = self.stages
-        found = {}
+        used = stages[: max(taken) + 1] if stop_early or intermediates_only else stages
+        maps = []
         x = self.stem(self._checked(x))
-        for i, stage in enumerate(stages[: max(taken) + 1] if stop_early or intermediates_only else stages):
+        for stage in used:
             x = stage(x)
-            if i in taken:
-                found[i] = self.norm(x) if norm and i == len(stages) - 1 else x
-        maps = [found[i] for i in taken]
-        return maps if intermediates_only else (self.norm(x), maps)
+            maps.append(x)
+        if len(used) == len(stages):
+            x = self.norm(x)
+            maps[-1] = x if norm else maps[-1]
+        found = [maps[i] for i in taken]
+        return found if intermediates_only else (x, found)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -230,12 +233,16 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractCo
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Inside, batch norms do not update their running statistics: they did so when they saw this batch first."""
+    """Inside, batch norms do not move their running statistics: they did so when they saw this batch first."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
+    momenta = [norm.momentum for norm in norms]
+    counters = [(count, count.clone()) for norm in norms if (count := norm.num_batches_tracked) is not None]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, before in counters:
+            count.copy_(before)

@@ -1,0 +1,281 @@
+"""What holds in every family: any extractor in the published one's place, the ecosystem's interface, precision and layouts."""
+
+import inspect
+
+import pytest
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import MultiScaleRoIAlign
+
+import unified_extractor as ux
+from tests.models.families import REDUCTIONS, SMALL
+from tests.test_spec import PRESETS
+from unified_extractor.models.staged import Stage
+
+families = pytest.mark.parametrize("family", SMALL)
+VARIANTS = [name for name in ux.models.__all__ if name.islower()]
+
+
+def image(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ceil_sizes(size, reductions):
+    return [-(-size // reduction) for reduction in reductions]
+
+
+@families
+@pytest.mark.parametrize("size", [64, 63])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains_in_every_family(family, preset, size):
+    network = SMALL[family](5, PRESETS[preset])
+    logits = network(image(2, 3, size, size))
+    assert logits.shape == (2, 5)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@families
+@pytest.mark.parametrize("size", [(64, 64), (63, 63), (96, 64)])
+@pytest.mark.parametrize("preset", ["unified", "outlook_attention", "neighborhood_attention"])
+def test_maps_have_the_sizes_that_feature_info_says_whatever_the_extractor(family, preset, size):
+    network = SMALL[family](5, PRESETS[preset]).eval()
+    with torch.no_grad():
+        maps = network.forward_intermediates(image(1, 3, *size), intermediates_only=True)
+    assert [info["reduction"] for info in network.feature_info] == REDUCTIONS[family]
+    for made, info in zip(maps, network.feature_info, strict=True):
+        assert made.shape == (1, info["num_chs"], *(ceil_sizes(n, [info["reduction"]])[0] for n in size))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_constructs_on_the_meta_device(name):
+    with torch.device("meta"):
+        network = getattr(ux.models, name)()
+    assert all(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
+    assert network.num_classes == 1000
+
+
+def test_a_variant_explains_itself():
+    assert ux.models.rednet50.__doc__ == "RedNet(depths=(3, 4, 6, 3)). Its other arguments are those of RedNet."
+    assert list(inspect.signature(ux.models.volo_d1).parameters)[:2] == ["num_classes", "spec"]
+
+
+def test_each_stage_may_have_an_extractor_of_its_own():
+    specs = [ux.presets.convolution(), *[ux.presets.deformable_convolution(2)] * 3]
+    network = SMALL["resnet"](5, specs)
+    kinds = [{m.spec for m in stage.modules() if isinstance(m, ux.UnifiedExtractor2d)} for stage in network.stages]
+    assert kinds == [{spec} for spec in specs]
+    assert network.specs == specs
+
+
+@families
+def test_parts_make_the_whole(family):
+    network = SMALL[family](5).eval()
+    x = image(2, 3, 64, 64)
+    with torch.no_grad():
+        features = network.forward_features(x)
+        assert features.shape[:2] == (2, network.num_features)
+        torch.testing.assert_close(network.forward_head(features), network(x), rtol=0, atol=0)
+        hidden = network.forward_head(features, pre_logits=True)
+        final, maps = network.forward_intermediates(x, norm=True)
+        torch.testing.assert_close(final, features, rtol=0, atol=0)
+        torch.testing.assert_close(maps[-1], features, rtol=0, atol=0)
+        network.reset_classifier(0)
+        torch.testing.assert_close(network(x), hidden, rtol=0, atol=0)
+        network.reset_classifier(7)
+    assert network.num_classes == 7
+    assert network(x).shape == (2, 7)
+    assert network.get_classifier().out_features == 7
+    assert SMALL[family](0)(x).shape == hidden.shape
+
+
+@families
+def test_pruning_keeps_the_chosen_maps(family):
+    network = SMALL[family](5).eval()
+    x = image(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network.forward_intermediates(x, [0, 1], intermediates_only=True)
+        early = network.forward_intermediates(x, [1], stop_early=True)
+        before = sum(p.numel() for p in network.parameters())
+        assert network.prune_intermediate_layers([0, -len(network.stages) + 1], prune_norm=True) == [0, 1]
+        pruned = network.forward_intermediates(x, [0, 1], intermediates_only=True)
+    for one, other in zip(expected, pruned, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    torch.testing.assert_close(early[1][0], expected[1], rtol=0, atol=0)
+    assert len(network.stages) == 2
+    assert sum(p.numel() for p in network.parameters()) < before
+
+
+@families
+def test_checkpointing_changes_no_gradient_and_no_statistic(family):
+    torch.manual_seed(0)
+    network = SMALL[family](5, drop_path_rate=0.3)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    x, found = image(2, 3, 64, 64), []
+    for enable in (False, True):
+        network.load_state_dict(state)
+        network.zero_grad()
+        network.set_grad_checkpointing(enable)
+        torch.manual_seed(3)
+        network(x).square().sum().backward()
+        gradients = [parameter.grad.clone() for parameter in network.parameters()]
+        found.append(gradients + [value.clone() for value in network.buffers()])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointing_keeps_only_the_borders_of_blocks():
+    network = SMALL["rednet"](5)
+
+    def kept(enable):
+        network.set_grad_checkpointing(enable)
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            network(image(2, 3, 64, 64))
+        return sum(sizes)
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+@families
+def test_stochastic_depth_drops_branches_in_training_alone(family):
+    network = SMALL[family](5, drop_path_rate=0.9)
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    x = image(4, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.equal(network(x), network(x))
+        network.eval()
+        assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, True, "0.1"])
+def test_a_rate_outside_its_range_is_refused(rate):
+    with pytest.raises(ValueError, match="drop_path_rate must lie in"):
+        SMALL["resnet"](5, drop_path_rate=rate)
+
+
+@families
+def test_channels_last_changes_no_value(family):
+    network = SMALL[family](5).double().eval()
+    x = image(2, 3, 64, 64).double()
+    with torch.no_grad():
+        expected = network(x)
+        torch.testing.assert_close(
+            network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last)), expected
+        )
+
+
+@families
+def test_bfloat16_autocast_trains_near_full_precision(family):
+    network = SMALL[family](5)
+    x = image(2, 3, 64, 64)
+    network.eval()
+    expected = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(x)
+    assert (logits.float() - expected).norm() < 0.1 * expected.norm() + 0.02
+    logits.float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@families
+def test_networks_compile_without_graph_breaks(family):
+    torch._dynamo.reset()
+    network = SMALL[family](5).eval()
+    x = image(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.compile(network, fullgraph=True, backend="aot_eager")(x), network(x), rtol=1e-4, atol=1e-5
+        )
+
+
+@families
+def test_maps_feed_torchvisions_detector(family):
+    network = SMALL[family](0)
+    names = [info["module"] for info in network.feature_info]
+    backbone = BackboneWithFPN(
+        network, {name: str(i) for i, name in enumerate(names)}, [info["num_chs"] for info in network.feature_info], 16
+    )
+    detector = FasterRCNN(backbone, num_classes=3, min_size=64, max_size=64, **_anchors(len(names) + 1))
+    boxes = torch.tensor([[5.0, 6.0, 40.0, 50.0], [20.0, 10.0, 60.0, 30.0]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2])}] * 2
+    optimizer = torch.optim.SGD(detector.parameters(), lr=1e-3)
+    losses = detector(list(image(2, 3, 64, 64)), targets)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    before = network.stem.state_dict() if family != "extractor_net" else network.stage1.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    optimizer.step()
+    after = network.stem.state_dict() if family != "extractor_net" else network.stage1.state_dict()
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+
+
+def _anchors(levels):
+    sizes = tuple((8 * 2**i,) for i in range(levels))
+    return {
+        "rpn_anchor_generator": AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * levels),
+        "box_roi_pool": MultiScaleRoIAlign([str(i) for i in range(levels - 1)], 7, 2),
+    }
+
+
+@families
+def test_the_configuration_makes_the_network_again(family):
+    network = SMALL[family](5, PRESETS["unified"], in_chans=1)
+    config = dict(network.config)
+    again = getattr(ux.models, config.pop("network"))(**config)
+    again.load_state_dict(network.state_dict())
+    x = image(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), network.eval()(x))
+    assert set(config) == set(inspect.signature(type(network)).parameters)
+
+
+@families
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_classes": -1}, ValueError, "num_classes must be at least 0"),
+        ({"num_classes": 2.5}, TypeError, "num_classes must be made of ints"),
+        ({"in_chans": 0}, ValueError, "in_chans must be at least 1"),
+        ({"depths": (1, 1, 0, 1)}, ValueError, "depths must be at least 1"),
+        ({"spec": "involution"}, TypeError, "spec must be an ExtractorSpec or a list of them"),
+        ({"spec": [ux.presets.convolution()] * 9}, ValueError, "spec must be one ExtractorSpec or one for each of"),
+        ({"spec": ux.presets.involution(channels_per_group=7)}, ValueError, "channels_per_group must divide"),
+    ],
+    ids=["classes", "float", "channels", "depths", "spec", "specs", "groups"],
+)
+def test_arguments_that_make_no_network_are_refused_by_name(family, options, error, message):
+    with pytest.raises(error, match=message):
+        SMALL[family](**options)
+
+
+@families
+def test_wrong_calls_are_refused_by_name(family):
+    network = SMALL[family](5)
+    with pytest.raises(ValueError, match=r"x must be \[B, in_chans, H, W\] with in_chans=3, got shape \[1, 1, 64, 64\]"):
+        network(image(1, 1, 64, 64))
+    with pytest.raises(ValueError, match="indices must name stages 0 to"):
+        network.forward_intermediates(image(1, 3, 64, 64), [9])
+    with pytest.raises(ValueError, match="output_fmt must be 'NCHW'"):
+        network.forward_intermediates(image(1, 3, 64, 64), output_fmt="NLC")
+    with pytest.raises(ValueError, match="global_pool must be None or"):
+        network.reset_classifier(5, "max")
+
+
+@pytest.mark.parametrize("sizes", [{"depths": (1, 1)}, {"widths": (32,)}, {"heads": (2, 5)}, {"img_size": 15}])
+def test_volo_refuses_sizes_that_do_not_belong_together(sizes):
+    with pytest.raises(ValueError, match=next(iter(sizes))):
+        SMALL["volo"](5, **sizes)
+
+
+def test_stages_are_children_in_the_order_of_their_use():
+    for make in SMALL.values():
+        network = make(5)
+        stages = [f"stage{i + 1}" for i in range(len(network.stages))]
+        assert [name for name, _ in network.named_children()] == ["stem", *stages, "norm", "head"]
+        assert all(isinstance(stage, Stage) for stage in network.stages)
