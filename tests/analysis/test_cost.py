@@ -76,3 +76,33 @@ def test_what_is_outside_extractors_is_what_torch_counts():
 def test_an_input_shape_of_another_rank_is_refused():
     with pytest.raises(ValueError, match="input_shape must be"):
         ux.analysis.cost(torch.nn.Linear(1, 1), (1, 1))
+
+
+def test_elementwise_operations_stand_beside_the_total():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 1, bias=False), torch.nn.GELU()
+    )
+    cost = ux.analysis.cost(network, (3, 6, 7))
+    assert cost.elementwise == 42 * (4 * (1 + 2 + 1) + 5)
+    assert cost.multiply_adds == 42 * (3 * 4 + 4 * 5)
+
+
+@pytest.mark.parametrize(
+    "name", ["involution", "outlook_attention", "local_attention", "deformable_convolution_v2", "unified_fold"]
+)
+def test_torchs_counter_sees_the_registered_operators(name):
+    layer = ux.UnifiedExtractor2d(64, 64, PRESETS[name]).eval()
+    x = torch.randn(2, 64, 12, 12)
+    layer(x)  # brings the compiled backend, which registers its formula
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        layer(x)
+    assert counter.get_total_flops() // 2 == ux.analysis.cost(layer, (2, 64, 12, 12)).multiply_adds
+
+
+def test_torchs_counter_counts_a_gradient_as_another_pass():
+    call = {"kernel_size": 3, "padding": 1, "backend": "compiled"}
+    x, kernel = torch.randn(1, 32, 8, 8, requires_grad=True), torch.randn(1, 2, 9, 8, 8, requires_grad=True)
+    ux.extract(x, dynamic_kernel=kernel, **call)
+    with FlopCounterMode(display=False) as counter:
+        ux.extract(x, dynamic_kernel=kernel, **call).sum().backward()
+    assert counter.get_total_flops() // 2 == 3 * 32 * 9 * 64

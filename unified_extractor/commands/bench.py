@@ -1,9 +1,9 @@
-"""``uniex bench``: how fast the operator is beside what a user would otherwise run."""
+"""``uniex bench``: how fast the operator is beside what a user would otherwise run, and what the networks cost."""
 
 import argparse
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unified_extractor.benchmarks import compilation
+from unified_extractor.benchmarks import compilation, models
 from unified_extractor.benchmarks.cases import CPU_CASES, OURS, Case, gpu_cases
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
 from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter, Meter, without_gpu
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     """Compare values, measure, print a table and write a result file. Returns the exit code."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.device == "models":
+        return _models(given.output or Path("bench-models.json"), given.only, parser)
     if given.repeats < 1 or given.threads < 1 or given.batch < 1:
         parser.error(
             f"--repeats, --threads and --batch must be at least 1, got {given.repeats}, {given.threads} and {given.batch}"
@@ -35,16 +37,9 @@ def main(arguments: Sequence[str]) -> int:
         parser.exit(2, f"uniex: error: {reason}. uniex bench gpu --plan writes what the kernels must move without one\n")
     output = given.output or (None if given.plan else Path(f"bench-{given.device}.json"))
     if output is not None:
-        if output.suffix == ".md" and not given.plan:
-            parser.error(f"--output {output}: the table goes into this file, the result needs another name, such as .json")
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # before minutes of measuring
-            parser.exit(2, f"uniex: error: --output {output}: {error}\n")
+        _check_output(output, parser, table_alone=given.plan)
     every = CPU_CASES if given.device == "cpu" else gpu_cases(given.batch, "meta" if given.plan else "cuda")
-    chosen = {name: make for name, make in every.items() if given.only.lower() in name.lower()}
-    if not chosen:
-        parser.error(f"--only {given.only}: no case has this in its name; there are {', '.join(every)}")
+    chosen = {name: every[name] for name in _chosen(every, given.only, parser)}
     try:
         if given.plan:
             _plan(chosen, given.batch, output)
@@ -64,7 +59,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside what a user would otherwise run.")
-    parser.add_argument("device", choices=["cpu", "gpu"], help="where to measure")
+    parser.add_argument(
+        "device", choices=["cpu", "gpu", "models"], help="where to measure; models: count what the networks cost, measure nothing"
+    )
     parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
     parser.add_argument("--threads", type=int, default=2, help="cpu: threads of torch (default 2)")
@@ -74,6 +71,33 @@ def _parser() -> argparse.ArgumentParser:
         "--plan", action="store_true", help="gpu: measure nothing, say what the kernels must move; with --output, a table .md"
     )
     return parser
+
+
+def _check_output(output: Path, parser: argparse.ArgumentParser, *, table_alone: bool = False) -> None:
+    """Refuse a result file that cannot be, before minutes of work."""
+    if output.suffix == ".md" and not table_alone:
+        parser.error(f"--output {output}: the table goes into this file, the result needs another name, such as .json")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.exit(2, f"uniex: error: --output {output}: {error}\n")
+
+
+def _chosen(names: Iterable[str], only: str, parser: argparse.ArgumentParser) -> list[str]:
+    chosen = [name for name in names if only.lower() in name.lower()]
+    if not chosen:
+        parser.error(f"--only {only}: no case has this in its name; there are {', '.join(names)}")
+    return chosen
+
+
+def _models(output: Path, only: str, parser: argparse.ArgumentParser) -> int:
+    """Count every network, print the table and write both files. Returns the exit code."""
+    _check_output(output, parser)
+    rows = [models.counted(name) for name in _chosen(models.FIGURES, only, parser)]
+    output.write_text(json.dumps({"date": datetime.date.today().isoformat(), "networks": rows}, indent=1) + "\n")
+    output.with_suffix(".md").write_text(models.markdown(rows))
+    print(f"{models.markdown(rows)}\nwritten: {output}, {output.with_suffix('.md').name}")
+    return 0
 
 
 def _measure(cases: dict[str, Callable[[], Case]], meter: Meter, repeats: int, output: Path, more: dict[str, Any]) -> None:

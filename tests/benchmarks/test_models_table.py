@@ -1,0 +1,50 @@
+"""The networks have the parameters of the released codes and the multiply-adds of the papers; the committed table says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from unified_extractor.benchmarks import models
+from unified_extractor.commands import bench
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "models.json"
+COMMITTED = {row["network"]: row for row in json.loads(FILE.read_text())["networks"]}
+WITH_COUNTS = [name for name, figures in models.FIGURES.items() if figures.multiply_adds]
+
+
+@pytest.mark.parametrize("name", models.FIGURES)
+def test_parameters_are_those_of_the_released_code(name):
+    with torch.device("meta"):
+        network = models.FIGURES[name].make()
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert parameters == COMMITTED[name]["parameters"]
+    if models.FIGURES[name].parameters is not None:
+        assert parameters == models.FIGURES[name].parameters
+
+
+@pytest.mark.parametrize("name", WITH_COUNTS)
+def test_multiply_adds_are_within_a_percent_of_the_figure(name):
+    row = models.counted(name)
+    assert row == COMMITTED[name]
+    assert models.compared(row) == pytest.approx(models.FIGURES[name].multiply_adds, rel=0.01)
+
+
+def test_the_committed_table_is_made_of_the_committed_rows():
+    assert list(COMMITTED) == list(models.FIGURES)
+    assert FILE.with_suffix(".md").read_text() == models.markdown(list(COMMITTED.values()))
+
+
+def test_the_command_writes_both_files(tmp_path, capsys):
+    output = tmp_path / "new" / "models.json"
+    assert bench.main(["models", "--only", "rednet26, stem", "--output", str(output)]) == 0
+    assert [row["network"] for row in json.loads(output.read_text())["networks"]] == ["rednet26, stem_kernel_size=7"]
+    assert "| rednet26, stem_kernel_size=7 | 9,233,886 | equal |" in output.with_suffix(".md").read_text()
+    assert "written:" in capsys.readouterr().out
+
+
+def test_a_difference_is_shown():
+    row = COMMITTED["resnet50"] | {"parameters": 3, "multiply_adds": 8_180_000_000}
+    assert "| 3 | 25,557,032 |" in models.markdown([row])
+    assert "+100.00%" in models.markdown([row])

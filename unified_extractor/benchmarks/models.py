@@ -1,0 +1,116 @@
+"""What the networks cost at 224 x 224, beside the figures of papers and released codes. Nothing is computed, only counted."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+
+from unified_extractor import models, presets
+from unified_extractor.analysis.cost import cost
+from unified_extractor.analysis.records import as_markdown
+
+_SHAPE = (3, 224, 224)
+_NOTES = """Parameters and multiply-adds of one image of 224 x 224 pixels with 1000 classes, by `uniex bench models`. *ours* is counted by
+`ux.analysis.cost`: matrix products, convolutions, and the operator by its formula (a fold by its uncomposed one). *elementwise* is
+what RedNet's paper counts besides: 2 a value of a norm, 1 of an activation and of a bias. A figure is *published* in the paper or
+*counted* from the released code; where it says *+ elementwise* it is compared with the sum of both columns.
+"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What others say of a network."""
+
+    make: Callable[[], torch.nn.Module]
+    parameters: int | None = None
+    """Counted from the released code."""
+    multiply_adds: float | None = None
+    """In billions."""
+    source: str = ""
+    """Of the multiply-adds: published or counted, and under which convention."""
+
+    @property
+    def with_elementwise(self) -> bool:
+        """Whether the multiply-adds include operations a value at a time."""
+        return "elementwise" in self.source
+
+
+def _rednets() -> Iterator[tuple[str, Figures]]:
+    """The released code has a stem of 3x3 taps, the paper's table belongs to one of 7x7."""
+    for depth, parameters, counted, published in (
+        (26, 9_233_166, 1.71, 1.73),
+        (38, 12_386_986, 2.20, 2.22),
+        (50, 15_540_806, 2.69, 2.71),
+        (101, 25_652_950, 4.72, 4.74),
+        (152, 33_984_582, 6.76, 6.79),
+    ):
+        make: Any = getattr(models, f"rednet{depth}")
+        yield f"rednet{depth}", Figures(make, parameters, counted, "counted + elementwise")
+        of_paper = 9_233_886 if depth == 26 else None
+        make = partial(make, stem_kernel_size=7)
+        yield f"rednet{depth}, stem_kernel_size=7", Figures(make, of_paper, published, "published + elementwise")
+
+
+def _deformable_resnet(version: int) -> Callable[[], torch.nn.Module]:
+    return partial(models.resnet50, spec=[presets.convolution(), *[presets.deformable_convolution(version)] * 3])
+
+
+FIGURES: dict[str, Figures] = {
+    **dict(_rednets()),
+    "resnet50": Figures(models.resnet50, 25_557_032, 4.09, "counted"),
+    "resnet50, deformable v1 in stages 2-4": Figures(_deformable_resnet(1), 26_137_874),
+    "resnet50, deformable v2 in stages 2-4": Figures(_deformable_resnet(2), 26_428_295),
+    "volo_d1": Figures(models.volo_d1, 26_632_040, 6.92, "counted"),
+    "volo_d2": Figures(models.volo_d2, 58_678_336),
+    "volo_d3": Figures(models.volo_d3, 86_325_072),
+    "volo_d4": Figures(models.volo_d4, 192_961_520),
+    "volo_d5": Figures(models.volo_d5, 295_455_584),
+    "internimage_t": Figures(models.internimage_t, 29_918_424, 4.89, "counted, of which 0.10 sampling"),
+    "internimage_s": Figures(models.internimage_s, 50_079_880),
+    "internimage_b": Figures(models.internimage_b, 97_461_832),
+    "flash_internimage_t": Figures(models.flash_internimage_t, 29_815_528),
+    "flash_internimage_s": Figures(models.flash_internimage_s, 50_067_496),
+    "flash_internimage_b": Figures(models.flash_internimage_b, 97_448_960),
+}
+
+
+def counted(name: str) -> dict[str, Any]:
+    """One network's row: our counts and the figures."""
+    figures = FIGURES[name]
+    with torch.device("meta"):
+        network = figures.make()
+    ours = cost(network, _SHAPE)
+    row = {"network": name, "parameters": ours.parameters, "multiply_adds": ours.multiply_adds, "elementwise": ours.elementwise}
+    return row | {f"figure_{key}": getattr(figures, key) for key in ("parameters", "multiply_adds", "source")}
+
+
+def compared(row: dict[str, Any]) -> float | None:
+    """Our multiply-adds under the figure's convention, in billions; None where there is no figure."""
+    if row["figure_multiply_adds"] is None:
+        return None
+    added = row["elementwise"] if FIGURES[row["network"]].with_elementwise else 0
+    return (row["multiply_adds"] + added) / 1e9
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table for people."""
+    table = []
+    for row in rows:
+        ours, figure = compared(row), row["figure_multiply_adds"]
+        expected = row["figure_parameters"]
+        table.append(
+            {
+                "network": row["network"],
+                "parameters": f"{row['parameters']:,}",
+                "released code": "" if expected is None else "equal" if expected == row["parameters"] else f"{expected:,}",
+                "ours, G": f"{row['multiply_adds'] / 1e9:.3f}",
+                "elementwise, G": f"{row['elementwise'] / 1e9:.3f}",
+                "figure, G": "" if figure is None else f"{figure:.2f}",
+                "difference": "" if ours is None else f"{ours / figure - 1:+.2%}",
+                "which": row["figure_source"],
+            }
+        )
+    return f"# What the networks cost\n\n{_NOTES}\n{as_markdown(pd.DataFrame(table))}\n"
