@@ -6,6 +6,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: its kernels run on the CPU
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports timm: it would ask the network for weights
+
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
 
 

@@ -1,7 +1,13 @@
 """Who may import whom: spec <- ops <- layers <- models <- interop, and what stands beside them."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+
+from unified_extractor.interop.extras import needed
 
 PACKAGE = Path(__file__).parents[1] / "unified_extractor"
 ALLOWED = {
@@ -64,3 +70,26 @@ def test_a_backend_imports_neither_the_reference_nor_another_backend():
 
 def test_nothing_imports_experiments():
     assert not [path for _, path in rooms() for name in imports(path) if name.split(".")[0] == "experiments"]
+
+
+def test_importing_the_package_brings_nothing_that_only_some_need():
+    code = "import sys, unified_extractor; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    optional = {
+        "huggingface_hub",
+        "jsonargparse",
+        "lightning",
+        "matplotlib",
+        "numba",
+        "onnx",
+        "safetensors",
+        "timm",
+        "torchvision",
+    }
+    assert not optional & set(loaded)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    with pytest.raises(ImportError, match=r"this needs timm: pip install 'unified-extractor\[interop\]'"):
+        needed("timm.models")

@@ -58,6 +58,12 @@ def test_every_variant_constructs_on_the_meta_device(name):
     assert network.num_classes == 1000
 
 
+@pytest.mark.parametrize("name", ["rednet26", "resnet50", "volo_d1", "internimage_t", "internimage_s", "flash_internimage_t"])
+def test_a_new_network_gives_finite_logits_in_eval_mode(name):
+    with torch.no_grad():
+        assert getattr(ux.models, name)(5).eval()(image(1, 3, 64, 64)).isfinite().all()
+
+
 def test_a_variant_explains_itself():
     assert ux.models.rednet50.__doc__ == "RedNet(depths=(3, 4, 6, 3)). Its other arguments are those of RedNet."
     assert list(inspect.signature(ux.models.volo_d1).parameters)[:2] == ["num_classes", "spec"]

@@ -28,10 +28,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".safetensors":
-        safetensors = needed("safetensors.torch")
+        load_file, broken = needed("safetensors.torch").load_file, needed("safetensors").SafetensorError
         try:
-            return safetensors.load_file(path)
-        except safetensors.SafetensorError as error:
+            return load_file(path)
+        except broken as error:
             raise ValueError(f"{path} is no readable safetensors file: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

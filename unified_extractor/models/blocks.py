@@ -4,7 +4,6 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 
@@ -34,7 +33,11 @@ class LayerScale(nn.Module):
 
 def dropping(drop_path: float) -> dict[str, nn.Module]:
     """Stochastic depth (Huang et al. 2016) under its name, if it would ever drop anything."""
-    return {"drop_path": StochasticDepth(drop_path, "row")} if drop_path else {}
+    if not drop_path:
+        return {}
+    from torchvision.ops import StochasticDepth  # here: torchvision takes a second to import
+
+    return {"drop_path": StochasticDepth(drop_path, "row")}
 
 
 def pointwise_mlp(channels: int, ratio: float, *, output_bias: bool = True) -> nn.Sequential:

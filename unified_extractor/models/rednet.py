@@ -11,7 +11,7 @@ from unified_extractor import presets
 from unified_extractor.layers.placed import placed_extractor
 from unified_extractor.models.arguments import Specs, check_sizes, check_stages, stage_specs, variant
 from unified_extractor.models.blocks import batch_norm, convolution_norm
-from unified_extractor.models.resnet import WIDTHS, bottleneck_stages, init_convolutions
+from unified_extractor.models.resnet import WIDTHS, bottleneck_stages
 from unified_extractor.models.staged import PooledHead, StagedNetwork
 
 
@@ -69,7 +69,6 @@ class RedNet(StagedNetwork):
             head=PooledHead(stages[-1].out_channels, num_classes),
             arguments=locals(),
         )
-        init_convolutions(self)
 
 
 rednet26 = variant(RedNet, depths=(1, 2, 4, 1))

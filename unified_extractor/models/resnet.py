@@ -51,13 +51,6 @@ def bottleneck_stages(specs: Sequence[ExtractorSpec], depths: Sequence[int], dro
     return stages
 
 
-def init_convolutions(network: nn.Module) -> None:
-    """Plain convolutions start as normal numbers that keep the variance of gradients behind a ReLU (He et al. 2015)."""
-    for module in network.modules():
-        if type(module) is nn.Conv2d and module.bias is None:
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 class ResNet(StagedNetwork):
     """A staged image classifier of bottlenecks behind a 7x7 stem; the extractor in them is the argument.
 
@@ -104,7 +97,6 @@ class ResNet(StagedNetwork):
             head=PooledHead(stages[-1].out_channels, num_classes),
             arguments=locals(),
         )
-        init_convolutions(self)
 
 
 resnet26 = variant(ResNet, depths=(1, 2, 4, 1))

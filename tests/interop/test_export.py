@@ -1,0 +1,48 @@
+"""Exported networks give the network's values elsewhere: torch.export, and ONNX in onnxruntime."""
+
+import onnxruntime
+import pytest
+import torch
+
+import unified_extractor as ux
+from tests.models.families import SMALL
+
+NETWORKS = {
+    "rednet26": lambda: ux.models.rednet26(10),
+    "volo_d1": lambda: ux.models.volo_d1(10, img_size=64),
+    "extractor_net with offsets": lambda: ux.models.extractor_net(10, ux.presets.unified(), widths=(16, 32), depths=(1, 1)),
+    "volo with offsets and fold": lambda: SMALL["volo"](10, ux.presets.unified(aggregation="fold")),
+    "internimage": lambda: SMALL["internimage"](10),
+    "resnet with attention": lambda: SMALL["resnet"](10, ux.presets.local_attention(3, heads=4)),
+}
+
+
+def made(name):
+    """The network with offsets that are not zero, and an image."""
+    torch.manual_seed(0)
+    network = NETWORKS[name]().eval()
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    return network, torch.randn(2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_exported_program_equals_the_network(name):
+    network, x = made(name)
+    program = torch.export.export(network, (x,))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
+    assert "unified_extractor" not in str(program.graph)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnxruntime_gives_the_networks_values(name, tmp_path):
+    network, x = made(name)
+    batch = {"x": {0: torch.export.Dim("batch", min=2)}}
+    torch.onnx.export(network, (x,), tmp_path / "network.onnx", dynamo=True, dynamic_shapes=batch, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    for images in (x, torch.randn(3, 3, 64, 64)):
+        (given,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(given), network(images), rtol=1e-3, atol=1e-4)
