@@ -1,5 +1,7 @@
 """The layer with any spec: shapes, printing, precision, layouts, compilation, export."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -172,3 +174,23 @@ def test_counting_and_drawing_leave_every_module_in_its_mode():
     ux.analysis.cost(net, (3, 2, 2))
     assert net.training
     assert not net.norm.training
+
+
+def test_surplus_values_of_the_heads_change_nothing():
+    plain = ux.presets.deformable_convolution(4, groups=4)
+    aligned = dataclasses.replace(plain, generator=ux.Generator(head_multiple=8))
+    layer, padded = (UnifiedExtractor2d(CHANNELS, CHANNELS, spec) for spec in (plain, aligned))
+    rows = layer.kernel.head.weight.shape[0]
+    assert padded.offsets.head.weight.shape[0] + padded.kernel.head.weight.shape[0] == 112 == rows + 72 + 4
+    state = {name: torch.randn_like(value) for name, value in padded.state_dict().items()}
+    padded.load_state_dict(state)
+    layer.load_state_dict({name: value[:rows] if name.startswith("kernel.head") else value for name, value in state.items()})
+    x = torch.randn(2, CHANNELS, 6, 5)
+    torch.testing.assert_close(padded(x), layer(x))
+
+
+def test_surplus_values_need_a_generated_kernel():
+    with pytest.raises(ValueError, match=r"generator\.head_multiple needs dynamic_kernel\.source='generated'"):
+        dataclasses.replace(ux.presets.deformable_convolution(1), generator=ux.Generator(head_multiple=8))
+    with pytest.raises(ValueError, match=r"generator\.head_multiple must be at least 1, got 0"):
+        ux.Generator(head_multiple=0)

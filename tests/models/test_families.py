@@ -8,12 +8,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, StochasticDepth
 
 import unified_extractor as ux
 from tests.models.families import REDUCTIONS, SMALL
 from tests.test_spec import PRESETS
+from unified_extractor.models.arguments import drop_path_rates
 from unified_extractor.models.staged import Stage
+from unified_extractor.models.volo import resized_embedding
 
 families = pytest.mark.parametrize("family", SMALL)
 VARIANTS = [name for name in ux.models.__all__ if name.islower()]
@@ -157,6 +159,29 @@ def test_stochastic_depth_drops_branches_in_training_alone(family):
         assert not torch.equal(network(x), network(x))
         network.eval()
         assert torch.equal(network(x), network(x))
+
+
+def test_stochastic_depth_grows_linearly_over_all_blocks():
+    assert drop_path_rates(0.3, (1, 2, 1)) == [[0.0], pytest.approx([0.1, 0.2]), [pytest.approx(0.3)]]
+    assert drop_path_rates(0.3, (1,)) == [[0.0]]
+    network = SMALL["internimage"](5, drop_path_rate=0.4)
+    found = [module.p for module in network.modules() if isinstance(module, StochasticDepth)]
+    assert found == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4])
+
+
+@families
+def test_a_new_classifier_is_where_the_network_is(family):
+    network = SMALL[family](5).to("meta", torch.float64)
+    network.reset_classifier(7)
+    assert {(tensor.device.type, tensor.dtype) for tensor in network.parameters()} == {("meta", torch.float64)}
+
+
+def test_a_position_embedding_is_interpolated_smoothly():
+    ramp = torch.arange(8.0).expand(1, 1, 5, 8)
+    wide = resized_embedding(ramp, (5, 16))
+    expected = (torch.arange(4.0, 12) / 2 - 0.25).expand(5, 8)
+    torch.testing.assert_close(wide[0, 0, :, 4:12], expected, rtol=0, atol=0.05)  # the nearest would be 0.25 away
+    assert resized_embedding(ramp, (5, 8)) is ramp
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, True, "0.1"])

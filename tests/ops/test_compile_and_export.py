@@ -5,6 +5,7 @@ import torch
 
 import unified_extractor as ux
 from tests.comparing import assert_same, values_and_gradients
+from tests.random_calls import random_call
 
 SIZE = (5, 6)
 MODES = {
@@ -90,6 +91,20 @@ def test_exported_call_equals_the_call(mode):
 
     exported = torch.export.export(Call(), (), tensors).module()
     torch.testing.assert_close(exported(**tensors), Call()(**tensors), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_an_exported_random_call_equals_the_call(seed):
+    call = {name: value for name, value in random_call(seed).items() if value is not None}
+    tensors = {name: value for name, value in call.items() if isinstance(value, torch.Tensor)}
+    options = {name: value for name, value in call.items() if name not in tensors}
+
+    class Call(torch.nn.Module):
+        def forward(self, **tensors):
+            return ux.extract(**tensors, **options, backend="eager")
+
+    exported = torch.export.export(Call(), (), tensors).module()
+    torch.testing.assert_close(exported(**tensors), Call()(**tensors), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("moved", [False, True])

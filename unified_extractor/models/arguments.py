@@ -52,6 +52,6 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
 def variant(network: Callable[..., Network], **sizes: Any) -> Callable[..., Network]:
     """The network at published sizes; every other argument stays free."""
     made = partial(network, **sizes)
-    options = ", ".join(f"{name}={value!r}" for name, value in sizes.items())
+    options = ", ".join(f"{name}={value!r}" for name, value in sizes.items() if name != "published")
     made.__doc__ = f"{network.__name__}({options}). Its other arguments are those of {network.__name__}."
     return made
