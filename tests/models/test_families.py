@@ -1,6 +1,7 @@
 """What holds in every family: any extractor in the published one's place, the ecosystem's interface, precision and layouts."""
 
 import inspect
+import pickle
 
 import pytest
 import torch
@@ -67,8 +68,21 @@ def test_a_new_network_gives_finite_logits_in_eval_mode(name):
 
 
 def test_a_variant_explains_itself():
-    assert ux.models.rednet50.__doc__ == "RedNet(depths=(3, 4, 6, 3)). Its other arguments are those of RedNet."
-    assert list(inspect.signature(ux.models.volo_d1).parameters)[:2] == ["num_classes", "spec"]
+    assert ux.models.rednet50.__doc__ == "RedNet(depths=(3, 4, 6, 3)). The arguments are those of RedNet."
+    signature = inspect.signature(ux.models.volo_d1)
+    assert list(signature.parameters) == [
+        "num_classes",
+        "spec",
+        "mlp_ratio",
+        "stem_width",
+        "img_size",
+        "in_chans",
+        "drop_path_rate",
+    ]
+    assert signature.return_annotation is ux.models.VOLO
+    assert pickle.loads(pickle.dumps(ux.models.volo_d1)) is ux.models.volo_d1
+    with pytest.raises(TypeError, match="depths"):
+        ux.models.rednet50(depths=(1, 1, 1, 1))
 
 
 def test_each_stage_may_have_an_extractor_of_its_own():

@@ -4,7 +4,6 @@ None has pretrained weights.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from unified_extractor import models
@@ -35,9 +34,8 @@ def _entrypoint(name: str, make: Callable[..., models.StagedNetwork]) -> Callabl
     return create
 
 
-_NETWORKS = {name: make for name, make in vars(models).items() if isinstance(make, partial)} | {
-    "extractor_net": models.extractor_net
-}
+_NETWORKS = {name: getattr(models, name) for name in models.__all__ if name.islower()}
+"""Variants are functions, families are classes."""
 default_cfgs = {f"uniex_{name}": _PRETRAINED for name in _NETWORKS}
 """Where timm looks for a model's configuration when it is registered."""
 __all__ = []

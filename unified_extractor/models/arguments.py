@@ -1,7 +1,7 @@
 """What every network does with its arguments: checks of sizes and rates, one extractor or one a stage, variants."""
 
+import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from unified_extractor.spec import ExtractorSpec
@@ -49,9 +49,17 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     return [[rate * (sum(depths[:i]) + j) / last for j in range(depth)] for i, depth in enumerate(depths)]
 
 
-def variant(network: Callable[..., Network], **sizes: Any) -> Callable[..., Network]:
-    """The network at published sizes; every other argument stays free."""
-    made = partial(network, **sizes)
-    options = ", ".join(f"{name}={value!r}" for name, value in sizes.items() if name != "published")
-    made.__doc__ = f"{network.__name__}({options}). Its other arguments are those of {network.__name__}."
-    return made
+def variant(name: str, network: Callable[..., Network], **sizes: Any) -> Callable[..., Network]:
+    """A function that makes the network at published sizes; every other argument stays free, in signature, help and YAML."""
+    free = [parameter for parameter in inspect.signature(network).parameters.values() if parameter.name not in sizes]
+
+    def make(*arguments: Any, **options: Any) -> Network:
+        return network(*arguments, **options, **sizes)
+
+    shown = ", ".join(f"{key}={value!r}" for key, value in sizes.items() if key != "published")
+    make.__name__ = make.__qualname__ = name
+    make.__module__ = network.__module__
+    make.__doc__ = f"{network.__name__}({shown}). The arguments are those of {network.__name__}."
+    make.__signature__ = inspect.Signature(free, return_annotation=network)  # type: ignore[attr-defined]
+    make.__annotations__ = {parameter.name: parameter.annotation for parameter in free} | {"return": network}
+    return make

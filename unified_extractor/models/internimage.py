@@ -144,10 +144,12 @@ _T = {"width": 64, "depths": (4, 4, 18, 4)}
 _S = {"width": 80, "depths": (4, 4, 21, 4), "post_norm": True, "layer_scale": 1e-5}
 _B = {"width": 112, "depths": (4, 4, 21, 4), "post_norm": True, "layer_scale": 1e-5}
 
-internimage_t = variant(InternImage, **_T, published=_dcnv3(4, 8, 16, 32))
-internimage_s = variant(InternImage, **_S, published=_dcnv3(5, 10, 20, 40))
-internimage_b = variant(InternImage, **_B, published=_dcnv3(7, 14, 28, 56))
+internimage_t = variant("internimage_t", InternImage, **_T, published=_dcnv3(4, 8, 16, 32))
+internimage_s = variant("internimage_s", InternImage, **_S, published=_dcnv3(5, 10, 20, 40))
+internimage_b = variant("internimage_b", InternImage, **_B, published=_dcnv3(7, 14, 28, 56))
 
-flash_internimage_t = variant(InternImage, **_T, mlp_bias=False, published=_dcnv4(4, 8, 16, 32))
-flash_internimage_s = variant(InternImage, **_S, mlp_bias=False, published=_dcnv4(5, 10, 20, 40, view=3))
-flash_internimage_b = variant(InternImage, **_B, mlp_bias=False, published=_dcnv4(7, 14, 28, 56, view=3, offset_scale=0.5))
+flash_internimage_t = variant("flash_internimage_t", InternImage, **_T, mlp_bias=False, published=_dcnv4(4, 8, 16, 32))
+flash_internimage_s = variant("flash_internimage_s", InternImage, **_S, mlp_bias=False, published=_dcnv4(5, 10, 20, 40, view=3))
+flash_internimage_b = variant(
+    "flash_internimage_b", InternImage, **_B, mlp_bias=False, published=_dcnv4(7, 14, 28, 56, view=3, offset_scale=0.5)
+)

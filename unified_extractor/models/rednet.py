@@ -71,8 +71,8 @@ class RedNet(StagedNetwork):
         )
 
 
-rednet26 = variant(RedNet, depths=(1, 2, 4, 1))
-rednet38 = variant(RedNet, depths=(2, 3, 5, 2))
-rednet50 = variant(RedNet, depths=(3, 4, 6, 3))
-rednet101 = variant(RedNet, depths=(3, 4, 23, 3))
-rednet152 = variant(RedNet, depths=(3, 8, 36, 3))
+rednet26 = variant("rednet26", RedNet, depths=(1, 2, 4, 1))
+rednet38 = variant("rednet38", RedNet, depths=(2, 3, 5, 2))
+rednet50 = variant("rednet50", RedNet, depths=(3, 4, 6, 3))
+rednet101 = variant("rednet101", RedNet, depths=(3, 4, 23, 3))
+rednet152 = variant("rednet152", RedNet, depths=(3, 8, 36, 3))

@@ -99,6 +99,6 @@ class ResNet(StagedNetwork):
         )
 
 
-resnet26 = variant(ResNet, depths=(1, 2, 4, 1))
-resnet38 = variant(ResNet, depths=(2, 3, 5, 2))
-resnet50 = variant(ResNet, depths=(3, 4, 6, 3))
+resnet26 = variant("resnet26", ResNet, depths=(1, 2, 4, 1))
+resnet38 = variant("resnet38", ResNet, depths=(2, 3, 5, 2))
+resnet50 = variant("resnet50", ResNet, depths=(3, 4, 6, 3))

@@ -241,8 +241,8 @@ def _outlookers(channels: int, spec: ExtractorSpec, mlp_ratio: float, rates: Seq
     return Stage(*blocks, out_channels=channels, stride=1)
 
 
-volo_d1 = variant(VOLO, depths=(4, 4, 8, 2), widths=(192, 384), heads=(6, 12))
-volo_d2 = variant(VOLO, depths=(6, 4, 10, 4), widths=(256, 512), heads=(8, 16))
-volo_d3 = variant(VOLO, depths=(8, 8, 16, 4), widths=(256, 512), heads=(8, 16))
-volo_d4 = variant(VOLO, depths=(8, 8, 16, 4), widths=(384, 768), heads=(12, 16))
-volo_d5 = variant(VOLO, depths=(12, 12, 20, 4), widths=(384, 768), heads=(12, 16), mlp_ratio=4.0, stem_width=128)
+volo_d1 = variant("volo_d1", VOLO, depths=(4, 4, 8, 2), widths=(192, 384), heads=(6, 12))
+volo_d2 = variant("volo_d2", VOLO, depths=(6, 4, 10, 4), widths=(256, 512), heads=(8, 16))
+volo_d3 = variant("volo_d3", VOLO, depths=(8, 8, 16, 4), widths=(256, 512), heads=(8, 16))
+volo_d4 = variant("volo_d4", VOLO, depths=(8, 8, 16, 4), widths=(384, 768), heads=(12, 16))
+volo_d5 = variant("volo_d5", VOLO, depths=(12, 12, 20, 4), widths=(384, 768), heads=(12, 16), mlp_ratio=4.0, stem_width=128)
