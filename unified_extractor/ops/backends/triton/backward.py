@@ -60,7 +60,12 @@ class Gradients(NamedTuple):
     """Fields with shares."""
 
 
-@tuned({"num_warps": 4, "maxnreg": 240}, {"num_warps": 8, "maxnreg": 168}, {"num_warps": 8, "num_stages": 4})
+@tuned(
+    {"num_warps": 4, "maxnreg": 240},
+    {"num_warps": 8, "maxnreg": 168},
+    {"num_warps": 8, "num_stages": 1, "maxnreg": 168},
+    {"num_warps": 8, "num_stages": 4},
+)
 @triton.jit(do_not_specialize=["TUNED_FOR"])
 def backward(
     gradient,

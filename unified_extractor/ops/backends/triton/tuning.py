@@ -32,7 +32,8 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
     """Give a kernel a few configurations, the first suitable of which is the default: options of the compiler, constants of the kernel.
 
     ``maxnreg``: registers a thread may use, for the occupancy planned. Told no number, the assembler may spill a few of a kernel that
-    needs few, to reach an occupancy of its own choice; told one, it may unroll until it has used them up. Each kernel has what spills none.
+    needs few, to reach an occupancy of its own choice; told one, it may unroll until it has used them up. The first suitable one spills
+    none, whatever Triton's version; another one may spill a few bytes with some versions, for the tuner to judge.
 
     The kernel's parameter ``TUNED_FOR`` numbers what a configuration was measured for; the kernel itself does not read it.
     """
