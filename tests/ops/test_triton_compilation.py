@@ -54,7 +54,7 @@ def test_every_kernel_is_compiled_in_both_layouts_and_dtypes(kernels):
 
 
 def test_nothing_spills_to_local_memory(kernels):
-    """What runs where nothing can be measured; what else the tuner may take spills at most eight registers, and depends on the assembler."""
+    """Not what runs where nothing can be measured; what else the tuner may take spills eight registers at most, by assembler."""
     assert not [name_of(row) for row in kernels if row["default"] and (row["spills"] or row["stack"])]
     assert not [name_of(row) for row in kernels if row["stack"] > 32]
 

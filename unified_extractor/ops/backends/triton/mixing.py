@@ -76,7 +76,7 @@ def pulled(gradient, start, static, tap, windows, channels, plan):
     return tile_of(total, plan)
 
 
-@tuned({"num_warps": 8, "num_stages": 1, "maxnreg": 168}, {"num_warps": 8, "num_stages": 2})
+@tuned({"num_warps": 8, "num_stages": 1, "maxnreg": 255}, {"num_warps": 8, "num_stages": 2})
 @triton.jit(do_not_specialize=["TUNED_FOR"])
 def mix(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR):
     """``y_op = sum_kc S_ock * D_kp * x~_ckp``: sampled and weighed in registers, then a matrix product a tap and block of channels."""
