@@ -1,5 +1,6 @@
 """What holds in every family: any extractor in the published one's place, the ecosystem's interface, precision and layouts."""
 
+import copy
 import inspect
 import pickle
 
@@ -316,6 +317,32 @@ def test_wrong_calls_are_refused_by_name(family):
 def test_volo_refuses_sizes_that_do_not_belong_together(sizes):
     with pytest.raises(ValueError, match=next(iter(sizes))):
         SMALL["volo"](5, **sizes)
+
+
+@pytest.mark.parametrize("size", [(15, 40), (40, 15), (1, 1)])
+def test_volo_refuses_images_without_a_coarse_map(size):
+    assert SMALL["volo"](5).eval()(image(1, 3, 16, 16)).shape == (1, 5)
+    with pytest.raises(ValueError, match="x must be at least 16 pixels high and wide"):
+        SMALL["volo"](5)(image(1, 3, *size))
+
+
+@families
+def test_odd_small_and_absent_images_are_taken(family):
+    network = SMALL[family](5).eval()
+    for shape in ((1, 3, 33, 47), (2, 3, 16, 16), (0, 3, 64, 64)):
+        assert network(image(*shape)).shape == (shape[0], 5)
+
+
+@families
+def test_networks_are_copied_pickled_and_filled_after_the_meta_device(family):
+    network = SMALL[family](5).eval()
+    with torch.device("meta"):
+        empty = SMALL[family](5)
+    empty.to_empty(device="cpu").load_state_dict(network.state_dict())
+    x = image(1, 3, 64, 64)
+    with torch.no_grad():
+        for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network)), empty.eval()):
+            assert torch.equal(other(x), network(x))
 
 
 def test_stages_are_children_in_the_order_of_their_use():

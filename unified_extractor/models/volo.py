@@ -212,6 +212,12 @@ class VOLO(StagedNetwork):
         )
         init_linear(self)
 
+    def _checked(self, x: Tensor) -> Tensor:
+        x = super()._checked(x)
+        if min(x.shape[2:]) < 2 * _STEM_STRIDE:
+            raise ValueError(f"x must be at least {2 * _STEM_STRIDE} pixels high and wide, got shape {list(x.shape)}")
+        return x
+
     def forward_dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What training with token labels needs: logits of the class token and of every pixel of the last map.
 
