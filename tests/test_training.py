@@ -1,7 +1,6 @@
 """Training: it learns, it repeats itself, it resumes where it stopped, it keeps what it wrote."""
 
 import csv
-import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 from tests.image_folders import write_images
 from unified_extractor import presets
 from unified_extractor.data import Digits
-from unified_extractor.models import ExtractorNet
+from unified_extractor.models import VOLO, ExtractorNet
 from unified_extractor.training import ConfigurationError, ImageClassifier
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_specs
 from unified_extractor.training.cli import main
@@ -237,9 +236,9 @@ def test_network_must_fit_the_data():
     for wrong, name in (({"num_classes": 7}, "num_classes: must be 10"), ({"in_chans": 3}, "in_chans: must be 1")):
         with pytest.raises(ConfigurationError, match=f"model.network.init_args.{name}"):
             check_network(network(**wrong), Digits())
-    too_wide = network(spec=dataclasses.replace(presets.convolution(9), padding=0))
+    too_coarse = VOLO(10, depths=(1, 1, 1, 1), widths=(16, 16), heads=(1, 1), stem_width=8, in_chans=1)
     with pytest.raises(ConfigurationError, match=r"model.network: does not take images \[1, 1, 8, 8\]"):
-        check_network(too_wide, Digits())
+        check_network(too_coarse, Digits())
     with pytest.raises(ConfigurationError, match=r"must give logits \[1, 10\], got \[1, 1, 8, 8\]"):
         check_network(nn.Conv2d(1, 1, 1), Digits())
     training = network().train()

@@ -267,7 +267,7 @@ class ExtractorSpec(_Config):
             )
         if self.offsets.kind == "window_shift" and not self._has_centre:
             raise ValueError(f"offsets.kind='window_shift' needs an odd kernel_size, got kernel_size={self.kernel_size}")
-        if self._keeps_size:
+        if self.keeps_size:
             return
         if self.generates and self.generator.view not in ("window", "global"):
             raise ValueError(
@@ -301,7 +301,7 @@ class ExtractorSpec(_Config):
         ):
             if value not in allowed:
                 raise ValueError(f"center_feature_scale needs {name} in {allowed}, got {value!r}")
-        if not (self._keeps_size and self._has_centre):
+        if not (self.keeps_size and self._has_centre):
             raise ValueError(
                 "center_feature_scale needs an odd kernel_size and padding='same', "
                 f"got kernel_size={self.kernel_size}, padding={self.padding}"
@@ -312,7 +312,7 @@ class ExtractorSpec(_Config):
         return all(k % 2 == 1 for k in as_pair(self.kernel_size))
 
     @property
-    def _keeps_size(self) -> bool:
+    def keeps_size(self) -> bool:
         """Whether stride 1 keeps height and width, so that window p is centred on pixel stride*p."""
         reach = [d * (k - 1) for d, k in zip(as_pair(self.dilation), as_pair(self.kernel_size), strict=True)]
         return self.padding == "same" or [2 * p for p in as_pair(self.padding)] == reach

@@ -41,8 +41,27 @@ def test_onnxruntime_gives_the_networks_values(name, tmp_path):
     network, x = made(name)
     batch = {"x": {0: torch.export.Dim("batch", min=2)}}
     torch.onnx.export(network, (x,), tmp_path / "network.onnx", dynamo=True, dynamic_shapes=batch, verbose=False)
-    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
-    for images in (x, torch.randn(3, 3, 64, 64)):
+    assert_equal_in_onnxruntime(network, tmp_path / "network.onnx", x, torch.randn(3, 3, 64, 64))
+
+
+@pytest.mark.parametrize("family", ["rednet", "volo", "internimage"])
+def test_one_onnx_file_serves_other_sizes(family, tmp_path):
+    network, x = SMALL[family](10).eval(), torch.randn(2, 3, 64, 64)
+    sizes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    torch.onnx.export(network, (x,), tmp_path / "network.onnx", dynamo=True, dynamic_shapes=sizes, verbose=False)
+    assert_equal_in_onnxruntime(network, tmp_path / "network.onnx", x, torch.randn(3, 3, 96, 80))
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_a_traced_network_equals_the_network(family):
+    network, x = SMALL[family](10).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.trace(network, (x,))(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def assert_equal_in_onnxruntime(network, path, *batches):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for images in batches:
         (given,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(given), network(images), rtol=1e-3, atol=1e-4)

@@ -93,6 +93,11 @@ def test_a_saved_network_is_made_again_with_its_extractors(family, tmp_path):
     assert config["num_classes"] == 7
 
 
+def test_a_saved_network_keeps_its_precision(tmp_path):
+    ux.interop.save(SMALL["rednet"](5).bfloat16(), tmp_path)
+    assert ux.interop.load(tmp_path).stem[2].weight.dtype == torch.bfloat16
+
+
 def test_a_network_goes_to_the_hubs_files_and_back(tmp_path):
     network = SMALL["rednet"](5).eval()
     HubNetwork(network).save_pretrained(tmp_path)

@@ -180,6 +180,22 @@ def test_weights_of_the_published_extractor_fit_no_other(family, spec):
         ux.interop.load_official(published(spec), state, family)
 
 
+def test_weights_without_a_classifier_fit_and_it_is_said(rednet):
+    network, state = rednet
+    backbone = {key: value for key, value in state.items() if not key.startswith("head")}
+    with pytest.warns(UserWarning, match=r"head\.fc\.weight: not there"):
+        assert set(ux.interop.load_official(network, backbone, "rednet")) == {"head.fc.weight", "head.fc.bias"}
+    assert torch.equal(network.stem[2].weight, state["backbone.stem.2.weight"])
+
+
+def test_a_network_on_the_meta_device_is_refused(rednet):
+    _, state = rednet
+    with torch.device("meta"):
+        network = ux.models.RedNet(5, depths=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match="module is on the meta device"):
+        ux.interop.load_official(network, state, "rednet")
+
+
 def test_a_network_of_another_family_is_refused(rednet):
     network, state = rednet
     with pytest.raises(TypeError, match="family='volo' loads into a VOLO, got RedNet"):

@@ -1,10 +1,12 @@
 """What holds in every family: any extractor in the published one's place, the ecosystem's interface, precision and layouts."""
 
 import copy
+import dataclasses
 import inspect
 import pickle
 
 import pytest
+import timm.optim
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection import FasterRCNN
@@ -78,6 +80,7 @@ def test_a_variant_explains_itself():
         "stem_width",
         "img_size",
         "in_chans",
+        "drop_rate",
         "drop_path_rate",
     ]
     assert signature.return_annotation is ux.models.VOLO
@@ -150,6 +153,22 @@ def test_checkpointing_changes_no_gradient_and_no_statistic(family):
         torch.testing.assert_close(again, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", ["resnet", "volo"])
+def test_checkpointing_compiles_and_counts_a_batch_once(family):
+    torch._dynamo.reset()
+    network, x = SMALL[family](5), image(2, 3, 64, 64)
+    network.set_grad_checkpointing()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    found = []
+    for call in (network, torch.compile(network, backend="aot_eager")):
+        network.load_state_dict(state)
+        network.zero_grad()
+        call(x).square().sum().backward()
+        found.append([*(p.grad.clone() for p in network.parameters()), *(b.clone() for b in network.buffers())])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-4)
+
+
 def test_checkpointing_keeps_only_the_borders_of_blocks():
     network = SMALL["rednet"](5)
 
@@ -199,10 +218,23 @@ def test_a_position_embedding_is_interpolated_smoothly():
     assert resized_embedding(ramp, (5, 8)) is ramp
 
 
+@families
+@pytest.mark.parametrize("name", ["drop_rate", "drop_path_rate"])
 @pytest.mark.parametrize("rate", [-0.1, 1.0, True, "0.1"])
-def test_a_rate_outside_its_range_is_refused(rate):
-    with pytest.raises(ValueError, match="drop_path_rate must lie in"):
-        SMALL["resnet"](5, drop_path_rate=rate)
+def test_a_rate_outside_its_range_is_refused(family, name, rate):
+    with pytest.raises(ValueError, match=f"{name} must lie in"):
+        SMALL[family](5, **{name: rate})
+
+
+@families
+def test_dropout_acts_before_the_classifier_in_training_alone(family):
+    network = SMALL[family](5, drop_rate=0.5).eval()
+    with torch.no_grad():
+        features = network.forward_features(image(2, 3, 64, 64))
+        logits, hidden = network.forward_head(features), network.forward_head(features, pre_logits=True)
+        network.head.dropout.train()
+        assert not torch.equal(network.forward_head(features), logits)
+        assert torch.equal(network.forward_head(features, pre_logits=True), hidden)
 
 
 @families
@@ -292,12 +324,56 @@ def test_the_configuration_makes_the_network_again(family):
         ({"spec": "involution"}, TypeError, "spec must be an ExtractorSpec or a list of them"),
         ({"spec": [ux.presets.convolution()] * 9}, ValueError, "spec must be one ExtractorSpec or one for each of"),
         ({"spec": ux.presets.involution(channels_per_group=7)}, ValueError, "channels_per_group must divide"),
+        ({"spec": dataclasses.replace(ux.presets.convolution(), padding=0)}, ValueError, r"spec\.padding must be 'same'"),
     ],
-    ids=["classes", "float", "channels", "depths", "spec", "specs", "groups"],
+    ids=["classes", "float", "channels", "depths", "spec", "specs", "groups", "padding"],
 )
 def test_arguments_that_make_no_network_are_refused_by_name(family, options, error, message):
     with pytest.raises(error, match=message):
         SMALL[family](**options)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "error", "message"),
+    [
+        ("volo", {"img_size": None}, TypeError, "img_size must be made of ints"),
+        ("volo", {"img_size": "64"}, TypeError, "img_size must be made of ints"),
+        ("volo", {"mlp_ratio": -1.0}, ValueError, "mlp_ratio must be positive"),
+        ("extractor_net", {"mlp_ratio": "2"}, TypeError, "mlp_ratio must be a number"),
+        ("internimage", {"layer_scale": "a"}, TypeError, "layer_scale must be a number"),
+    ],
+)
+def test_a_family_refuses_its_own_arguments_by_name(family, options, error, message):
+    with pytest.raises(error, match=message):
+        SMALL[family](5, **options)
+
+
+def test_internimages_own_extractors_need_no_naming():
+    network = ux.models.InternImage(5, width=32, depths=(1, 1, 1, 1))
+    assert network.specs == [ux.presets.deformable_convolution(3, groups=g) for g in (2, 4, 8, 16)]
+    assert ux.models.InternImage(5, published=PRESETS["unified"], width=32, depths=(1, 1)).specs == [PRESETS["unified"]] * 2
+
+
+def test_a_position_embedding_has_the_size_of_the_map_it_is_for():
+    for size in (63, 64, 72, 75, 224):
+        network = ux.models.VOLO(5, depths=(1, 1, 1, 1), widths=(16, 16), heads=(1, 1), stem_width=32, img_size=size).eval()
+        made = network.forward_intermediates(image(1, 3, size, size), [-1], intermediates_only=True)[0]
+        assert network.stage2[0][1].embedding.shape == made.shape
+
+
+@families
+def test_timms_optimiser_finds_what_it_asks_for(family):
+    network = SMALL[family](5)
+    assert network.no_weight_decay() <= dict(network.named_parameters()).keys()
+    groups = timm.optim.param_groups_layer_decay(network, layer_decay=0.5)
+    scale_of = {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
+    scales = {name: scale_of[parameter] for name, parameter in network.named_parameters()}
+    assert all(scale == 1.0 for name, scale in scales.items() if name.startswith("head"))
+    assert scales["stage2.0." + name_in(network.stage2[0])] < scales["stage3.0." + name_in(network.stage3[0])] < 1.0
+
+
+def name_in(module):
+    return next(name for name, _ in module.named_parameters())
 
 
 @families
@@ -307,22 +383,32 @@ def test_wrong_calls_are_refused_by_name(family):
         network(image(1, 1, 64, 64))
     with pytest.raises(ValueError, match="indices must name stages 0 to"):
         network.forward_intermediates(image(1, 3, 64, 64), [9])
+    with pytest.raises(ValueError, match="got 9"):
+        network.forward_intermediates(image(1, 3, 64, 64), 9)
     with pytest.raises(ValueError, match="output_fmt must be 'NCHW'"):
         network.forward_intermediates(image(1, 3, 64, 64), output_fmt="NLC")
     with pytest.raises(ValueError, match="global_pool must be None or"):
         network.reset_classifier(5, "max")
+    network.prune_intermediate_layers([0])
+    assert isinstance(network.get_classifier(), torch.nn.Identity)
+    with pytest.raises(ValueError, match="the network has no head"):
+        network.reset_classifier(5)
 
 
-@pytest.mark.parametrize("sizes", [{"depths": (1, 1)}, {"widths": (32,)}, {"heads": (2, 5)}, {"img_size": 15}])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"depths": (1, 1)}, {"widths": (32,)}, {"heads": (2, 5)}, {"heads": (5, 4)}, {"img_size": 14}, {"img_size": (64,) * 3}],
+    ids=str,
+)
 def test_volo_refuses_sizes_that_do_not_belong_together(sizes):
     with pytest.raises(ValueError, match=next(iter(sizes))):
         SMALL["volo"](5, **sizes)
 
 
-@pytest.mark.parametrize("size", [(15, 40), (40, 15), (1, 1)])
+@pytest.mark.parametrize("size", [(14, 40), (40, 14), (1, 1)])
 def test_volo_refuses_images_without_a_coarse_map(size):
-    assert SMALL["volo"](5).eval()(image(1, 3, 16, 16)).shape == (1, 5)
-    with pytest.raises(ValueError, match="x must be at least 16 pixels high and wide"):
+    assert SMALL["volo"](5).eval()(image(1, 3, 15, 15)).shape == (1, 5)
+    with pytest.raises(ValueError, match="x must be at least 15 pixels high and wide"):
         SMALL["volo"](5)(image(1, 3, *size))
 
 

@@ -13,7 +13,7 @@ from unified_extractor.spec import ExtractorSpec, asdict_changed
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _SPECS = ("spec", "published")
-"""Arguments of networks that are lists of specs."""
+"""Arguments of networks that are specs or lists of them."""
 
 
 def save(network: models.StagedNetwork, folder: str | Path) -> None:
@@ -36,7 +36,7 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
 
 
 def load(folder: str | Path) -> models.StagedNetwork:
-    """The network that :func:`save` wrote, on the CPU, in eval mode.
+    """The network that :func:`save` wrote, in its precision, on the CPU, in eval mode.
 
     Raises:
         FileNotFoundError: the folder lacks one of the two files.
@@ -54,11 +54,17 @@ def load(folder: str | Path) -> models.StagedNetwork:
     if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
         raise ValueError(f"{path}: network must be a class of unified_extractor.models, got {name!r}")
     for field in _SPECS:
-        if field in config:
+        if isinstance(config.get(field), list):
             config[field] = [ExtractorSpec(**fields) for fields in config[field]]
+        elif config.get(field) is not None:
+            config[field] = ExtractorSpec(**config[field])
     try:
+        weights = read_state_dict(Path(folder) / _WEIGHTS)
+        precisions = {value.dtype for value in weights.values() if value.is_floating_point()}
         network = network_class(**config)
-        network.load_state_dict(read_state_dict(Path(folder) / _WEIGHTS))
+        if len(precisions) == 1:
+            network.to(precisions.pop())
+        network.load_state_dict(weights)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{folder}: configuration and weights do not make a {name}: {error}") from error
     return network.eval()

@@ -18,16 +18,18 @@ _PRETRAINED = {
     "pool_size": None,
     "mean": _data.IMAGENET_DEFAULT_MEAN,
     "std": _data.IMAGENET_DEFAULT_STD,
-    "classifier": "head.fc",
 }
 
 
 def _entrypoint(name: str, make: Callable[..., models.StagedNetwork]) -> Callable[..., Any]:
     """The function that timm calls."""
 
-    def create(pretrained: bool = False, **options: Any) -> Any:
-        features = {"out_indices": options.pop("out_indices", (0, 1, 2, 3)), "feature_cls": "getter"}
-        return _timm.build_model_with_cfg(make, create.__name__, pretrained, feature_cfg=features, **options)
+    def create(pretrained: bool = False, global_pool: str | None = None, **options: Any) -> Any:
+        features = {"out_indices": options.pop("out_indices", None), "feature_cls": "getter"}  # None: all of them
+        network = _timm.build_model_with_cfg(make, create.__name__, pretrained, feature_cfg=features, **options)
+        if not options.get("features_only"):
+            network.check_pool(global_pool)
+        return network
 
     create.__name__ = create.__qualname__ = f"uniex_{name}"
     create.__doc__ = make.__doc__
@@ -36,7 +38,16 @@ def _entrypoint(name: str, make: Callable[..., models.StagedNetwork]) -> Callabl
 
 _NETWORKS = {name: getattr(models, name) for name in models.__all__ if name.islower()}
 """Variants are functions, families are classes."""
-default_cfgs = {f"uniex_{name}": _PRETRAINED for name in _NETWORKS}
+
+
+def _classifiers(make: Any) -> str | tuple[str, ...]:
+    """In timm's convention: a name, or several."""
+    family: type[models.StagedNetwork] = make if isinstance(make, type) else make.__annotations__["return"]
+    names = family.classifiers
+    return names[0] if len(names) == 1 else names
+
+
+default_cfgs = {f"uniex_{name}": _PRETRAINED | {"classifier": _classifiers(make)} for name, make in _NETWORKS.items()}
 """Where timm looks for a model's configuration when it is registered."""
 __all__ = []
 

@@ -39,14 +39,19 @@ def placed_extractor(
     Args:
         in_channels: C.
         out_channels: O.
-        spec: which extractor, with padding "same".
+        spec: which extractor.
         stride: pixels between windows.
         shrink: whether the place makes the map smaller by ``stride``. If so, a fold, which never does, is followed by an average
             over ``stride x stride`` pixels. If not, a gather takes stride 1, and only a fold's windows lie ``stride`` apart.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, ceil(H/stride), ceil(W/stride)]``, or to ``[B, O, H, W]`` without ``shrink``.
+
+    Raises:
+        ValueError: a padding that changes the map's size.
     """
+    if not spec.keeps_size:
+        raise ValueError(f"spec.padding must be 'same' or what keeps the map's size in a network, got padding={spec.padding}")
     fold = spec.aggregation == "fold"
     extractor = UnifiedExtractor2d(in_channels, out_channels, spec, stride if shrink or fold else 1)
     placed = RoomForWindows(extractor) if spec.offsets.kind == "window_shift" else extractor

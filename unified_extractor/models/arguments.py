@@ -1,6 +1,7 @@
 """What every network does with its arguments: checks of sizes and rates, one extractor or one a stage, variants."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -41,10 +42,23 @@ def stage_specs(spec: Specs | None, published: Specs, stages: int) -> list[Extra
     return list(specs)
 
 
+def check_positive(name: str, value: float) -> None:
+    """A finite number above 0. Raises ``TypeError`` or ``ValueError`` that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def check_rate(name: str, rate: float) -> None:
+    """A probability of dropping something. Raises ``ValueError`` that names the argument."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {rate!r}")
+
+
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """The probability that stochastic depth drops a block's branch, for every block of every stage: linear from 0 to ``rate``."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise ValueError(f"drop_path_rate must lie in [0, 1), got {rate!r}")
+    check_rate("drop_path_rate", rate)
     last = max(1, sum(depths) - 1)
     return [[rate * (sum(depths[:i]) + j) / last for j in range(depth)] for i, depth in enumerate(depths)]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from unified_extractor import presets
 from unified_extractor.layers.placed import placed_extractor
-from unified_extractor.models.arguments import Specs, check_sizes, check_stages, drop_path_rates, stage_specs
+from unified_extractor.models.arguments import Specs, check_positive, check_sizes, check_stages, drop_path_rates, stage_specs
 from unified_extractor.models.blocks import Residual, pointwise_mlp
 from unified_extractor.models.staged import PooledHead, Stage, StagedNetwork
 from unified_extractor.spec import ExtractorSpec
@@ -34,6 +34,7 @@ class ExtractorNet(StagedNetwork):
         depths: blocks of every stage.
         stem_stride: stride of the first stage.
         mlp_ratio: hidden channels of the pointwise MLP after every extractor, as a multiple of the width.
+        drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
 
     Shape:
@@ -54,6 +55,7 @@ class ExtractorNet(StagedNetwork):
         depths: Sequence[int] = (1, 1, 1),
         stem_stride: int = 1,
         mlp_ratio: float = 2.0,
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         check_sizes("num_classes", [num_classes], 0)
@@ -61,8 +63,7 @@ class ExtractorNet(StagedNetwork):
             check_sizes(name, [value])
         check_sizes("widths", widths)
         check_sizes("depths", depths)
-        if not mlp_ratio > 0:
-            raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio}")
+        check_positive("mlp_ratio", mlp_ratio)
         check_stages(widths=widths, depths=depths)
         specs = stage_specs(spec, presets.unified(), len(widths))
         stages, rates = [], drop_path_rates(drop_path_rate, depths)
@@ -79,7 +80,7 @@ class ExtractorNet(StagedNetwork):
             stem_stride=1,
             stages=stages,
             norm=nn.BatchNorm2d(widths[-1]),
-            head=PooledHead(widths[-1], num_classes),
+            head=PooledHead(widths[-1], num_classes, drop_rate),
             arguments=locals(),
         )
 

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from unified_extractor import presets
 from unified_extractor.layers.blocks import LayerNorm2d
 from unified_extractor.layers.placed import placed_extractor
-from unified_extractor.models.arguments import Specs, check_sizes, check_stages, drop_path_rates, stage_specs, variant
+from unified_extractor.models.arguments import (
+    Specs,
+    check_positive,
+    check_sizes,
+    check_stages,
+    drop_path_rates,
+    stage_specs,
+    variant,
+)
 from unified_extractor.models.blocks import LayerScale, Residual, init_linear, pointwise_mlp
 from unified_extractor.models.staged import PooledHead, Stage, StagedNetwork
 from unified_extractor.spec import ExtractorSpec, Generator, Pair, Projection
@@ -25,8 +33,8 @@ _HEAD_RATIO = 1.5
 class ConvolutionHead(PooledHead):
     """A 1x1 convolution to more channels, then global average and a linear classifier."""
 
-    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
-        super().__init__(channels, num_classes)
+    def __init__(self, in_channels: int, channels: int, num_classes: int, drop_rate: float) -> None:
+        super().__init__(channels, num_classes, drop_rate)
         self.mix = nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.GELU())
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -40,13 +48,14 @@ class InternImage(StagedNetwork):
     Args:
         num_classes: outputs; 0: the pooled features.
         spec: the extractor of every block, or one for each stage; None: the ``published`` ones.
-        published: what ``spec=None`` stands for, one a stage.
+        published: what ``spec=None`` stands for, one a stage; None: InternImage's own, DCNv3 with a group for 16 channels.
         width: channels of the first stage; every further one has twice as many.
         depths: blocks of every stage.
         post_norm: normalise what a branch gives instead of what it takes.
         layer_scale: initial value of a learned factor on every branch; None: no factor.
         mlp_bias: whether the MLP's second layer has a bias.
         in_chans: channels of the image.
+        drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
 
     Shape:
@@ -62,21 +71,25 @@ class InternImage(StagedNetwork):
         num_classes: int = 1000,
         spec: Specs | None = None,
         *,
-        published: Sequence[ExtractorSpec],
+        published: Specs | None = None,
         width: int,
         depths: Sequence[int],
         post_norm: bool = False,
         layer_scale: float | None = None,
         mlp_bias: bool = True,
         in_chans: int = 3,
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         check_sizes("num_classes", [num_classes], 0)
         check_sizes("in_chans", [in_chans])
         check_sizes("width", [width], 2)
         check_sizes("depths", depths)
-        check_stages(depths=depths, published=published)
-        specs = stage_specs(spec, published, len(depths))
+        check_stages(depths=depths)
+        if layer_scale is not None:
+            check_positive("layer_scale", layer_scale)
+        own = [presets.deformable_convolution(3, groups=max(1, width * 2**i // 16)) for i in range(len(depths))]
+        specs = stage_specs(spec, stage_specs(published, own, len(depths)), len(depths))
         rates = drop_path_rates(drop_path_rate, depths)
         stages = []
         for i, one in enumerate(specs):
@@ -93,7 +106,7 @@ class InternImage(StagedNetwork):
             stem=_stem(in_chans, width),
             stem_stride=4,
             stages=stages,
-            head=ConvolutionHead(last, int(last * _HEAD_RATIO), num_classes),
+            head=ConvolutionHead(last, int(last * _HEAD_RATIO), num_classes, drop_rate),
             arguments=locals(),
         )
         init_linear(self)
@@ -129,10 +142,6 @@ def _block(
     return nn.Sequential(*branches)
 
 
-def _dcnv3(*groups: int) -> list[ExtractorSpec]:
-    return [presets.deformable_convolution(3, groups=count) for count in groups]
-
-
 def _dcnv4(*groups: int, view: Pair = 1, offset_scale: float = 1.0) -> list[ExtractorSpec]:
     """As in FlashInternImage: no output bias, heads of a multiple of 8 values, in larger models a 3x3 view."""
     specs = (presets.deformable_convolution(4, groups=count, offset_scale=offset_scale) for count in groups)
@@ -144,9 +153,9 @@ _T = {"width": 64, "depths": (4, 4, 18, 4)}
 _S = {"width": 80, "depths": (4, 4, 21, 4), "post_norm": True, "layer_scale": 1e-5}
 _B = {"width": 112, "depths": (4, 4, 21, 4), "post_norm": True, "layer_scale": 1e-5}
 
-internimage_t = variant("internimage_t", InternImage, **_T, published=_dcnv3(4, 8, 16, 32))
-internimage_s = variant("internimage_s", InternImage, **_S, published=_dcnv3(5, 10, 20, 40))
-internimage_b = variant("internimage_b", InternImage, **_B, published=_dcnv3(7, 14, 28, 56))
+internimage_t = variant("internimage_t", InternImage, **_T)
+internimage_s = variant("internimage_s", InternImage, **_S)
+internimage_b = variant("internimage_b", InternImage, **_B)
 
 flash_internimage_t = variant("flash_internimage_t", InternImage, **_T, mlp_bias=False, published=_dcnv4(4, 8, 16, 32))
 flash_internimage_s = variant("flash_internimage_s", InternImage, **_S, mlp_bias=False, published=_dcnv4(5, 10, 20, 40, view=3))

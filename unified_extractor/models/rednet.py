@@ -25,6 +25,7 @@ class RedNet(StagedNetwork):
         depths: bottlenecks of the four stages.
         stem_kernel_size: taps of the stem's involution: 3 in the released code, 7 gives the paper's table.
         in_chans: channels of the image.
+        drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
 
     Shape:
@@ -43,6 +44,7 @@ class RedNet(StagedNetwork):
         depths: Sequence[int],
         stem_kernel_size: int = 3,
         in_chans: int = 3,
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         check_sizes("num_classes", [num_classes], 0)
@@ -66,7 +68,7 @@ class RedNet(StagedNetwork):
             ),
             stem_stride=4,
             stages=stages,
-            head=PooledHead(stages[-1].out_channels, num_classes),
+            head=PooledHead(stages[-1].out_channels, num_classes, drop_rate),
             arguments=locals(),
         )
 

@@ -60,6 +60,7 @@ class ResNet(StagedNetwork):
             three; None: the published 3x3 convolution.
         depths: bottlenecks of the four stages.
         in_chans: channels of the image.
+        drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
 
     Shape:
@@ -77,6 +78,7 @@ class ResNet(StagedNetwork):
         *,
         depths: Sequence[int],
         in_chans: int = 3,
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         check_sizes("num_classes", [num_classes], 0)
@@ -94,7 +96,7 @@ class ResNet(StagedNetwork):
             ),
             stem_stride=4,
             stages=stages,
-            head=PooledHead(stages[-1].out_channels, num_classes),
+            head=PooledHead(stages[-1].out_channels, num_classes, drop_rate),
             arguments=locals(),
         )
 

@@ -8,14 +8,14 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from unified_extractor.models.arguments import check_sizes
+from unified_extractor.models.arguments import check_rate, check_sizes
 from unified_extractor.spec import ExtractorSpec
 
 
@@ -38,18 +38,23 @@ class Stage(nn.Sequential):
         if not (self.grad_checkpointing and torch.is_grad_enabled()):
             return super().forward(input)
         for block in self:
-            input = checkpoint(block, input, use_reentrant=False, context_fn=partial(_contexts, block))
+            if torch.compiler.is_compiling():  # takes no contexts, and moves the statistics of batch norms once by itself
+                input = checkpoint(block, input, use_reentrant=False)
+            else:
+                input = checkpoint(block, input, use_reentrant=False, context_fn=partial(_contexts, block))
         return input
 
 
 class PooledHead(nn.Module):
-    """Global average, then a linear classifier."""
+    """Global average, dropout, then a linear classifier."""
 
     pool = "avg"
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, drop_rate: float = 0.0) -> None:
         super().__init__()
+        check_rate("drop_rate", drop_rate)
         self.channels = channels
+        self.dropout = nn.Dropout(drop_rate)
         self.fc = classifier(channels, num_classes)
 
     def reset(self, num_classes: int) -> None:
@@ -59,7 +64,7 @@ class PooledHead(nn.Module):
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """``[B, C, h, w]`` to logits ``[B, num_classes]``; ``pre_logits``: to what the classifier reads, ``[B, channels]``."""
         x = x.mean((2, 3))
-        return x if pre_logits else self.fc(x)
+        return x if pre_logits else self.fc(self.dropout(x))
 
 
 class StagedNetwork(nn.Module):
@@ -72,18 +77,22 @@ class StagedNetwork(nn.Module):
         stem: from the image to the first stage.
         stem_stride: by how much the stem shrinks the image.
         stages: in order; they become the children ``stage1``, ``stage2``, ...
-        head: from the last map to the logits, with ``reset``, ``fc`` and ``pool``.
+        head: from the last map to the logits, with ``reset``, ``fc``, ``channels`` (that ``fc`` reads) and ``pool``.
         norm: behind the last stage.
         arguments: the subclass's ``locals()``, from which :attr:`config` keeps what its constructor was called with.
 
     Attributes:
         feature_info: channels (``num_chs``), ``reduction`` and name (``module``) of every stage's map.
         num_features: channels of the last map.
+        head_hidden_size: channels that the classifier reads.
         config: the class's name as ``network``, and the arguments that make this network again.
 
     Shape:
         ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``.
     """
+
+    classifiers: ClassVar[tuple[str, ...]] = ("head.fc",)
+    """Names of the layers that have a row a class."""
 
     def __init__(
         self,
@@ -113,6 +122,7 @@ class StagedNetwork(nn.Module):
         self.num_features = stages[-1].out_channels
         self.norm = nn.Identity() if norm is None else norm
         self.head: Any = head
+        self.head_hidden_size: int = self.head.channels  # type: ignore[assignment]
 
     @property
     def stages(self) -> list[Stage]:
@@ -187,18 +197,33 @@ class StagedNetwork(nn.Module):
         return taken
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head.fc
+        """The last linear layer; an identity where there is none."""
+        return self.head if isinstance(self.head, nn.Identity) else self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier for other classes; 0: none. Raises ``ValueError`` for another ``global_pool`` than the head's own."""
         check_sizes("num_classes", [num_classes], 0)
-        if global_pool not in (None, self.head.pool):
-            raise ValueError(f"global_pool must be None or {self.head.pool!r} in {type(self).__name__}, got {global_pool!r}")
+        self.check_pool(global_pool)
         like = next(self.head.parameters(), next(self.parameters()))
         self.head.reset(num_classes)
         self.head.to(like)
         self.num_classes = self.config["num_classes"] = num_classes
+
+    def check_pool(self, global_pool: str | None) -> None:
+        """Raise ``ValueError`` for another way of pooling than the head's own, or if there is no head any more."""
+        if isinstance(self.head, nn.Identity):
+            raise ValueError("the network has no head: prune_intermediate_layers removed it")
+        if global_pool not in (None, self.head.pool):
+            raise ValueError(f"global_pool must be None or {self.head.pool!r} in {type(self).__name__}, got {global_pool!r}")
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which parameters timm's layer-wise learning rates treat alike: the stem, every block or stage, the head."""
+        block = r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"
+        return {"stem": r"^stem", "blocks": [(block, None), (r"^(?:norm|head)", (99999,))]}
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are no weights, though they have more than one axis: optimisers should not let them decay."""
+        return set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: activations inside blocks are computed again in backward."""
@@ -212,10 +237,9 @@ class StagedNetwork(nn.Module):
 
     def _indices(self, indices: int | Sequence[int] | None) -> list[int]:
         stages = len(self.stages)
-        if indices is None or isinstance(indices, int):
-            count = stages if indices is None else indices
-            indices = range(stages - count, stages)
-        taken = [i + stages if i < 0 else i for i in indices]
+        count = stages if indices is None else indices
+        wanted = range(stages - count, stages) if isinstance(count, int) else count
+        taken = [i + stages if -stages <= i < 0 else i for i in wanted]
         if not taken or min(taken) < 0 or max(taken) >= stages:
             raise ValueError(f"indices must name stages 0 to {stages - 1}, got {indices!r}")
         return taken

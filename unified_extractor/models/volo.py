@@ -4,6 +4,7 @@ Source: Yuan et al., VOLO: Vision Outlooker for Visual Recognition (2021); token
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,15 @@ from torch import Tensor, nn
 from unified_extractor import presets
 from unified_extractor.layers.blocks import LayerNorm2d
 from unified_extractor.layers.placed import placed_extractor
-from unified_extractor.models.arguments import Specs, check_sizes, drop_path_rates, stage_specs, variant
+from unified_extractor.models.arguments import (
+    Specs,
+    check_positive,
+    check_rate,
+    check_sizes,
+    drop_path_rates,
+    stage_specs,
+    variant,
+)
 from unified_extractor.models.blocks import Residual, batch_norm, init_linear, pointwise_mlp
 from unified_extractor.models.staged import Stage, StagedNetwork, classifier
 from unified_extractor.spec import ExtractorSpec
@@ -20,6 +29,15 @@ from unified_extractor.spec import ExtractorSpec
 _STEM_STRIDE = 8
 _OUTLOOK_STRIDE = 2
 """Pixels between the windows of outlook attention; an extractor that is no fold has a window at every pixel."""
+
+
+_LEAST = 15
+"""Pixels of an image that has one coarse pixel."""
+
+
+def _coarse(extent: int) -> int:
+    """Pixels of the last map along an axis: half rounded up, then patches of 4, then of 2."""
+    return (extent + 1) // 2 // (_STEM_STRIDE // 2) // 2
 
 
 class SelfAttention(nn.Module):
@@ -61,7 +79,7 @@ class PositionEmbedding(nn.Module):
 
 def resized_embedding(embedding: Tensor, size: tuple[int, int]) -> Tensor:
     """``[1, C, h, w]`` to ``[1, C, *size]``."""
-    if embedding.shape[2:] == size:
+    if all(isinstance(extent, int) for extent in size) and embedding.shape[2:] == size:  # not where a traced size is any
         return embedding
     return F.interpolate(embedding, size, mode="bicubic", align_corners=False)
 
@@ -107,9 +125,11 @@ class ClassAttentionHead(nn.Module):
 
     pool = "token"
 
-    def __init__(self, channels: int, heads: int, mlp_ratio: float, num_classes: int, depth: int = 2) -> None:
+    def __init__(self, channels: int, heads: int, mlp_ratio: float, num_classes: int, drop_rate: float, depth: int = 2) -> None:
         super().__init__()
+        check_rate("drop_rate", drop_rate)
         self.channels = channels
+        self.dropout = nn.Dropout(drop_rate)
         self.class_token = nn.Parameter(torch.empty(1, 1, channels))
         nn.init.trunc_normal_(self.class_token, std=0.02)
         self.blocks = nn.Sequential(*(ClassBlock(channels, heads, mlp_ratio) for _ in range(depth)))
@@ -129,13 +149,13 @@ class ClassAttentionHead(nn.Module):
 
     def dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, C, h, w]`` to the logits of the class token ``[B, num_classes]`` and of every pixel ``[B, num_classes, h, w]``."""
-        token, pixels = self.tokens(x)
+        token, pixels = map(self.dropout, self.tokens(x))
         return self.fc(token), self.auxiliary(pixels).transpose(1, 2).unflatten(2, x.shape[2:])
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """``[B, C, h, w]`` to logits: those of the class token plus half of each class's largest among the pixels."""
         if pre_logits or isinstance(self.fc, nn.Identity):
-            return self.tokens(x)[0]
+            return self.tokens(x)[0]  # nothing asks the pixels for classes
         of_token, of_pixels = self.dense(x)
         return of_token + 0.5 * of_pixels.amax((2, 3))
 
@@ -154,15 +174,18 @@ class VOLO(StagedNetwork):
         img_size: height and width of the images, an int or (y, x), for which the position embedding is made; other images are
             taken too, then it is interpolated.
         in_chans: channels of the image.
+        drop_rate: dropout before the classifiers.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
 
     Shape:
         ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``; maps are 8 and 16 times smaller than the image.
 
     Raises:
-        ValueError, TypeError: sizes that are no positive ints, an image smaller than 16 pixels or with other than ``in_chans``
+        ValueError, TypeError: sizes that are no positive ints, an image smaller than 15 pixels or with other than ``in_chans``
             channels, or a width that the heads or the spec's groups do not divide.
     """
+
+    classifiers: ClassVar = ("head.fc", "head.auxiliary")
 
     def __init__(
         self,
@@ -176,11 +199,15 @@ class VOLO(StagedNetwork):
         stem_width: int = 64,
         img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
+        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
         check_sizes("num_classes", [num_classes], 0)
-        image = [img_size, img_size] if isinstance(img_size, int) else list(img_size)
-        check_sizes("img_size", image, 2 * _STEM_STRIDE)
+        image = img_size if isinstance(img_size, list | tuple) else (img_size, img_size)
+        check_sizes("img_size", image, _LEAST)
+        if len(image) != 2:
+            raise ValueError(f"img_size must be an int or (y, x), got {img_size!r}")
+        check_positive("mlp_ratio", mlp_ratio)
         check_sizes("in_chans", [in_chans])
         check_sizes("stem_width", [stem_width])
         for name, sizes, count in (("depths", depths, 4), ("widths", widths, 2), ("heads", heads, 2)):
@@ -188,15 +215,16 @@ class VOLO(StagedNetwork):
             if len(sizes) != count:
                 raise ValueError(f"{name} must be {count} ints, got {sizes!r}")
         fine, coarse = widths
-        if coarse % heads[1]:
-            raise ValueError(f"heads must divide widths, got heads={heads[1]}, widths={coarse}")
+        for width, count in zip(widths, heads, strict=True):
+            if width % count:
+                raise ValueError(f"heads must divide widths, got heads={count}, widths={width}")
         (outlook,) = specs = stage_specs(spec, presets.outlook_attention(heads=heads[0]), 1)
         rates = drop_path_rates(drop_path_rate, depths)
         stages = [_outlookers(fine, outlook, mlp_ratio, rates[0])]
         for i in (1, 2, 3):
             blocks = [block(coarse, SelfAttention(coarse, heads[1]), mlp_ratio, rate) for rate in rates[i]]
             if i == 1:
-                size = (image[0] // (2 * _STEM_STRIDE), image[1] // (2 * _STEM_STRIDE))
+                size = (_coarse(image[0]), _coarse(image[1]))
                 entry = nn.Sequential(nn.Conv2d(fine, coarse, 2, 2), PositionEmbedding(coarse, size))
                 blocks.insert(0, entry)
             stages.append(Stage(*blocks, out_channels=coarse, stride=2 if i == 1 else 1))
@@ -207,16 +235,20 @@ class VOLO(StagedNetwork):
             stem=_stem(in_chans, stem_width, fine),
             stem_stride=_STEM_STRIDE,
             stages=stages,
-            head=ClassAttentionHead(coarse, heads[1], mlp_ratio, num_classes),
+            head=ClassAttentionHead(coarse, heads[1], mlp_ratio, num_classes, drop_rate),
             arguments=locals(),
         )
         init_linear(self)
 
     def _checked(self, x: Tensor) -> Tensor:
         x = super()._checked(x)
-        if min(x.shape[2:]) < 2 * _STEM_STRIDE:
-            raise ValueError(f"x must be at least {2 * _STEM_STRIDE} pixels high and wide, got shape {list(x.shape)}")
+        if min(x.shape[2:]) < _LEAST:
+            raise ValueError(f"x must be at least {_LEAST} pixels high and wide, got shape {list(x.shape)}")
         return x
+
+    def no_weight_decay(self) -> set[str]:
+        """Position embedding and class token."""
+        return {"stage2.0.1.embedding", "head.class_token"}
 
     def forward_dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What training with token labels needs: logits of the class token and of every pixel of the last map.

@@ -1,4 +1,4 @@
-"""How hand-written gradients meet autocast."""
+"""How hand-written gradients and registered operators meet torch: autocast, and programs that are recorded to run elsewhere."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def is_recorded() -> bool:
+    """Whether a program is being made that runs without this package: exported, or traced."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def autocasts(x: Tensor) -> bool:

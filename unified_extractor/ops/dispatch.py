@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from unified_extractor.ops.autograd import is_recorded
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -63,7 +65,7 @@ def _triton_refuses(x: Tensor) -> str | None:
 
 def _is_opaque() -> str | None:
     """Why a registered operator cannot run here and now, whatever the tensors."""
-    if torch.compiler.is_exporting():
+    if is_recorded():
         return "an exported program must run without this package"
     if not torch.compiler.is_compiling() and (_transformed() or forward_ad._current_level >= 0):
         return "torch.func transforms and forward-mode differentiation have no rule for it"

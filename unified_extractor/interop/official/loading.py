@@ -47,12 +47,12 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor] | str | Pa
             "internimage" (OpenGVLab, DCNv3).
 
     Returns:
-        What was not loaded as it is, official key to the reason: a classifier of other classes is left out, a position embedding
-        for images of another size is interpolated. A warning says the same. Empty if everything fits.
+        What was not loaded as it is, official key to the reason: a classifier of other classes, or none at all, is left out, a
+        position embedding for images of another size is interpolated. A warning says the same. Empty if everything fits.
 
     Raises:
-        ValueError: an unknown family, or a key that is missing, unexpected or of another shape; the message names it. Nothing is
-            loaded then. Counters ``num_batches_tracked`` may be missing: old files have none.
+        ValueError: an unknown family, a module on the meta device, or a key that is missing, unexpected or of another shape; the
+            message names it. Nothing is loaded then. Counters ``num_batches_tracked`` may be missing: old files have none.
         TypeError: ``module`` is not what the family loads into, or ``state_dict`` is neither a file nor a mapping of names to tensors.
     """
     if not isinstance(family, str) or family not in FAMILIES:
@@ -66,11 +66,15 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor] | str | Pa
         )
     rules = dict(FAMILIES[family].rules(module))
     own = module.state_dict()
+    if any(value.is_meta for value in own.values()):
+        raise ValueError("module is on the meta device, which holds no values: call module.to_empty(device=...) first")
     _check_keys(values, rules, own, family)
     notes: dict[str, str] = {}
     loaded = {}
     for key, rule in rules.items():
         if key not in values:
+            if rule.by_class and rule.ours in own:
+                notes[key] = "not there, the module's own stays"
             continue
         if note := _unlike(values[key], rule, own.get(rule.ours)):
             notes[key] = note
@@ -86,7 +90,8 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor] | str | Pa
 def _check_keys(values: Mapping[str, Tensor], rules: dict[str, Rule], own: dict[str, Tensor], family: str) -> None:
     """Raise ``ValueError`` for the first key without a counterpart on the other side."""
     needed = {key for key, rule in rules.items() if not (key.endswith("num_batches_tracked") or rule.by_class)}
-    needed |= {key for key, rule in rules.items() if rule.by_class and rule.ours in own}
+    by_class = {key for key, rule in rules.items() if rule.by_class and rule.ours in own}
+    needed |= by_class if by_class & set(values) else set()  # weights without a classifier fit, half a classifier does not
     if missing := sorted(needed - set(values)):
         raise ValueError(f"state_dict has no {missing[0]!r}, which {family} with this spec needs ({len(missing)} missing)")
     if unexpected := sorted(set(values) - set(rules)):

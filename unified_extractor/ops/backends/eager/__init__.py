@@ -5,9 +5,9 @@ moved tap is read again in backward. Gradients are written in differentiable tor
 ``torch.func.jvp`` and ``vmap`` raise. An exported program has the columns, and few operations.
 """
 
-import torch
 from torch import Tensor
 
+from unified_extractor.ops.autograd import is_recorded
 from unified_extractor.ops.backends.eager import columns
 from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum
 from unified_extractor.ops.composed import compose_fold, composed_window, composing_is_cheaper
@@ -23,7 +23,7 @@ def _product(
     window: Window,
     aggregation: str,
 ) -> Tensor:
-    if torch.compiler.is_exporting():
+    if is_recorded():
         return columns.product(x, static_kernel, dynamic_kernel, offsets, window, aggregation)
     if aggregation == "fold" and static_kernel is None and offsets is None and dynamic_kernel is not None:
         per_position = dynamic_kernel.shape[-2:] == window.output  # a kernel of the whole image is never expanded
@@ -38,13 +38,13 @@ extract = decomposed(_product)
 
 def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
     """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
-    if offsets is None or torch.compiler.is_exporting():
+    if offsets is None or is_recorded():
         return columns.columns(x, offsets, window)
     return Sample.apply(x, offsets, window)
 
 
 def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
     """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
-    if torch.compiler.is_exporting():
+    if is_recorded():
         return columns.similarity(query, key, offsets, heads, window)
     return TapProducts.apply(query, key, offsets, heads, window)
