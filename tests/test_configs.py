@@ -94,6 +94,13 @@ def test_digits_runs_train_for_a_step(name: str, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["rednet26", "resnet26", "internimage_t", "flash_internimage_t"])
+def test_a_variant_of_a_family_trains_by_its_name(name: str):
+    network = ["--model.network", f"unified_extractor.models.{name}"]
+    sizes = ["--model.network.num_classes=10", "--model.network.in_chans=1", "--model.network.drop_path_rate=0.1"]
+    assert main(["fit", "--config", str(CONFIGS / "digits" / "convolution.yaml"), *network, *sizes, *STEP]) == 0
+
+
 def test_cifar10_folder_run_trains_for_a_step(tmp_path: Path):
     names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     image_folder(tmp_path / "data" / "cifar10", classes=names, train=10)
