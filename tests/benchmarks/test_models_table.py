@@ -38,9 +38,9 @@ def test_the_committed_table_is_made_of_the_committed_rows():
 
 def test_the_command_writes_both_files(tmp_path, capsys):
     output = tmp_path / "new" / "models.json"
-    assert bench.main(["models", "--only", "rednet26, stem", "--output", str(output)]) == 0
-    assert [row["network"] for row in json.loads(output.read_text())["networks"]] == ["rednet26, stem_kernel_size=7"]
-    assert "| rednet26, stem_kernel_size=7 | 9,233,886 | equal |" in output.with_suffix(".md").read_text()
+    assert bench.main(["models", "--only", "rednet26 (stem", "--output", str(output)]) == 0
+    assert [row["network"] for row in json.loads(output.read_text())["networks"]] == ["rednet26 (stem_kernel_size=7)"]
+    assert "| rednet26 (stem_kernel_size=7) | 9,233,886 | equal |" in output.with_suffix(".md").read_text()
     assert "written:" in capsys.readouterr().out
 
 

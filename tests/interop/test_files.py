@@ -109,6 +109,20 @@ def test_a_network_goes_to_the_hubs_files_and_back(tmp_path):
     assert ux.interop.load(tmp_path).config["depths"] == [1, 1, 1, 2]
 
 
+def test_a_name_that_is_no_folder_is_asked_of_the_hub(tmp_path, monkeypatch):
+    ux.interop.save(SMALL["resnet"](5), tmp_path)
+    asked = {}
+
+    def snapshot_download(name, **options):
+        asked.update(name=name, revision=options["revision"])
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda *_, **__: str(tmp_path / "config.json"))
+    assert HubNetwork.from_pretrained("someone/network", revision="v1").model.num_classes == 5
+    assert asked == {"name": "someone/network", "revision": "v1"}
+
+
 @pytest.fixture
 def folder(tmp_path):
     ux.interop.save(SMALL["resnet"](5), tmp_path)

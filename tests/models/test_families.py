@@ -8,6 +8,7 @@ import pickle
 import pytest
 import timm.optim
 import torch
+from timm.models import group_parameters
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -364,7 +365,10 @@ def test_a_position_embedding_has_the_size_of_the_map_it_is_for():
 @families
 def test_timms_optimiser_finds_what_it_asks_for(family):
     network = SMALL[family](5)
-    assert network.no_weight_decay() <= dict(network.named_parameters()).keys()
+    undecayed = {"stage2.0.1.embedding", "head.class_token"} if family == "volo" else set()
+    assert network.no_weight_decay() == undecayed <= dict(network.named_parameters()).keys()
+    by_stage = group_parameters(network, network.group_matcher(coarse=True))
+    assert len(by_stage) == len(network.stages) + 1 + any(True for _ in network.stem.parameters())
     groups = timm.optim.param_groups_layer_decay(network, layer_decay=0.5)
     scale_of = {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
     scales = {name: scale_of[parameter] for name, parameter in network.named_parameters()}

@@ -51,7 +51,7 @@ def _rednets() -> Iterator[tuple[str, Figures]]:
         yield f"rednet{depth}", Figures(make, parameters, counted, "counted + elementwise")
         of_paper = 9_233_886 if depth == 26 else None
         make = partial(make, stem_kernel_size=7)
-        yield f"rednet{depth}, stem_kernel_size=7", Figures(make, of_paper, published, "published + elementwise")
+        yield f"rednet{depth} (stem_kernel_size=7)", Figures(make, of_paper, published, "published + elementwise")
 
 
 def _deformable_resnet(version: int) -> Callable[[], torch.nn.Module]:
@@ -61,8 +61,8 @@ def _deformable_resnet(version: int) -> Callable[[], torch.nn.Module]:
 FIGURES: dict[str, Figures] = {
     **dict(_rednets()),
     "resnet50": Figures(models.resnet50, 25_557_032, 4.09, "counted"),
-    "resnet50, deformable v1 in stages 2-4": Figures(_deformable_resnet(1), 26_137_874),
-    "resnet50, deformable v2 in stages 2-4": Figures(_deformable_resnet(2), 26_428_295),
+    "resnet50 (deformable v1 in stages 2-4)": Figures(_deformable_resnet(1), 26_137_874),
+    "resnet50 (deformable v2 in stages 2-4)": Figures(_deformable_resnet(2), 26_428_295),
     "volo_d1": Figures(models.volo_d1, 26_632_040, 6.92, "counted"),
     "volo_d2": Figures(models.volo_d2, 58_678_336),
     "volo_d3": Figures(models.volo_d3, 86_325_072),

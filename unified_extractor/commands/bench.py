@@ -25,14 +25,14 @@ def main(arguments: Sequence[str]) -> int:
     """Compare values, measure, print a table and write a result file. Returns the exit code."""
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.plan and given.device != "gpu":
+        parser.error("--plan is of the Triton kernels: uniex bench gpu --plan")
     if given.device == "models":
         return _models(given.output or Path("bench-models.json"), given.only, parser)
     if given.repeats < 1 or given.threads < 1 or given.batch < 1:
         parser.error(
             f"--repeats, --threads and --batch must be at least 1, got {given.repeats}, {given.threads} and {given.batch}"
         )
-    if given.plan and given.device == "cpu":
-        parser.error("--plan is of the Triton kernels: uniex bench gpu --plan")
     if given.device == "gpu" and not given.plan and (reason := without_gpu()):
         parser.exit(2, f"uniex: error: {reason}. uniex bench gpu --plan writes what the kernels must move without one\n")
     output = given.output or (None if given.plan else Path(f"bench-{given.device}.json"))

@@ -58,7 +58,6 @@ class ExtractorNet(StagedNetwork):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        check_sizes("num_classes", [num_classes], 0)
         for name, value in (("in_chans", in_chans), ("stem_stride", stem_stride)):
             check_sizes(name, [value])
         check_sizes("widths", widths)

@@ -81,7 +81,6 @@ class InternImage(StagedNetwork):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        check_sizes("num_classes", [num_classes], 0)
         check_sizes("in_chans", [in_chans])
         check_sizes("width", [width], 2)
         check_sizes("depths", depths)

@@ -9,7 +9,7 @@ from torch import nn
 
 from unified_extractor import presets
 from unified_extractor.layers.placed import placed_extractor
-from unified_extractor.models.arguments import Specs, check_sizes, check_stages, stage_specs, variant
+from unified_extractor.models.arguments import Specs, check_sizes, variant
 from unified_extractor.models.blocks import batch_norm, convolution_norm
 from unified_extractor.models.resnet import WIDTHS, bottleneck_stages
 from unified_extractor.models.staged import PooledHead, StagedNetwork
@@ -47,13 +47,9 @@ class RedNet(StagedNetwork):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        check_sizes("num_classes", [num_classes], 0)
         check_sizes("in_chans", [in_chans])
         check_sizes("stem_kernel_size", [stem_kernel_size])
-        check_sizes("depths", depths)
-        check_stages(depths=depths, widths=WIDTHS)
-        specs = stage_specs(spec, presets.involution(kernel_size=7), len(depths))
-        stages = bottleneck_stages(specs, depths, drop_path_rate)
+        specs, stages = bottleneck_stages(spec, presets.involution(kernel_size=7), depths, drop_path_rate)
         half = WIDTHS[0] // 2
         super().__init__(
             in_chans=in_chans,

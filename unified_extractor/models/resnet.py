@@ -37,18 +37,23 @@ class Bottleneck(nn.Module):
         return self.act(self.expand(self.extract(self.reduce(x))) + self.shortcut(x))
 
 
-def bottleneck_stages(specs: Sequence[ExtractorSpec], depths: Sequence[int], drop_path_rate: float) -> list[Stage]:
-    """The four stages behind a stem of 64 channels; the first block of all but the first stage has stride 2."""
+def bottleneck_stages(
+    spec: Specs | None, published: ExtractorSpec, depths: Sequence[int], drop_path_rate: float
+) -> tuple[list[ExtractorSpec], list[Stage]]:
+    """The extractors and the four stages behind a stem of 64 channels; the first block of all but the first stage has stride 2."""
+    check_sizes("depths", depths)
+    check_stages(depths=depths, widths=WIDTHS)
+    specs = stage_specs(spec, published, len(depths))
     stages, channels = [], WIDTHS[0]
     rates = drop_path_rates(drop_path_rate, depths)
-    for i, (width, spec) in enumerate(zip(WIDTHS, specs, strict=True)):
+    for i, (width, one) in enumerate(zip(WIDTHS, specs, strict=True)):
         stride = 1 if i == 0 else 2
         inputs = [channels] + [width * _EXPANSION] * (depths[i] - 1)
         steps = [stride] + [1] * (depths[i] - 1)
-        blocks = [Bottleneck(n, width, step, spec, rate) for n, step, rate in zip(inputs, steps, rates[i], strict=True)]
+        blocks = [Bottleneck(n, width, step, one, rate) for n, step, rate in zip(inputs, steps, rates[i], strict=True)]
         channels = width * _EXPANSION
         stages.append(Stage(*blocks, out_channels=channels, stride=stride))
-    return stages
+    return specs, stages
 
 
 class ResNet(StagedNetwork):
@@ -81,12 +86,8 @@ class ResNet(StagedNetwork):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        check_sizes("num_classes", [num_classes], 0)
         check_sizes("in_chans", [in_chans])
-        check_sizes("depths", depths)
-        check_stages(depths=depths, widths=WIDTHS)
-        specs = stage_specs(spec, presets.convolution(), len(depths))
-        stages = bottleneck_stages(specs, depths, drop_path_rate)
+        specs, stages = bottleneck_stages(spec, presets.convolution(), depths, drop_path_rate)
         super().__init__(
             in_chans=in_chans,
             num_classes=num_classes,

@@ -202,7 +202,6 @@ class StagedNetwork(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier for other classes; 0: none. Raises ``ValueError`` for another ``global_pool`` than the head's own."""
-        check_sizes("num_classes", [num_classes], 0)
         self.check_pool(global_pool)
         like = next(self.head.parameters(), next(self.parameters()))
         self.head.reset(num_classes)
@@ -217,9 +216,9 @@ class StagedNetwork(nn.Module):
             raise ValueError(f"global_pool must be None or {self.head.pool!r} in {type(self).__name__}, got {global_pool!r}")
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters timm's layer-wise learning rates treat alike: the stem, every block or stage, the head."""
+        """What timm's layer-wise learning rates treat alike: the stem, every block or stage with what follows it, the head."""
         block = r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"
-        return {"stem": r"^stem", "blocks": [(block, None), (r"^(?:norm|head)", (99999,))]}
+        return {"stem": r"^stem", "blocks": [(block, None), (r"^norm", (99999,))]}
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are no weights, though they have more than one axis: optimisers should not let them decay."""
@@ -246,7 +245,8 @@ class StagedNetwork(nn.Module):
 
 
 def classifier(channels: int, num_classes: int) -> nn.Module:
-    """A linear layer, or for 0 classes none."""
+    """A linear layer, or for 0 classes none. Raises ``TypeError`` or ``ValueError`` for what is no number of classes."""
+    check_sizes("num_classes", [num_classes], 0)
     return nn.Linear(channels, num_classes) if num_classes else nn.Identity()
 
 

@@ -202,7 +202,6 @@ class VOLO(StagedNetwork):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        check_sizes("num_classes", [num_classes], 0)
         image = img_size if isinstance(img_size, list | tuple) else (img_size, img_size)
         check_sizes("img_size", image, _LEAST)
         if len(image) != 2:
