@@ -1,0 +1,175 @@
+"""One finished run as one row: what it holds, how it is written, how a file of rows is read. The only source of numbers for texts.
+
+A file of rows has one JSON object a line; the record in a run folder is such a file with a single line.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+SCHEMA = 2
+"""Raised whenever a field changes its meaning."""
+
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Loss = Annotated[float, Field(allow_inf_nan=False)]
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+class RecordError(ValueError):
+    """A row, or a file of rows, that cannot be used; the message names the file and the line."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EpochMetrics:
+    """One point of a learning curve; ``epoch`` counts from 1. Accuracies are fractions."""
+
+    epoch: Count
+    train_loss: Loss
+    train_accuracy: Fraction
+    val_loss: Loss
+    val_accuracy: Fraction
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Record:
+    """A run that was trained and tested.
+
+    Attributes:
+        schema: version of these fields.
+        run: a random name that no other run has; a run that was broken and resumed keeps it.
+        name: of the run, its folder below the root of all runs.
+        question: what the run is part of, such as the name of a sweep; may be empty.
+        variant: what is compared: rows that differ in nothing but the seed share it.
+        budget: the class of its cost, such as ``cpu``; rows of different budgets never share a table. May be empty.
+        dataset: the data set's name.
+        config_hash: of the resolved configuration, seed included.
+        network: the class of the network.
+        specs: the extractors' specs, one a stage or one for all.
+        parameters: trained values of the network.
+        multiply_adds: of one image, forward.
+        seed: of initial weights, data order and augmentation.
+        epochs: that were trained.
+        best_epoch: whose checkpoint was tested, the best by validation accuracy; counts from 1.
+        train_images: in the training split.
+        batch_size: images a step on all devices together, accumulation included.
+        test_accuracy: top 1, of the best epoch's checkpoint.
+        test_top5_accuracy: null with fewer than six classes.
+        test_loss: cross entropy in nats.
+        test_calibration_error: expected, 15 bins.
+        val_accuracy: of the best epoch.
+        val_loss: of the best epoch.
+        seconds_per_epoch: median wall time of an epoch's training steps.
+        seconds_per_step: median wall time of a training step, data included.
+        peak_memory_bytes: on a GPU what torch allocated at most, on a CPU the process's largest resident set.
+        device: in words.
+        devices: how many.
+        precision: Lightning's name for it.
+        threads: processor threads of torch.
+        versions: of what the numbers depend on.
+        commit: of the checkout that the package lies in; null without one.
+        dirty: whether that checkout was changed; null without one.
+        finished: date and time, ISO 8601, UTC.
+        curve: one point an epoch.
+    """
+
+    schema: Literal[2]
+    run: Annotated[str, Field(min_length=8)]
+    name: str
+    question: str
+    variant: Annotated[str, Field(min_length=1)]
+    budget: str
+    dataset: Annotated[str, Field(min_length=1)]
+    config_hash: str
+    network: str
+    specs: list[dict[str, Any]]
+    parameters: Count
+    multiply_adds: Count
+    seed: int
+    epochs: Count
+    best_epoch: Count
+    train_images: Count
+    batch_size: Count
+    test_accuracy: Fraction
+    test_top5_accuracy: Fraction | None
+    test_loss: Loss
+    test_calibration_error: Fraction
+    val_accuracy: Fraction
+    val_loss: Loss
+    seconds_per_epoch: Seconds
+    seconds_per_step: Seconds
+    peak_memory_bytes: Count
+    device: str
+    devices: Count
+    precision: str
+    threads: Count
+    versions: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+    finished: str
+    curve: list[EpochMetrics]
+
+
+_ROW = TypeAdapter(Record)
+
+
+def as_line(record: Record) -> str:
+    """The record as one line of JSON, without the line's end."""
+    return json.dumps(asdict(record), allow_nan=False)
+
+
+def write_rows(path: Path, records: Iterable[Record]) -> None:
+    """Writes a file of rows whole or not at all. Raises ``FileExistsError`` rather than overwrite one."""
+    if path.exists():
+        raise FileExistsError(f"{path} exists: rows are never overwritten")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.writelines(as_line(record) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_rows(paths: Sequence[Path]) -> list[Record]:
+    """All rows of these files, in order. Raises ``RecordError`` for the first line that is not a row, or a run's second row."""
+    rows: list[Record] = []
+    seen: dict[str, str] = {}
+    for path in paths:
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecordError(f"{path}: not a file of rows: {error}") from error
+        for number, line in enumerate(lines, 1):
+            place = f"{path}:{number}"
+            row = _row(line, place)
+            if row.run in seen:
+                raise RecordError(f"{place}: the run {row.run} has a row already, {seen[row.run]}")
+            seen[row.run] = place
+            rows.append(row)
+    return rows
+
+
+def _row(line: str, place: str) -> Record:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise RecordError(f"{place}: not a row: {error}") from error
+    if isinstance(content, dict) and content.get("schema") != SCHEMA:
+        raise RecordError(f"{place}: schema {content.get('schema')}, only {SCHEMA} is understood")
+    try:
+        return _ROW.validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise RecordError(f"{place}: not a row: {where}: {first['msg']}{more}") from error
