@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from unified_extractor.training.schedule import parameter_groups, warmup_cosine
 
 from tests.image_folders import write_images
 from unified_extractor import presets
@@ -21,7 +22,6 @@ from unified_extractor.training.architecture import check_checkpoint, check_netw
 from unified_extractor.training.cli import main
 from unified_extractor.training.record import write_record
 from unified_extractor.training.run_folder import RunFolder
-from unified_extractor.training.schedule import parameter_groups, warmup_cosine
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from unified_extractor.analysis.windows import WindowReading, extractor_inputs, read_window
+from unified_extractor.analysis.windows import WindowReading, extractor_inputs, output_size, read_window
 from unified_extractor.analysis.words import formula, in_words
 from unified_extractor.spec import ExtractorSpec, as_pair
 
@@ -40,12 +41,24 @@ def draw_windows(networks: Mapping[str, nn.Module], image: Tensor, *, layer: int
         layer: which extractor of each network, counted from the input.
         shown: the image to draw, ``[h, w]`` or ``[h, w, 3]`` in 0..1; None: the first channel of ``image``.
     """
+    return _draw_rows({name: extractor_inputs(network, image)[layer] for name, network in networks.items()}, image, shown)
+
+
+def draw_stages(network: nn.Module, image: Tensor, *, shown: Tensor | None = None) -> Figure:
+    """The same for one network: a row for its last extractor on every size of the map."""
+    last = {}
+    for extractor, x in extractor_inputs(network, image):
+        last[f"{x.shape[2]}x{x.shape[3]}"] = (extractor, x)
+    return _draw_rows(last, image, shown)
+
+
+def _draw_rows(layers: Mapping[str, tuple[Any, Tensor]], image: Tensor, shown: Tensor | None) -> Figure:
+    """A row for every layer and what it receives."""
     picture = image[0, 0].numpy() if shown is None else shown.numpy()
-    figure = Figure(figsize=(9, 2.1 * len(networks)), layout="constrained")
-    axes = figure.subplots(len(networks), 4, squeeze=False)
-    for row, (name, network) in zip(axes, networks.items(), strict=True):
-        extractor, x = extractor_inputs(network, image)[layer]
-        readings = [read_window(extractor, x, position) for position in _three_positions(x.shape[2:])]
+    figure = Figure(figsize=(9, 2.1 * len(layers) + 0.3), layout="constrained")
+    axes = figure.subplots(len(layers), 4, squeeze=False)
+    for row, (name, (extractor, x)) in zip(axes, layers.items(), strict=True):
+        readings = [read_window(extractor, x, position) for position in _three_positions(output_size(extractor, x))]
         _draw_sampling(row[0], picture, readings, scale=(picture.shape[0] / x.shape[2], picture.shape[1] / x.shape[3]))
         row[0].set_ylabel(name.replace("_", "\n"))
         for axis, reading, colour in zip(row[1:], readings, WINDOW_COLOURS, strict=True):

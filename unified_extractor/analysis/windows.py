@@ -48,13 +48,24 @@ def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReadi
     spec, window = layer.spec, layer.window(x)
     offsets, dynamic = layer.generate(x)
     if spec.aggregation == "fold" and dynamic is not None:
-        if offsets is None and layer.static_kernel is None:
+        if _composes(layer):
             dynamic, window = compose_fold(dynamic, window), composed_window(window)
         else:
             dynamic = dynamic[:, :, window.size // 2]
     weights = _weights(layer, None if dynamic is None else _at(dynamic[0, 0], position))
     rows, columns = _positions(window, position, None if offsets is None else _at(offsets[0, 0], position))
     return WindowReading(*(values.view(window.kernel_size) for values in (rows, columns, weights)))
+
+
+def output_size(layer: Any, x: Tensor) -> tuple[int, int]:
+    """Height and width of the positions that :func:`read_window` can read."""
+    window: Window = layer.window(x)
+    return window.image if layer.spec.aggregation == "fold" and _composes(layer) else window.output
+
+
+def _composes(layer: Any) -> bool:
+    """Whether a fold has a composed kernel."""
+    return layer.spec.offsets.kind == "none" and layer.static_kernel is None
 
 
 def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:

@@ -10,14 +10,25 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 from typing_extensions import override
 
+from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.errors import DataError
-from unified_extractor.data.images import AugmentedImages, NamedImages, image_files
-from unified_extractor.data.sampler import EpochSampler
+from unified_extractor.data.images import (
+    AugmentedImages,
+    EvaluatedImages,
+    Form,
+    MemoryImages,
+    NamedImages,
+    image_files,
+    normalised,
+)
+from unified_extractor.data.loading import Loading
+from unified_extractor.data.resident import ResidentLoader
+from unified_extractor.data.sampler import EpochSampler, EvaluationSampler
 
 Split = Literal["train", "val", "test"]
+Loader = DataLoader[Any] | ResidentLoader
 _SPLITS: dict[str | None, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -30,22 +41,21 @@ _SPLITS: dict[str | None, tuple[Split, ...]] = {
 class ImageDataModule(L.LightningDataModule):
     """Square images with one label each, in three splits: train; val, which selects the model; test, for the final number only.
 
-    A subclass sets ``in_chans``, ``image_size``, ``mean``, ``std`` and ``class_names``, and reads a split. Loaders give
-    ``images`` float32 [B, in_chans, image_size, image_size], normalised, and ``labels`` int64 [B]; the predict loader gives
-    images and the names of their files.
+    A subclass sets ``name``, ``in_chans``, ``image_size``, ``mean``, ``std`` and ``class_names``, and reads a split. Loaders give
+    ``images`` float32 [B, in_chans, image_size, image_size], normalised, and ``labels`` int64 [B], -1 for an image that counts for
+    nothing; the predict loader gives images and the names of their files.
 
     Args:
         batch_size: images a step and device.
-        num_workers: processes that load, 0 for none.
-        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
-        crop_padding: zeros around a training image before a random crop of its own size, in pixels.
-        flip: mirror half of the training images.
+        augmentation: of the training images.
+        loading: how images come to the network.
         predict_folder: folder of the images that ``predict`` reads.
 
     Raises:
-        DataError: data that are missing, unreadable, or fewer than a batch.
+        DataError: data that are missing, unreadable, or fewer than a batch on every device.
     """
 
+    name: str
     in_chans: int
     image_size: int
     mean: Sequence[float]
@@ -54,23 +64,15 @@ class ImageDataModule(L.LightningDataModule):
     def __init__(
         self,
         batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation = Augmentation(),
+        loading: Loading = Loading(),
         predict_folder: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, minimum in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("crop_padding", crop_padding, 0),
-        ):
-            if value < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, got {value}")
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.crop_padding, self.flip = crop_padding, flip
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size, self.augmentation, self.loading = batch_size, augmentation, loading
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if loading.seed is None else loading.seed
         self.predict_folder = predict_folder
         self._read: dict[Split, Dataset[tuple[Tensor, int]]] = {}
 
@@ -84,6 +86,11 @@ class ImageDataModule(L.LightningDataModule):
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def file_form(self) -> Form:
+        """What an image file becomes."""
+        return Form(self.in_chans, self.image_size)
+
     def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
         """The images of a split, uint8 [in_chans, image_size, image_size], and their labels. Raises ``DataError``."""
         raise NotImplementedError
@@ -92,10 +99,17 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         for split in _SPLITS[stage]:
             count = len(self.images(split))  # type: ignore[arg-type]
-            if split == "train" and count < self.batch_size:
+            replicas = self._ranks()[0]
+            if split == "train" and count < self.batch_size * replicas:
+                on = f" on each of {replicas} devices" if replicas > 1 else ""
                 raise DataError(
-                    f"batch_size must not exceed the training images, got batch_size={self.batch_size}, {count} images"
+                    f"batch_size must not exceed the training images, got batch_size={self.batch_size}{on}, {count} images"
                 )
+        if self.loading.on_device and "train" in _SPLITS[stage] and not self._resident("train"):
+            raise DataError(
+                "loading.on_device=true needs images that fit into memory, and augmentation by crop_padding, flip and erasing alone, "
+                f"got {type(self.images('train')).__name__} and {self.augmentation}"
+            )
 
     def images(self, split: Split) -> Dataset[tuple[Tensor, int]]:
         """A split as it is, neither augmented nor normalised; read once."""
@@ -105,49 +119,81 @@ class ImageDataModule(L.LightningDataModule):
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] as the network sees it, float32."""
-        return _normalised(images, self.mean, self.std)
+        return normalised(images, self.mean, self.std)
 
     @override
-    def train_dataloader(self) -> DataLoader[Any]:
-        images = AugmentedImages(self.images("train"), self._augmentation())
-        ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(images, seed=self.seed, num_replicas=ranks[0], rank=ranks[1])
-        return self._loader(images, sampler=sampler, drop_last=True)
+    def train_dataloader(self) -> Loader:
+        images, (replicas, rank) = self.images("train"), self._ranks()
+        sampler = EpochSampler(images, seed=self.seed, num_replicas=replicas, rank=rank)
+        if self._resident("train"):
+            return self._resident_loader(images, sampler, self.augmentation)
+        transform = self.augmentation.transform(self.image_size, self.mean)
+        return self._loader(AugmentedImages(images, transform), sampler=sampler, drop_last=True)
 
     @override
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.images("val"))
+    def val_dataloader(self) -> Loader:
+        return self._evaluation_loader("val")
 
     @override
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.images("test"))
+    def test_dataloader(self) -> Loader:
+        return self._evaluation_loader("test")
 
     @override
     def predict_dataloader(self) -> DataLoader[Any]:
         if self.predict_folder is None:
             raise DataError("predict needs predict_folder, the folder of the images, got none")
-        files = image_files(Path(self.predict_folder))
-        return self._loader(NamedImages(files, in_chans=self.in_chans, image_size=self.image_size))
+        return self._loader(NamedImages(image_files(Path(self.predict_folder)), self.file_form))
 
-    def _augmentation(self) -> v2.Transform:
-        steps: list[v2.Transform] = []
-        if self.crop_padding:
-            steps.append(v2.RandomCrop(self.image_size, padding=self.crop_padding))
-        if self.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        return v2.Compose(steps or [v2.Identity()])
+    def _evaluation_loader(self, split: Split) -> Loader:
+        images, (replicas, rank) = self.images(split), self._ranks()
+        sampler = EvaluationSampler(images, num_replicas=replicas, rank=rank)
+        if self._resident(split):
+            return self._resident_loader(images, sampler, None)
+        return self._loader(EvaluatedImages(images), sampler=sampler)
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _resident(self, split: Split) -> bool:
+        allowed = self.loading.on_device is not False and (split != "train" or self.augmentation.batched)
+        return allowed and isinstance(self.images(split), MemoryImages)
+
+    def _resident_loader(
+        self, images: Any, sampler: EpochSampler | EvaluationSampler, augmentation: Augmentation | None
+    ) -> ResidentLoader:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return ResidentLoader(
+            images,
+            sampler,
+            batch_size=self.batch_size,
+            mean=self.mean,
+            std=self.std,
+            augmentation=augmentation,
+            device=device,
+        )
 
     def _loader(self, images: Dataset[Any], **options: Any) -> DataLoader[Any]:
-        return DataLoader(
+        workers = self.loading.num_workers
+        kind = _stateful_loader() if self.loading.stateful else DataLoader
+        return kind(
             images,
             batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),  # else every epoch draws from the global one
             collate_fn=_Collate(tuple(self.mean), tuple(self.std)),
             **options,
         )
+
+
+def _stateful_loader() -> type[DataLoader[Any]]:
+    try:
+        from torchdata.stateful_dataloader import StatefulDataLoader
+    except ImportError as error:
+        raise DataError("loading.stateful=true needs torchdata: pip install 'unified-extractor[stateful]'") from error
+    loader: type[DataLoader[Any]] = StatefulDataLoader
+    return loader
 
 
 @dataclass(frozen=True)
@@ -159,10 +205,5 @@ class _Collate:
 
     def __call__(self, samples: list[tuple[Tensor, int | str]]) -> tuple[Tensor, Tensor | list[str]]:
         images, targets = zip(*samples, strict=True)
-        batch = _normalised(torch.stack(images), self.mean, self.std)
+        batch = normalised(torch.stack(images), self.mean, self.std)
         return batch, list(targets) if isinstance(targets[0], str) else torch.tensor(targets)
-
-
-def _normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    scale, shift = (images.new_tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (std, mean))
-    return (images.float() / 255 - shift) / scale

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.base import ImageDataModule, Split
 from unified_extractor.data.images import MemoryImages
+from unified_extractor.data.loading import Loading
 from unified_extractor.data.splits import stratified_split
 
 _FRACTION = 0.2
@@ -18,13 +20,12 @@ class Digits(ImageDataModule):
 
     Args:
         batch_size: images a step and device.
-        num_workers: processes that load, 0 for none.
-        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
-        crop_padding: zeros around a training image before a random crop of its own size, in pixels.
-        flip: mirror half of the training images.
+        augmentation: of the training images.
+        loading: how images come to the network.
         predict_folder: folder of the images that ``predict`` reads.
     """
 
+    name = "digits"
     in_chans = 1
     image_size = 8
     mean = (0.305,)
@@ -33,13 +34,11 @@ class Digits(ImageDataModule):
     def __init__(
         self,
         batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation = Augmentation(),
+        loading: Loading = Loading(),
         predict_folder: str | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, crop_padding, flip, predict_folder)
+        super().__init__(batch_size, augmentation, loading, predict_folder)
 
     @property
     @override

@@ -1,6 +1,7 @@
 """A folder of images: one folder a class."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
+from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.base import ImageDataModule, Split
 from unified_extractor.data.errors import DataError
-from unified_extractor.data.images import FileImages, image_files
+from unified_extractor.data.images import FileImages, Form, image_files
+from unified_extractor.data.loading import Loading
 from unified_extractor.data.splits import balanced_subset, stratified_split
 
 MEMORY_LIMIT = 2 * 2**30
@@ -24,15 +27,15 @@ class ImageFolder(ImageDataModule):
     Args:
         root: the folder that holds ``train``, ``test`` and perhaps ``val``.
         image_size: in pixels; a file of another size has its shorter side resized and its centre cropped.
+        resize: length of the shorter side before the centre is cropped, in pixels; by default the image size.
+        name: of the data set in records; by default that of its folder.
         validation_fraction: of the training images of every class, for validation where ``root/val`` is missing.
         per_class: at most so many images of every class, as if ``root/train`` held no more.
         mean: of each channel, as a fraction of the full range: three values read RGB, one value reads grey.
         std: of each channel, likewise.
         batch_size: images a step and device.
-        num_workers: processes that load, 0 for none.
-        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
-        crop_padding: zeros around a training image before a random crop of its own size, in pixels.
-        flip: mirror half of the training images.
+        augmentation: of the training images.
+        loading: how images come to the network.
         predict_folder: folder of the images that ``predict`` reads.
 
     Raises:
@@ -43,18 +46,18 @@ class ImageFolder(ImageDataModule):
         self,
         root: str,
         image_size: int,
+        resize: int | None = None,
+        name: str | None = None,
         validation_fraction: float = 0.1,
         per_class: int | None = None,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation = Augmentation(),
+        loading: Loading = Loading(),
         predict_folder: str | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, crop_padding, flip, predict_folder)
+        super().__init__(batch_size, augmentation, loading, predict_folder)
         if len(mean) not in (1, 3) or len(std) != len(mean):
             raise ValueError(f"mean and std must both have one value (grey) or three (RGB), got mean={mean}, std={std}")
         for name, value in (("image_size", image_size), ("per_class", 1 if per_class is None else per_class)):
@@ -62,7 +65,10 @@ class ImageFolder(ImageDataModule):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie between 0 and 1, got {validation_fraction}")
-        self.root = Path(root)
+        if resize is not None and resize < image_size:
+            raise ValueError(f"resize must be at least image_size, got resize={resize}, image_size={image_size}")
+        self.root, self.resize = Path(root), resize
+        self.name = name or self.root.resolve().name
         self.image_size, self.in_chans = image_size, len(mean)
         self.validation_fraction, self.per_class = validation_fraction, per_class
         self.mean, self.std = mean, std
@@ -72,10 +78,15 @@ class ImageFolder(ImageDataModule):
     def class_names(self) -> tuple[str, ...]:
         return _class_folders(self.root / "train")
 
+    @property
+    @override
+    def file_form(self) -> Form:
+        return Form(self.in_chans, self.image_size, self.resize)
+
     @override
     def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
         files = self._files(split)
-        return files.in_memory() if files.bytes <= MEMORY_LIMIT else files
+        return files.in_memory() if files.bytes <= MEMORY_LIMIT and not files.form.whole else files
 
     def _files(self, split: Split) -> FileImages:
         has_val = (self.root / "val").is_dir()
@@ -90,7 +101,8 @@ class ImageFolder(ImageDataModule):
             except ValueError as error:
                 raise DataError(f"{self.root / 'train'}: cannot be split for validation: {error}") from error
             chosen = chosen[parts[1] if split == "val" else parts[0]]
-        return FileImages([paths[i] for i in chosen], labels[chosen], in_chans=self.in_chans, image_size=self.image_size)
+        whole = split == "train" and self.augmentation.resized_crop is not None
+        return FileImages([paths[i] for i in chosen], labels[chosen], replace(self.file_form, whole=whole))
 
     def _listed(self, split: str) -> tuple[list[Path], Tensor]:
         """All image files of a folder and their labels [N]; classes as in ``root/train``."""

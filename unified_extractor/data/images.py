@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,39 +34,52 @@ class MemoryImages(Dataset[tuple[Tensor, int]]):
 class FileImages(Dataset[tuple[Tensor, int]]):
     """Images that are decoded each time they are needed. ``labels`` int64 [N]."""
 
-    def __init__(self, paths: Sequence[Path], labels: Tensor, *, in_chans: int, image_size: int) -> None:
-        self.paths, self.labels = list(paths), labels
-        self.in_chans, self.image_size = in_chans, image_size
+    def __init__(self, paths: Sequence[Path], labels: Tensor, form: "Form") -> None:
+        self.paths, self.labels, self.form = list(paths), labels, form
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return read_image(self.paths[index], self.in_chans, self.image_size), int(self.labels[index])
+        return read_image(self.paths[index], self.form), int(self.labels[index])
 
     def in_memory(self) -> MemoryImages:
         """All images decoded once. Raises ``DataError`` for the first that cannot be read."""
         with ThreadPoolExecutor() as threads:
-            images = list(threads.map(lambda path: read_image(path, self.in_chans, self.image_size), self.paths))
+            images = list(threads.map(lambda path: read_image(path, self.form), self.paths))
         return MemoryImages(torch.stack(images), self.labels)
 
     @property
     def bytes(self) -> int:
         """Memory the decoded images would take."""
-        return len(self) * self.in_chans * self.image_size**2
+        return len(self) * self.form.in_chans * self.form.size**2
 
 
 class NamedImages(Dataset[tuple[Tensor, str]]):
     """Images without a label, with the name of their file: what ``predict`` reads."""
 
-    def __init__(self, paths: Sequence[Path], *, in_chans: int, image_size: int) -> None:
-        self.paths, self.in_chans, self.image_size = list(paths), in_chans, image_size
+    def __init__(self, paths: Sequence[Path], form: "Form") -> None:
+        self.paths, self.form = list(paths), form
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        return read_image(self.paths[index], self.in_chans, self.image_size), str(self.paths[index])
+        return read_image(self.paths[index], self.form), str(self.paths[index])
+
+
+class EvaluatedImages(Dataset[tuple[Tensor, int]]):
+    """A split as the ``EvaluationSampler`` asks for it: index -1 is an image with label -1, which counts for nothing."""
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, int]]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.dataset[max(index, 0)]
+        return image, label if index >= 0 else -1
 
 
 class AugmentedImages(Dataset[tuple[Tensor, int]]):
@@ -99,17 +113,34 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_image(path: Path, in_chans: int, image_size: int) -> Tensor:
-    """One image file as uint8 [in_chans, image_size, image_size]: shorter side resized to ``image_size``, centre cropped.
+@dataclass(frozen=True)
+class Form:
+    """What a file becomes: ``in_chans`` 1 (grey) or 3 (RGB), its shorter side resized to ``resize``, its centre cropped to ``size``.
 
-    ``in_chans`` is 1 (grey) or 3 (RGB). Raises ``DataError`` if the file is not a readable image.
+    ``whole``: neither resized nor cropped, for a random crop to choose from.
     """
+
+    in_chans: int
+    size: int
+    resize: int | None = None
+    whole: bool = False
+
+
+def read_image(path: Path, form: Form) -> Tensor:
+    """One image file as uint8 [in_chans, size, size]. Raises ``DataError`` if the file is not a readable image."""
     try:
         with Image.open(path) as file:
-            pixels = np.array(file.convert("L" if in_chans == 1 else "RGB"))
+            pixels = np.array(file.convert("L" if form.in_chans == 1 else "RGB"))
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes make them raise
         raise DataError(f"{path}: not a readable image ({type(error).__name__}: {error})".replace("\n", " ")) from error
-    image = torch.from_numpy(pixels).reshape(*pixels.shape[:2], in_chans).permute(2, 0, 1).contiguous()
-    if image.shape[1:] == (image_size, image_size):
+    image = torch.from_numpy(pixels).reshape(*pixels.shape[:2], form.in_chans).permute(2, 0, 1).contiguous()
+    shorter = form.resize or form.size
+    if form.whole or (shorter == form.size and image.shape[1:] == (form.size, form.size)):
         return image
-    return transform.center_crop(transform.resize(image, [image_size], antialias=True), [image_size])
+    return transform.center_crop(transform.resize(image, [shorter], antialias=True), [form.size])
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 [B, C, H, W] as a network sees it, float32."""
+    scale, shift = (images.new_tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (std, mean))
+    return (images.float() / 255 - shift) / scale

@@ -1,9 +1,10 @@
-"""The order of the training images, and their augmentation, as a function of seed and epoch alone."""
+"""The order of the images, and the augmentation of the training images, as a function of seed and epoch alone."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 
@@ -11,16 +12,43 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
     """Shuffles by (seed, epoch) and gives every image a seed of its own for its augmentation: ``(index, image_seed)``.
 
     Nothing is drawn from the global generator, so that a run resumed at an epoch sees what an unbroken run sees, whatever the
-    number of workers or devices. Lightning calls ``set_epoch``.
+    number of workers or devices. Lightning calls ``set_epoch``. Ranks take turns; what does not fill a turn is left out.
     """
 
     def __init__(self, dataset: Dataset[object], *, seed: int, num_replicas: int, rank: int) -> None:
         # the parent shuffles by seed + epoch: seeds a thousand apart, so that no two runs share an order
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=1000 * seed)
+        super().__init__(
+            dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=1000 * seed, drop_last=num_replicas > 1
+        )
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        seeds = torch.randint(2**62, (len(self.dataset),), generator=generator).tolist()  # type: ignore[arg-type]
-        index: Any
-        for index in super().__iter__():
+        seeds = torch.randint(2**62, (len(self.dataset),), generator=self._generator()).tolist()  # type: ignore[arg-type]
+        for index in self.order().tolist():
             yield index, seeds[index]
+
+    def order(self) -> Tensor:
+        """Indices of this rank's images in this epoch."""
+        indices: Iterator[Any] = super().__iter__()
+        return torch.tensor(list(indices))
+
+    def draws(self, count: int) -> Tensor:
+        """``count`` uniform random numbers for every image of the data set in this epoch, float32 [N, count]."""
+        return torch.rand(len(self.dataset), count, generator=self._generator())  # type: ignore[arg-type]
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed + self.epoch)
+
+
+class EvaluationSampler(DistributedSampler[int]):
+    """All images in order, each once over all ranks. To give every rank as many, ``-1`` stands for none at the end."""
+
+    def __init__(self, dataset: Dataset[object], *, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
+    def order(self) -> Tensor:
+        """Indices of this rank's images, ``-1`` where there is none."""
+        indices = torch.arange(self.rank, self.total_size, self.num_replicas)
+        return indices.where(indices < len(self.dataset), torch.tensor(-1))  # type: ignore[arg-type]

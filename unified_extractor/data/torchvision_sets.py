@@ -8,9 +8,11 @@ import torchvision.datasets
 from torch import Tensor
 from typing_extensions import override
 
+from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.base import ImageDataModule, Split
 from unified_extractor.data.errors import DataError
 from unified_extractor.data.images import MemoryImages
+from unified_extractor.data.loading import Loading
 from unified_extractor.data.splits import stratified_split
 
 
@@ -22,10 +24,8 @@ class _TorchvisionImages(ImageDataModule):
         download: fetch it into ``root`` if it is not there.
         validation_fraction: of the training images of every class, for validation.
         batch_size: images a step and device.
-        num_workers: processes that load, 0 for none.
-        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
-        crop_padding: zeros around a training image before a random crop of its own size, in pixels.
-        flip: mirror half of the training images.
+        augmentation: of the training images.
+        loading: how images come to the network.
         predict_folder: folder of the images that ``predict`` reads.
 
     Raises:
@@ -40,13 +40,11 @@ class _TorchvisionImages(ImageDataModule):
         download: bool = False,
         validation_fraction: float = 0.1,
         batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int | None = None,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation = Augmentation(),
+        loading: Loading = Loading(),
         predict_folder: str | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, crop_padding, flip, predict_folder)
+        super().__init__(batch_size, augmentation, loading, predict_folder)
         self.root, self.download = Path(root), download
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie between 0 and 1, got {validation_fraction}")
@@ -85,7 +83,7 @@ class _TorchvisionImages(ImageDataModule):
 class CIFAR10(_TorchvisionImages):
     """CIFAR-10 (Krizhevsky 2009): 60,000 RGB images of 32x32 pixels, ten classes."""
 
-    source = torchvision.datasets.CIFAR10
+    name, source = "cifar10", torchvision.datasets.CIFAR10
     in_chans, image_size = 3, 32
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -98,7 +96,7 @@ class CIFAR10(_TorchvisionImages):
 class CIFAR100(_TorchvisionImages):
     """CIFAR-100 (Krizhevsky 2009): 60,000 RGB images of 32x32 pixels, a hundred classes."""
 
-    source = torchvision.datasets.CIFAR100
+    name, source = "cifar100", torchvision.datasets.CIFAR100
     in_chans, image_size = 3, 32
     mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 
@@ -111,7 +109,7 @@ class CIFAR100(_TorchvisionImages):
 class FashionMNIST(_TorchvisionImages):
     """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28x28 pixels, ten classes."""
 
-    source = torchvision.datasets.FashionMNIST
+    name, source = "fashion_mnist", torchvision.datasets.FashionMNIST
     in_chans, image_size = 1, 28
     mean, std = (0.2860,), (0.3530,)
 

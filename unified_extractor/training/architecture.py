@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_extractor.data import ImageDataModule
+from unified_extractor.training.checkpoints import read_checkpoint
 from unified_extractor.training.errors import ConfigurationError
 
 
@@ -25,6 +26,13 @@ def layer_specs(network: nn.Module) -> dict[str, dict[str, Any]]:
     """The spec of every layer that has one, by the layer's name."""
     layers = ((name, getattr(module, "spec", None)) for name, module in network.named_modules())
     return {name: asdict(spec) for name, spec in layers if is_dataclass(spec)}  # type: ignore[arg-type]
+
+
+def generating_parameters(network: nn.Module) -> set[str]:
+    """Names of the parameters from which kernels and offsets are generated: an extractor's own, not its kernel or projections."""
+    parts = ("feature", "offsets", "kernel", "center_gate")
+    prefixes = tuple(f"{layer}.{part}." if layer else f"{part}." for layer in layer_specs(network) for part in parts)
+    return {name for name, _ in network.named_parameters() if name.startswith(prefixes)}
 
 
 def check_network(network: nn.Module, data: ImageDataModule) -> None:
@@ -50,7 +58,7 @@ def check_network(network: nn.Module, data: ImageDataModule) -> None:
 
 def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
     """The network's weights in a checkpoint of a run. Raise ``ConfigurationError`` if another architecture wrote it."""
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = read_checkpoint(Path(path))
     weights = network_weights(saved["state_dict"])
     check_checkpoint(path, network, saved.get("layer_specs", {}), weights)
     return weights

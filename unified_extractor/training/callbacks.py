@@ -1,6 +1,9 @@
-"""What happens beside the training steps: the random state, the clock."""
+"""What happens beside the training steps: the random state, the course of the run, the progress bar."""
 
+import hashlib
+import statistics
 import time
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -9,11 +12,10 @@ from lightning.pytorch.callbacks import RichProgressBar
 from typing_extensions import override
 
 
-class ReseedEachEpoch(L.Callback):
-    """Seeds torch's generators by (seed, epoch, rank) before an epoch's first step.
+class ReseedEachStep(L.Callback):
+    """Seeds torch's generators by (seed, epoch, batch, rank) before every step.
 
-    Checkpoints hold no random state: without this, dropout would differ after a resume. Lightning moves on to the next epoch's
-    data before ``on_train_epoch_start``, so the first batch is the place.
+    Checkpoints hold no random state: without this, dropout and mixing would differ after a resume.
     """
 
     def __init__(self, seed: int) -> None:
@@ -21,8 +23,8 @@ class ReseedEachEpoch(L.Callback):
 
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0:
-            torch.manual_seed((self.seed * 1_000_000 + trainer.current_epoch) * 1_000 + trainer.global_rank)
+        place = f"{self.seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest()))
 
 
 class NarrowProgressBar(RichProgressBar):
@@ -35,29 +37,46 @@ class NarrowProgressBar(RichProgressBar):
         return columns
 
 
-class EpochTimer(L.Callback):
-    """Wall time of the training steps of each epoch in seconds, without validation: ``seconds``. Survives a resume."""
+class RunHistory(L.Callback):
+    """What a run's record says of its course. Survives a resume.
+
+    Attributes:
+        curve: a point an epoch: ``epoch``, counted from 1, losses in nats and accuracies as fractions, of training and validation.
+        epoch_seconds: wall time of every epoch's training steps, without validation.
+        step_seconds: of a step, data included: the median over the steps of every epoch, one value an epoch.
+    """
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._start = self._last = 0.0
+        self.curve: list[dict[str, Any]] = []
+        self.epoch_seconds: list[float] = []
+        self.step_seconds: list[float] = []
+        self._ends: list[float] = []
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start = self._last = time.perf_counter()
+        self._ends = [time.perf_counter()]
 
     @override
     def on_train_batch_end(self, *_: Any) -> None:
-        self._last = time.perf_counter()
+        self._ends.append(time.perf_counter())
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.seconds.append(self._last - self._start)
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        steps = [late - early for early, late in pairwise(self._ends)]
+        self.epoch_seconds.append(sum(steps))
+        self.step_seconds.append(statistics.median(steps) if steps else 0.0)
+        names = [f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "accuracy")]
+        if set(names) <= trainer.callback_metrics.keys():
+            point = {name.replace("/", "_"): float(trainer.callback_metrics[name]) for name in names}
+            self.curve.append({"epoch": trainer.current_epoch + 1, **point})
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": list(self.seconds)}
+        return {"curve": self.curve, "epoch_seconds": self.epoch_seconds, "step_seconds": self.step_seconds}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds = list(state_dict["seconds"])
+        self.curve, self.epoch_seconds = list(state_dict["curve"]), list(state_dict["epoch_seconds"])
+        self.step_seconds = list(state_dict["step_seconds"])

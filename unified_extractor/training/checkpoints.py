@@ -1,35 +1,65 @@
-"""Checkpoints of a run: which are written, and whether a file is one."""
+"""Checkpoints of a run: which are written, whether a file is one, which to go on from."""
 
 import pickle
+import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.run_folder import CHECKPOINTS
+
+CHECKPOINTS = "checkpoints"
+KEPT = 2
+"""Checkpoints to go on from that are kept: if the newest is damaged, the one before it is there."""
 
 
-def run_checkpoints(folder: Path) -> list[ModelCheckpoint]:
-    """``best.ckpt``, by validation accuracy, and ``last.ckpt``, of every epoch, in that order: the last knows the best.
+def run_checkpoints(folder: Path, every_n_steps: int | None = None) -> list[ModelCheckpoint]:
+    """``best.ckpt``, by validation accuracy, and the last two ``epoch_<N>.ckpt``, in that order: the last knows the best.
 
-    Two callbacks, since one with ``save_last=True`` writes the last only when the best changes.
+    With ``every_n_steps`` the last two ``step_<N>.ckpt`` beside them, taken within the epochs.
     """
-    common = {"dirpath": folder / CHECKPOINTS, "save_top_k": 1, "enable_version_counter": False, "save_on_train_epoch_end": True}
-    return [
-        ModelCheckpoint(filename="best", monitor="val/accuracy", mode="max", **common),  # type: ignore[arg-type]
-        ModelCheckpoint(filename="last", **common),  # type: ignore[arg-type]
+    common: dict[str, Any] = {
+        "dirpath": folder / CHECKPOINTS,
+        "mode": "max",
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+    }
+    newest: dict[str, Any] = {**common, "monitor": "step", "save_top_k": KEPT}
+    checkpoints = [
+        ModelCheckpoint(filename="best", monitor="val/accuracy", save_top_k=1, save_on_train_epoch_end=True, **common),
+        ModelCheckpoint(filename="epoch_{epoch:04d}", save_on_train_epoch_end=True, **newest),
     ]
+    if every_n_steps is not None:
+        checkpoints.append(ModelCheckpoint(filename="step_{step:08d}", every_n_train_steps=every_n_steps, **newest))
+    return checkpoints
 
 
-def check_checkpoint_file(path: Path) -> None:
-    """Raise ``ConfigurationError`` unless the file is a whole checkpoint of Lightning's."""
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint with the most training steps. A damaged file is skipped with a message on stderr."""
+    whole: list[tuple[int, Path]] = []
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            whole.append((read_checkpoint(path)["global_step"], path))
+        except ConfigurationError:
+            print(f"uniex: {path} is damaged, going on without it", file=sys.stderr)
+    return max(whole, default=(0, None), key=lambda found: found[0])[1]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a run's checkpoint. Raises ``ConfigurationError`` unless every byte of the file is as it was written."""
     if not path.is_file():
         raise ConfigurationError(f"ckpt_path: no such file: {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise ConfigurationError(f"ckpt_path: not a readable checkpoint: {path}") from error
-    if not isinstance(content, dict) or "state_dict" not in content or "loops" not in content:
+    if content is None:
+        raise ConfigurationError(f"ckpt_path: not a readable checkpoint: {path}")
+    if not isinstance(content, dict) or not {"state_dict", "loops", "global_step"} <= content.keys():
         raise ConfigurationError(f"ckpt_path: not a checkpoint of a run: {path}")
+    return content

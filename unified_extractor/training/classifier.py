@@ -1,7 +1,7 @@
 """Image classification: a network, its loss, its metrics and its optimiser."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,7 +14,9 @@ from typing_extensions import override
 from unified_extractor.data import ImageDataModule
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
 from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.schedule import parameter_groups, warmup_cosine
+from unified_extractor.training.metrics import classification_metrics
+from unified_extractor.training.mixing import Mixing
+from unified_extractor.training.optimization import Optimization
 
 Batch = tuple[Tensor, Tensor]
 
@@ -22,16 +24,16 @@ Batch = tuple[Tensor, Tensor]
 class ImageClassifier(L.LightningModule):
     """Trains a network that maps images [B, C, H, W] to logits [B, num_classes].
 
-    Logs ``loss`` and ``accuracy`` under ``train/``, ``val/`` and ``test/``, once an epoch. No hyperparameters are saved in
-    checkpoints, the run's config lies beside them; the network's specs are.
+    Logs ``loss`` and ``accuracy`` under ``train/``, and under ``val/`` and ``test/`` calibration error and top-5 accuracy too, once
+    an epoch. No hyperparameters are saved in checkpoints, the run's config lies beside them; the network's specs are.
 
     Args:
         network: maps images to logits.
-        learning_rate: at its peak, after the warm-up.
-        weight_decay: of everything but norms and biases.
-        warmup_epochs: length of the linear rise before the cosine.
+        optimization: optimiser and schedule.
         label_smoothing: of the training loss.
-        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
+        mixing: of the training images, mixup and CutMix.
+        channels_last: keep weights and images in that memory format.
+        compile: run the network through ``torch.compile``.
 
     Raises:
         ConfigurationError: a network that does not fit the data, or a checkpoint of another architecture.
@@ -40,54 +42,63 @@ class ImageClassifier(L.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup_epochs: float = 1.0,
+        optimization: Optimization = Optimization(),
         label_smoothing: float = 0.0,
-        optimizer: Literal["adamw", "sgd"] = "adamw",
+        mixing: Mixing = Mixing(),
+        channels_last: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-        for name, value in (("weight_decay", weight_decay), ("warmup_epochs", warmup_epochs)):
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
-        self.network = network
-        self.learning_rate, self.weight_decay, self.warmup_epochs = learning_rate, weight_decay, warmup_epochs
-        self.label_smoothing, self.optimizer_name = label_smoothing, optimizer
-        self.train_accuracy, self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric(), MeanMetric()
+        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
+        self.optimization, self.label_smoothing, self.mixing = optimization, label_smoothing, mixing
+        self.image_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.compiled = compile
+        self.train_accuracy = MeanMetric()
 
     @override
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ImageDataModule):
             check_network(self.network, data)
+        self.num_classes = getattr(data, "num_classes", None) or self.network.num_classes
+        self.val_metrics = classification_metrics(self.num_classes, "val/")  # type: ignore[arg-type]
+        self.test_metrics = classification_metrics(self.num_classes, "test/")  # type: ignore[arg-type]
+        if self.compiled:
+            self.network.compile()
 
     @override
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, num_classes] of images [B, C, H, W]."""
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(images.contiguous(memory_format=self.image_format))
         return logits
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step("train", batch, self.label_smoothing)
+        images, labels = self.mixing(*batch, self.num_classes)  # type: ignore[arg-type]
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        self.train_accuracy(logits.argmax(dim=1) == likeliest)
+        log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
+        log("train/loss", loss, prog_bar=True, sync_dist=True)
+        log("train/accuracy", self.train_accuracy)
+        return loss
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step("val", batch)
+        self._evaluate("val", batch)
 
     @override
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step("test", batch)
+        self._evaluate("test", batch)
 
     @override
     def predict_step(self, batch: tuple[Tensor, list[str]], batch_idx: int) -> dict[str, Any]:
         """For a batch of images and their files: ``file`` and, of the likeliest class, ``label`` [B] and ``probability`` [B]."""
         images, files = batch
-        probability, label = self(images).softmax(dim=1).max(dim=1)
+        probability, label = self(images).float().softmax(dim=1).max(dim=1)
         return {"file": files, "label": label, "probability": probability}
 
     @override
@@ -95,15 +106,9 @@ class ImageClassifier(L.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ConfigurationError("trainer.max_epochs: must be set, the learning rate falls to zero at the end")
-        groups = parameter_groups(self.network, self.weight_decay)
-        optimizer: torch.optim.Optimizer
-        if self.optimizer_name == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
-        epochs = self.trainer.max_epochs or 1
-        warmup_steps = min(round(steps * self.warmup_epochs / epochs), int(steps) - 1)
-        schedule = warmup_cosine(optimizer, steps=int(steps), warmup_steps=warmup_steps)
+        optimizer = self.optimization.build(self.network)
+        warmup_steps = round(steps * self.optimization.warmup_epochs / (self.trainer.max_epochs or 1))
+        schedule = self.optimization.schedule(optimizer, steps=int(steps), warmup_steps=min(warmup_steps, int(steps) - 1))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
@@ -115,13 +120,16 @@ class ImageClassifier(L.LightningModule):
         path = self.trainer.ckpt_path or "ckpt_path"
         check_checkpoint(path, self.network, checkpoint.get("layer_specs", {}), network_weights(checkpoint["state_dict"]))
 
-    def _step(self, split: str, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        """Loss and metrics of the images that count: a label of -1 fills up a rank's last batch."""
         images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        accuracy: MeanMetric = getattr(self, f"{split}_accuracy")
-        accuracy(logits.argmax(dim=1) == labels)
-        log = partial(self.log, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(labels))
-        log(f"{split}/loss", loss, prog_bar=split == "train")
-        log(f"{split}/accuracy", accuracy, prog_bar=split == "val")
-        return loss
+        logits, counted = self(images), labels >= 0
+        logits, labels = logits[counted].float(), labels[counted]
+        loss = F.cross_entropy(logits, labels) if len(labels) else logits.new_zeros(())
+        log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
+        log(f"{split}/loss", loss, sync_dist=True)
+        metrics = self.val_metrics if split == "val" else self.test_metrics
+        if len(labels):
+            metrics.update(logits.softmax(dim=1), labels)
+        for name, metric in metrics.items():
+            log(name, metric, prog_bar=name == "val/accuracy")

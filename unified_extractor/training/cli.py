@@ -3,7 +3,6 @@
 ``fit`` trains, selects the epoch by validation accuracy, tests that epoch's checkpoint once, and writes the run's record.
 """
 
-import argparse
 import csv
 import dataclasses
 import sys
@@ -15,30 +14,29 @@ import lightning as L
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
 from unified_extractor.data import DataError, ImageDataModule
-from unified_extractor.training.architecture import check_network, read_weights
-from unified_extractor.training.callbacks import EpochTimer, NarrowProgressBar, ReseedEachEpoch
-from unified_extractor.training.checkpoints import check_checkpoint_file, run_checkpoints
+from unified_extractor.training.checkpoints import read_checkpoint
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.config_objects import check_config_objects
-from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.loggers import run_loggers
-from unified_extractor.training.messages import one_line
+from unified_extractor.training.environment import versions
+from unified_extractor.training.errors import ConfigurationError, DivergedError
+from unified_extractor.training.fitting import Fit, callback_list
+from unified_extractor.training.preflight import check_devices
 from unified_extractor.training.quiet import quiet
-from unified_extractor.training.record import make_record, versions, write_record
 from unified_extractor.training.refusals import refuse, unreadable_config, users_mistake
-from unified_extractor.training.run_folder import CHECKPOINTS, RECORD, RunFolder
+from unified_extractor.training.resolved import config_hash
+from unified_extractor.training.run_folder import RunFolder, release_locks
 from unified_extractor.training.saved_config import SaveRunConfig
+from unified_extractor.training.summary import summarise
 
 Built = TypeVar("Built")
-_GROUPS: dict[str, type] = {"model": ImageClassifier, "data": ImageDataModule, "trainer": L.Trainer, "run": RunFolder}
-_SINGLE: dict[str, type] = {"seed_everything": int, "threads": int, "ckpt_path": str}
+GROUPS: dict[str, type] = {"model": ImageClassifier, "data": ImageDataModule, "trainer": L.Trainer, "run": RunFolder}
+SINGLE: dict[str, type] = {"seed_everything": int, "threads": int, "checkpoint_every_n_steps": int, "ckpt_path": str}
+_GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -52,20 +50,18 @@ def main(args: Sequence[str] | None = None) -> int:
         return refuse(reason)
     try:
         TrainingCLI(arguments)
-    except argparse.ArgumentError as error:
-        return refuse(one_line(str(error), _GROUPS | _SINGLE))
-    except ValueError as error:
-        mistake = users_mistake(error)
+    except Exception as error:
+        mistake = users_mistake(error, GROUPS | SINGLE)
         if mistake is None:
             raise
-        return refuse(mistake)
-    except MisconfigurationException as error:
-        return refuse(f"trainer: {' '.join(str(error).split())}")
+        return refuse(mistake, code=1 if isinstance(error, DivergedError) else 2)
     except SystemExit as finished:
         if isinstance(finished.__context__, KeyboardInterrupt):
-            print("uniex: interrupted; the same command with --ckpt_path last goes on from the last epoch", file=sys.stderr)
+            print(f"uniex: interrupted; {_GO_ON}", file=sys.stderr)
             return 130
         return finished.code if isinstance(finished.code, int) else int(finished.code is not None)
+    finally:
+        release_locks()
     return 0
 
 
@@ -94,6 +90,12 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--threads", type=PositiveInt | None, default=None, help="Processor threads of torch, by default all."
         )
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=PositiveInt | None,
+            default=None,
+            help="Checkpoints within epochs, beside those between; exact with --data.loading.stateful or images on the device.",
+        )
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -105,10 +107,11 @@ class TrainingCLI(LightningCLI):
         command = self.config.subcommand
         settings: Namespace = self.config[command]
         check_config_objects(settings)
+        check_devices(settings.trainer.accelerator, settings.trainer.devices)
         if command != "fit" and settings.ckpt_path is None:
             raise ConfigurationError(f"ckpt_path: {command} needs the checkpoint of a trained network, got none")
         if settings.ckpt_path is not None and (command, settings.ckpt_path) != ("fit", "last"):
-            check_checkpoint_file(Path(settings.ckpt_path))
+            read_checkpoint(Path(settings.ckpt_path))
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -121,70 +124,24 @@ class TrainingCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **settings: Any) -> L.Trainer:
         given = self.config_init[self.subcommand].trainer
-        if self.subcommand != "fit":
-            settings.update(logger=given.logger or False, enable_checkpointing=False)
-            if self.subcommand == "predict" and given.enable_progress_bar is None:
-                settings["enable_progress_bar"] = False  # the table goes to stdout
-            return self._trainer(**settings)
-        for name in ("max_epochs", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
-            if given[name] == 0:
-                raise ConfigurationError(f"trainer.{name}: must not be 0, fit trains, validates and tests")
-        if _first_process():  # before anything is written
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-            self.datamodule.setup("test")
-            check_network(self.model.network, self.datamodule)
-            if self.config.fit.ckpt_path not in (None, "last"):
-                read_weights(self.config.fit.ckpt_path, self.model.network)
-        self.run: RunFolder = self.config_init.fit.run
-        unfinished = None
-        if self.config.fit.ckpt_path == "last":
-            unfinished = self.run.unfinished()
-            self.config_init.fit.ckpt_path = unfinished and unfinished / CHECKPOINTS / "last.ckpt"
-            if unfinished is None and _first_process():
-                print(f"{self.run.path}: no unfinished run to go on with, starting anew")
-        while True:
-            self.folder = None if given.fast_dev_run else unfinished or self.run.next()
-            trainer = self._trainer(**settings, **self._fit_settings(given))
-            if self.folder in (None, unfinished) or not _first_process() or self.run.claim(self.folder):
-                return trainer
+        if self.subcommand == "fit":
+            return self._fit_trainer(given, settings)
+        settings.update(logger=given.logger or False, enable_checkpointing=False)
+        if self.subcommand == "predict" and given.enable_progress_bar is None:
+            settings["enable_progress_bar"] = False  # the table goes to stdout
+        trainer = self._trainer(**settings)
+        if self.subcommand == "predict" and trainer.world_size > 1:
+            raise ConfigurationError(f"trainer.devices: predict prints one table from one device, got {trainer.world_size}")
+        return trainer
 
     def before_fit(self) -> None:
         """Say what runs and where its files go."""
-        if self.trainer.is_global_zero and self.folder:
-            count = sum(parameter.numel() for parameter in self.model.network.parameters())
-            print(
-                f"{self.folder}: {type(self.model.network).__name__} with {count:,} parameters on {type(self.datamodule).__name__}"
-            )
+        self.run.announce()
 
     def after_fit(self) -> None:
-        """Test the best epoch and write the record. Without checkpoints there is neither."""
-        if not self.checkpoints or self.folder is None:
-            return
-        best = self.checkpoints[0]
-        if best.best_model_score is None:
-            raise ConfigurationError(
-                "trainer: no epoch was validated, so there is no best checkpoint to test and no record; see max_epochs, max_steps, "
-                "check_val_every_n_epoch"
-            )
-        tested = self.trainer.test(self.model, self.datamodule, ckpt_path=best.best_model_path, verbose=False)[0]
-        record = make_record(
-            name=self.run.name,
-            seed=self.config.fit.seed_everything,
-            classifier=self.model,
-            data=self.datamodule,
-            trainer=self.trainer,
-            epoch_seconds=self.timer.seconds,
-            val_accuracy=float(best.best_model_score),
-            test_accuracy=tested["test/accuracy"],
-        )
-        if self.trainer.is_global_zero:
-            path = self.folder / RECORD
-            write_record(path, record)
-            print(
-                f"{record['name']}: test accuracy {record['test_accuracy']:.4f}, best validation {record['val_accuracy']:.4f}, "
-                f"{record['parameters']:,} parameters, {record['seconds_per_epoch']:.1f} s/epoch\n{path}"
-            )
+        """Test the best epoch, write the record, draw the curves, print the table."""
+        if (record := self.run.finish(self.trainer)) is not None and self.run.folder is not None:
+            summarise(record, self.run.folder)
 
     def predict(self, **arguments: Any) -> None:
         """Print file, class and probability of every image as CSV."""
@@ -196,29 +153,25 @@ class TrainingCLI(LightningCLI):
             for file, label, probability in zip(batch["file"], batch["label"], batch["probability"], strict=True):
                 table.writerow([file, names[label], f"{probability:.4f}"])
 
+    def _fit_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
+        """Checks everything with a trainer that writes nothing, takes the folder, then builds the one that trains."""
+        fit = self.config_init.fit
+        self.run = Fit(fit.run, self.model, self.datamodule, fit, config_hash(self.config.fit))
+        self.run.check(self._trial_trainer(given, settings))
+        if not given.fast_dev_run:
+            self.run.check_checkpoint(self.config.fit.ckpt_path)
+            self.run.claim(self.config.fit.ckpt_path)
+            fit.ckpt_path = self.run.checkpoint
+        return self._trainer(**settings, **self.run.trainer_settings())
+
+    def _trial_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
+        return self._trainer(**settings, callbacks=callback_list(given.callbacks), logger=False, enable_checkpointing=False)
+
     def _trainer(self, **settings: Any) -> L.Trainer:
         try:
             return super().instantiate_trainer(**settings)
         except (ValueError, MisconfigurationException) as error:
             raise ConfigurationError(f"trainer: {' '.join(str(error).split())}") from error
-
-    def _fit_settings(self, given: Namespace) -> dict[str, Any]:
-        """Loggers, checkpoints and callbacks of a run whose files lie in ``self.folder``, in none for a trial."""
-        self.timer = EpochTimer()
-        self.checkpoints: list[ModelCheckpoint] = []
-        callbacks: list[L.Callback] = [*_as_list(given.callbacks), ReseedEachEpoch(self.config.fit.seed_everything), self.timer]
-        if given.enable_progress_bar is not False:
-            callbacks.append(NarrowProgressBar())
-        if self.folder is None:
-            return {"callbacks": callbacks}
-        settings: dict[str, Any] = {"default_root_dir": self.folder, "callbacks": callbacks}
-        if given.enable_checkpointing is not False:
-            self.checkpoints = run_checkpoints(self.folder)
-            callbacks.extend(self.checkpoints)
-        if given.logger in (None, True):
-            settings["logger"] = run_loggers(self.folder)
-            callbacks.append(LearningRateMonitor("epoch"))
-        return settings
 
     def _built(self, kind: type[Built], /, *args: Any, **kwargs: Any) -> Built:
         """An object of the configuration. Its own complaint about its arguments gets the path that they have in the file."""
@@ -230,7 +183,7 @@ class TrainingCLI(LightningCLI):
             raise ConfigurationError(f"{self._path_of(kind)}: {error}") from error
 
     def _path_of(self, kind: type) -> str:
-        for path, group in _GROUPS.items():
+        for path, group in GROUPS.items():
             if kind is group:
                 return path
         settings = self.config[self.subcommand]
@@ -253,12 +206,3 @@ class _Parser(LightningArgumentParser):
 def _is_config_object(kind: type) -> bool:
     """Config objects are written as plain mappings: their class is known, no ``class_path`` needed."""
     return dataclasses.is_dataclass(kind)
-
-
-def _first_process() -> bool:
-    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
-    return rank == 0
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

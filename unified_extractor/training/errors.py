@@ -1,5 +1,9 @@
-"""What a run raises when its configuration cannot work."""
+"""What can be wrong with a run."""
 
 
 class ConfigurationError(ValueError):
-    """A setting that cannot work. One line that begins with the setting's path in the YAML file and names the rule."""
+    """Settings that cannot work. One line that starts with the path of the setting in the configuration."""
+
+
+class DivergedError(RuntimeError):
+    """A loss that is not finite. One line that says at which step, and where it first went wrong."""

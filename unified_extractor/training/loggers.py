@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
 def run_loggers(folder: Path) -> list[Logger]:
@@ -18,7 +19,7 @@ class _ContinuedCSVLogger(CSVLogger):
     @property
     def experiment(self) -> ExperimentWriter:
         path = Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE
-        if self._experiment is not None or not path.is_file():
+        if self._experiment is not None or not path.is_file() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return super().experiment
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))

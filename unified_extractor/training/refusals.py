@@ -1,25 +1,35 @@
 """One line on stderr for a user's mistake, and which errors are one."""
 
+import argparse
+import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from unified_extractor.data import DataError
-from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.errors import ConfigurationError, DivergedError
+from unified_extractor.training.messages import one_line
 
 
-def refuse(reason: str) -> int:
-    """Print ``uniex: error: reason`` and return the exit code of a wrong call."""
+def refuse(reason: str, code: int = 2) -> int:
+    """Print ``uniex: error: reason`` and return the exit code: 2 for a wrong call."""
     print(f"uniex: error: {reason}", file=sys.stderr)
-    return 2
+    return code
 
 
-def users_mistake(error: BaseException | None) -> str | None:
-    """The complaint about the user's settings that caused this error, if one did: others may have wrapped it."""
-    while error is not None:
-        if isinstance(error, ConfigurationError):
+def users_mistake(error: BaseException | None, roots: Mapping[str, type]) -> str | None:
+    """What a user needs to know of this error, or ``None`` if it is a bug. ``roots`` are the classes of the settings' groups."""
+    if isinstance(error, argparse.ArgumentError):
+        return one_line(str(error), roots)
+    if isinstance(error, MisconfigurationException):
+        return f"trainer: {' '.join(str(error).split())}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"run: the disk is full: {error.filename or error.strerror}; the last checkpoint that fitted is kept"
+    while error is not None:  # others may have wrapped it
+        if isinstance(error, ConfigurationError | DivergedError):
             return str(error)
         if isinstance(error, DataError):  # a worker's comes with its traceback, the reason last
             return "data: " + str(error).strip().splitlines()[-1].rsplit("DataError: ", 1)[-1]

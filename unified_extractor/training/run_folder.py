@@ -1,52 +1,126 @@
-"""Where a run keeps its files: ``<root>/<name>/version_<N>``, one folder a run, never written by two."""
+"""Where a run keeps its files: ``<root>/<name>/version_<N>``, one folder a run, never written by two processes."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from unified_extractor.training.checkpoints import CHECKPOINTS, newest_checkpoint
 from unified_extractor.training.errors import ConfigurationError
 
-CHECKPOINTS = "checkpoints"
 RECORD = "record.json"
+_LOCK = ".lock"
+_held: list[FileLock] = []
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A folder that this process may write: ``checkpoint`` is the one to go on from, ``None`` at a start."""
+
+    folder: Path
+    checkpoint: Path | None
 
 
 class RunFolder:
-    """Names the folders of runs.
+    """Names the folders of runs, and says what their records are filed under.
 
     Args:
         name: of the run, may contain ``/``.
         root: the folder under which all runs lie.
+        question: what the run is part of; written into its record.
+        variant: what its record is compared as; by default the last part of the name.
+        budget: the class of its cost, such as ``cpu``; records of different budgets never share a table.
 
     Raises:
         ConfigurationError: the folder cannot be made.
     """
 
-    def __init__(self, name: str = "run", root: str = "runs") -> None:
+    def __init__(
+        self, name: str = "run", root: str = "runs", question: str = "", variant: str | None = None, budget: str = ""
+    ) -> None:
         if not name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"name must be a relative path without '..', got {name!r}")
         self.name, self.path = name, Path(root) / name
+        self.question, self.variant, self.budget = question, variant or Path(name).name, budget
 
-    def next(self) -> Path:
-        """The next ``version_<N>``, not made yet."""
-        return self.path / f"version_{max((number for number, _ in self._versions()), default=-1) + 1}"
+    def claim(self, *, go_on: bool) -> Claim:
+        """Make a new folder, or ``go_on`` with the newest unfinished one that has a whole checkpoint, and lock it.
 
-    def claim(self, folder: Path) -> bool:
-        """Make that folder. False if another process has made it meanwhile."""
+        The lock is the operating system's: it ends with the process, however that ends.
+
+        Raises:
+            ConfigurationError: it cannot be made, or ``go_on`` while another process writes it.
+        """
+        with self._choosing():
+            newest = self.newest()
+            if go_on and newest is not None and self.running():
+                raise ConfigurationError(f"run: {newest} is being written by another process")
+            unfinished = newest if go_on and newest is not None and not (newest / RECORD).exists() else None
+            checkpoint = unfinished and newest_checkpoint(unfinished / CHECKPOINTS)
+            if unfinished is not None and checkpoint is not None:
+                _hold(unfinished)
+                return Claim(unfinished, checkpoint)
+            folder = self.path / f"version_{self._number(newest) + 1 if newest else 0}"
+            _make(folder)
+            _hold(folder)
+            return Claim(folder, None)
+
+    def found(self, *, go_on: bool) -> Claim:
+        """What the first process has claimed or is about to claim, for the other processes of the run, which write nothing."""
+        newest = self.newest() or self.path / "version_0"
+        if not go_on or (newest / RECORD).exists():
+            return Claim(newest, None)
+        return Claim(newest, newest_checkpoint(newest / CHECKPOINTS))
+
+    def newest(self) -> Path | None:
+        """The newest folder of this name."""
+        numbered = [folder for folder in self.path.glob("version_*") if folder.name.removeprefix("version_").isdecimal()]
+        return max(numbered, key=self._number, default=None)
+
+    def finished(self) -> Path | None:
+        """The newest folder, if it holds a record."""
+        newest = self.newest()
+        return newest if newest is not None and (newest / RECORD).is_file() else None
+
+    def running(self) -> bool:
+        """Whether a process, perhaps on another machine, writes the newest folder now."""
+        newest = self.newest()
+        if newest is None or not (newest / _LOCK).is_file():
+            return False
+        lock = FileLock(newest / _LOCK, is_singleton=False)
         try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if folder.is_dir():
-                return False
-            raise ConfigurationError(f"run: cannot make {folder}: a file is in the way") from None
-        except OSError as error:
-            raise ConfigurationError(f"run: cannot make {folder}: {error.strerror}") from error
-        return True
+            lock.acquire(blocking=False)
+        except Timeout:
+            return True
+        lock.release()
+        return False
 
-    def unfinished(self) -> Path | None:
-        """The newest folder that has a checkpoint to go on from and no record of a result yet."""
-        for _, folder in sorted(self._versions(), reverse=True):
-            if (folder / CHECKPOINTS / "last.ckpt").is_file() and not (folder / RECORD).exists():
-                return folder
-        return None
+    def _choosing(self) -> FileLock:
+        """Held while a folder is chosen: two processes that start at once choose one after the other."""
+        _make(self.path, exist_ok=True)
+        return FileLock(self.path / _LOCK, is_singleton=False)
 
-    def _versions(self) -> list[tuple[int, Path]]:
-        numbered = ((folder.name.removeprefix("version_"), folder) for folder in self.path.glob("version_*"))
-        return [(int(number), folder) for number, folder in numbered if number.isdecimal()]
+    @staticmethod
+    def _number(folder: Path) -> int:
+        return int(folder.name.removeprefix("version_"))
+
+
+def release_locks() -> None:
+    """Let other processes go on with the folders that this one has claimed."""
+    while _held:
+        _held.pop().release()
+
+
+def _hold(folder: Path) -> None:
+    lock = FileLock(folder / _LOCK, is_singleton=False)
+    lock.acquire(blocking=False)
+    _held.append(lock)
+
+
+def _make(folder: Path, *, exist_ok: bool = False) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        raise ConfigurationError(f"run: cannot make {folder}: a file is in the way") from None
+    except OSError as error:
+        raise ConfigurationError(f"run: cannot make {folder}: {error.strerror}") from error

@@ -1,0 +1,71 @@
+"""Stops a run whose loss is not finite, and finds the layer where that began."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from unified_extractor.training.errors import DivergedError
+
+
+class StopWhenDiverged(L.Callback):
+    """Raises :class:`DivergedError` before the weights are moved by a loss that is not finite.
+
+    The last checkpoint is therefore a good one. The check waits for the device once a step.
+    """
+
+    def __init__(self) -> None:
+        self._images: Tensor | None = None
+
+    @override
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._images = batch[0]
+
+    @override
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
+            assert self._images is not None
+            with trainer.precision_plugin.train_step_context():
+                began = first_not_finite(pl_module.network, self._images)  # type: ignore[arg-type]
+            place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}"
+            raise DivergedError(
+                f"the loss is {float(loss.detach())} at {place} of the run; {began}. The last checkpoint is from before"
+            )
+
+
+def first_not_finite(network: nn.Module, images: Tensor) -> str:
+    """Where, on the way from ``images`` to the logits, a value is not finite for the first time, in words."""
+    if not bool(torch.isfinite(images).all()):
+        return "the images are not finite already"
+    for name, parameter in network.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"the weights {name} are not finite already: the step before moved them there"
+    found: list[str] = []
+    with _watched(network, found), torch.no_grad():
+        network(images)
+    return f"the first layer whose output is not finite is {found[0]}" if found else "all of the network's outputs are finite"
+
+
+@contextmanager
+def _watched(network: nn.Module, found: list[str]) -> Iterator[None]:
+    """Note the name of every module whose output is not finite, in the order in which they finish: the innermost come first."""
+    handles: list[RemovableHandle] = []
+    compiled, network._compiled_call_impl = network._compiled_call_impl, None  # hooks of modules inside it would not run
+    for name, module in network.named_modules():
+
+        def note(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
+            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                found.append(f"{name or 'the network'} ({type(module).__name__})")
+
+        handles.append(module.register_forward_hook(note))
+    try:
+        yield
+    finally:
+        network._compiled_call_impl = compiled
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,160 @@
+"""One run of ``fit``: what is checked before it, what it writes into its folder, its record."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from unified_extractor.analysis.record import Record, write_rows
+from unified_extractor.data import ImageDataModule
+from unified_extractor.training.architecture import check_network, read_weights
+from unified_extractor.training.callbacks import NarrowProgressBar, ReseedEachStep, RunHistory
+from unified_extractor.training.checkpoints import read_checkpoint, run_checkpoints
+from unified_extractor.training.classifier import ImageClassifier
+from unified_extractor.training.divergence import StopWhenDiverged
+from unified_extractor.training.environment import write_environment
+from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.loggers import run_loggers
+from unified_extractor.training.preflight import check_batch_norm, check_room
+from unified_extractor.training.record import make_record
+from unified_extractor.training.run_folder import RECORD, Claim, RunFolder
+from unified_extractor.training.window_pictures import WindowPictures
+
+PICTURES = "pictures"
+_NEEDED = ("max_epochs", "limit_train_batches", "limit_val_batches", "limit_test_batches")
+
+
+class Fit:
+    """A run that is about to be trained.
+
+    Args:
+        run: where its files go.
+        classifier: what is trained.
+        data: what it is trained on.
+        settings: the fit's settings, with built objects.
+        config_hash: of the resolved configuration.
+
+    Attributes:
+        folder: the run's, once claimed; none for a trial.
+        checkpoint: to go on from, if there is one.
+    """
+
+    def __init__(
+        self, run: RunFolder, classifier: ImageClassifier, data: ImageDataModule, settings: Namespace, config_hash: str
+    ) -> None:
+        self.run, self.classifier, self.data, self.settings, self.config_hash = run, classifier, data, settings, config_hash
+        self.folder: Path | None = None
+        self.checkpoint: Path | None = None
+        self._history = RunHistory()
+        self._checkpoints: list[ModelCheckpoint] = []
+        self._identity = ""
+
+    def check(self, trial: L.Trainer) -> None:
+        """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` has the trainer's settings."""
+        for name in _NEEDED:
+            if self.settings.trainer[name] == 0:
+                raise ConfigurationError(f"trainer.{name}: must not be 0, fit trains, validates and tests")
+        check_batch_norm(trial, self.settings.trainer.sync_batchnorm)
+        if not first_process():
+            return
+        self.data.trainer = trial
+        self.data.prepare_data()
+        self.data.setup("fit")
+        self.data.setup("test")
+        check_network(self.classifier.network, self.data)
+        check_room(self.run.path, self.classifier.network, trial)
+
+    def claim(self, go_on_from: str | None) -> None:
+        """Take a folder. ``go_on_from``: ``last``, or a checkpoint from which a new run starts, or none.
+
+        Raises ``SystemExit`` with code 0 if ``last`` is a finished run.
+        """
+        go_on = go_on_from == "last"
+        if go_on and (finished := self.run.finished()):
+            if first_process():
+                print(f"{finished}: finished, its record is there. Without --ckpt_path last, the same command starts another run")
+            raise SystemExit(0)
+        claim: Claim = self.run.claim(go_on=go_on) if first_process() else self.run.found(go_on=go_on)
+        self.folder = claim.folder
+        self.checkpoint = claim.checkpoint if go_on else Path(go_on_from) if go_on_from else None
+        if not first_process():
+            return
+        if go_on and self.checkpoint is None:
+            print(f"{self.run.path}: no unfinished run to go on with, starting anew")
+        try:
+            self._identity = write_environment(self.folder)
+        except OSError as error:
+            raise ConfigurationError(f"run: cannot write into {self.folder}: {error.strerror}") from error
+
+    def check_checkpoint(self, go_on_from: str | None) -> None:
+        """Raise ``ConfigurationError`` unless a given checkpoint is of this architecture."""
+        if go_on_from not in (None, "last") and first_process():
+            read_weights(go_on_from, self.classifier.network)
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Loggers, checkpoints and callbacks of the run; without a folder, those of a trial."""
+        given = self.settings.trainer
+        callbacks: list[L.Callback] = [*callback_list(given.callbacks), ReseedEachStep(self.settings.seed_everything)]
+        callbacks += [StopWhenDiverged(), self._history]
+        if given.enable_progress_bar is not False:
+            callbacks.append(NarrowProgressBar())
+        if self.folder is None:
+            return {"callbacks": callbacks}
+        settings: dict[str, Any] = {"default_root_dir": self.folder, "callbacks": callbacks}
+        callbacks.append(WindowPictures(self.folder / PICTURES))
+        if given.enable_checkpointing is not False:
+            self._checkpoints = run_checkpoints(self.folder, self.settings.checkpoint_every_n_steps)
+            callbacks.extend(self._checkpoints)
+        if given.logger in (None, True):
+            settings["logger"] = run_loggers(self.folder)
+            callbacks.append(LearningRateMonitor("epoch"))
+        return settings
+
+    def announce(self) -> None:
+        """Say what runs and where its files go."""
+        if first_process() and self.folder:
+            network = self.classifier.network
+            count = sum(parameter.numel() for parameter in network.parameters())
+            print(f"{self.folder}: {type(network).__name__} with {count:,} parameters on {self.data.name}")
+
+    def finish(self, trainer: L.Trainer) -> Record | None:
+        """Test the best epoch and write the record. Without checkpoints there is neither."""
+        if not self._checkpoints or self.folder is None:
+            return None
+        best = self._checkpoints[0]
+        if best.best_model_score is None:
+            raise ConfigurationError(
+                "trainer: no epoch was validated, so there is no best checkpoint to test and no record; see max_epochs, max_steps, "
+                "check_val_every_n_epoch"
+            )
+        tested = trainer.test(self.classifier, self.data, ckpt_path=best.best_model_path, verbose=False)[0]
+        if not trainer.is_global_zero:
+            return None
+        record = make_record(
+            identity=self._identity,
+            run=self.run,
+            config_hash=self.config_hash,
+            seed=self.settings.seed_everything,
+            classifier=self.classifier,
+            data=self.data,
+            trainer=trainer,
+            history=self._history,
+            best_epoch=read_checkpoint(Path(best.best_model_path))["epoch"] + 1,
+            tested=dict(tested),
+        )
+        write_rows(self.folder / RECORD, [record])
+        return record
+
+
+def first_process() -> bool:
+    """Whether this process speaks and writes for the run."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    return rank == 0
+
+
+def callback_list(value: Any) -> list[Any]:
+    """The callbacks of a configuration: none, one, or several."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
