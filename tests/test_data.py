@@ -2,6 +2,8 @@
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,21 @@ from PIL import Image
 from torch.utils.data import DistributedSampler
 
 from tests.image_folders import image_folder, write_images
-from unified_extractor.data import CIFAR10, CIFAR100, DataError, Digits, FashionMNIST, ImageDataModule, ImageFolder
-from unified_extractor.data.images import read_image
-from unified_extractor.data.sampler import EpochSampler
+from unified_extractor.data import (
+    CIFAR10,
+    CIFAR100,
+    Augmentation,
+    DataError,
+    Digits,
+    FashionMNIST,
+    ImageDataModule,
+    ImageFolder,
+    Loading,
+)
+from unified_extractor.data.augmentation import DRAWS, augmented
+from unified_extractor.data.images import Form, read_image
+from unified_extractor.data.resident import ResidentLoader
+from unified_extractor.data.sampler import EpochSampler, EvaluationSampler
 from unified_extractor.data.splits import balanced_subset, stratified_split
 
 
@@ -50,46 +64,184 @@ def test_batches_are_normalised_images_and_labels():
 
 
 def test_split_is_the_same_for_every_seed():
-    one, two = Digits(seed=1), Digits(seed=2)
+    one, two = (Digits(loading=Loading(seed=seed)) for seed in (1, 2))
     for split in ("train", "val", "test"):
         assert torch.equal(one.images(split).images, two.images(split).images)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_order_and_augmentation_depend_on_seed_and_epoch_alone(workers: int):
-    def drawn(seed: int, epoch: int, workers: int = 0) -> torch.Tensor:
-        data = Digits(batch_size=256, seed=seed, num_workers=workers, crop_padding=2, flip=True)
+@pytest.mark.parametrize("options", [{}, {"on_device": False}, {"on_device": False, "num_workers": 2}], ids=str)
+def test_order_and_augmentation_depend_on_seed_and_epoch_alone(options: dict[str, Any]):
+    def drawn(seed: int, epoch: int, **options: Any) -> torch.Tensor:
+        augmentation = Augmentation(crop_padding=2, flip=True, erasing=0.5)
+        data = Digits(batch_size=256, augmentation=augmentation, loading=Loading(seed=seed, **options))
         return epoch_of(data, epoch)[0]
 
-    expected = drawn(1, 3)
+    alone = {**options, "num_workers": 0} if options else {}
+    expected = drawn(1, 3, **alone)
     torch.manual_seed(torch.seed())
     state = torch.get_rng_state()
-    assert torch.equal(expected, drawn(1, 3, workers))
-    if workers == 0:
+    assert torch.equal(expected, drawn(1, 3, **options))
+    if "num_workers" not in options:
         assert torch.equal(state, torch.get_rng_state())
-        assert not torch.equal(expected, drawn(1, 4))
-        assert not torch.equal(expected, drawn(4, 0))
+        assert not torch.equal(expected, drawn(1, 4, **options))
+        assert not torch.equal(expected, drawn(4, 0, **options))
 
 
 def test_neighbouring_seeds_share_no_epoch():
-    orders = [tuple(epoch_of(Digits(seed=seed, batch_size=256), epoch)[1].tolist()) for seed in (0, 1) for epoch in (0, 1)]
+    data = [Digits(loading=Loading(seed=seed), batch_size=256) for seed in (0, 1)]
+    orders = [tuple(epoch_of(one, epoch)[1].tolist()) for one in data for epoch in (0, 1)]
     assert len(set(orders)) == 4
 
 
 def test_two_ranks_share_the_images_and_their_augmentation():
-    data = Digits(crop_padding=1)
-    whole = dict(data.train_dataloader().sampler)
-    parts = [dict(EpochSampler(data.images("train"), seed=data.seed, num_replicas=2, rank=rank)) for rank in (0, 1)]
-    assert parts[0] | parts[1] == whole
+    images = Digits().images("train")
+    whole, *parts = (EpochSampler(images, seed=3, num_replicas=n, rank=rank) for n, rank in ((1, 0), (2, 0), (2, 1)))
+    assert dict(parts[0]).items() | dict(parts[1]).items() <= dict(whole).items()
+    assert len(parts[0]) == len(parts[1]) == len(whole) // 2
+    together = torch.stack([part.order() for part in parts], 1).flatten()
+    assert torch.equal(together, whole.order()[:1150])  # step by step the ranks together see what one would
 
 
-def test_augmentation_crops_and_flips_the_training_images_only():
-    plain, moved = Digits(seed=0, batch_size=512), Digits(seed=0, batch_size=512, crop_padding=1)
+def test_every_image_is_evaluated_once_over_all_ranks():
+    images = Digits().images("val")
+    orders = [EvaluationSampler(images, num_replicas=4, rank=rank).order() for rank in range(4)]
+    assert {len(order) for order in orders} == {72}
+    assert sorted(torch.cat(orders).tolist()) == [-1, *range(287)]
+    for resident in (True, False):
+        data = Digits(loading=Loading(on_device=resident))
+        data.trainer = SimpleNamespace(world_size=4, global_rank=3, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+        labels = torch.cat([labels for _, labels in data.val_dataloader()])
+        assert labels[:-1].tolist() == images.labels[3::4].tolist()
+        assert labels[-1] == -1
+
+
+@pytest.mark.parametrize("on_device", [None, False])
+def test_augmentation_crops_and_flips_the_training_images_only(on_device: bool | None):
+    loading = Loading(seed=0, on_device=on_device)
+    plain, moved = (Digits(512, Augmentation(crop_padding=padding), loading) for padding in (0, 1))
     torch.testing.assert_close(epoch_of(plain, 0)[1], epoch_of(moved, 0)[1])
     assert not torch.equal(epoch_of(plain, 0)[0], epoch_of(moved, 0)[0])
     for loader in ("val_dataloader", "test_dataloader"):
         one, two = (next(iter(getattr(data, loader)()))[0] for data in (plain, moved))
         assert torch.equal(one, two)
+
+
+def test_images_on_the_device_and_from_a_loader_are_the_same():
+    resident, loaded = (Digits(loading=Loading(seed=5, on_device=where)) for where in (True, False))
+    assert isinstance(resident.train_dataloader(), ResidentLoader)
+    for one, two in zip(epoch_of(resident, 2), epoch_of(loaded, 2), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_batch_is_cropped_flipped_and_erased_as_its_draws_say():
+    images = torch.arange(1, 2 * 3 * 36 + 1).remainder(251).to(torch.uint8).view(2, 3, 6, 6)
+    padded = torch.nn.functional.pad(images, (2,) * 4)
+    settings = Augmentation(crop_padding=2, flip=True, erasing=0.5)
+    draws = torch.full((3, DRAWS), 0.99)
+    draws[0, :3] = torch.tensor([0.5, 0.5, 0.9])  # the middle, not flipped
+    draws[1, :3] = torch.tensor([0.5, 0.5, 0.1])  # flipped
+    draws[2, :3] = torch.tensor([0.0, 0.99, 0.9])  # up and to the right
+    draws[2, 3] = 0.1  # erased
+    crops, erased = augmented(padded, torch.tensor([0, 1, 1]), draws, settings)
+    assert torch.equal(crops[0], images[0])
+    assert torch.equal(crops[1], images[1].flip(2))
+    assert torch.equal(crops[2, :, 2:, :4], images[1, :, :4, 2:])
+    assert not crops[2, :, :2].any()
+    assert not crops[2, :, :, 4:].any()
+    assert not erased[:2].any()
+    assert 0 < int(erased[2].sum()) < 36
+
+
+def test_draws_are_spread_over_all_shifts_and_box_sizes():
+    draws = torch.rand(4000, DRAWS, generator=torch.Generator().manual_seed(0))
+    images = torch.zeros(1, 1, 36, 36, dtype=torch.uint8)
+    images[0, 0, 10, 20] = 255
+    settings = Augmentation(crop_padding=2, flip=True, erasing=0.25)
+    crops, erased = augmented(images, torch.zeros(4000, dtype=torch.long), draws, settings)
+    places = crops[:, 0].flatten(1).argmax(1)
+    counts = places.unique(return_counts=True)[1]
+    assert len(counts) == 5 * 10  # five rows, five columns, mirrored or not
+    assert counts.min() > 40
+    boxes = erased[:, 0].flatten(1).sum(1)
+    assert 0.22 < (boxes > 0).float().mean() < 0.28
+    share = boxes[boxes > 0] / 32**2
+    assert share.min() > 0.015
+    assert share.max() < 0.36
+    assert 0.15 < share.mean() < 0.2
+
+
+def test_a_position_within_an_epoch_is_part_of_a_checkpoint():
+    def batches(loader: ResidentLoader, epoch: int) -> list[torch.Tensor]:
+        loader.sampler.set_epoch(epoch)
+        return [images for images, _ in loader]
+
+    data = Digits(128, Augmentation(crop_padding=1))
+    unbroken = [batches(data.train_dataloader(), epoch) for epoch in (3, 4)]
+    first = data.train_dataloader()
+    first.sampler.set_epoch(3)
+    some = [images for _, (images, _) in zip(range(4), first, strict=False)]
+    state = first.state_dict()
+    again = data.train_dataloader()
+    again.load_state_dict(state)
+    rest = batches(again, 3)
+    for one, two in zip(unbroken[0], some + rest, strict=True):
+        assert torch.equal(one, two)
+    for one, two in zip(unbroken[1], batches(again, 4), strict=True):
+        assert torch.equal(one, two)
+    ended = data.train_dataloader()
+    batches(ended, 3)
+    later = data.train_dataloader()
+    later.load_state_dict(ended.state_dict())
+    assert len(batches(later, 4)) == 8
+
+
+def test_images_that_do_not_fit_the_device_path_are_refused_there():
+    data = Digits(augmentation=Augmentation(randaugment_magnitude=9), loading=Loading(on_device=True))
+    with pytest.raises(DataError, match=r"loading\.on_device=true needs"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(resized_crop=0.3, flip=True, randaugment_magnitude=9, erasing=1.0),
+        Augmentation(crop_padding=2, color_jitter=0.4),
+    ],
+)
+def test_augmentation_of_single_images_by_torchvision(augmentation: Augmentation, tmp_path: Path):
+    data = ImageFolder(str(image_folder(tmp_path)), image_size=16, augmentation=augmentation, batch_size=8)
+    one, two = (epoch_of(data, epoch)[0] for epoch in (0, 1))
+    assert one.shape == two.shape == (16, 3, 16, 16)
+    assert not torch.equal(one, two)
+    assert torch.equal(one, epoch_of(data, 0)[0])
+
+
+def test_a_resized_crop_chooses_from_the_whole_image_file(tmp_path: Path):
+    folder = image_folder(tmp_path)
+    for path in (folder / "train").rglob("*.png"):  # left half black, right half white: a square centre crop has both
+        Image.fromarray(np.repeat([[0] * 40 + [255] * 40], 20, 0).astype(np.uint8)).save(path)
+    data = ImageFolder(
+        str(folder), image_size=8, augmentation=Augmentation(resized_crop=0.1), batch_size=8, mean=[0.5], std=[0.5]
+    )
+    plain = torch.cat([epoch_of(data, epoch)[0] for epoch in range(4)]).flatten(1)
+    assert (plain.std(1) < 0.01).any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"crop_padding": -1}, "crop_padding"),
+        ({"resized_crop": 0.0}, "resized_crop"),
+        ({"resized_crop": 0.5, "crop_padding": 1}, "both crop"),
+        ({"randaugment_magnitude": 31}, "randaugment_magnitude"),
+        ({"randaugment_operations": 0}, "randaugment_operations"),
+        ({"erasing": 1.5}, "erasing"),
+        ({"color_jitter": -0.1}, "color_jitter"),
+    ],
+)
+def test_impossible_augmentation_is_named(wrong: dict[str, Any], name: str):
+    with pytest.raises(ValueError, match=name):
+        Augmentation(**wrong)
 
 
 def test_stratified_split_takes_the_fraction_of_every_class():
@@ -138,10 +290,10 @@ def test_per_class_limits_training_and_validation_but_not_the_test(tmp_path: Pat
 
 def test_images_in_memory_and_from_files_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     image_folder(tmp_path)
-    memory = ImageFolder(str(tmp_path), image_size=8, seed=0, batch_size=8, flip=True)
+    memory = ImageFolder(str(tmp_path), image_size=8, loading=Loading(seed=0), batch_size=8)
     kept = epoch_of(memory, 0)[0]
     monkeypatch.setattr("unified_extractor.data.folder.MEMORY_LIMIT", 0)
-    files = ImageFolder(str(tmp_path), image_size=8, seed=0, batch_size=8, flip=True)
+    files = ImageFolder(str(tmp_path), image_size=8, loading=Loading(seed=0), batch_size=8)
     assert type(files.images("train")) is not type(memory.images("train"))
     assert torch.equal(kept, epoch_of(files, 0)[0])
 
@@ -149,8 +301,10 @@ def test_images_in_memory_and_from_files_are_the_same(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(("size", "wanted"), [((8, 8), 8), ((20, 9), 8), ((9, 20), 7), ((5, 6), 8)])
 def test_images_of_any_size_become_square(tmp_path: Path, size: tuple[int, int], wanted: int):
     write_images(tmp_path, 1, size=size)
-    assert read_image(tmp_path / "0.png", 3, wanted).shape == (3, wanted, wanted)
-    grey = read_image(tmp_path / "0.png", 1, wanted)
+    assert read_image(tmp_path / "0.png", Form(3, wanted)).shape == (3, wanted, wanted)
+    assert read_image(tmp_path / "0.png", Form(3, wanted, resize=wanted + 3)).shape == (3, wanted, wanted)
+    assert read_image(tmp_path / "0.png", Form(3, wanted, whole=True)).shape[1:] == size
+    grey = read_image(tmp_path / "0.png", Form(1, wanted))
     assert grey.shape == (1, wanted, wanted)
     assert grey.dtype == torch.uint8
 
@@ -221,10 +375,13 @@ def test_batch_larger_than_the_training_images_is_refused():
         Digits(batch_size=1152).setup("fit")
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"num_workers": -1}, {"crop_padding": -1}])
-def test_wrong_options_are_named(wrong: dict[str, int]):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Digits(**wrong)
+def test_wrong_options_are_named(tmp_path: Path):
+    with pytest.raises(ValueError, match="batch_size"):
+        Digits(batch_size=0)
+    with pytest.raises(ValueError, match="num_workers"):
+        Loading(num_workers=-1)
+    with pytest.raises(ValueError, match="resize must be at least image_size, got resize=7, image_size=8"):
+        ImageFolder(str(tmp_path), image_size=8, resize=7)
 
 
 @pytest.mark.parametrize("kind", [CIFAR10, CIFAR100, FashionMNIST])

@@ -117,6 +117,10 @@ class ImageDataModule(L.LightningDataModule):
             self._read[split] = self.read(split)
         return self._read[split]
 
+    def training_batches(self) -> int:
+        """Batches an epoch on every device."""
+        return len(self.images("train")) // self._ranks()[0] // self.batch_size  # type: ignore[arg-type]
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] as the network sees it, float32."""
         return normalised(images, self.mean, self.std)

@@ -13,10 +13,10 @@ from typing_extensions import override
 
 from unified_extractor.data import ImageDataModule
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
-from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.metrics import classification_metrics
 from unified_extractor.training.mixing import Mixing
 from unified_extractor.training.optimization import Optimization
+from unified_extractor.training.steps import planned_steps
 
 Batch = tuple[Tensor, Tensor]
 
@@ -55,7 +55,9 @@ class ImageClassifier(L.LightningModule):
         self.optimization, self.label_smoothing, self.mixing = optimization, label_smoothing, mixing
         self.image_format = torch.channels_last if channels_last else torch.contiguous_format
         self.compiled = compile
-        self.train_accuracy = MeanMetric()
+        self.train_loss, self.train_accuracy = MeanMetric(), MeanMetric()
+        for metric in (self.train_loss, self.train_accuracy):
+            metric.persistent(True)  # a checkpoint within an epoch keeps its means
 
     @override
     def setup(self, stage: str) -> None:
@@ -75,14 +77,20 @@ class ImageClassifier(L.LightningModule):
         return logits
 
     @override
+    def on_train_epoch_start(self) -> None:
+        self.train_loss.reset()
+        self.train_accuracy.reset()
+
+    @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = self.mixing(*batch, self.num_classes)  # type: ignore[arg-type]
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)
+        self.train_loss(loss.detach())
         self.train_accuracy(logits.argmax(dim=1) == likeliest)
         log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
-        log("train/loss", loss, prog_bar=True, sync_dist=True)
+        log("train/loss", self.train_loss, prog_bar=True)
         log("train/accuracy", self.train_accuracy)
         return loss
 
@@ -103,12 +111,10 @@ class ImageClassifier(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ConfigurationError("trainer.max_epochs: must be set, the learning rate falls to zero at the end")
+        steps = planned_steps(self.trainer)
         optimizer = self.optimization.build(self.network)
         warmup_steps = round(steps * self.optimization.warmup_epochs / (self.trainer.max_epochs or 1))
-        schedule = self.optimization.schedule(optimizer, steps=int(steps), warmup_steps=min(warmup_steps, int(steps) - 1))
+        schedule = self.optimization.schedule(optimizer, steps=steps, warmup_steps=min(warmup_steps, steps - 1))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override

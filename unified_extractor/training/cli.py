@@ -5,6 +5,7 @@
 
 import csv
 import dataclasses
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from typing_extensions import override
 
 from unified_extractor.data import DataError, ImageDataModule
@@ -55,6 +56,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if mistake is None:
             raise
         return refuse(mistake, code=1 if isinstance(error, DivergedError) else 2)
+    except SIGTERMException:
+        print(f"uniex: stopped by SIGTERM; {_GO_ON}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except SystemExit as finished:
         if isinstance(finished.__context__, KeyboardInterrupt):
             print(f"uniex: interrupted; {_GO_ON}", file=sys.stderr)

@@ -109,7 +109,8 @@ class Fit:
             self._checkpoints = run_checkpoints(self.folder, self.settings.checkpoint_every_n_steps)
             callbacks.extend(self._checkpoints)
         if given.logger in (None, True):
-            settings["logger"] = run_loggers(self.folder)
+            step = read_checkpoint(self.checkpoint)["global_step"] if self.checkpoint else 0
+            settings["logger"] = run_loggers(self.folder, step)
             callbacks.append(LearningRateMonitor("epoch"))
         return settings
 

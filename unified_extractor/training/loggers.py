@@ -8,13 +8,20 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
-def run_loggers(folder: Path) -> list[Logger]:
-    """The loggers of a run whose files lie in ``folder``."""
-    return [_ContinuedCSVLogger(folder, name="", version=""), TensorBoardLogger(folder, name="", version="")]
+def run_loggers(folder: Path, step: int) -> list[Logger]:
+    """The loggers of a run whose files lie in ``folder`` and that goes on after so many steps, 0 at a start."""
+    return [
+        _ContinuedCSVLogger(folder, step),
+        TensorBoardLogger(folder, name="", version="", purge_step=step or None),
+    ]
 
 
 class _ContinuedCSVLogger(CSVLogger):
-    """A CSV logger that keeps the rows of a run it continues. Lightning's deletes them."""
+    """A CSV logger that keeps the rows of a run it continues, up to where that goes on. Lightning's deletes them."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, name="", version="")
+        self._step = step
 
     @property
     def experiment(self) -> ExperimentWriter:
@@ -22,7 +29,7 @@ class _ContinuedCSVLogger(CSVLogger):
         if self._experiment is not None or not path.is_file() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return super().experiment
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = [row for row in csv.DictReader(file) if int(row["step"]) < self._step]
         writer = super().experiment
         writer.metrics = rows
         writer.save()

@@ -1,0 +1,106 @@
+"""Runs of tiny networks on digits, in this process or in their own, and callbacks that break them."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+class KillOnce(L.Callback):
+    """Sends this process a signal at the end of an optimiser step: SIGKILL is what a power cut is. Only the first time."""
+
+    def __init__(self, step: int, marker: str, number: int = signal.SIGKILL) -> None:
+        self.step, self.marker, self.number = step, marker, number
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        marker = Path(f"{self.marker}.{trainer.global_rank}")
+        if trainer.global_step == self.step and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), self.number)
+
+
+class LossFile(L.Callback):
+    """Appends the loss of every step, averaged over the ranks, to a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        loss = trainer.strategy.reduce(outputs["loss"].detach().double(), reduce_op="mean")
+        if trainer.is_global_zero:
+            with self.path.open("a") as file:
+                file.write(f"{float(loss)!r}\n")
+
+
+class Poison(L.Callback):
+    """Makes one layer put out a value that is not finite, from a step on."""
+
+    def __init__(self, layer: str, step: int) -> None:
+        self.layer, self.step = layer, step
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            layer = pl_module.network.get_submodule(self.layer)
+            layer.register_forward_hook(lambda module, inputs, output: output * float("inf"))
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """A run of a tiny network on digits; ``changes`` are dotted keys with ``__`` for the dot."""
+    config: dict[str, Any] = {
+        "run": {"name": "tiny"},
+        "threads": 1,
+        "model": {
+            "optimization": {"learning_rate": 0.01},
+            "network": {
+                "class_path": "unified_extractor.models.ExtractorNet",
+                "init_args": {
+                    "num_classes": 10,
+                    "in_chans": 1,
+                    "widths": [8],
+                    "depths": [1],
+                    "spec": {"kernel_size": 3, "static_kernel": {"channels": "dense"}},
+                },
+            },
+        },
+        "data": {
+            "class_path": "unified_extractor.data.Digits",
+            "init_args": {"batch_size": 128, "augmentation": {"crop_padding": 1}},
+        },
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
+    }
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        target = config
+        for key in parents:
+            target = target.setdefault(key, {})
+        target[last] = value
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def in_its_own_process(*arguments: object, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    """``uniex`` in a process of its own, in the current folder."""
+    command = prefix or (sys.executable, "-m", "unified_extractor")
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run([*command, *map(str, arguments)], env=variables, capture_output=True, text=True, timeout=300)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """The classifier's state in a checkpoint."""
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def final(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint between epochs."""
+    content: dict[str, Any] = torch.load(max((folder / "checkpoints").glob("epoch_*.ckpt")), weights_only=True)
+    return content

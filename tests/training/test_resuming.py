@@ -1,0 +1,146 @@
+"""Nothing is lost: a run that is killed and started again by the same command ends at the weights of an unbroken one."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny_runs import final, in_its_own_process, write_config
+
+EVERYTHING: dict[str, Any] = {
+    "model__label_smoothing": 0.1,
+    "model__mixing": {"mixup": 0.2, "cutmix": 1.0, "probability": 0.8},
+    "model__optimization__generator_learning_rate_scale": 0.5,
+    "model__network__init_args__drop_rate": 0.2,
+    "model__network__init_args__depths": [2],
+    "model__network__init_args__drop_path_rate": 0.2,
+    "model__network__init_args__spec": {
+        "kernel_size": 3,
+        "offsets": {"kind": "learned"},
+        "static_kernel": {"channels": "depthwise"},
+        "dynamic_kernel": {"source": "generated", "channels_per_group": 4},
+        "generator": {"reduction": 2, "norm": "batch", "activation": "relu"},
+    },
+    "data__init_args__augmentation": {"crop_padding": 1, "erasing": 0.3},
+    "trainer__max_epochs": 4,
+    "trainer__gradient_clip_val": 1.0,
+}
+AVERAGE = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def killed(step: int, number: int = signal.SIGKILL) -> dict[str, Any]:
+    return {
+        "class_path": "tests.tiny_runs.KillOnce",
+        "init_args": {"step": step, "marker": "killed", "number": int(number)},
+    }
+
+
+def same(one: Any, two: Any, path: str = "") -> None:
+    """Two checkpoints hold the same values, bit by bit, times and paths aside."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys(), path
+        for key in one:
+            if key not in ("epoch_seconds", "step_seconds", "pytorch-lightning_version") and "ModelCheckpoint" not in str(key):
+                same(one[key], two[key], f"{path}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), path
+        for index, (a, b) in enumerate(zip(one, two, strict=True)):
+            same(a, b, f"{path}[{index}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), path
+    else:
+        assert one == two, path
+
+
+def unbroken(tmp_path: Path, *options: str, **changes: Any) -> Path:
+    file = write_config(tmp_path, run__name="unbroken", trainer__callbacks=[AVERAGE], **{**EVERYTHING, **changes})
+    done = in_its_own_process("fit", "--config", file, "--ckpt_path", "last", *options)
+    assert done.returncode == 0, done.stderr
+    return Path("runs/unbroken/version_0")
+
+
+def broken(tmp_path: Path, step: int, *options: str, number: int = signal.SIGKILL, **changes: Any) -> Path:
+    callbacks = [AVERAGE, killed(step, number)]
+    file = write_config(tmp_path, run__name="broken", trainer__callbacks=callbacks, **{**EVERYTHING, **changes})
+    command = ("fit", "--config", str(file), "--ckpt_path", "last", *options)
+    first = in_its_own_process(*command)
+    assert first.returncode != 0
+    folder = Path("runs/broken/version_0")
+    assert not (folder / "record.json").exists()
+    again = in_its_own_process(*command)
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in Path("runs/broken").glob("version_*")] == ["version_0"]
+    return folder
+
+
+def assert_equal_ends(one: Path, two: Path) -> None:
+    same(final(one), final(two))
+    records = [json.loads((folder / "record.json").read_text()) for folder in (one, two)]
+    for field in ("test_accuracy", "test_loss", "test_calibration_error", "val_accuracy", "curve", "best_epoch", "epochs"):
+        assert records[0][field] == records[1][field], field
+    rows = [(folder / "metrics.csv").read_text().splitlines() for folder in (one, two)]
+    assert rows[0] == rows[1]
+
+
+def test_killed_in_the_middle_of_an_epoch(tmp_path: Path):
+    assert_equal_ends(unbroken(tmp_path), broken(tmp_path, step=20))  # 8 steps an epoch
+
+
+def test_killed_in_the_first_epoch_starts_anew(tmp_path: Path):
+    file = write_config(tmp_path, trainer__callbacks=[killed(3)])
+    command = ("fit", "--config", str(file), "--ckpt_path", "last")
+    assert in_its_own_process(*command).returncode == -signal.SIGKILL
+    again = in_its_own_process(*command)
+    assert again.returncode == 0, again.stderr
+    assert "no unfinished run to go on with, starting anew" in again.stdout
+    assert (tmp_path / "runs" / "tiny" / "version_1" / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+    "loading", [{}, {"on_device": False, "stateful": True}, {"on_device": False, "stateful": True, "num_workers": 2}]
+)
+def test_killed_between_checkpoints_within_an_epoch(tmp_path: Path, loading: dict[str, Any]):
+    within = ("--checkpoint_every_n_steps", "3")
+    changes = {"data__init_args__loading": loading, "trainer__max_epochs": 3}
+    one = unbroken(tmp_path, *within, **changes)
+    two = broken(tmp_path, 14, *within, **changes)
+    assert (two / "checkpoints" / "step_00000024.ckpt").exists()
+    assert_equal_ends(one, two)
+
+
+def test_killed_with_two_processes(tmp_path: Path):
+    devices = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    changes = {"data__init_args__batch_size": 64}
+    assert_equal_ends(unbroken(tmp_path, *devices, **changes), broken(tmp_path, 20, *devices, **changes))
+
+
+def test_sigterm_stops_the_run_and_the_same_command_goes_on(tmp_path: Path):
+    assert_equal_ends(unbroken(tmp_path), broken(tmp_path, step=20, number=signal.SIGTERM))
+
+
+def test_slurm_preemption_requeues_and_resumes_from_the_last_epoch(tmp_path: Path):
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/requeued\nkill -TERM $PPID\n")
+    scontrol.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    slurm |= {"SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "localhost", "PATH": f"{scontrol.parent}:/usr/bin:/bin"}
+    one = unbroken(tmp_path)
+    callbacks = [AVERAGE, killed(20, signal.SIGUSR1)]
+    file = write_config(tmp_path, run__name="broken", trainer__callbacks=callbacks, **EVERYTHING)
+    command = ("fit", "--config", str(file), "--ckpt_path", "last")
+    first = in_its_own_process(*command, **slurm)
+    assert (tmp_path / "requeued").read_text() == "requeue 77\n", first.stderr
+    folder = Path("runs/broken/version_0")
+    assert not (folder / "record.json").exists()
+    again = in_its_own_process(*command, **slurm)
+    assert again.returncode == 0, again.stderr
+    assert_equal_ends(one, folder)
