@@ -1,10 +1,8 @@
-"""``uniex describe``, ``report`` and ``visualize``: what they print, draw and refuse."""
+"""``uniex describe`` and ``visualize``: what they print, draw and refuse."""
 
-import json
 import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 
@@ -104,29 +102,15 @@ def runs(tmp_path_factory):
     return root
 
 
-def test_report_writes_the_records_as_a_table_and_curves(runs, tmp_path, capsys):
-    capsys.readouterr()
-    assert main(["report", str(runs), "--output", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    table = pd.read_csv(tmp_path / "results.csv").set_index("name")
-    for path in runs.rglob("record.json"):
-        record = json.loads(path.read_text())
-        assert table.loc[record["name"], "test_accuracy"] == record["test_accuracy"]
-        assert table.loc[record["name"], "multiply_adds"] == record["multiply_adds"]
-        assert f"{record['parameters']:,}" in printed
-        assert f"{record['test_accuracy']:.2%}" in (tmp_path / "results.md").read_text()
-    assert (tmp_path / "curves.png").stat().st_size > 5000
-
-
 def test_visualize_draws_trained_networks(runs, tmp_path, capsys):
     assert main(["visualize", str(runs), "--image", "3", "--output", str(tmp_path / "windows.png")]) == 0
     assert "test image 3, class 8" in capsys.readouterr().out
     assert (tmp_path / "windows.png").stat().st_size > 10_000
 
 
-def test_report_and_visualize_refuse_folders_without_usable_runs(runs, tmp_path, capsys):
-    assert "no such folder" in refused(capsys, "report", tmp_path / "nowhere")
-    assert "no record.json in or below it" in refused(capsys, "report", tmp_path)
+def test_visualize_refuses_folders_without_usable_runs(runs, tmp_path, capsys):
+    assert "no such folder" in refused(capsys, "visualize", tmp_path / "nowhere")
+    assert "no record.json in or below it" in refused(capsys, "visualize", tmp_path)
     assert "--image must be below" in refused(capsys, "visualize", runs, "--image", "9999")
     assert "--layer must be below" in refused(capsys, "visualize", runs, "--layer", "-1")
     assert "is not supported" in refused(capsys, "visualize", runs, "--output", tmp_path / "x.foo")
@@ -134,8 +118,5 @@ def test_report_and_visualize_refuse_folders_without_usable_runs(runs, tmp_path,
     shutil.copytree(runs / "digits" / "unified" / "version_0", broken)
     (broken / "checkpoints" / "best.ckpt").unlink()
     assert "best.ckpt: no such file" in refused(capsys, "visualize", broken)
-    (broken / "metrics.csv").write_text("nothing\n")
-    assert "not a log of validation accuracy" in refused(capsys, "report", broken, "--output", tmp_path / "out")
     (broken / "record.json").write_text('{"name": "x"')
-    assert "record.json: not a record" in refused(capsys, "report", broken, "--output", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert "record.json:1: not a row" in refused(capsys, "visualize", broken)

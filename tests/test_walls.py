@@ -26,7 +26,21 @@ ALLOWED = {
     "__init__": {"spec", "presets", "ops", "layers", "models", "interop", "analysis"},
 }
 STANDARD_LIBRARY_ONLY = {"spec", "presets"}
-FOREIGN = {"einops", "jsonargparse", "lightning", "matplotlib", "numpy", "pandas", "rich", "timm", "torch", "torchvision", "yaml"}
+FOREIGN = {
+    "einops",
+    "jsonargparse",
+    "lightning",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "rich",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+    "yaml",
+}
 
 
 def imports(path):
@@ -83,6 +97,7 @@ def test_importing_the_package_brings_nothing_that_only_some_need():
         "numba",
         "onnx",
         "safetensors",
+        "scipy",
         "timm",
         "torchvision",
     }

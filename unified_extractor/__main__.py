@@ -11,7 +11,7 @@ HELP = """usage: uniex COMMAND ...
   fit, validate, test, predict   train a network, evaluate it, classify images: uniex fit --config configs/digits/unified.yaml
   describe                       an extractor's formula in words, its cost and its drawing: uniex describe involution
   bench                          how fast the operator is beside its rivals: uniex bench cpu
-  report                         a table and accuracy curves of finished runs: uniex report runs/digits
+  report                         tables, statistics and figures of finished runs: uniex report runs/digits
   visualize                      sampling points and kernels of trained networks: uniex visualize runs/digits
 
 Every command explains its options: uniex COMMAND --help"""

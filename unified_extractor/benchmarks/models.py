@@ -10,7 +10,7 @@ import torch
 
 from unified_extractor import models, presets
 from unified_extractor.analysis.cost import cost
-from unified_extractor.analysis.records import as_markdown
+from unified_extractor.analysis.tables import as_markdown
 
 _SHAPE = (3, 224, 224)
 _NOTES = """Parameters and multiply-adds of one image of 224 x 224 pixels with 1000 classes, by `uniex bench models`. *ours* is counted by

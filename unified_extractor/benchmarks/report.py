@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unified_extractor.analysis.records import as_markdown
+from unified_extractor.analysis.tables import as_markdown
 from unified_extractor.benchmarks.cases import OURS, Case
 from unified_extractor.benchmarks.traffic import H200, kernels, limits, traffic
 

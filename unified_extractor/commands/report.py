@@ -1,38 +1,117 @@
-"""``uniex report``: finished runs as a table and as curves."""
+"""``uniex report``: rows of finished runs as tables and figures. Nothing but rows is read."""
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
-from unified_extractor.analysis.records import RecordError, as_markdown, draw_curves, find_runs, formatted, results_table
+from unified_extractor.analysis.curves import draw_accuracy_cost, draw_curves
+from unified_extractor.analysis.groups import groups, title
+from unified_extractor.analysis.record import Record, RecordError, write_rows
+from unified_extractor.analysis.sources import find_rows
+from unified_extractor.analysis.statistics import differences, summary
+from unified_extractor.analysis.tables import as_latex, as_markdown, as_rich, formatted, in_words, results_table
+
+KINDS = ("csv", "md", "tex")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything about one group of rows, by the names of its files.
+
+    Attributes:
+        tables: numbers.
+        captions: one a table.
+        figures: drawn, not saved.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    captions: dict[str, str]
+    figures: dict[str, Figure]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of the runs in or below the given folders; write it and the curves. Returns the exit code."""
-    parser = argparse.ArgumentParser("uniex report", description="Make a table and accuracy curves from finished runs.")
-    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders with runs below them")
+    """Write tables and figures of the rows that the sources hold, and print the tables that compare. Returns the exit code."""
+    parser = argparse.ArgumentParser("uniex report", description="Make tables and figures from rows of finished runs.")
     parser.add_argument(
-        "--output", type=Path, help="folder for results.csv, results.md, curves.png (default report in the first folder)"
+        "sources", nargs="+", type=Path, help="run folders, folders with runs below them, files of rows (*.jsonl)"
     )
+    parser.add_argument("--output", type=Path, help="folder of what is made (default report in the first source's folder)")
+    parser.add_argument("--baseline", metavar="VARIANT", help="what differences are taken from (default the first variant)")
+    parser.add_argument("--metric", default="test_accuracy", help="what is compared (default test_accuracy)")
+    parser.add_argument("--rows", type=Path, metavar="FILE.jsonl", help="also write all rows to this new file")
     given = parser.parse_args(arguments)
+    first = given.sources[0]
+    output = given.output or (first if first.is_dir() else first.parent) / "report"
     try:
-        runs = find_runs(given.folders)
-        results = results_table(runs)
-        curves = draw_curves(runs)
-        output = given.output or given.folders[0] / "report"
-        output.mkdir(parents=True, exist_ok=True)
+        rows = find_rows(given.sources)
+        found = groups(rows)
+        reports = {name: make_report(own, baseline=given.baseline, metric=given.metric) for name, own in found.items()}
+        if given.rows is not None and given.rows.exists():
+            raise FileExistsError(f"{given.rows} exists: rows are never overwritten")
+        folders = [output / name if len(reports) > 1 else output for name in reports]
+        for folder in (*folders, *([given.rows.parent] if given.rows else ())):
+            folder.mkdir(parents=True, exist_ok=True)
+        if given.rows is not None:
+            write_rows(given.rows, rows)
+        for folder, report in zip(folders, reports.values(), strict=True):
+            _write(report, folder)
     except (RecordError, OSError) as error:
         parser.exit(2, f"uniex: error: {error}\n")
-    text = formatted(results)
-    table = Table(*text.columns)
-    for row in text.values.tolist():
-        table.add_row(*row)
-    Console().print(table)
-    results.to_csv(output / "results.csv", index=False)
-    (output / "results.md").write_text(as_markdown(text))
-    curves.savefig(output / "curves.png", dpi=130)
-    print(f"written: {output}/results.csv, results.md, curves.png")
+    for folder, report in zip(folders, reports.values(), strict=True):
+        _print(report)
+        tables, figures = ",".join(report.tables), ",".join(report.figures)
+        print(f"written: {folder}/{{{tables}}}.{{{','.join(KINDS)}}}, {folder}/{{{figures}}}.png")
+    if given.rows is not None:
+        print(f"written: {given.rows}, {len(rows)} rows")
     return 0
+
+
+def make_report(rows: Sequence[Record], *, baseline: str | None = None, metric: str = "test_accuracy") -> Report:
+    """Tables and figures of one group. Without two variants that share two seeds there are no differences.
+
+    Raises:
+        RecordError: the rows cannot be compared, the baseline is no variant of them, or a row has no such metric.
+    """
+    about, called = title(rows), in_words(metric)
+    tables = {"results": results_table(rows), "summary": summary(rows, metric)}
+    captions = {
+        "results": f"{about}: {len(rows)} run{'s' * (len(rows) > 1)}",
+        "summary": f"{about}: means over seeds; ± is half the 95 % t-interval of {called}, absent with one seed",
+    }
+    paired = differences(rows, baseline=baseline, metric=metric)
+    if len(paired):
+        tables["differences"] = paired
+        count = f"{len(paired)} comparison{'s' * (len(paired) > 1)} made"
+        captions["differences"] = (
+            f"{about}: {called} minus that of {paired['baseline'][0]}, paired by seed; 95 % t-intervals, {count}, not corrected for it"
+        )
+    figures = {"curves": draw_curves(rows), "accuracy_cost": draw_accuracy_cost(rows, metric)}
+    return Report(tables=tables, captions=captions, figures=figures)
+
+
+def _write(report: Report, folder: Path) -> None:
+    for kind in KINDS:  # an earlier report may have had some
+        (folder / f"differences.{kind}").unlink(missing_ok=True)
+    for name, table in report.tables.items():
+        text, caption = formatted(table), report.captions[name]
+        table.to_csv(folder / f"{name}.csv", index=False)
+        (folder / f"{name}.md").write_text(as_markdown(text, caption))
+        (folder / f"{name}.tex").write_text(as_latex(text, caption))
+    for name, figure in report.figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=130)
+
+
+def _print(report: Report) -> None:
+    """The runs, or with several seeds what is compared over them."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)
+    several = (report.tables["summary"]["seeds"] > 1).any()
+    for name in ("summary", "differences") if several else ("results",):
+        if name in report.tables:
+            console.print(as_rich(formatted(report.tables[name]), report.captions[name]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unified_extractor.analysis.modules import extractors
 from unified_extractor.analysis.pictures import draw_windows
-from unified_extractor.analysis.records import find_runs, read_record
+from unified_extractor.analysis.sources import find_runs, read_run
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.trained import load_run
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         runs = find_runs(given.folders)
-        loaded = {read_record(run)["name"].rsplit("/")[-1]: load_run(run) for run in runs}
+        loaded = {read_run(run).name.rsplit("/")[-1]: load_run(run) for run in runs}
         data = next(iter(loaded.values()))[1]
         for name, (network, other) in loaded.items():
             if (type(other), other.in_chans, other.image_size) != (type(data), data.in_chans, data.image_size):

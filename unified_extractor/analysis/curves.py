@@ -1,0 +1,95 @@
+"""Rows as figures: learning curves, and how well against at what cost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from unified_extractor.analysis.groups import by_variant, title
+from unified_extractor.analysis.labels import label_points
+from unified_extractor.analysis.record import Record
+from unified_extractor.analysis.statistics import summary
+from unified_extractor.analysis.tables import in_words
+
+
+def draw_curves(rows: Sequence[Record]) -> Figure:
+    """Validation accuracy after every epoch, and the losses of training and validation; a line a variant.
+
+    With several seeds the line is their mean and a band reaches from the lowest to the highest.
+
+    Raises:
+        RecordError: the rows cannot be compared, see :func:`by_variant`.
+    """
+    variants = by_variant(rows)
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    handles = []
+    for colour, (variant, own) in zip(_colours(len(variants)), variants.items(), strict=True):
+        _draw(accuracy, own, "val_accuracy", 100, color=colour)
+        _draw(loss, own, "val_loss", 1, color=colour)
+        _draw(loss, own, "train_loss", 1, color=colour, linestyle="--")
+        seeds = f" ({len(own)} seeds)" if len(own) > 1 else ""
+        handles.append(Line2D([], [], color=colour, marker=".", label=f"{variant}{seeds}"))
+    accuracy.set(ylabel="validation accuracy (%)")
+    loss.set(ylabel="cross entropy")
+    loss.legend(
+        handles=[Line2D([], [], color="grey", ls=ls, label=name) for ls, name in (("-", "validation"), ("--", "training"))]
+    )
+    for axis in (accuracy, loss):
+        axis.set(xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    several = any(len(own) > 1 for own in variants.values())
+    figure.suptitle(title(rows) + (": mean over seeds, band from lowest to highest" if several else ""), fontsize=10)
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(4, 140 // (longest + 10))), fontsize=9)
+    return figure
+
+
+def draw_accuracy_cost(rows: Sequence[Record], metric: str = "test_accuracy") -> Figure:
+    """The metric against multiply-adds, a labelled point a variant; bars are 95 % t-intervals over seeds, absent with one seed.
+
+    Raises:
+        RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no such metric.
+    """
+    table = summary(rows, metric)
+    percent = metric.endswith(("accuracy", "error"))
+    scale = 100 if percent else 1
+    costs, means, bars = (table[name].to_numpy(float) for name in ("multiply_adds", metric, f"{metric}_half_width"))
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axis = figure.subplots()
+    colours = _colours(len(table))
+    for colour, cost, mean, bar in zip(colours, costs, scale * means, scale * bars, strict=True):
+        axis.errorbar(cost, mean, yerr=None if np.isnan(bar) else bar, fmt="o", capsize=4, color=colour)
+    if costs.min() > 0 and costs.max() > 10 * costs.min():
+        axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_formatter(EngFormatter())
+    axis.margins(0.18, 0.12)
+    axis.set(xlabel="multiply-adds of an image", ylabel=in_words(metric) + (" (%)" if percent else ""))
+    bars_in_words = ": mean over seeds, bars are 95 % t-intervals" if not np.isnan(bars).all() else ""
+    axis.set_title(title(rows) + bars_in_words, fontsize=10)
+    axis.grid(alpha=0.3)
+    label_points(axis, table["variant"].tolist(), costs, scale * means, scale * np.nan_to_num(bars), colours)
+    return figure
+
+
+def _draw(axis: Axes, rows: Sequence[Record], field: str, scale: float, **style: Any) -> None:
+    """The mean of a field at the epochs that all rows have, and its range."""
+    curves = [pd.Series({point.epoch: scale * getattr(point, field) for point in row.curve}, dtype=float) for row in rows]
+    table = pd.concat(curves, axis=1, join="inner").sort_index()
+    axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, linewidth=1.4, **style)
+    if len(rows) > 1:
+        axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _colours(count: int) -> list[Any]:
+    return (
+        [colormaps["tab10"](i) for i in range(count)] if count <= 10 else list(colormaps["turbo"](np.linspace(0.05, 0.95, count)))
+    )
