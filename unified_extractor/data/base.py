@@ -129,6 +129,8 @@ class ImageDataModule(L.LightningDataModule):
     def train_dataloader(self) -> Loader:
         images, (replicas, rank) = self.images("train"), self._ranks()
         sampler = EpochSampler(images, seed=self.seed, num_replicas=replicas, rank=rank)
+        if self.trainer:  # a stateful loader skips what a broken epoch has used up before Lightning sets the epoch
+            sampler.set_epoch(self.trainer.current_epoch)
         if self._resident("train"):
             return self._resident_loader(images, sampler, self.augmentation)
         transform = self.augmentation.transform(self.image_size, self.mean)

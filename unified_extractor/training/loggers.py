@@ -20,7 +20,7 @@ class _ContinuedCSVLogger(CSVLogger):
     """A CSV logger that keeps the rows of a run it continues, up to where that goes on. Lightning's deletes them."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        super().__init__(folder, name="", version="")
+        super().__init__(folder, name="", version="", flush_logs_every_n_steps=1)
         self._step = step
 
     @property

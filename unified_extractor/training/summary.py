@@ -2,10 +2,22 @@
 
 from pathlib import Path
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from unified_extractor.analysis.curves import draw_curves
 from unified_extractor.analysis.record import Record
+from unified_extractor.analysis.tables import formatted, results_table
 from unified_extractor.training.run_folder import RECORD
 
 
 def summarise(record: Record, folder: Path) -> None:
-    """Print the run's row and draw ``curves.png``."""
-    print(f"{folder / RECORD} {record.test_accuracy:.4f}")
+    """Print the run's row, a line a field, and draw ``curves.png`` into its folder."""
+    text = formatted(results_table([record]))
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    for name, (value,) in text.items():
+        table.add_row(str(name), str(value))
+    Console().print(table)
+    draw_curves([record]).savefig(folder / "curves.png", dpi=130)
+    print(f"test accuracy {record.test_accuracy:.4f} of epoch {record.best_epoch}\n{folder / RECORD}, curves.png")
