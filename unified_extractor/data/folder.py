@@ -60,9 +60,9 @@ class ImageFolder(ImageDataModule):
         super().__init__(batch_size, augmentation, loading, predict_folder)
         if len(mean) not in (1, 3) or len(std) != len(mean):
             raise ValueError(f"mean and std must both have one value (grey) or three (RGB), got mean={mean}, std={std}")
-        for name, value in (("image_size", image_size), ("per_class", 1 if per_class is None else per_class)):
+        for option, value in (("image_size", image_size), ("per_class", 1 if per_class is None else per_class)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise ValueError(f"{option} must be at least 1, got {value}")
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie between 0 and 1, got {validation_fraction}")
         if resize is not None and resize < image_size:
