@@ -1,4 +1,4 @@
-"""Training: it learns, it repeats itself, it resumes where it stopped, it keeps what it wrote."""
+"""Training: it learns, it repeats itself, it keeps what it wrote."""
 
 import csv
 import json
@@ -9,19 +9,26 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-import yaml
 from torch import nn
-from unified_extractor.training.schedule import parameter_groups, warmup_cosine
 
 from tests.image_folders import write_images
+from tests.tiny_runs import final, write_config
 from unified_extractor import presets
+from unified_extractor.analysis.record import read_rows
 from unified_extractor.data import Digits
 from unified_extractor.models import VOLO, ExtractorNet
 from unified_extractor.training import ConfigurationError, ImageClassifier
-from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_specs
+from unified_extractor.training.architecture import (
+    check_checkpoint,
+    check_network,
+    generating_parameters,
+    layer_specs,
+    network_specs,
+)
+from unified_extractor.training.callbacks import ReseedEachStep
 from unified_extractor.training.cli import main
-from unified_extractor.training.record import write_record
-from unified_extractor.training.run_folder import RunFolder
+from unified_extractor.training.mixing import Mixing
+from unified_extractor.training.optimization import Optimization, parameter_groups
 
 
 @pytest.fixture(autouse=True)
@@ -39,45 +46,10 @@ def network(**changes: Any) -> ExtractorNet:
     )
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
-    """A run of a tiny network on digits; ``changes`` are dotted keys with ``__`` for the dot."""
-    config: dict[str, Any] = {
-        "run": {"name": "tiny"},
-        "model": {
-            "learning_rate": 0.01,
-            "network": {
-                "class_path": "unified_extractor.models.ExtractorNet",
-                "init_args": {
-                    "num_classes": 10,
-                    "in_chans": 1,
-                    "widths": [8],
-                    "depths": [1],
-                    "spec": {"kernel_size": 3, "static_kernel": {"channels": "dense"}},
-                },
-            },
-        },
-        "data": {"class_path": "unified_extractor.data.Digits", "init_args": {"batch_size": 128, "crop_padding": 1}},
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
-    }
-    for path, value in changes.items():
-        *parents, last = path.split("__")
-        target = config
-        for key in parents:
-            target = target[key]
-        target[last] = value
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(config))
-    return file
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
 def test_one_epoch_improves_the_loss():
     L.seed_everything(0)
     net = network(widths=[16, 32], depths=[1, 1])
-    model, data = ImageClassifier(net, learning_rate=0.01, warmup_epochs=0), Digits(batch_size=32)
+    model, data = ImageClassifier(net, Optimization(learning_rate=0.01, warmup_epochs=0)), Digits(batch_size=32)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
     trainer = L.Trainer(max_epochs=1, accelerator="cpu", **quiet)  # type: ignore[arg-type]
     before = trainer.validate(model, data, verbose=False)[0]
@@ -88,105 +60,107 @@ def test_one_epoch_improves_the_loss():
 
 
 def test_a_seed_decides_the_run(tmp_path: Path):
-    def final(seed: int) -> torch.Tensor:
-        file = write_config(tmp_path, seed_everything=seed)
-        assert main(["fit", "--config", str(file), f"--run.name=seed{seed}", "--trainer.max_epochs=1"]) == 0
-        newest = sorted((tmp_path / "runs" / f"seed{seed}").iterdir())[-1]
-        return torch.cat(
-            [value.flatten() for value in weights(newest / "checkpoints" / "last.ckpt").values() if value.is_floating_point()]
-        )
+    def end(seed: int, name: str) -> torch.Tensor:
+        file = write_config(tmp_path, seed_everything=seed, trainer__max_epochs=1)
+        assert main(["fit", "--config", str(file), f"--run.name={name}"]) == 0
+        state = final(tmp_path / "runs" / name / "version_0")["state_dict"]
+        return torch.cat([value.flatten() for value in state.values() if value.is_floating_point()])
 
-    assert torch.equal(final(1), final(1))
-    assert not torch.equal(final(1), final(2))
+    first = end(1, "a")
+    assert torch.equal(first, end(1, "b"))
+    assert not torch.equal(first, end(2, "c"))
 
 
-def test_a_run_leaves_config_curves_checkpoints_and_a_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    file = write_config(tmp_path, seed_everything=3)
+def test_a_run_leaves_config_versions_curves_pictures_checkpoints_and_a_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_config(tmp_path, seed_everything=3, run__budget="smoke", run__question="q", trainer__max_epochs=3)
     assert main(["fit", "--config", str(file)]) == 0
+    printed = capsys.readouterr().out
     folder = tmp_path / "runs" / "tiny" / "version_0"
-    assert {"config.yaml", "metrics.csv", "record.json", "checkpoints"} <= {path.name for path in folder.iterdir()}
+    names = {"config.yaml", "environment.json", "metrics.csv", "record.json", "checkpoints", "curves.png", "pictures"}
+    assert names <= {path.name for path in folder.iterdir()}
     assert list(folder.glob("events.out.tfevents.*"))
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "epoch_0001.ckpt", "epoch_0002.ckpt"}
+    assert len(list((folder / "pictures").glob("epoch_000[12]_image_[01].png"))) == 4
+    environment = json.loads((folder / "environment.json").read_text())
+    assert {"python", "torch", "torchvision", "lightning", "unified-extractor"} <= environment["versions"].keys()
 
-    record = json.loads((folder / "record.json").read_text())
+    (record,) = read_rows([folder / "record.json"])
     curve = [float(row["val/accuracy"]) for row in csv.DictReader((folder / "metrics.csv").open()) if row["val/accuracy"]]
-    assert len(curve) == record["epochs"] == 2
-    assert record["val_accuracy"] == pytest.approx(max(curve))
-    assert record["seed"] == 3
-    assert record["specs"] == network_specs(network())
-    assert record["specs"][0]["static_kernel"] == {"channels": "dense", "groups": 1}
-    assert record["parameters"] == sum(p.numel() for p in network().parameters())
-    assert (record["data"], record["name"], record["train_images"]) == ("Digits", "tiny", 1151)
-    assert 0 < record["seconds_per_epoch"] < 60
-    assert set(record["versions"]) == {"python", "torch", "lightning"}
-    assert f"test accuracy {record['test_accuracy']:.4f}" in capsys.readouterr().out
+    assert [point.val_accuracy for point in record.curve] == pytest.approx(curve)
+    assert record.epochs == 3
+    assert record.val_accuracy == max(point.val_accuracy for point in record.curve)
+    assert record.curve[record.best_epoch - 1].val_accuracy == record.val_accuracy
+    assert (record.run, record.seed, record.batch_size, record.precision) == (environment["run"], 3, 128, "32-true")
+    assert record.specs == network_specs(network())
+    assert record.specs[0]["static_kernel"] == {"channels": "dense", "groups": 1}
+    assert record.parameters == sum(p.numel() for p in network().parameters())
+    assert (record.dataset, record.name, record.train_images) == ("digits", "tiny", 1151)
+    assert (record.question, record.variant, record.budget) == ("q", "tiny", "smoke")
+    assert 0 < record.seconds_per_step < record.seconds_per_epoch < 60
+    assert record.peak_memory_bytes > 10**8
+    assert f"{record.test_accuracy:.4f}" in printed
 
     assert main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "checkpoints" / "best.ckpt")]) == 0
-    assert f"{record['test_accuracy']:.6f}"[:6] in capsys.readouterr().out
+    assert f"{record.test_accuracy:.6f}"[:6] in capsys.readouterr().out
 
 
-def test_no_run_touches_another(tmp_path: Path):
+def test_validation_measures_what_torch_says_of_the_same_logits(tmp_path: Path):
+    L.seed_everything(0)
+    model, data = ImageClassifier(network()), Digits(batch_size=100)
+    trainer = L.Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, logger=False)
+    found = trainer.validate(model, data, verbose=False)[0]
+    split = data.images("val")
+    with torch.no_grad():
+        logits = model.eval()(data.normalise(split.images))
+    shares, labels = logits.softmax(1), split.labels
+    top = logits.topk(5).indices == labels[:, None]
+    assert found["val/accuracy"] == pytest.approx(float(top[:, 0].float().mean()))
+    assert found["val/top5_accuracy"] == pytest.approx(float(top.any(1).float().mean()))
+    assert found["val/loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+    confidence, right = shares.max(1).values, top[:, 0].float()
+    bins = (confidence * 15).ceil().long()
+    gaps = [abs(float((confidence[bins == i] - right[bins == i]).sum())) / len(labels) for i in range(1, 16)]
+    assert found["val/calibration_error"] == pytest.approx(sum(gaps), abs=1e-4)
+
+
+def test_no_run_touches_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = write_config(tmp_path, trainer__max_epochs=1)
     assert main(["fit", "--config", str(file)]) == 0
     first = tmp_path / "runs" / "tiny" / "version_0"
     before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
     assert main(["fit", "--config", str(file)]) == 0
-    assert main(["fit", "--config", str(file), "--ckpt_path=last"]) == 0  # both are finished: a third run
+    capsys.readouterr()
+    assert main(["fit", "--config", str(file), "--ckpt_path=last"]) == 0
+    assert "version_1: finished" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
-    assert [path.name for path in sorted((tmp_path / "runs" / "tiny").iterdir())] == ["version_0", "version_1", "version_2"]
+    assert sorted(path.name for path in first.parent.glob("version_*")) == ["version_0", "version_1"]
 
 
-def test_resumed_run_ends_at_the_weights_of_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Killed(BaseException):
-        pass
-
-    def die(self: ImageClassifier, batch: Any, batch_idx: int) -> None:
-        if self.current_epoch == 2 and batch_idx == 1:
-            raise Killed
-        original(self, batch, batch_idx)
-
-    file = write_config(tmp_path, trainer__max_epochs=4)
-    assert main(["fit", "--config", str(file), "--run.name=unbroken", "--ckpt_path=last"]) == 0
-
-    original = ImageClassifier.on_train_batch_start
-    command = ["fit", "--config", str(file), "--run.name=broken", "--ckpt_path=last"]
-    monkeypatch.setattr(ImageClassifier, "on_train_batch_start", die)
-    with pytest.raises(Killed):
-        main(command)
-    monkeypatch.setattr(ImageClassifier, "on_train_batch_start", original)
+def test_a_run_killed_after_its_last_epoch_is_tested_and_recorded(tmp_path: Path):
+    file = write_config(tmp_path, trainer__max_epochs=1)
+    command = ["fit", "--config", str(file), "--ckpt_path=last"]
     assert main(command) == 0
-
-    unbroken, broken = (tmp_path / "runs" / name / "version_0" for name in ("unbroken", "broken"))
-    one, two = (weights(folder / "checkpoints" / "last.ckpt") for folder in (unbroken, broken))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    records = [json.loads((folder / "record.json").read_text()) for folder in (unbroken, broken)]
-    for field in ("test_accuracy", "val_accuracy", "epochs"):
-        assert records[0][field] == records[1][field]
-    curves = [
-        [(row["step"], row["val/accuracy"]) for row in csv.DictReader((folder / "metrics.csv").open()) if row["val/accuracy"]]
-        for folder in (unbroken, broken)
-    ]
-    assert curves[0] == curves[1]
-    assert {path.name for path in broken.glob("config*")} == {"config.yaml", "config.1.yaml"}
-
-    (broken / "record.json").unlink()  # killed after the last epoch: tested, nothing trained
+    path = tmp_path / "runs" / "tiny" / "version_0" / "record.json"
+    (one,) = read_rows([path])
+    path.unlink()
     assert main(command) == 0
-    again = json.loads((broken / "record.json").read_text())
-    assert again["test_accuracy"] == records[0]["test_accuracy"]
-    assert again["epochs"] == 4
+    (two,) = read_rows([path])
+    assert (one.test_accuracy, one.curve, one.epochs, one.run) == (two.test_accuracy, two.curve, two.epochs, two.run)
 
 
-def test_dropout_is_the_same_after_a_resume(tmp_path: Path):
-    from unified_extractor.training.callbacks import ReseedEachEpoch
-
+def test_a_step_draws_the_same_whatever_was_drawn_before_it(tmp_path: Path):
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    draws = []
-    for noise in (0, 5):
+
+    def drawn(seed: int, batch: int, noise: int = 0) -> torch.Tensor:
         torch.rand(noise)
-        ReseedEachEpoch(7).on_train_batch_start(trainer, None, None, 0)  # type: ignore[arg-type]
-        draws.append(torch.rand(3))
-    assert torch.equal(*draws)
+        ReseedEachStep(seed).on_train_batch_start(trainer, None, None, batch)  # type: ignore[arg-type]
+        return torch.rand(3)
+
+    assert torch.equal(drawn(7, 0), drawn(7, 0, 5))
+    assert not torch.equal(drawn(7, 0), drawn(7, 1))
+    assert not torch.equal(drawn(7, 0), drawn(8, 0))
 
 
 def test_predict_prints_class_and_probability_of_every_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -201,34 +175,109 @@ def test_predict_prints_class_and_probability_of_every_image(tmp_path: Path, cap
     assert all(row["class"] in "0123456789" and 0.1 <= float(row["probability"]) <= 1 for row in rows)
 
 
-def test_norms_and_biases_do_not_decay():
+def test_norms_and_biases_do_not_decay_and_generators_learn_at_their_own_rate():
     net = network(spec=presets.unified(channels_per_group=4))
-    decayed, kept = parameter_groups(net, 0.1)
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    groups = parameter_groups(net, Optimization(weight_decay=0.1, learning_rate=0.5, generator_learning_rate_scale=0.1))
     names = {id(parameter): name for name, parameter in net.named_parameters()}
-    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+    found = {names[id(p)]: (group["weight_decay"], group["lr"]) for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(names)
     norms = {id(p) for module in net.modules() if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
-    biases = {key for key, name in names.items() if name.endswith("bias")}
-    assert norms | biases <= {id(parameter) for parameter in kept["params"]}
-    assert all(names[id(parameter)].endswith(("weight", "kernel")) for parameter in decayed["params"])
+    plain = {name for key, name in names.items() if name.endswith("bias") or key in norms}
+    assert {name for name, (decay, _) in found.items() if decay == 0} == plain
+    extractor = "stage1.1.0.extractor"
+    assert {name for name, (_, rate) in found.items() if rate == pytest.approx(0.05)} == {
+        name for name in found if name.startswith((f"{extractor}.feature", f"{extractor}.offsets", f"{extractor}.kernel"))
+    }
+    assert generating_parameters(network()) == set()
 
 
-def test_learning_rate_rises_linearly_and_falls_to_zero_by_a_cosine():
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=2.0)
-    schedule = warmup_cosine(optimizer, steps=20, warmup_steps=4)
-    rates = []
-    for _ in range(20):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    torch.testing.assert_close(rates[:5], [0.4, 0.8, 1.2, 1.6, 2.0])
-    assert rates[12] == pytest.approx(1.0)
-    assert all(one > two for one, two in pairwise(rates[4:]))
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-8)
-    without = torch.optim.SGD([parameter], lr=2.0)
-    warmup_cosine(without, steps=20, warmup_steps=0)
-    assert without.param_groups[0]["lr"] == 2.0
+def test_what_a_network_says_is_no_weight_does_not_decay():
+    net = VOLO(10, depths=(1, 1, 1, 1), widths=(16, 16), heads=(1, 1), stem_width=8)
+    kept = net.no_weight_decay()
+    assert kept
+    decayed = {id(p) for group in parameter_groups(net, Optimization()) if group["weight_decay"] for p in group["params"]}
+    assert decayed
+    assert not decayed & {id(parameter) for name, parameter in net.named_parameters() if name in kept}
+
+
+def test_learning_rate_rises_linearly_and_falls_by_a_cosine():
+    def rates(final: float, warmup: int) -> list[float]:
+        settings = Optimization(optimizer="sgd", learning_rate=2.0, final_learning_rate=final)
+        optimizer = settings.build(nn.Conv2d(1, 1, 1))
+        schedule = settings.schedule(optimizer, steps=20, warmup_steps=warmup)
+        found = []
+        for _ in range(21):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return found
+
+    found = rates(0.0, 4)
+    torch.testing.assert_close(found[:5], [0.4, 0.8, 1.2, 1.6, 2.0])
+    assert found[12] == pytest.approx(1.0)
+    assert all(one > two for one, two in pairwise(found[4:]))
+    assert found[20] == pytest.approx(0, abs=1e-8)
+    assert rates(0.5, 4)[20] == pytest.approx(0.5)
+    assert rates(0.0, 0)[0] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"generator_learning_rate_scale": -1.0}, "generator_learning_rate_scale"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"warmup_epochs": -1.0}, "warmup_epochs"),
+        ({"optimizer": "sgd", "momentum": 1.0}, "momentum"),
+        ({"final_learning_rate": 1.0}, "final_learning_rate"),
+    ],
+)
+def test_impossible_optimisation_is_named(wrong: dict[str, Any], name: str):
+    with pytest.raises(ValueError, match=name):
+        Optimization(**wrong)
+
+
+def test_mixing_gives_images_and_labels_in_one_proportion():
+    images, labels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous(), torch.arange(4)
+    for kind in ("mixup", "cutmix"):
+        torch.manual_seed(3)
+        mixed, shares = Mixing(**{kind: 1.0})(images, labels, 4)
+        assert shares.shape == (4, 4)
+        torch.testing.assert_close(shares.sum(1), torch.ones(4))
+        torch.testing.assert_close((shares * torch.arange(4.0)).sum(1), mixed.mean((1, 2, 3)), atol=1e-5, rtol=0)
+        assert (shares.max(1).values < 1).any()
+    assert Mixing()(images, labels, 4)[1] is labels
+    kept = sum(Mixing(mixup=1.0, probability=0.5)(images, labels, 4)[1] is labels for _ in range(200))
+    assert 60 < kept < 140
+    for wrong in ({"mixup": -1.0}, {"cutmix": -1.0}, {"probability": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Mixing(**wrong)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.precision=bf16-mixed"],
+        ["--model.channels_last=true"],
+        ["--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=0.1"],
+        ["--model.compile=true"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_ingredients_train(tmp_path: Path, options: list[str]):
+    file = write_config(
+        tmp_path,
+        trainer__max_epochs=1,
+        model__network__init_args__spec={
+            "kernel_size": 3,
+            "static_kernel": {"channels": "dense"},
+            "dynamic_kernel": {"source": "generated", "channels_per_group": 4},
+        },
+    )
+    assert main(["fit", "--config", str(file), *options]) == 0
+    (record,) = read_rows([tmp_path / "runs" / "tiny" / "version_0" / "record.json"])
+    assert record.curve[0].val_loss < 2.29
+    assert record.batch_size == (256 if "accumulate" in options[0] else 128)
 
 
 def test_network_must_fit_the_data():
@@ -260,36 +309,3 @@ def test_checkpoint_of_another_architecture_is_refused(other: dict[str, Any], re
     with pytest.raises(ConfigurationError, match=f"ckpt_path: a.ckpt was written by another architecture: .*{reason}"):
         check_checkpoint("a.ckpt", network(), layer_specs(saved), saved.state_dict())
     check_checkpoint("a.ckpt", network(), layer_specs(network()), network().state_dict())
-
-
-def test_records_are_written_whole_and_never_overwritten(tmp_path: Path):
-    path = tmp_path / "record.json"
-    write_record(path, {"a": 1})
-    with pytest.raises(FileExistsError):
-        write_record(path, {"a": 2})
-    with pytest.raises(TypeError):
-        write_record(tmp_path / "other.json", {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
-
-
-def test_run_folders_are_numbered_and_claimed_once(tmp_path: Path):
-    run = RunFolder("some/run", str(tmp_path))
-    for number in range(3):
-        folder = run.next()
-        assert folder == tmp_path / "some" / "run" / f"version_{number}"
-        assert run.claim(folder)
-        assert not run.claim(folder)
-    assert run.unfinished() is None
-    for number, names in ((0, ["checkpoints/last.ckpt", "record.json"]), (1, ["checkpoints/last.ckpt"])):
-        for name in names:
-            file = run.path / f"version_{number}" / name
-            file.parent.mkdir(exist_ok=True)
-            file.touch()
-    assert run.unfinished() == run.path / "version_1"
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"run: cannot make .*Not a directory"):
-        RunFolder("file/run", str(tmp_path)).claim(tmp_path / "file" / "run" / "version_0")
-    for name in ("", "/tmp/x", "../x"):
-        with pytest.raises(ValueError, match="name must be"):
-            RunFolder(name)

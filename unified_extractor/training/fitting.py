@@ -1,5 +1,6 @@
 """One run of ``fit``: what is checked before it, what it writes into its folder, its record."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ class Fit:
                 "trainer: no epoch was validated, so there is no best checkpoint to test and no record; see max_epochs, max_steps, "
                 "check_val_every_n_epoch"
             )
-        tested = trainer.test(self.classifier, self.data, ckpt_path=best.best_model_path, verbose=False)[0]
+        path, history = Path(best.best_model_path), copy.deepcopy(self._history)  # a test reads the callbacks' states of its checkpoint
+        tested = trainer.test(self.classifier, self.data, ckpt_path=path, verbose=False)[0]
         if not trainer.is_global_zero:
             return None
         record = make_record(
@@ -142,8 +144,8 @@ class Fit:
             classifier=self.classifier,
             data=self.data,
             trainer=trainer,
-            history=self._history,
-            best_epoch=read_checkpoint(Path(best.best_model_path))["epoch"] + 1,
+            history=history,
+            best_epoch=read_checkpoint(path)["epoch"] + 1,
             tested=dict(tested),
         )
         write_rows(self.folder / RECORD, [record])
