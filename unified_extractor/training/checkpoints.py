@@ -38,14 +38,15 @@ def run_checkpoints(folder: Path, every_n_steps: int | None = None) -> list[Mode
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint with the most training steps. A damaged file is skipped with a message on stderr."""
-    whole: list[tuple[int, Path]] = []
+    """The whole checkpoint with the most training steps, between epochs rather than within one. A damaged file is skipped with a
+    message on stderr."""
+    whole: list[tuple[int, bool, Path]] = []
     for path in sorted(folder.glob("*.ckpt")):
         try:
-            whole.append((read_checkpoint(path)["global_step"], path))
+            whole.append((read_checkpoint(path)["global_step"], path.name.startswith("epoch"), path))
         except ConfigurationError:
             print(f"uniex: {path} is damaged, going on without it", file=sys.stderr)
-    return max(whole, default=(0, None), key=lambda found: found[0])[1]
+    return max(whole)[-1] if whole else None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -132,7 +132,10 @@ class Fit:
                 "trainer: no epoch was validated, so there is no best checkpoint to test and no record; see max_epochs, max_steps, "
                 "check_val_every_n_epoch"
             )
-        path, history = Path(best.best_model_path), copy.deepcopy(self._history)  # a test reads the callbacks' states of its checkpoint
+        path, history = (
+            Path(best.best_model_path),
+            copy.deepcopy(self._history),
+        )  # a test reads the callbacks' states of its checkpoint
         tested = trainer.test(self.classifier, self.data, ckpt_path=path, verbose=False)[0]
         if not trainer.is_global_zero:
             return None

@@ -1,0 +1,87 @@
+"""Two gloo processes on the CPU are one run: the losses, the metrics and the record of one process at the same global batch."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tiny_runs import in_its_own_process, write_config
+from unified_extractor import UnifiedExtractor2d, presets
+from unified_extractor.training.cli import main
+
+WITHOUT_BATCH_NORM: dict[str, Any] = {
+    "model__network": {
+        "class_path": "unified_extractor.models.InternImage",
+        "init_args": {"num_classes": 10, "in_chans": 1, "width": 16, "depths": [1, 1]},
+    },
+    "trainer__max_epochs": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(tmp_path: Path, name: str, batch: int, *options: str, prefix: tuple[str, ...] = ()) -> tuple[list[float], dict[str, Any]]:
+    losses = {"class_path": "tests.tiny_runs.LossFile", "init_args": {"path": f"{name}.losses"}}
+    changes = {**WITHOUT_BATCH_NORM, "data__init_args__batch_size": batch, "trainer__callbacks": [losses], "run__name": name}
+    done = in_its_own_process("fit", "--config", write_config(tmp_path, **changes), *options, prefix=prefix)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(Path(f"runs/{name}/version_0/record.json").read_text())
+    assert [path.name for path in Path(f"runs/{name}").glob("version_*")] == ["version_0"]
+    return [float(line) for line in Path(f"{name}.losses").read_text().split()], record
+
+
+def test_two_processes_get_the_losses_and_metrics_of_one(tmp_path: Path):
+    one, record = run(tmp_path, "one", 64)
+    ddp = ("--trainer.strategy=ddp", "--trainer.devices=2")
+    two, both = run(tmp_path, "two", 32, *ddp)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        f"--master-port={port}",
+        "-m",
+        "unified_extractor",
+    )
+    three, launched = run(tmp_path, "three", 32, *ddp, prefix=torchrun)
+    assert len(one) == len(two) == len(three) == 2 * (1151 // 64)
+    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(three), torch.tensor(two), rtol=0, atol=0)
+    for other in (both, launched):
+        assert (other["devices"], other["batch_size"]) == (2, 64)
+        for name in ("test_accuracy", "test_top5_accuracy", "val_accuracy"):
+            assert other[name] == pytest.approx(record[name], abs=0.006), name  # two images of 359
+        for name in ("test_loss", "val_loss", "test_calibration_error"):
+            assert other[name] == pytest.approx(record[name], rel=1e-2), name
+
+
+@pytest.mark.parametrize("name", ["unified", "involution", "outlook_attention", "deformable_convolution", "local_attention"])
+@pytest.mark.parametrize("training", [True, False])
+def test_every_parameter_gets_a_gradient(name: str, training: bool):
+    options = {"deformable_convolution": (2,)}.get(name, ())
+    layer = UnifiedExtractor2d(16, 16, getattr(presets, name)(*options))
+    layer.train(training)(torch.randn(2, 16, 6, 7)).square().sum().backward()
+    assert [name for name, parameter in layer.named_parameters() if parameter.grad is None] == []
+
+
+def test_batch_norm_of_a_generator_is_synchronised_on_gpus_and_refused_on_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    layer = nn.SyncBatchNorm.convert_sync_batchnorm(UnifiedExtractor2d(16, 16, presets.involution()))
+    assert [type(module) for name, module in layer.named_modules() if name.endswith("reduce.norm")] == [nn.SyncBatchNorm]
+    file = write_config(tmp_path)
+    options = ["--trainer.sync_batchnorm=true", "--trainer.strategy=ddp", "--trainer.devices=2"]
+    assert main(["fit", "--config", str(file), *options]) == 2
+    assert "trainer.sync_batchnorm: torch synchronises batch norm on GPUs only" in capsys.readouterr().err
+    assert not Path("runs").exists()

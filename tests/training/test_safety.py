@@ -1,0 +1,220 @@
+"""What protects a run: its folder's lock, whole checkpoints, room on the disk, a stop before a loss that is not finite moves it."""
+
+import multiprocessing
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tiny_runs import final, write_config
+from unified_extractor.training import ConfigurationError
+from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint
+from unified_extractor.training.cli import main
+from unified_extractor.training.divergence import first_not_finite
+from unified_extractor.training.planning import planned
+from unified_extractor.training.run_folder import RunFolder, release_locks
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    release_locks()
+
+
+def checkpoint(path: Path, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {"w": torch.zeros(1000)}, "loops": {}, "global_step": step}, path)
+
+
+def test_folders_are_numbered_and_a_new_run_never_takes_an_old_one():
+    run = RunFolder("some/run", "runs")
+    for number in range(3):
+        claim = run.claim(go_on=False)
+        assert claim.folder == Path(f"runs/some/run/version_{number}")
+        assert claim.checkpoint is None
+    assert run.newest() == claim.folder
+    for name in ("", "/tmp/x", "../x"):
+        with pytest.raises(ValueError, match="name must be"):
+            RunFolder(name)
+
+
+def test_going_on_takes_the_newest_unfinished_folder_with_a_checkpoint():
+    run = RunFolder("run", "runs")
+    assert run.claim(go_on=True).folder.name == "version_0"
+    release_locks()
+    assert run.claim(go_on=True).folder.name == "version_1"  # nothing to go on from
+    release_locks()
+    checkpoint(run.path / "version_1" / "checkpoints" / "epoch_0000.ckpt", 5)
+    claim = run.claim(go_on=True)
+    assert (claim.folder.name, claim.checkpoint.name) == ("version_1", "epoch_0000.ckpt")
+    release_locks()
+    (claim.folder / "record.json").touch()
+    assert run.finished() == claim.folder
+    assert run.found(go_on=True).checkpoint is None
+
+
+def claim_in_another_process(queue: Any, go_on: bool) -> None:
+    try:
+        queue.put(str(RunFolder("run", "runs").claim(go_on=go_on).folder))
+        time.sleep(600)  # until it is killed
+    except ConfigurationError as error:
+        queue.put(str(error))
+
+
+def test_a_folder_that_another_process_writes_is_refused():
+    run = RunFolder("run", "runs")
+    checkpoint(run.path / "version_0" / "checkpoints" / "epoch_0000.ckpt", 5)
+    assert not run.running()
+    queue = multiprocessing.Queue()
+    other = multiprocessing.get_context("fork").Process(target=claim_in_another_process, args=(queue, True))
+    other.start()
+    assert queue.get(timeout=30) == "runs/run/version_0"
+    assert run.running()
+    with pytest.raises(ConfigurationError, match="run: runs/run/version_0 is being written by another process"):
+        run.claim(go_on=True)
+    assert run.claim(go_on=False).folder.name == "version_1"  # a run of its own
+    release_locks()
+    other.kill()  # the lock ends with its process
+    other.join()
+    shutil.rmtree(run.path / "version_1")
+    assert not run.running()
+    assert run.claim(go_on=True).folder.name == "version_0"
+
+
+def test_two_processes_that_start_at_once_never_share_a_folder():
+    queue = multiprocessing.Queue()
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=claim_in_another_process, args=(queue, True)) for _ in range(6)]
+    for other in others:
+        other.start()
+    answers = [queue.get(timeout=30) for _ in others]
+    for other in others:
+        other.kill()
+        other.join()
+    folders = [answer for answer in answers if answer.startswith("runs")]
+    assert folders == ["runs/run/version_0"]
+    assert all("is being written by another process" in answer for answer in answers if answer not in folders)
+
+
+def test_folders_that_cannot_be_made_are_named():
+    Path("file").touch()
+    with pytest.raises(ConfigurationError, match=r"run: cannot make file/run: Not a directory"):
+        RunFolder("run", "file").claim(go_on=False)
+    Path("runs/run").mkdir(parents=True)
+    Path("runs/run/version_x").touch()
+    assert RunFolder("run", "runs").claim(go_on=False).folder.name == "version_0"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "a hole"])
+def test_a_damaged_checkpoint_is_skipped_for_the_last_good_one(damage: str, capsys: pytest.CaptureFixture[str]):
+    folder = Path("checkpoints")
+    for epoch in range(3):
+        checkpoint(folder / f"epoch_000{epoch}.ckpt", 10 * epoch)
+    newest = folder / "epoch_0002.ckpt"
+    assert newest_checkpoint(folder) == newest
+    assert capsys.readouterr().err == ""
+    content = newest.read_bytes()
+    middle = len(content) // 2
+    newest.write_bytes(
+        {"truncated": content[:middle], "empty": b"", "a hole": content[:middle] + b"\1" * 64 + content[middle + 64 :]}[damage]
+    )
+    assert newest_checkpoint(folder) == folder / "epoch_0001.ckpt"
+    assert capsys.readouterr().err == f"uniex: {newest} is damaged, going on without it\n"
+    with pytest.raises(ConfigurationError, match="not a readable checkpoint"):
+        read_checkpoint(newest)
+
+
+def test_among_checkpoints_of_one_step_the_one_after_the_epoch_is_taken():
+    for name in ("best", "epoch_0001", "step_00000020"):
+        checkpoint(Path("checkpoints") / f"{name}.ckpt", 20)
+    assert newest_checkpoint(Path("checkpoints")).name == "epoch_0001.ckpt"
+    assert newest_checkpoint(Path("nowhere")) is None
+
+
+def test_a_run_goes_on_from_the_last_good_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = write_config(tmp_path, trainer__max_epochs=3)
+    command = ["fit", "--config", str(file), "--ckpt_path=last"]
+    assert main(command) == 0
+    folder = Path("runs/tiny/version_0")
+    expected = final(folder)["state_dict"]
+    (folder / "record.json").unlink()
+    newest = folder / "checkpoints" / "epoch_0002.ckpt"
+    for path in (newest, folder / "checkpoints" / "best.ckpt"):
+        path.write_bytes(path.read_bytes()[:999])
+    assert main(command) == 0
+    assert f"{newest} is damaged" in capsys.readouterr().err
+    again = final(folder)["state_dict"]
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+
+
+def test_a_disk_without_room_is_an_error_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000))
+    assert main(["fit", "--config", str(write_config(tmp_path))]) == 2
+    assert "has 10,000 bytes free, the checkpoints of this run need up to" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_disk_that_fills_up_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.trainer.trainer.Trainer.save_checkpoint", full)
+    assert main(["fit", "--config", str(write_config(tmp_path))]) == 2
+    assert "uniex: error: run: the disk is full" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    poison = {"class_path": "tests.tiny_runs.Poison", "init_args": {"layer": "stage1.1.0", "step": 12}}
+    file = write_config(tmp_path, trainer__callbacks=[poison])
+    assert main(["fit", "--config", str(file), "--ckpt_path=last"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("uniex: error: the loss is ")
+    assert "at epoch 2, step 13 of the run" in line
+    assert "the first layer whose output is not finite is stage1.1.0 (" in line
+    state = final(Path("runs/tiny/version_0"))
+    assert state["global_step"] == 8
+    assert all(bool(torch.isfinite(value).all()) for value in state["state_dict"].values())
+
+
+def test_where_a_value_first_went_wrong():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(2, 2, 1)), nn.Flatten())
+    images = torch.randn(2, 1, 3, 3)
+    assert first_not_finite(network, images) == "all of the network's outputs are finite"
+    assert first_not_finite(network, images * float("nan")) == "the images are not finite already"
+    network[1][0].register_forward_hook(lambda module, inputs, output: output + float("nan"))
+    assert first_not_finite(network, images).endswith("is 1.0 (ReLU)")
+    network.compile(backend="eager")
+    assert first_not_finite(network, images).endswith("is 1.0 (ReLU)")
+    nn.init.constant_(network[0].weight, float("inf"))
+    assert first_not_finite(network, images).startswith("the weights 0.weight are not finite already")
+
+
+def test_the_hash_is_of_what_decides_the_numbers(tmp_path: Path):
+    file = str(write_config(tmp_path))
+    plain = planned(["--config", file]).config_hash
+    assert len(plain) == 12
+    for same in (["--run.name=other"], ["--ckpt_path=last"], ["--model.optimization.learning_rate=1e-2"], ["--run.budget=x"]):
+        assert planned(["--config", file, *same]).config_hash == plain, same
+    for other in (["--seed_everything=1"], ["--model.optimization.learning_rate=0.02"], ["--data.batch_size=64"]):
+        assert planned(["--config", file, *other]).config_hash != plain, other
+    assert not Path("runs").exists()
+
+
+def test_a_plan_refuses_what_fit_would_refuse(tmp_path: Path):
+    file = str(write_config(tmp_path))
+    for wrong, reason in (
+        ("--data.batch_size=2000", "data: batch_size must not exceed"),
+        ("--model.network.init_args.num_classes=7", "model.network.init_args.num_classes: must be 10"),
+        ("--trainer.max_epochs=0", "trainer.max_epochs: must not be 0"),
+        ("--trainer.max_epoch=1", "trainer.max_epoch: unknown key"),
+    ):
+        with pytest.raises(ConfigurationError, match=reason):
+            planned(["--config", file, wrong])
