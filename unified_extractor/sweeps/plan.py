@@ -4,6 +4,7 @@ import os
 import shlex
 import statistics
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ def plan_cells(grid: Grid, *, elsewhere: bool = False) -> list[PlannedCell]:
     Raises:
         SweepError: a cell whose configuration ``fit`` would refuse, or two cells with one configuration.
     """
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # jobs will use it
     planner = _Planner(grid, elsewhere)
     cells: dict[str, PlannedCell] = {}
     for point in points(grid):
