@@ -105,11 +105,12 @@ def test_cells_outlive_their_driver_and_the_next_one_waits_for_them(tmp_path: Pa
     while sum(line.startswith("waiting for plain seed=") for line in seen) < 2:
         seen.append(second.stdout.readline())
         assert seen[-1], seen
-    assert len(list(waiting.iterdir())) == 2, "two workers are busy already"
     (waiting / "go").touch()
     rest = second.communicate(timeout=WAITING)[0]
     assert second.returncode == 0, rest
-    assert rest.count("started plain") == 1
+    text = "".join(seen) + rest
+    assert text.count("started plain") == 1
+    assert text.index("finished plain") < text.index("started plain"), "two workers were busy already"
     for cell in cells:
         (record,) = records(cell)
         assert record["epochs"] == 2
@@ -159,7 +160,10 @@ def test_a_preempted_job_stops_its_cell_and_goes_on_when_it_is_queued_again(tmp_
     wait_for("a cell in its second epoch", waiting.is_dir)
     (child,) = [int(path.name) for path in waiting.iterdir()]
     worker = int(Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text(), "a worker loads what its command loads again"
     os.kill(child, signal.SIGUSR2)  # SLURM signals every process: the cell must not die of it
+    time.sleep(0.5)
+    assert not job.done()
     os.kill(worker, signal.SIGUSR2)
     time.sleep(1)
     (waiting / "go").touch()
@@ -178,6 +182,7 @@ def test_a_job_forwards_sigterm_and_leaves_a_busy_log_alone(tmp_path: Path):
     def job() -> Any:
         return executor.submit(CellJob([sys.executable, "-c", code], log, tmp_path, {}))
 
+    assert executor._executor.parameters["timeout_min"] > 60 * 24 * 30, "submitit ends local jobs after two minutes"
     assert not is_locked(log)
     first = job()
     wait_for("the command", lambda: log.exists() and "ready\n" in log.read_text())
@@ -194,7 +199,8 @@ def test_slurm_runs_an_array_of_what_is_not_finished(
 ):
     """With the commands of SLURM replaced: sbatch runs the array's script, srun its command."""
     monkeypatch.setenv("PATH", f"{fake_slurm(tmp_path)}:{os.environ['PATH']}")
-    file = write_grid(tmp_path)
+    two = {"trainer.devices": 2, "trainer.strategy": "ddp"}  # Lightning starts them, SLURM knows of one task
+    file = write_grid(tmp_path, variants={"plain": {}, "two": two}, seeds=[0])
     assert (
         main(["sweep", str(file), "--cluster", "slurm", "--workers", "2", "--slurm", "partition=gpu", "--slurm", "time=60"]) == 0
     )
@@ -202,7 +208,7 @@ def test_slurm_runs_an_array_of_what_is_not_finished(
     script = (tmp_path / "bin" / "script").read_text()
     for line in ("--partition=gpu", "--time=60", "--array=0-1%2"):
         assert f"#SBATCH {line}\n" in script
-    assert [len(records(cell)) for cell in cells_of(file)] == [1, 1]
+    assert [[record["devices"] for record in records(cell)] for cell in cells_of(file)] == [[1], [2]]
 
 
 def fake_slurm(folder: Path) -> Path:
