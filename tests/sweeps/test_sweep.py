@@ -53,7 +53,7 @@ def wait_for(what: str, condition: Any) -> None:
 
 def driver(file: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "unified_extractor", "sweep", str(file), "--workers", "2", *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def test_a_cell_killed_once_goes_on_and_a_second_sweep_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -116,6 +116,24 @@ def test_cells_outlive_their_driver_and_the_next_one_waits_for_them(tmp_path: Pa
         assert record["epochs"] == 2
         assert not (cell.run.path / "version_0" / "environment.1.json").exists()
         assert cell.log.read_text().count("$ ") == 1
+
+
+def test_an_interrupted_sweep_stops_its_cells_without_a_traceback(tmp_path: Path):
+    """Ctrl-C reaches every process of the terminal's foreground."""
+    waiting = tmp_path / "waiting"
+    file = write_grid(tmp_path, options=callback("Wait", folder=str(waiting)), seeds=[0])
+    (cell,) = cells_of(file)
+    sweep = driver(file)
+    wait_for("a cell in its second epoch", waiting.is_dir)
+    os.killpg(sweep.pid, signal.SIGINT)
+    time.sleep(1)
+    (waiting / "go").touch()
+    text = sweep.communicate(timeout=WAITING)[0]
+    assert sweep.returncode == 130
+    assert text.endswith("uniex: interrupted; the same command goes on\n")
+    assert "Traceback" not in text
+    assert cell.state() == "unfinished"
+    assert cell.epochs_done() == 1
 
 
 def test_a_cell_that_always_fails_is_retried_and_reported_and_the_others_finish(

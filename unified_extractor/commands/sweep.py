@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     except SweepError as error:
         parser.exit(2, f"uniex: error: {error}\n")
     except KeyboardInterrupt:
-        print("uniex: interrupted; the same command waits for cells that still run and goes on", file=sys.stderr)
+        print("uniex: interrupted; the same command goes on", file=sys.stderr)
         return 130
 
 

@@ -1,8 +1,9 @@
 """Runs the cells of a sweep until each is finished or has failed for good. What is finished or runs, the disk says, not this process."""
 
+import signal
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from unified_extractor.sweeps.plan import PlannedCell
 from unified_extractor.sweeps.progress import Progress
 
 _REFUSED = 2
+_STOP_SECONDS = 20.0
 _POLL_SECONDS: dict[Cluster, float] = {"local": 0.3, "debug": 0.0, "slurm": 3.0}
 
 
@@ -60,7 +62,16 @@ class Sweep:
         self.failures: list[Failure] = []
 
     def run(self) -> list[Failure]:
-        """Run to the end and return the cells that failed for good."""
+        """Run to the end and return the cells that failed for good. Interrupted, local cells are stopped; SLURM's stay queued."""
+        try:
+            self._run()
+        except KeyboardInterrupt:
+            if self._cluster == "local":
+                self._stop()
+            raise
+        return self.failures
+
+    def _run(self) -> None:
         while self._open:
             for name in [name for name, running in self._jobs.items() if running.job.done()]:
                 self._ended(name, self._jobs.pop(name))
@@ -68,7 +79,15 @@ class Sweep:
             self._progress.show(self._open, running={*self._jobs, *self._elsewhere}, failed=len(self.failures))
             if self._open:
                 time.sleep(_POLL_SECONDS[self._cluster])
-        return self.failures
+
+    def _stop(self) -> None:
+        """SIGTERM, again and again: a job that is starting does not hear it yet."""
+        self._progress.event("interrupted: the running cells stop at their next step")
+        end = time.monotonic() + _STOP_SECONDS
+        while time.monotonic() < end and (alive := [running.job for running in self._jobs.values() if not running.job.done()]):
+            for job in alive:
+                job._process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
 
     def _start(self) -> None:
         """Start what can be started now: on SLURM everything as one array, elsewhere as many as there are workers."""
@@ -81,6 +100,7 @@ class Sweep:
         started: dict[str, _Running] = {}
         try:
             with ExitStack() as stack:
+                stack.enter_context(_not_interrupted())
                 if self._cluster == "slurm":
                     stack.enter_context(self._executor.batch())
                 for name in waiting:
@@ -136,6 +156,16 @@ class Sweep:
     def _free_slot(running: dict[str, _Running]) -> int:
         taken = {entry.slot for entry in running.values()}
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+
+@contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Processes started here do not hear the terminal's Ctrl-C: submitit's would die with a traceback. The sweep stops them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def exit_words(exit_code: int | None) -> str:
