@@ -21,7 +21,8 @@ ALLOWED = {
     "data": {"data"},
     "training": {"spec", "data", "training", "analysis"},
     "benchmarks": {"presets", "ops", "layers", "models", "analysis", "benchmarks"},
-    "commands": {"spec", "presets", "layers", "data", "training", "analysis", "benchmarks", "commands"},
+    "sweeps": {"data", "training", "analysis", "sweeps"},
+    "commands": {"spec", "presets", "layers", "data", "training", "analysis", "benchmarks", "sweeps", "commands"},
     "__main__": {"training", "commands"},
     "__init__": {"spec", "presets", "ops", "layers", "models", "interop", "analysis"},
 }

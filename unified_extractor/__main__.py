@@ -11,6 +11,7 @@ HELP = """usage: uniex COMMAND ...
   fit, validate, test, predict   train a network, evaluate it, classify images: uniex fit --config configs/digits/unified.yaml
   describe                       an extractor's formula in words, its cost and its drawing: uniex describe involution
   bench                          how fast the operator is beside its rivals: uniex bench cpu
+  sweep                          a grid of variants, settings and seeds, each cell trained: uniex sweep grid.yaml --workers 2
   report                         tables, statistics and figures of finished runs: uniex report runs/digits
   visualize                      sampling points and kernels of trained networks: uniex visualize runs/digits
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from unified_extractor.training import cli
 
         return cli.main(words)
-    if command in ("bench", "describe", "report", "visualize"):
+    if command in ("bench", "describe", "report", "sweep", "visualize"):
         return importlib.import_module(f"unified_extractor.commands.{command}").main(rest)
     if command == "--version":
         print(unified_extractor.__version__)

@@ -111,7 +111,7 @@ class TrainingCLI(LightningCLI):
         command = self.config.subcommand
         settings: Namespace = self.config[command]
         check_config_objects(settings)
-        check_devices(settings.trainer.accelerator, settings.trainer.devices)
+        self._check_devices(settings.trainer)
         if command != "fit" and settings.ckpt_path is None:
             raise ConfigurationError(f"ckpt_path: {command} needs the checkpoint of a trained network, got none")
         if settings.ckpt_path is not None and (command, settings.ckpt_path) != ("fit", "last"):
@@ -156,6 +156,9 @@ class TrainingCLI(LightningCLI):
         for batch in batches:
             for file, label, probability in zip(batch["file"], batch["label"], batch["probability"], strict=True):
                 table.writerow([file, names[label], f"{probability:.4f}"])
+
+    def _check_devices(self, given: Namespace) -> None:
+        check_devices(given.accelerator, given.devices)
 
     def _fit_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
         """Checks everything with a trainer that writes nothing, takes the folder, then builds the one that trains."""

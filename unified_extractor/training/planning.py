@@ -30,6 +30,7 @@ class PlannedRun:
         classifier: what would be trained.
         data: what it would be trained on, set up.
         trainer: as configured; it writes nothing.
+        device_missing: why it is one on the CPU instead; empty if it is as configured.
     """
 
     run: RunFolder
@@ -38,28 +39,50 @@ class PlannedRun:
     classifier: ImageClassifier
     data: ImageDataModule
     trainer: L.Trainer
+    device_missing: str = ""
 
 
-def planned(arguments: Sequence[str]) -> PlannedRun:
-    """The run of ``uniex fit`` with these arguments. Raises ``ConfigurationError`` for whatever ``fit`` would refuse."""
+def planned(arguments: Sequence[str], *, elsewhere: bool = False) -> PlannedRun:
+    """The run of ``uniex fit`` with these arguments. Raises ``ConfigurationError`` for whatever ``fit`` would refuse.
+
+    With ``elsewhere`` the run may need devices that only another machine has.
+    """
     quiet()
     if reason := unreadable_config(arguments):
         raise ConfigurationError(reason)
     try:
-        cli = _PlanningCLI(["fit", *arguments])
+        cli = _PlanningCLI(["fit", *arguments], elsewhere=elsewhere)
     except Exception as error:
         if (mistake := users_mistake(error, GROUPS | SINGLE)) is None:
             raise
         raise ConfigurationError(mistake) from error
     settings: Namespace = cli.config.fit
-    return PlannedRun(cli.config_init.fit.run, config_hash(settings), settings, cli.model, cli.datamodule, cli.trainer)
+    return PlannedRun(
+        cli.config_init.fit.run, config_hash(settings), settings, cli.model, cli.datamodule, cli.trainer, cli.device_missing
+    )
 
 
 class _PlanningCLI(TrainingCLI):
     """Parses, builds and checks."""
 
+    def __init__(self, args: list[str], *, elsewhere: bool) -> None:
+        self.elsewhere, self.device_missing = elsewhere, ""
+        super().__init__(args)
+
+    @override
+    def _check_devices(self, given: Namespace) -> None:
+        try:
+            super()._check_devices(given)
+        except ConfigurationError as error:
+            if not self.elsewhere:
+                raise
+            self.device_missing = str(error)
+
     @override
     def _fit_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
+        if self.device_missing:
+            given.sync_batchnorm = False
+            settings |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
         trial = self._trial_trainer(given, settings)
         Fit(self.config_init.fit.run, self.model, self.datamodule, self.config_init.fit, "").check(trial)
         return trial

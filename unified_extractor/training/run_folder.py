@@ -113,7 +113,7 @@ def release_locks() -> None:
 
 def _hold(folder: Path) -> None:
     lock = FileLock(folder / _LOCK, is_singleton=False)
-    lock.acquire(blocking=False)
+    lock.acquire(timeout=1)  # whoever asks whether it runs holds the lock for an instant
     _held.append(lock)
 
 

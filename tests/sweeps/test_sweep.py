@@ -1,0 +1,342 @@
+"""Sweeps that run: every cell is trained once, whatever is killed in between."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from submitit.core.utils import UncompletedJobError
+
+from tests.sweeps.grids import REPOSITORY, callback, write_grid
+from unified_extractor.__main__ import main
+from unified_extractor.sweeps.cell import Cell
+from unified_extractor.sweeps.cluster import cell_job, make_executor
+from unified_extractor.sweeps.grid import read_grid
+from unified_extractor.sweeps.job import CellJob, is_locked
+from unified_extractor.sweeps.plan import plan_cells
+from unified_extractor.sweeps.progress import Progress
+from unified_extractor.sweeps.running import Sweep
+from unified_extractor.training.run_folder import release_locks
+
+WAITING = 90.0
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
+def cells_of(file: Path) -> list[Cell]:
+    return [planned.cell for planned in plan_cells(read_grid(file))]
+
+
+def records(cell: Cell) -> list[dict[str, Any]]:
+    """Of every version of the cell's run."""
+    return [json.loads((folder / "record.json").read_text()) for folder in sorted(cell.run.path.glob("version_*"))]
+
+
+def wait_for(what: str, condition: Any) -> None:
+    end = time.monotonic() + WAITING
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not happen in {WAITING} s"
+        time.sleep(0.05)
+
+
+def driver(file: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "unified_extractor", "sweep", str(file), "--workers", "2", *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def test_a_cell_killed_once_goes_on_and_a_second_sweep_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    marker = tmp_path / "killed"
+    file = write_grid(tmp_path, variants={"plain": {}, "killed": callback("KillOnce", marker=str(marker))})
+    assert main(["sweep", str(file), "--workers", "2"]) == 0
+    text = capsys.readouterr().out
+    assert marker.exists()
+    assert text.count("killed by signal 9; retry 1 of 1") == 1
+    assert "4 of 4 cells have their record; their table: uniex report runs/question" in text
+    cells = cells_of(file)
+    for cell in cells:
+        (record,) = records(cell)
+        assert (record["epochs"], record["seed"], record["variant"]) == (2, cell.point.seed, cell.point.label)
+        assert record["config_hash"] == cell.name.rsplit("-", 1)[-1]
+    resumed = [cell for cell in cells if (cell.run.path / "version_0" / "environment.1.json").exists()]
+    assert [cell.point.variant for cell in resumed] == ["killed"]
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*") if path.is_file() and path.name != ".lock"}
+
+    before = files()
+    assert main(["sweep", str(file), "--workers", "2"]) == 0
+    assert files() == before
+    text = capsys.readouterr().out
+    assert text.count("│ finished │") == 4
+    assert "started" not in text
+    more = write_grid(tmp_path, variants={"plain": {}}, seeds=[0, 1, 2])
+    known = plan_cells(read_grid(more))
+    assert [cell.state for cell in known] == ["finished", "finished", "new"]
+    assert [cell.seconds_left for cell in known[:2]] == [0, 0]
+    assert known[2].seconds == known[0].seconds  # measured, not estimated
+
+
+def test_cells_outlive_their_driver_and_the_next_one_waits_for_them(tmp_path: Path):
+    waiting = tmp_path / "waiting"
+    file = write_grid(tmp_path, options=callback("Wait", folder=str(waiting)), seeds=[0, 1, 2])
+    first = driver(file)
+    wait_for("two cells in their second epoch", lambda: waiting.is_dir() and len(list(waiting.iterdir())) == 2)
+    first.kill()
+    first.wait()
+    cells = cells_of(file)
+    states = [cell.state() for cell in cells]
+    assert sorted(states) == ["new", "running", "running"]
+    assert [cell.epochs_done() for cell in cells if cell.state() == "running"] == [1, 1]
+    second = driver(file)
+    assert second.stdout is not None
+    seen: list[str] = []
+    while sum(line.startswith("waiting for plain seed=") for line in seen) < 2:
+        seen.append(second.stdout.readline())
+        assert seen[-1], seen
+    (waiting / "go").touch()
+    rest = second.communicate(timeout=WAITING)[0]
+    assert second.returncode == 0, rest
+    text = "".join(seen) + rest
+    assert text.count("started plain") == 1
+    assert text.index("finished plain") < text.index("started plain"), "two workers were busy already"
+    for cell in cells:
+        (record,) = records(cell)
+        assert record["epochs"] == 2
+        assert not (cell.run.path / "version_0" / "environment.1.json").exists()
+        assert cell.log.read_text().count("$ ") == 1
+
+
+def test_an_interrupted_sweep_stops_its_cells_without_a_traceback(tmp_path: Path):
+    """Ctrl-C reaches every process of the terminal's foreground."""
+    waiting = tmp_path / "waiting"
+    file = write_grid(tmp_path, options=callback("Wait", folder=str(waiting)), seeds=[0])
+    (cell,) = cells_of(file)
+    sweep = driver(file)
+    wait_for("a cell in its second epoch", waiting.is_dir)
+    os.killpg(sweep.pid, signal.SIGINT)
+    time.sleep(1)
+    (waiting / "go").touch()
+    text = sweep.communicate(timeout=WAITING)[0]
+    assert sweep.returncode == 130
+    assert text.endswith("uniex: interrupted; the same command goes on\n")
+    assert "Traceback" not in text
+    assert cell.state() == "unfinished"
+    assert cell.epochs_done() == 1
+
+
+def test_a_cell_that_always_fails_is_retried_and_reported_and_the_others_finish(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = write_grid(tmp_path, variants={"broken": callback("Fail"), "plain": {}}, seeds=[0])
+    assert main(["sweep", str(file), "--workers", "2"]) == 1
+    broken, plain = cells_of(file)
+    printed = capsys.readouterr()
+    assert printed.err == f"uniex: failed: broken seed=0: exit code 1: RuntimeError: broken on purpose (log: {broken.log})\n"
+    assert "retry 1 of 1" in printed.out
+    assert "1 of 2 cells have their record" in printed.out
+    assert broken.log.read_text().count("$ ") == 2
+    assert (broken.run.finished(), len(records(plain))) == (None, 1)
+
+
+def test_a_cell_that_fit_refuses_is_not_retried(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The module of its callback is there for the plan and gone when it runs."""
+    (tmp_path / "gone.py").write_text("from tests.sweeps.callbacks import Fail\n")
+    file = write_grid(tmp_path, seeds=[0], options={"trainer.callbacks": [{"class_path": "gone.Fail"}]})
+    sys.path.insert(0, str(tmp_path))
+    try:
+        cells = plan_cells(read_grid(file))
+    finally:
+        sys.path.remove(str(tmp_path))
+    (tmp_path / "gone.py").unlink()
+    executor = make_executor("local", tmp_path / "submitit", workers=1, slurm={})
+    progress = Progress(cells, workers=1, console=Console())
+    (failure,) = Sweep(cells, executor, cluster="local", workers=1, retries=3, progress=progress).run()
+    assert failure.exit_code == 2
+    assert "uniex: error: " in failure.last_line
+    assert failure.cell.log.read_text().count("$ ") == 1
+
+
+def test_a_preempted_job_stops_its_cell_and_goes_on_when_it_is_queued_again(tmp_path: Path):
+    """As on SLURM: the signal that the machine is taken back reaches the job; submitit's local cluster starts it again."""
+    waiting = tmp_path / "waiting"
+    file = write_grid(tmp_path, options=callback("Wait", folder=str(waiting)), seeds=[0])
+    (cell,) = cells_of(file)
+    executor = make_executor("local", tmp_path / "submitit", workers=1, slurm={})
+    job = executor.submit(cell_job(cell, gpu=None, local=True))
+    wait_for("a cell in its second epoch", waiting.is_dir)
+    (child,) = [int(path.name) for path in waiting.iterdir()]
+    worker = int(Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text(), "a worker loads what its command loads again"
+    os.kill(child, signal.SIGUSR2)  # SLURM signals every process: the cell must not die of it
+    time.sleep(0.5)
+    assert not job.done()
+    os.kill(worker, signal.SIGUSR2)
+    time.sleep(1)
+    (waiting / "go").touch()
+    assert job.result() == 0
+    (record,) = records(cell)
+    assert record["epochs"] == 2
+    assert (cell.run.path / "version_0" / "environment.1.json").exists()
+    assert cell.log.read_text().count("$ ") == 2
+
+
+def test_a_job_forwards_sigterm_and_leaves_a_busy_log_alone(tmp_path: Path):
+    log = tmp_path / "logs" / "cell.log"
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); time.sleep(60)"
+    executor = make_executor("local", tmp_path / "submitit", workers=1, slurm={})
+
+    def job() -> Any:
+        return executor.submit(CellJob([sys.executable, "-c", code], log, tmp_path, {}))
+
+    assert executor._executor.parameters["timeout_min"] > 60 * 24 * 30, "submitit ends local jobs after two minutes"
+    assert not is_locked(log)
+    first = job()
+    wait_for("the command", lambda: log.exists() and "ready\n" in log.read_text())
+    assert is_locked(log)
+    assert job().result() is None
+    first._process.send_signal(signal.SIGTERM)
+    assert first.result() == 7
+    assert not is_locked(log)
+    assert log.read_text().count("ready\n") == 1
+
+
+def test_slurm_runs_an_array_of_what_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """With the commands of SLURM replaced: sbatch runs the array's script, srun its command."""
+    monkeypatch.setenv("PATH", f"{fake_slurm(tmp_path)}:{os.environ['PATH']}")
+    two = {"trainer.devices": 2, "trainer.strategy": "ddp"}  # Lightning starts them, SLURM knows of one task
+    file = write_grid(tmp_path, variants={"plain": {}, "two": two}, seeds=[0])
+    assert (
+        main(["sweep", str(file), "--cluster", "slurm", "--workers", "2", "--slurm", "partition=gpu", "--slurm", "time=60"]) == 0
+    )
+    assert "2 of 2 cells have their record" in capsys.readouterr().out
+    script = (tmp_path / "bin" / "script").read_text()
+    for line in ("--partition=gpu", "--time=60", "--array=0-1%2"):
+        assert f"#SBATCH {line}\n" in script
+    assert [[record["devices"] for record in records(cell)] for cell in cells_of(file)] == [[1], [2]]
+
+
+def fake_slurm(folder: Path) -> Path:
+    """A folder with commands named as SLURM's, that run jobs on this machine."""
+    scripts = {
+        "sbatch": """
+import os, re, shutil, subprocess, sys
+here = os.path.dirname(os.path.abspath(sys.argv[0]))
+shutil.copy(sys.argv[1], os.path.join(here, "script"))
+tasks = int(re.search(r"--array=0-([0-9]+)", open(sys.argv[1]).read())[1]) + 1
+for task in range(tasks):
+    job = {"JOB_ID": str(78 + task), "ARRAY_JOB_ID": "77", "ARRAY_TASK_ID": str(task), "NTASKS": "1", "JOB_NAME": "sweep"}
+    job |= {"JOB_NUM_NODES": "1", "NODEID": "0", "LOCALID": "0", "PROCID": "0"}
+    environment = {**os.environ, **{"SLURM_" + name: value for name, value in job.items()}}
+    script = os.path.join(here, "script")
+    subprocess.Popen(["bash", script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("Submitted batch job 77")
+""",
+        "srun": """
+import os, sys
+os.execvp(sys.argv[6], sys.argv[6:])  # after --unbuffered --output FILE --error FILE
+""",
+        "sacct": "print('JobID|State|NodeList')",
+    }
+    (folder / "bin").mkdir()
+    for name, text in scripts.items():
+        path = folder / "bin" / name
+        path.write_text(f"#!{sys.executable}\n{text}")
+        path.chmod(0o755)
+    return folder / "bin"
+
+
+def test_debug_runs_in_this_process(tmp_path: Path):
+    executor = make_executor("debug", tmp_path / "submitit", workers=1, slurm={})
+    log, handler = tmp_path / "a.log", signal.getsignal(signal.SIGTERM)
+    try:
+        assert executor.submit(CellJob([sys.executable, "-c", "raise SystemExit(3)"], log, tmp_path, {})).result() == 3
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert log.read_text().startswith("$ ")
+
+
+class FakeJob:
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> Any:
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+
+@pytest.mark.parametrize("result", [2, None, UncompletedJobError("no result")], ids=["locked", "busy log", "lost worker"])
+def test_a_job_that_ends_while_its_cell_runs_elsewhere_has_not_failed(result: Any, tmp_path: Path):
+    """A person runs the very command meanwhile, or the worker was killed and its command was not."""
+    (planned,) = plan_cells(read_grid(write_grid(tmp_path, seeds=[0])))
+    submitted, events = [], []
+
+    class Executor:
+        def submit(self, job: CellJob) -> FakeJob:
+            submitted.append(job)
+            planned.cell.run.claim(go_on=True)
+            return FakeJob(result)
+
+    class Told(Progress):
+        def event(self, text: str) -> None:
+            events.append(text)
+            if text.startswith("waiting"):
+                (planned.cell.run.path / "version_0" / "record.json").touch()
+                release_locks()
+
+    progress = Told([planned], workers=1, console=Console())
+    assert Sweep([planned], Executor(), cluster="local", workers=1, retries=0, progress=progress).run() == []
+    assert len(submitted) == 1
+    place = str(planned.cell.point)
+    assert events == [f"started {place}", f"waiting for {place}: another process runs it", f"finished {place}"]
+
+
+def test_jobs_of_one_gpu_get_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    planned = plan_cells(read_grid(write_grid(tmp_path)))
+    jobs: list[str | None] = []
+
+    class Executor:
+        def submit(self, job: CellJob) -> FakeJob:
+            jobs.append(job.environment["CUDA_VISIBLE_DEVICES"])
+            return FakeJob(2)
+
+    for gpus in (1, 0):
+        cells = [dataclasses.replace(cell, gpus=gpus) for cell in planned]
+        progress = Progress(cells, workers=2, console=Console())
+        Sweep(cells, Executor(), cluster="local", workers=2, retries=0, progress=progress).run()
+    assert jobs == ["4", "6", "4,6", "4,6"]
+
+
+def test_the_bar_counts_the_epochs_of_running_cells(tmp_path: Path):
+    file = write_grid(tmp_path, variants={"short": {}, "long": {"trainer.max_epochs": 4}}, seeds=[0])
+    short, long = (dataclasses.replace(cell, seconds=10.0 * cell.epochs) for cell in plan_cells(read_grid(file)))
+    screen = io.StringIO()
+    cells = {cell.cell.name: cell for cell in (short, long)}
+    with Progress([short, long], workers=2, console=Console(file=screen, force_terminal=True, width=120)) as progress:
+        progress.show(cells, running=[], failed=0)
+        checkpoints = long.cell.run.path / "version_0" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "epoch_0000.ckpt").touch()
+        (checkpoints / "epoch_0002.ckpt").touch()
+        assert progress.left(cells, [long.cell.name]) == 20 + 10
+        progress.show({long.cell.name: long}, running=[long.cell.name], failed=0)
+    assert "1 of 2 done, 1 running, 0 failed" in screen.getvalue()
+    assert "83%" in screen.getvalue()

@@ -1,0 +1,102 @@
+"""``uniex sweep``: variants x settings x seeds, each cell a ``uniex fit`` command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from unified_extractor.sweeps.cell import LOGS
+from unified_extractor.sweeps.cluster import check_submitit, make_executor
+from unified_extractor.sweeps.errors import SweepError
+from unified_extractor.sweeps.grid import read_grid
+from unified_extractor.sweeps.plan import PlannedCell, commands, plan_cells, plan_table, plan_total
+from unified_extractor.sweeps.progress import Progress
+from unified_extractor.sweeps.running import Failure, Sweep
+
+_WIDTH = 160
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Plan a grid, print the plan, run what is not finished. Returns 0 if every cell has its record, 1 if one failed, 2 for a mistake."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.workers < 1 or given.retries < 0:
+        parser.error(f"--workers must be at least 1 and --retries at least 0, got {given.workers} and {given.retries}")
+    if given.slurm and given.cluster != "slurm":
+        parser.error("--slurm is of --cluster slurm alone")
+    try:
+        return _sweep(given)
+    except SweepError as error:
+        parser.exit(2, f"uniex: error: {error}\n")
+    except KeyboardInterrupt:
+        print("uniex: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("uniex sweep", description="Train every cell of a grid: variants x settings x seeds.")
+    parser.add_argument("grid", type=Path, help="a YAML file with name, config, variants, seeds, and settings")
+    parser.add_argument("--dry_run", action="store_true", help="print cells, states and estimated cost, do nothing")
+    parser.add_argument("--commands", action="store_true", help="print the command of every cell too")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="cells at once, those of another sweep of this grid included (default 1)"
+    )
+    parser.add_argument("--cluster", choices=["local", "slurm", "debug"], default="local", help="where (default local)")
+    parser.add_argument("--retries", type=int, default=1, help="new starts of a cell that failed (default 1)")
+    parser.add_argument(
+        "--slurm", type=_setting, action="append", default=[], metavar="KEY=VALUE", help="for sbatch: partition=gpu, time=60"
+    )
+    return parser
+
+
+def _sweep(given: argparse.Namespace) -> int:
+    if not given.dry_run:
+        check_submitit()
+    grid = read_grid(given.grid)
+    cells = plan_cells(grid, elsewhere=given.dry_run or given.cluster == "slurm")
+    _print_plan(cells, given)
+    folder = Path(grid.root) / grid.name
+    if given.dry_run:
+        return 0
+    failures: list[Failure] = []
+    if any(planned.state != "finished" for planned in cells):
+        executor = make_executor(given.cluster, folder / LOGS / "submitit", workers=given.workers, slurm=dict(given.slurm))
+        with Progress(cells, workers=given.workers, console=Console()) as progress:
+            failures = Sweep(
+                cells, executor, cluster=given.cluster, workers=given.workers, retries=given.retries, progress=progress
+            ).run()
+    return _print_end(cells, failures, folder)
+
+
+def _print_plan(cells: Sequence[PlannedCell], given: argparse.Namespace) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)  # a file or a pipe has no width: no cell's name is cut
+    console.print(plan_table(cells))
+    print(plan_total(cells, given.workers))
+    if given.commands:
+        print("\n".join(commands(cells)))
+    sys.stdout.flush()
+
+
+def _print_end(cells: Sequence[PlannedCell], failures: Sequence[Failure], folder: Path) -> int:
+    """Every cell has a row, or is named here."""
+    without = [planned.cell for planned in cells if planned.cell.run.finished() is None]
+    for failure in failures:
+        print(f"uniex: failed: {failure}", file=sys.stderr)
+    for cell in without:
+        if cell.name not in {failure.cell.name for failure in failures}:
+            print(f"uniex: missing: {cell.point}: no record in {cell.run.path}", file=sys.stderr)
+    print(f"{len(cells) - len(without)} of {len(cells)} cells have their record; their table: uniex report {folder}")
+    return 1 if without else 0
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
+    return name, yaml.safe_load(value)

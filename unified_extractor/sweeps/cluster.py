@@ -1,0 +1,61 @@
+"""Submitit's executors: where jobs run."""
+
+import importlib.util
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from unified_extractor.sweeps import job
+from unified_extractor.sweeps.cell import Cell
+from unified_extractor.sweeps.errors import SweepError
+
+Cluster = Literal["local", "slurm", "debug"]
+_NO_LIMIT_MINUTES = 60 * 24 * 365
+"""Submitit's local jobs would end after two minutes."""
+
+
+def check_submitit() -> None:
+    """Raise ``SweepError`` unless submitit is there."""
+    if importlib.util.find_spec("submitit") is None:
+        raise SweepError("a sweep needs submitit: pip install 'unified-extractor[sweeps]'")
+
+
+def make_executor(cluster: Cluster, folder: Path, *, workers: int, slurm: Mapping[str, Any]) -> Any:
+    """The executor that runs at most ``workers`` jobs of an array on SLURM; elsewhere that is the caller's part.
+
+    Its files go into a new folder below ``folder``: jobs are named by process ids, which come again.
+    """
+    import cloudpickle
+    import submitit
+
+    cloudpickle.register_pickle_by_value(job)  # workers need not import this package, which would load torch
+    settings: dict[str, Any] = {"timeout_min": _NO_LIMIT_MINUTES} if cluster == "local" else {}
+    if cluster == "slurm":
+        settings = {"name": "uniex-sweep", "slurm_array_parallelism": workers}
+        settings |= {f"slurm_{name}": value for name, value in slurm.items()}
+    try:
+        executor = submitit.AutoExecutor(folder / uuid.uuid4().hex[:12], cluster=cluster)
+        executor.update_parameters(**settings)
+    except (NameError, ValueError, TypeError, RuntimeError, AssertionError) as error:
+        raise SweepError(f"--cluster {cluster}: {' '.join(str(error).split())}") from error
+    return executor
+
+
+def cell_job(cell: Cell, *, gpu: str | None, local: bool) -> job.CellJob:
+    """The job of a cell; ``gpu`` is the only one that it may see, if that is to be decided here."""
+    environment: dict[str, str | None] = {}
+    if local:  # submitit hides all GPUs from local jobs
+        environment["CUDA_VISIBLE_DEVICES"] = gpu if gpu is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
+    else:  # Lightning would take the job's single task for all of its processes, and requeue beside submitit
+        environment["SLURM_JOB_NAME"] = "interactive"
+    return job.CellJob(cell.command, cell.log.absolute(), Path.cwd(), environment)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(torch.cuda.device_count())] if named is None else [g for g in named.split(",") if g]

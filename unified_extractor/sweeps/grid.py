@@ -1,0 +1,216 @@
+"""A grid file: which runs a sweep consists of.
+
+Example::
+
+    name: digits_pair
+    config: ../configs/digits/involution.yaml
+    variants:
+      involution: {}
+      unified: {model.network.init_args.spec: ../configs/extractor/unified.yaml}
+    settings:
+      model.optimization.learning_rate: [0.01, 0.003]
+    seeds: [0, 1, 2]
+"""
+
+import dataclasses
+import difflib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unified_extractor.sweeps.errors import SweepError
+
+Options = Mapping[str, Any]
+_NAME = re.compile(r"[\w.+-]+")
+_RESERVED = ("run", "seed_everything", "ckpt_path", "config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Variants x settings x seeds. Options are dotted, as on the command line: ``trainer.max_epochs``.
+
+    Attributes:
+        name: the question; runs lie in ``<root>/<name>``.
+        config: the run that every cell starts from.
+        variants: what is compared, by name: the options in which it differs from ``config``.
+        seeds: of every variant in every setting.
+        settings: the values of an option; all combinations are run.
+        options: of every cell; a variant's own count more.
+        root: the folder of all runs.
+        budget: the class of a run's cost, written into its record.
+    """
+
+    name: str
+    config: str
+    variants: Mapping[str, Options]
+    seeds: Sequence[int]
+    settings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
+    root: str = "runs"
+    budget: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One place in the grid.
+
+    Attributes:
+        variant: its name.
+        label: variant and settings: what rows that differ in the seed alone share.
+        seed: of the run.
+        options: with which ``config`` becomes this run.
+    """
+
+    variant: str
+    label: str
+    seed: int
+    options: Options
+
+    def __str__(self) -> str:
+        return f"{self.label} seed={self.seed}"
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid in a file, its own files named as seen from here. Raises ``SweepError``."""
+    content = _mapping(path)
+    fields = {entry.name: entry for entry in dataclasses.fields(Grid)}
+    for key in content:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            more = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(fields)}"
+            raise SweepError(f"{path}:{key}: unknown key, {more}")
+    for key, entry in fields.items():
+        needed = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        if needed and content.get(key) is None:
+            raise SweepError(f"{path}:{key}: required, but not given")
+    _check(path, content := {key: value for key, value in content.items() if value is not None})
+    here = path.parent
+    return Grid(
+        **{
+            **content,
+            "config": _from_here(here, content["config"]),
+            "options": _files(here, content.get("options", {})),
+            "variants": {name: _files(here, options or {}) for name, options in content["variants"].items()},
+            "settings": {
+                option: [_from_here(here, value) for value in values] for option, values in content.get("settings", {}).items()
+            },
+        }
+    )
+
+
+def points(grid: Grid) -> Iterator[Point]:
+    """Every place in the grid: variant by variant, setting by setting, seed by seed."""
+    short = _short_names(list(grid.settings))
+    for variant, own in grid.variants.items():
+        for values in itertools.product(*grid.settings.values()):
+            setting = dict(zip(grid.settings, values, strict=True))
+            label = " ".join([variant, *(f"{short[option]}={as_text(value)}" for option, value in setting.items())])
+            options = {**grid.options, **own, **setting}
+            for seed in grid.seeds:
+                yield Point(variant=variant, label=label, seed=seed, options=options)
+
+
+def as_text(value: Any) -> str:
+    """An option's value as the command line takes it."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, default=str)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"{key} is there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(), Loader=_Loader)
+    except OSError as error:
+        raise SweepError(f"{path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise SweepError(f"{path}: line {line}: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise SweepError(f"{path}: not a YAML file") from error
+    if not isinstance(content, dict):
+        raise SweepError(f"{path}: must hold 'key: value' lines")
+    return content
+
+
+def _check(path: Path, content: Mapping[str, Any]) -> None:
+    for key in ("name", "config", "root", "budget"):
+        if not isinstance(content.get(key, ""), str):
+            raise SweepError(f"{path}:{key}: must be text, got {content[key]!r}")
+    if not _NAME.fullmatch(content["name"].replace("/", "")) or Path(content["name"]).is_absolute() or ".." in content["name"]:
+        raise SweepError(f"{path}:name: must be letters, digits, _ . + - and /, got {content['name']!r}")
+    if not (path.parent / content["config"]).is_file():
+        raise SweepError(f"{path}:config: no such file: {path.parent / content['config']}")
+    seeds = content["seeds"]
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds) or _repeated(seeds):
+        raise SweepError(f"{path}:seeds: must be a list of different whole numbers, got {seeds!r}")
+    _check_options(path, "options", content.get("options", {}))
+    if not isinstance(content["variants"], dict) or not content["variants"]:
+        raise SweepError(f"{path}:variants: must be 'name: options' lines, at least one, got {content['variants']!r}")
+    for name, options in content["variants"].items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise SweepError(f"{path}:variants.{name}: the name must be letters, digits, _ . + and -")
+        _check_options(path, f"variants.{name}", options or {})
+    settings = content.get("settings", {})
+    _check_options(path, "settings", settings)
+    for option, values in settings.items():
+        if not isinstance(values, list) or not values or _repeated(values):
+            raise SweepError(f"{path}:settings.{option}: must be a list of different values, got {values!r}")
+        for key, options in (("options", content.get("options", {})), *content["variants"].items()):
+            if option in (options or {}):
+                place = key if key == "options" else f"variants.{key}"
+                raise SweepError(f"{path}:{place}.{option}: is one of the settings too")
+
+
+def _check_options(path: Path, place: str, options: Any) -> None:
+    if not isinstance(options, dict):
+        raise SweepError(f"{path}:{place}: must be 'option: value' lines, got {options!r}")
+    for option in options:
+        if not isinstance(option, str) or not option:
+            raise SweepError(f"{path}:{place}.{option}: an option is text such as trainer.max_epochs")
+        if option.split(".")[0] in _RESERVED:
+            raise SweepError(f"{path}:{place}.{option}: is set by the sweep itself")
+
+
+def _repeated(values: Sequence[Any]) -> bool:
+    return len({as_text(value) for value in values}) < len(values)
+
+
+def _files(folder: Path, options: Options) -> dict[str, Any]:
+    return {option: _from_here(folder, value) for option, value in options.items()}
+
+
+def _from_here(folder: Path, value: Any) -> Any:
+    """The name of a YAML file in or near ``folder``, as seen from here; any other value as it is."""
+    if isinstance(value, str) and value.endswith(".yaml") and (folder / value).is_file():
+        return os.path.relpath(folder / value) if not Path(value).is_absolute() else value
+    return value
+
+
+def _short_names(options: Sequence[str]) -> dict[str, str]:
+    """The last words of every option, as many as tell it from the others."""
+    short = {}
+    for option in options:
+        parts = option.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        others = [f".{other}" for other in options if other != option]
+        short[option] = next((end for end in ends if not any(other.endswith(f".{end}") for other in others)), option)
+    return short

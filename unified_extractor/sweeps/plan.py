@@ -1,0 +1,241 @@
+"""What a sweep would do and cost: every cell built and checked as ``fit`` would, its state, and the seconds it would take."""
+
+import os
+import shlex
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from rich.table import Table
+
+from unified_extractor.analysis.cost import cost
+from unified_extractor.analysis.record import Record, RecordError, read_rows
+from unified_extractor.sweeps.cell import Cell, State, arguments_without_name, as_cell
+from unified_extractor.sweeps.errors import SweepError
+from unified_extractor.sweeps.grid import Grid, Point, points
+from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
+from unified_extractor.training import ConfigurationError
+from unified_extractor.training.environment import device_name
+from unified_extractor.training.planning import PlannedRun, planned
+from unified_extractor.training.run_folder import RECORD
+
+_AT_MOST_START_UP = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCell:
+    """A cell, what it costs, and how far it is.
+
+    Attributes:
+        cell: the cell.
+        parameters: of the network.
+        multiply_adds: of one image, forward.
+        training_multiply_adds: of the whole run: three times forward for every image of every epoch.
+        epochs: of the whole run.
+        seconds: of the whole run, start-up included; ``None`` if its device is not here.
+        device: the device in words, or why it is not known.
+        gpus: that it takes; 0 on the CPU, or if it chooses them itself.
+        state: when it was planned.
+        epochs_done: then.
+    """
+
+    cell: Cell
+    parameters: int
+    multiply_adds: int
+    training_multiply_adds: int
+    epochs: int
+    seconds: float | None
+    device: str
+    gpus: int
+    state: State
+    epochs_done: int
+
+    def left(self, state: State, epochs_done: int) -> float:
+        """The fraction of the run that is still to do."""
+        if state == "finished":
+            return 0.0
+        return 1 - min(1.0, epochs_done / self.epochs) if self.epochs and state != "new" else 1.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that are still to do."""
+        return None if self.seconds is None else self.seconds * self.left(self.state, self.epochs_done)
+
+
+def plan_cells(grid: Grid, *, elsewhere: bool = False) -> list[PlannedCell]:
+    """Build, check and cost every cell of a grid. Nothing is written, nothing of this process is left changed.
+
+    With ``elsewhere`` cells may need devices that only another machine has.
+
+    Raises:
+        SweepError: a cell whose configuration ``fit`` would refuse, or two cells with one configuration.
+    """
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # jobs will use it
+    planner = _Planner(grid, elsewhere)
+    cells: dict[str, PlannedCell] = {}
+    for point in points(grid):
+        found = planner.plan(point)
+        other = cells.setdefault(found.cell.name.rsplit("-", 1)[-1], found)
+        if other is not found:
+            raise SweepError(f"cells {other.cell.point} and {point}: have the same configuration")
+    return planner.with_measured(list(cells.values()))
+
+
+class _Planner:
+    """Plans cell after cell; what cells share is counted and timed once."""
+
+    def __init__(self, grid: Grid, elsewhere: bool) -> None:
+        self._grid, self._elsewhere = grid, elsewhere
+        self._multiply_adds: dict[str, int] = {}
+        self._times: dict[str, StepTime] = {}
+        self._start_up: float | None = None
+
+    def plan(self, point: Point) -> PlannedCell:
+        with _undisturbed():
+            run = self._planned(point)
+            if self._start_up is None:  # what this process has done so far is about what fit does before its first step
+                self._start_up = min(time.process_time(), _AT_MOST_START_UP)
+            cell = as_cell(self._grid, point, run.config_hash)
+            key, work = work_key(run), schedule(run)
+            if key not in self._multiply_adds:
+                shape = (run.data.in_chans, run.data.image_size, run.data.image_size)
+                self._multiply_adds[key] = cost(run.classifier.network, shape).multiply_adds
+            state = cell.state()
+            device = run.device_missing or device_name(run.trainer.strategy.root_device)
+            seconds = None
+            if not run.device_missing:
+                if key not in self._times and state != "finished":
+                    self._times[key] = step_time(run, self._multiply_adds[key])
+                seconds = self._start_up + self._times[key].run(work) if key in self._times else 0.0
+            return PlannedCell(
+                cell=cell,
+                parameters=sum(parameter.numel() for parameter in run.classifier.network.parameters()),
+                multiply_adds=self._multiply_adds[key],
+                training_multiply_adds=3 * self._multiply_adds[key] * work.images * work.epochs,
+                epochs=work.epochs,
+                seconds=seconds,
+                device=device,
+                gpus=1 if "cuda" in str(run.trainer.strategy.root_device) and run.settings.trainer.devices in (1, "1") else 0,
+                state=state,
+                epochs_done=cell.epochs_done() if state in ("unfinished", "running") else 0,
+            )
+
+    def with_measured(self, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+        """Where a finished cell of the same variant ran on the same device, its seconds instead of the estimate."""
+        measured: dict[tuple[str, str], list[float]] = {}
+        for planned_cell in cells:
+            if planned_cell.state == "finished" and (run := _finished_seconds(planned_cell.cell)):
+                record, seconds = run
+                measured.setdefault((planned_cell.cell.point.label, record.device), []).append(seconds)
+        start_up = self._start_up or 0.0
+        result = []
+        for planned_cell in cells:
+            found = measured.get((planned_cell.cell.point.label, planned_cell.device))
+            if found and planned_cell.seconds is not None:
+                planned_cell = _with_seconds(planned_cell, start_up + statistics.median(found))
+            result.append(planned_cell)
+        return result
+
+    def _planned(self, point: Point) -> PlannedRun:
+        arguments = [*arguments_without_name(self._grid, point), f"--run.name={self._grid.name}/{point.variant}"]
+        try:
+            run = planned(arguments, elsewhere=self._elsewhere)
+        except ConfigurationError as error:
+            raise SweepError(f"cell {point}: {error}") from error
+        trainer = run.settings.trainer
+        if trainer.fast_dev_run or trainer.enable_checkpointing is False:
+            setting = "fast_dev_run" if trainer.fast_dev_run else "enable_checkpointing=false"
+            raise SweepError(f"cell {point}: trainer.{setting}: such a run leaves no record, it would never be finished")
+        return run
+
+
+def plan_table(cells: Sequence[PlannedCell]) -> Table:
+    """Every cell as a row."""
+    table = Table("variant", "seed", "state")
+    for title in ("parameters", "multiply-adds", "seconds left"):
+        table.add_column(title, justify="right")
+    for planned_cell in cells:
+        state = planned_cell.state
+        if state in ("unfinished", "running"):
+            state_text = f"{state} ({planned_cell.epochs_done} of {planned_cell.epochs} epochs)"
+        else:
+            state_text = state
+        seconds = planned_cell.seconds_left
+        table.add_row(
+            planned_cell.cell.point.label,
+            str(planned_cell.cell.point.seed),
+            state_text,
+            f"{planned_cell.parameters:,}",
+            f"{planned_cell.multiply_adds:,}",
+            "unknown" if seconds is None else f"{seconds:,.0f}",
+        )
+    return table
+
+
+def plan_total(cells: Sequence[PlannedCell], workers: int) -> str:
+    """The sweep's size and cost in a line or two."""
+    open_cells = [planned_cell for planned_cell in cells if planned_cell.state != "finished"]
+    work = sum(c.training_multiply_adds * c.left(c.state, c.epochs_done) for c in open_cells)
+    lines = [f"{len(cells)} cells, {len(cells) - len(open_cells)} finished; to do: {work:.3g} multiply-adds of training"]
+    if missing := sorted({c.device for c in open_cells if c.seconds is None}):
+        lines.append(f"how long that takes is not known here: {'; '.join(missing)}")
+    known = [c.seconds_left for c in open_cells if c.seconds_left is not None]
+    if known:
+        devices = ", ".join(sorted({c.device for c in open_cells if c.seconds is not None}))
+        side_by_side = max(sum(known) / workers, max(known))
+        lines.append(
+            f"estimated on this machine ({devices}): {duration(sum(known))}, with {workers} at once about {duration(side_by_side)}"
+        )
+    return "\n".join(lines)
+
+
+def commands(cells: Sequence[PlannedCell]) -> list[str]:
+    """The commands, as a person would type them."""
+    return [shlex.join(["uniex", *planned_cell.cell.arguments]) for planned_cell in cells]
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``43 s``, ``12 min``, ``7 h 05 min``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _with_seconds(planned_cell: PlannedCell, seconds: float) -> PlannedCell:
+    return PlannedCell(**{**vars(planned_cell), "seconds": seconds})
+
+
+def _finished_seconds(cell: Cell) -> tuple[Record, float] | None:
+    """The record of a finished cell, and the seconds from its start to its record; of a resumed one, of its training steps."""
+    folder = cell.run.finished()
+    if folder is None:
+        return None
+    try:
+        record = read_rows([folder / RECORD])[0]
+    except (RecordError, IndexError):
+        return None
+    seconds = record.seconds_per_epoch * record.epochs
+    starts = list(Path(folder).glob("environment*.json"))
+    if len(starts) == 1:
+        seconds = max(seconds, (folder / RECORD).stat().st_mtime - starts[0].stat().st_mtime)
+    return record, seconds
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Random state, threads and environment are afterwards as they were: a planned run sets them as ``fit`` would."""
+    variables, threads = dict(os.environ), torch.get_num_threads()
+    try:
+        with isolate_rng():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        os.environ.clear()
+        os.environ.update(variables)

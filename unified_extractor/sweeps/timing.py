@@ -1,0 +1,146 @@
+"""How long a run would take on this machine: a few training steps of it, timed."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unified_extractor.training.planning import PlannedRun
+
+_SECONDS = 1.0
+_MULTIPLY_ADDS_PER_SECOND = 5e9
+"""Of a slow processor: on a CPU a step is timed with as many images as it should do in a second, at least two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The work of a run: ``epochs``, batches a split, and ``images`` a training epoch, on all devices together."""
+
+    epochs: int
+    train_batches: int
+    val_batches: int
+    test_batches: int
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of a batch: ``train`` with backward and optimiser, data included if no other process loads them; ``evaluate``."""
+
+    train: float
+    evaluate: float
+
+    def run(self, schedule: Schedule) -> float:
+        """Seconds of all epochs and the test."""
+        validated = schedule.epochs * schedule.val_batches + schedule.test_batches
+        return schedule.epochs * schedule.train_batches * self.train + validated * self.evaluate
+
+
+def schedule(plan: PlannedRun) -> Schedule:
+    """The work of a planned run."""
+    trainer, data = plan.trainer, plan.data
+    train = _limited(len(data.train_dataloader()), plan.settings.trainer.limit_train_batches)
+    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else 0
+    if trainer.max_steps > 0:
+        by_steps = -(-trainer.max_steps * trainer.accumulate_grad_batches // max(1, train))
+        epochs = min(epochs, by_steps) if epochs else by_steps
+    return Schedule(
+        epochs=epochs,
+        train_batches=train,
+        val_batches=_limited(len(data.val_dataloader()), plan.settings.trainer.limit_val_batches),
+        test_batches=_limited(len(data.test_dataloader()), plan.settings.trainer.limit_test_batches),
+        images=train * data.batch_size * trainer.world_size,
+    )
+
+
+def work_key(plan: PlannedRun) -> str:
+    """Runs with an equal key take equally long a step: they differ in seed, optimisation or length."""
+    model, trainer = plan.settings.model, plan.settings.trainer
+    relevant = [
+        model.network,
+        model.channels_last,
+        plan.settings.data,
+        plan.settings.threads,
+        trainer.precision,
+        trainer.accelerator,
+        trainer.devices,
+    ]
+    return json.dumps([value.as_dict() if hasattr(value, "as_dict") else value for value in relevant], default=str)
+
+
+def step_time(plan: PlannedRun, multiply_adds: int) -> StepTime:
+    """Time about a second of training steps and as much of evaluation on the run's own device. ``multiply_adds`` are of an image.
+
+    ``torch.compile`` is left out. Changes the planned network's weights.
+    """
+    device = plan.trainer.strategy.root_device
+    count = plan.data.batch_size
+    if device.type == "cpu":
+        count = max(min(2, count), min(count, int(_MULTIPLY_ADDS_PER_SECOND / max(1, 3 * multiply_adds))))
+    scale = plan.data.batch_size / count
+    classifier = plan.classifier.to(device)
+    optimizer = classifier.optimization.build(classifier.network)
+    batches = _batches(plan, count, device)
+
+    def train() -> None:
+        images, labels = next(batches)
+        optimizer.zero_grad()
+        with plan.trainer.precision_plugin.train_step_context():
+            loss = F.cross_entropy(classifier(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    def evaluate() -> None:
+        images, _ = next(batches)
+        with torch.no_grad(), plan.trainer.precision_plugin.val_step_context():
+            classifier(images)
+
+    classifier.train()
+    training = _median_seconds(train, device)
+    classifier.eval()
+    return StepTime(train=scale * training, evaluate=scale * _median_seconds(evaluate, device))
+
+
+def _batches(plan: PlannedRun, count: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    data: Any = plan.data
+    if data.loading.num_workers == 0 and count == data.batch_size:
+        while True:
+            for images, labels in data.train_dataloader():
+                yield images.to(device), labels.to(device)
+    images = torch.randn(count, data.in_chans, data.image_size, data.image_size, device=device)
+    labels = torch.randint(data.num_classes, (count,), device=device)
+    while True:
+        yield images, labels
+
+
+def _median_seconds(step: Any, device: torch.device) -> float:
+    """The first step, which compiles and allocates, counts only if there is no time for another."""
+    first = _seconds(step, device)
+    if first > 2 * _SECONDS:
+        return first
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < _SECONDS and len(times) < 30):
+        times.append(_seconds(step, device))
+        if sum(times) > _SECONDS:
+            break
+    return statistics.median(times)
+
+
+def _seconds(step: Any, device: torch.device) -> float:
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _limited(batches: int, limit: float | int | None) -> int:
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
