@@ -61,7 +61,7 @@ def test_describe_yaml_is_the_spec(tmp_path, capsys):
     assert read_spec(str(file)) == ux.ExtractorSpec(**yaml.safe_load(file.read_text())) == ux.presets.outlook_attention(heads=4)
 
 
-@pytest.mark.parametrize("name", ["extractor/unified.yaml", "digits/unified.yaml", "cifar10_folder/unified.yaml"])
+@pytest.mark.parametrize("name", ["extractor/unified.yaml", "digits/unified.yaml", "image_folder/unified.yaml"])
 def test_describe_reads_a_spec_or_a_run(name, tmp_path, capsys):
     assert main(["describe", str(CONFIGS / name), "--picture", str(tmp_path / "p.png")]) == 0
     assert "(1 + D[g(c),k,p])" in capsys.readouterr().out
