@@ -75,7 +75,15 @@ DENSE = {"channels": "dense"}
         (spec(static_kernel={"chanels": "dense"}), f"{NETWORK}.spec.static_kernel.chanels: unknown key, did you mean channels?"),
         (lambda c: arguments_of(c).update(spec=[{"kernel_sise": 3}]), f"{NETWORK}.spec.kernel_sise: unknown key"),
         (lambda c: arguments_of(c).update(widhts=[8]), f"{NETWORK}.widhts: unknown key, did you mean widths?"),
-        (lambda c: c["model"].update(learning_rat=1), "model.learning_rat: unknown key, did you mean learning_rate?"),
+        (lambda c: c["model"].update(label_smoothin=0.1), "model.label_smoothin: unknown key, did you mean label_smoothing?"),
+        (
+            lambda c: c["model"].update(optimization={"learning_rat": 1.0}),
+            "model.optimization.learning_rat: unknown key, did you mean learning_rate?",
+        ),
+        (
+            lambda c: c["data"]["init_args"].update(augmentation={"flipp": True}),
+            "data.init_args.augmentation.flipp: unknown key, did you mean flip?",
+        ),
         (lambda c: c["model"].update(netwrk=c["model"].pop("network")), "model.netwrk: unknown key, did you mean network?"),
         (lambda c: c["data"]["init_args"].update(batchsize=1), "data.init_args.batchsize: unknown key, did you mean batch_size?"),
         (lambda c: c["trainer"].update(max_epoch=1), "trainer.max_epoch: unknown key, did you mean max_epochs?"),
@@ -98,8 +106,14 @@ def test_misspelt_keys_are_named(capsys: pytest.CaptureFixture[str], change: Cha
         (spec(static_kernel="dense"), f"{NETWORK}.spec.static_kernel: expected a mapping or the name of a file, got 'dense'"),
         (spec(static_kernel=DENSE, bias="perhaps"), f"{NETWORK}.spec.bias: expected bool, got 'perhaps'"),
         (lambda c: arguments_of(c).update(num_classes="ten"), f"{NETWORK}.num_classes: expected int, got 'ten'"),
-        (lambda c: c["model"].update(learning_rate="fast"), "model.learning_rate: expected float, got 'fast'"),
-        (lambda c: c["model"].update(optimizer="adam"), "model.optimizer: expected one of 'adamw', 'sgd', got 'adam'"),
+        (
+            lambda c: c["model"].update(optimization={"learning_rate": "fast"}),
+            "model.optimization.learning_rate: expected float, got 'fast'",
+        ),
+        (
+            lambda c: c["model"].update(optimization={"optimizer": "adam"}),
+            "model.optimization.optimizer: expected one of 'adamw', 'sgd', got 'adam'",
+        ),
         (lambda c: c["trainer"].update(max_epochs="many"), "trainer.max_epochs: expected int or null, got 'many'"),
         (lambda c: c.update(seed_everything="x"), "seed_everything: expected int, got 'x'"),
     ],
@@ -124,7 +138,20 @@ def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Chang
         (lambda c: arguments_of(c).update(depths=[1, 1]), "model.network: "),
         (lambda c: arguments_of(c).update(num_classes=7), f"{NETWORK}.num_classes: must be 10 for Digits, got 7"),
         (lambda c: arguments_of(c).update(in_chans=3), f"{NETWORK}.in_chans: must be 1 for Digits, got 3"),
-        (lambda c: c["model"].update(learning_rate=-1), "model: learning_rate must be positive, got -1"),
+        (lambda c: c["model"].update(label_smoothing=1.5), "model: label_smoothing must lie in [0, 1), got 1.5"),
+        (
+            lambda c: c["model"].update(optimization={"learning_rate": -1.0}),
+            "model.optimization: learning_rate must be positive, got -1.0",
+        ),
+        (
+            lambda c: c["data"]["init_args"].update(augmentation={"erasing": 2.0}),
+            "data.init_args.augmentation: erasing must lie in [0, 1], got 2.0",
+        ),
+        (
+            lambda c: c["data"]["init_args"].update(augmentation={"color_jitter": 0.1}, loading={"on_device": True}),
+            "data: loading.on_device=true needs images that fit into memory",
+        ),
+        (lambda c: c["trainer"].update(accelerator="gpu"), "trainer.accelerator: 'gpu' is not there, torch sees no GPU"),
         (lambda c: c["data"]["init_args"].update(batch_size=0), "data: batch_size must be at least 1, got 0"),
         (lambda c: c["data"]["init_args"].update(batch_size=2000), "data: batch_size must not exceed the training images"),
         (lambda c: c["trainer"].update(accelerator="abacus"), "trainer: You selected an invalid accelerator name"),
@@ -165,6 +192,18 @@ def test_unreadable_config_files_are_named(capsys: pytest.CaptureFixture[str], c
     if content is not None:
         Path("other.yaml").write_bytes(content)
     assert refusal(capsys, "--config", "other.yaml").startswith(expected)
+
+
+def test_more_devices_than_there_are_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    line = refusal(capsys, "--trainer.accelerator=gpu", "--trainer.devices=4")
+    assert line == "trainer.devices: 4 are asked for, torch sees 2 on this machine"
+
+
+def test_a_batch_that_the_ranks_cannot_fill_is_named(capsys: pytest.CaptureFixture[str]):
+    line = refusal(capsys, "--trainer.devices=4", "--trainer.strategy=ddp", "--data.batch_size=300")
+    assert line.endswith("got batch_size=300 on each of 4 devices, 1151 images")
 
 
 def test_unknown_options_and_values_of_the_command_line_are_named(capsys: pytest.CaptureFixture[str]):
@@ -212,7 +251,7 @@ def test_image_that_breaks_during_the_run_is_named(
     def change(settings: dict[str, Any]) -> None:
         folder_data(root)(settings)
         settings["trainer"]["fast_dev_run"] = 10
-        settings["data"]["init_args"].update(num_workers=workers, validation_fraction=0.1)
+        settings["data"]["init_args"].update(loading={"num_workers": workers}, validation_fraction=0.1)
 
     assert refusal(capsys, change=change).startswith(f"data: {bad}: not a readable image")
 

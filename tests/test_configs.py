@@ -10,7 +10,10 @@ import torch
 import yaml
 
 from tests.image_folders import image_folder
+from tests.torchvision_files import write_cifar, write_fashion_mnist
 from unified_extractor import ExtractorSpec, presets
+from unified_extractor.__main__ import main as uniex
+from unified_extractor.data import CIFAR10, CIFAR100
 from unified_extractor.training.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -37,6 +40,8 @@ DIGITS = {
     "outlook_attention": presets.outlook_attention(),
     "unified": presets.unified(),
 }
+IMAGENET = {"rednet50": 2048, "volo_d1": 1024, "internimage_t": 4096}
+"""The runs and their images a step."""
 STEP = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 
 
@@ -60,7 +65,13 @@ def parsed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any
 def test_every_extractor_and_run_is_known_to_these_tests():
     assert {path.stem for path in (CONFIGS / "extractor").glob("*")} == set(PRESETS)
     assert {path.stem for path in (CONFIGS / "digits").glob("*")} == set(DIGITS)
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"extractor", "digits", "cifar10_folder"}
+    assert {
+        str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("extractor", "digits")
+    } == {
+        *(f"imagenet/{name}.yaml" for name in IMAGENET),
+        *(f"{name}/unified.yaml" for name in ("cifar10", "cifar100", "fashion_mnist", "image_folder")),
+        "sweeps/digits.yaml",
+    }
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -101,20 +112,53 @@ def test_a_variant_of_a_family_trains_by_its_name(name: str):
     assert main(["fit", "--config", str(CONFIGS / "digits" / "convolution.yaml"), *network, *sizes, *STEP]) == 0
 
 
-def test_cifar10_folder_run_trains_for_a_step(tmp_path: Path):
-    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    image_folder(tmp_path / "data" / "cifar10", classes=names, train=10)
-    assert main(["fit", "--config", str(CONFIGS / "cifar10_folder" / "unified.yaml"), *STEP]) == 0
+CIFAR10_NAMES = CIFAR10().class_names
+
+
+def test_image_folder_run_trains_for_a_step(tmp_path: Path):
+    image_folder(tmp_path / "data" / "cifar10_jpeg", classes=CIFAR10_NAMES, train=15)
+    assert main(["fit", "--config", str(CONFIGS / "image_folder" / "unified.yaml"), *STEP]) == 0
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cifar10", CIFAR10), ("cifar100", CIFAR100)])
+def test_cifar_runs_train_for_a_step(name: str, kind: type[CIFAR10], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_cifar(tmp_path / "data" / name, kind, monkeypatch, per_class=4)
+    assert main(["fit", "--config", str(CONFIGS / name / "unified.yaml"), *STEP]) == 0
+
+
+def test_fashion_mnist_run_trains_for_a_step(tmp_path: Path):
+    write_fashion_mnist(tmp_path / "data" / "fashion_mnist", train=200, test=20)
+    assert main(["fit", "--config", str(CONFIGS / "fashion_mnist" / "unified.yaml"), *STEP]) == 0
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_runs_train_for_a_step_of_a_few_images(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = str(CONFIGS / "imagenet" / f"{name}.yaml")
+    settings = parsed(capsys, "--config", config)
+    trainer = settings["trainer"]
+    images = settings["data"]["init_args"]["batch_size"] * trainer["devices"] * (trainer["accumulate_grad_batches"] or 1)
+    assert (images, trainer["precision"]) == (IMAGENET[name], "bf16-mixed")
+    image_folder(tmp_path / "data" / "imagenet", train=3)
+    small = ["--model.network.init_args.num_classes=2", "--data.batch_size=2", "--data.loading.num_workers=0"]
+    one = ["--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true", "--trainer.accumulate_grad_batches=1"]
+    assert main(["fit", "--config", config, *small, *one, *STEP]) == 0
+
+
+def test_the_sweep_lists_its_cells(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert uniex(["sweep", str(CONFIGS / "sweeps" / "digits.yaml"), "--dry_run"]) == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_may_stand_anywhere_and_name_its_extractor_from_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     shutil.copytree(CONFIGS, tmp_path / "elsewhere")
-    settings = parsed(capsys, "--config", "elsewhere/cifar10_folder/unified.yaml")
+    settings = parsed(capsys, "--config", "elsewhere/image_folder/unified.yaml")
     assert ExtractorSpec(**settings["model"]["network"]["init_args"]["spec"]) == presets.unified()
 
 
 def test_headers_state_the_command(tmp_path: Path):
     for file in CONFIGS.rglob("*.yaml"):
         if file.parent.name != "extractor":
-            path = file.relative_to(CONFIGS.parent)
-            assert f"# Command: uniex fit --config {path}\n" in file.read_text()
+            path, text = file.relative_to(CONFIGS.parent), file.read_text()
+            command = f"sweep {path}" if file.parent.name == "sweeps" else f"fit --config {path}"
+            assert f"# Command: uniex {command}" in text
+            assert "# Time" in text

@@ -1,6 +1,5 @@
 """Data modules: splits that never overlap, an order that seed and epoch alone decide, and errors that name the path."""
 
-import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ from PIL import Image
 from torch.utils.data import DistributedSampler
 
 from tests.image_folders import image_folder, write_images
+from tests.torchvision_files import write_cifar, write_fashion_mnist
 from unified_extractor.data import (
     CIFAR10,
     CIFAR100,
@@ -394,16 +394,7 @@ def test_nothing_is_downloaded_unasked(tmp_path: Path, kind: type[CIFAR10]):
 
 
 def test_fashion_mnist_reads_torchvision_files(tmp_path: Path):
-    raw = tmp_path / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part, count in (("train", 40), ("t10k", 20)):
-        images = np.arange(count, dtype=np.uint8).repeat(28 * 28)
-        labels = np.arange(count, dtype=np.uint8) % 10
-        header = [part_header(0x803, count, 28, 28), part_header(0x801, count)]
-        for name, head, values in zip(
-            (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"), header, (images, labels), strict=True
-        ):
-            (raw / name).write_bytes(head + values.tobytes())
+    write_fashion_mnist(tmp_path, train=40, test=20)
     data = FashionMNIST(root=str(tmp_path), validation_fraction=0.25, batch_size=10)
     data.setup()
     assert [len(data.images(split)) for split in ("train", "val", "test")] == [30, 10, 20]
@@ -411,21 +402,12 @@ def test_fashion_mnist_reads_torchvision_files(tmp_path: Path):
     assert data.num_classes == 10
 
 
-def part_header(*numbers: int) -> bytes:
-    return b"".join(number.to_bytes(4, "big") for number in numbers)
-
-
-def test_cifar10_reads_torchvision_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    folder = tmp_path / CIFAR10.source.base_folder
-    folder.mkdir()
-    for file, _ in CIFAR10.source.train_list + CIFAR10.source.test_list:
-        content = {"data": np.full((20, 3072), 7, dtype=np.uint8), "labels": list(range(10)) * 2}
-        (folder / file).write_bytes(pickle.dumps(content))
-    data = CIFAR10(root=str(tmp_path), batch_size=8)
-    (folder / CIFAR10.source.meta["filename"]).write_bytes(pickle.dumps({"label_names": list(data.class_names)}))
+@pytest.mark.parametrize(("kind", "sizes"), [(CIFAR10, [90, 10, 20]), (CIFAR100, [100, 100, 200])])
+def test_cifar_reads_torchvision_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], sizes: list[int]):
+    write_cifar(tmp_path, kind, monkeypatch)
+    data = kind(root=str(tmp_path), batch_size=8)
     data.setup()
-    assert [len(data.images(split)) for split in ("train", "val", "test")] == [90, 10, 20]
+    assert [len(data.images(split)) for split in ("train", "val", "test")] == sizes
     assert next(iter(data.train_dataloader()))[0].shape == (8, 3, 32, 32)
     assert data.class_names == tuple(data.source(tmp_path).classes)
 

@@ -110,7 +110,7 @@ class TrainingCLI(LightningCLI):
         super().parse_arguments(parser, args)
         command = self.config.subcommand
         settings: Namespace = self.config[command]
-        check_config_objects(settings)
+        check_config_objects(settings, GROUPS)
         self._check_devices(settings.trainer)
         if command != "fit" and settings.ckpt_path is None:
             raise ConfigurationError(f"ckpt_path: {command} needs the checkpoint of a trained network, got none")

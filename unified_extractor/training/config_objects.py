@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
@@ -10,26 +11,29 @@ from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.messages import imported
 
 
-def check_config_objects(config: Namespace, path: str = "") -> None:
-    """Raise ``ConfigurationError`` for the first dataclass among the arguments of a class whose fields contradict each other."""
+def check_config_objects(config: Namespace, groups: Mapping[str, type], path: str = "") -> None:
+    """Raise ``ConfigurationError`` for the first dataclass among the arguments of a class whose fields contradict each other.
+
+    ``groups`` are the classes whose arguments stand in the file under a name, without a ``class_path``.
+    """
     class_path, arguments = config.get("class_path"), config.get("init_args")
     if isinstance(class_path, str) and isinstance(arguments, Namespace):
         config, path = arguments, f"{path}.init_args"
         owner = imported(class_path)
         hints = typing.get_type_hints(owner.__init__) if owner else {}
     else:
-        hints = {}
+        hints = typing.get_type_hints(groups[path].__init__) if path in groups else {}  # type: ignore[misc]
     for key, value in vars(config).items():
         here = f"{path}.{key}" if path else key
         kind = _config_class(hints.get(key))
         if kind is None and isinstance(value, Namespace):
-            check_config_objects(value, here)
+            check_config_objects(value, groups, here)
         elif isinstance(value, list):
             for index, item in enumerate(value):
                 if kind is not None:
                     _check(kind, item, f"{here}[{index}]")
                 elif isinstance(item, Namespace):
-                    check_config_objects(item, f"{here}[{index}]")
+                    check_config_objects(item, groups, f"{here}[{index}]")
         elif kind is not None:
             _check(kind, value, here)
 

@@ -86,7 +86,7 @@ def _accepted(owner: type | None, parts: list[str], roots: Mapping[str, type]) -
     if owner is None:
         owner, parts = roots.get(parts[0]), parts[1:]
     for part in parts:
-        hint = typing.get_type_hints(owner).get(part) if owner else None
+        hint = {**typing.get_type_hints(owner), **typing.get_type_hints(owner.__init__)}.get(part) if owner else None  # type: ignore[misc]
         owner = hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
     return list(inspect.signature(owner).parameters) if owner else []
 

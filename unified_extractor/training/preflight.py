@@ -23,7 +23,7 @@ def check_devices(accelerator: Any, devices: Any) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         raise ConfigurationError(f"trainer.accelerator: {accelerator!r} is not there, torch sees no GPU on this machine")
-    if isinstance(devices, int) and devices > count:
+    if str(devices).isdecimal() and int(devices) > count:
         raise ConfigurationError(f"trainer.devices: {devices} are asked for, torch sees {count} on this machine")
 
 
