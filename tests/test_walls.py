@@ -20,7 +20,7 @@ ALLOWED = {
     "analysis": {"spec", "ops", "analysis"},
     "data": {"data"},
     "training": {"spec", "data", "training", "analysis"},
-    "benchmarks": {"presets", "ops", "layers", "models", "analysis", "benchmarks"},
+    "benchmarks": {"presets", "data", "ops", "layers", "models", "analysis", "benchmarks"},
     "sweeps": {"data", "training", "analysis", "sweeps"},
     "commands": {"spec", "presets", "layers", "data", "training", "analysis", "benchmarks", "sweeps", "commands"},
     "__main__": {"training", "commands"},

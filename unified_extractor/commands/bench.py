@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unified_extractor.benchmarks import compilation, models
+from unified_extractor.benchmarks import compilation, models, train
 from unified_extractor.benchmarks.cases import CPU_CASES, OURS, Case, gpu_cases
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
 from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter, Meter, without_gpu
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(
             f"--repeats, --threads and --batch must be at least 1, got {given.repeats}, {given.threads} and {given.batch}"
         )
+    if given.device == "train":
+        return _train(given, parser)
     if given.device == "gpu" and not given.plan and (reason := without_gpu()):
         parser.exit(2, f"uniex: error: {reason}. uniex bench gpu --plan writes what the kernels must move without one\n")
     output = given.output or (None if given.plan else Path(f"bench-{given.device}.json"))
@@ -60,7 +62,9 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside what a user would otherwise run.")
     parser.add_argument(
-        "device", choices=["cpu", "gpu", "models"], help="where to measure; models: count what the networks cost, measure nothing"
+        "device",
+        choices=["cpu", "gpu", "models", "train"],
+        help="where to measure; models: count what the networks cost, measure nothing; train: how fast images come to a network",
     )
     parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
@@ -97,6 +101,22 @@ def _models(output: Path, only: str, parser: argparse.ArgumentParser) -> int:
     output.write_text(json.dumps({"date": datetime.date.today().isoformat(), "networks": rows}, indent=1) + "\n")
     output.with_suffix(".md").write_text(models.markdown(rows))
     print(f"{models.markdown(rows)}\nwritten: {output}, {output.with_suffix('.md').name}")
+    return 0
+
+
+def _train(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Time what feeds a network, and the network, on the GPU if there is one. Returns the exit code."""
+    output = given.output or Path("bench-train.json")
+    _check_output(output, parser)
+    device = torch.device("cpu" if without_gpu() else "cuda")
+    meter = CpuMeter() if device.type == "cpu" else GpuMeter()
+    torch.set_num_threads(given.threads)
+    result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": meter.machine(), "repeats": given.repeats}
+    chosen = _chosen(train.CASES, given.only, parser)
+    result["cases"] = [train.measured(name, train.CASES[name], given.repeats, meter, device) for name in chosen]
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    output.with_suffix(".md").write_text(train.markdown(result))
+    print(f"{train.markdown(result)}\nwritten: {output}, {output.with_suffix('.md').name}")
     return 0
 
 

@@ -120,10 +120,9 @@ def _batches(plan: PlannedRun, count: int, device: torch.device) -> Iterator[tup
 
 
 def _median_seconds(step: Any, device: torch.device) -> float:
-    """The first step, which compiles and allocates, counts only if there is no time for another."""
-    first = _seconds(step, device)
-    if first > 2 * _SECONDS:
-        return first
+    """The first step compiles and allocates: it never counts, and after a long one a single other one does."""
+    if _seconds(step, device) > 2 * _SECONDS:
+        return _seconds(step, device)
     times: list[float] = []
     while len(times) < 3 or (sum(times) < _SECONDS and len(times) < 30):
         times.append(_seconds(step, device))

@@ -1,0 +1,40 @@
+"""``uniex bench train``: every path of the data is timed beside the step, the files say what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unified_extractor.__main__ import main
+from unified_extractor.benchmarks.train import CASES, PATHS, MadeImages, markdown
+from unified_extractor.data.resident import ResidentLoader
+
+
+def test_bench_train_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    output = tmp_path / "train.json"
+    assert main(["bench", "train", "--only", "digits", "--repeats", "3", "--threads", "1", "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    (case,) = result["cases"]
+    times = case["milliseconds"]
+    assert set(times) == {"step", *(f"{what} {path}" for what in ("input", "both") for path in PATHS)}
+    assert all(0 < values["low"] <= values["median"] <= values["high"] for values in times.values())
+    assert times["both on the device"]["median"] > times["input on the device"]["median"]
+    table = output.with_suffix(".md").read_text()
+    assert table in capsys.readouterr().out
+    share = times["input on the device"]["median"] / times["step"]["median"]
+    assert f"{share:.1%}" in table
+
+
+def test_committed_figures_are_those_of_the_committed_measurement():
+    folder = Path(__file__).parents[2] / "benchmarks"
+    result = json.loads((folder / "train.json").read_text())
+    assert [case["name"] for case in result["cases"]] == list(CASES)
+    assert markdown(result) == (folder / "train.md").read_text()
+    smallest = result["cases"][0]["milliseconds"]
+    assert smallest["input on the device"]["median"] < 0.1 * smallest["step"]["median"]
+
+
+def test_made_images_are_kept_on_the_device():
+    data = MadeImages(16)
+    assert isinstance(data.train_dataloader(), ResidentLoader)
+    assert [len(data.images(split)) for split in ("train", "val")] == [45_000, 5_000]  # type: ignore[arg-type]
