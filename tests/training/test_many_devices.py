@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.test_spec import PRESETS
 from tests.tiny_runs import in_its_own_process, write_config
-from unified_extractor import UnifiedExtractor2d, presets
+from unified_extractor import UnifiedExtractor2d, models, presets
 from unified_extractor.training.cli import main
 
 WITHOUT_BATCH_NORM: dict[str, Any] = {
@@ -65,13 +66,20 @@ def test_two_processes_get_the_losses_and_metrics_of_one(tmp_path: Path):
             assert other[name] == pytest.approx(record[name], rel=1e-2), name
 
 
-@pytest.mark.parametrize("name", ["unified", "involution", "outlook_attention", "deformable_convolution", "local_attention"])
-@pytest.mark.parametrize("training", [True, False])
-def test_every_parameter_gets_a_gradient(name: str, training: bool):
-    options = {"deformable_convolution": (2,)}.get(name, ())
-    layer = UnifiedExtractor2d(16, 16, getattr(presets, name)(*options))
-    layer.train(training)(torch.randn(2, 16, 6, 7)).square().sum().backward()
-    assert [name for name, parameter in layer.named_parameters() if parameter.grad is None] == []
+def without_gradient(module: nn.Module, images: torch.Tensor) -> list[str]:
+    module.train()(images).square().sum().backward()
+    return [name for name, parameter in module.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_parameter_of_an_extractor_gets_a_gradient(name: str):
+    assert without_gradient(UnifiedExtractor2d(16, 16, PRESETS[name]), torch.randn(2, 16, 9, 8)) == []
+
+
+@pytest.mark.parametrize(("name", "size"), [("rednet26", 32), ("resnet26", 32), ("volo_d1", 224), ("internimage_t", 32)])
+def test_every_parameter_of_a_network_gets_a_gradient(name: str, size: int):
+    network = getattr(models, name)(num_classes=10)
+    assert without_gradient(network, torch.randn(1 if size > 32 else 2, 3, size, size)) == []
 
 
 def test_batch_norm_of_a_generator_is_synchronised_on_gpus_and_refused_on_the_cpu(
