@@ -72,7 +72,7 @@ def test_a_folder_that_another_process_writes_is_refused():
     checkpoint(run.path / "version_0" / "checkpoints" / "epoch_0000.ckpt", 5)
     assert not run.running()
     queue = multiprocessing.Queue()
-    other = multiprocessing.get_context("fork").Process(target=claim_in_another_process, args=(queue, True))
+    other = multiprocessing.get_context("fork").Process(target=claim_in_another_process, args=(queue, True), daemon=True)
     other.start()
     assert queue.get(timeout=30) == "runs/run/version_0"
     assert run.running()
@@ -90,7 +90,7 @@ def test_a_folder_that_another_process_writes_is_refused():
 def test_two_processes_that_start_at_once_never_share_a_folder():
     queue = multiprocessing.Queue()
     context = multiprocessing.get_context("fork")
-    others = [context.Process(target=claim_in_another_process, args=(queue, True)) for _ in range(6)]
+    others = [context.Process(target=claim_in_another_process, args=(queue, True), daemon=True) for _ in range(6)]
     for other in others:
         other.start()
     answers = [queue.get(timeout=30) for _ in others]
