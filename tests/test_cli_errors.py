@@ -149,11 +149,23 @@ def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Chang
         ),
         (
             lambda c: c["data"]["init_args"].update(augmentation={"color_jitter": 0.1}, loading={"on_device": True}),
-            "data: loading.on_device=true needs images that fit into memory",
+            "data.init_args.loading.on_device: true needs images that fit into memory",
+        ),
+        (lambda c: c.update(seed_everything=-1), "seed_everything: must lie in 0..4294967295, got -1"),
+        (lambda c: c["trainer"].update(default_root_dir="x"), "trainer.default_root_dir: cannot be set, a run's files lie below"),
+        (lambda c: c["trainer"].update(val_check_interval=0.5), "trainer.val_check_interval: cannot be set"),
+        (lambda c: c["trainer"].update(max_steps=5), "trainer.max_steps: must end with an epoch, which has 8 steps here, got 5"),
+        (lambda c: c["trainer"].update(max_epochs=-1), "trainer.max_epochs: must be set"),
+        (
+            lambda c: c["trainer"].update(callbacks=[{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}]),
+            "trainer.callbacks: a run keeps its own checkpoints",
         ),
         (lambda c: c["trainer"].update(accelerator="gpu"), "trainer.accelerator: 'gpu' is not there, torch sees no GPU"),
         (lambda c: c["data"]["init_args"].update(batch_size=0), "data: batch_size must be at least 1, got 0"),
-        (lambda c: c["data"]["init_args"].update(batch_size=2000), "data: batch_size must not exceed the training images"),
+        (
+            lambda c: c["data"]["init_args"].update(batch_size=2000),
+            "data.init_args.batch_size: must not exceed the training images",
+        ),
         (lambda c: c["trainer"].update(accelerator="abacus"), "trainer: You selected an invalid accelerator name"),
         (lambda c: c.update(run={"name": "../x"}), "run: name must be a relative path"),
     ],
@@ -203,7 +215,7 @@ def test_more_devices_than_there_are_is_named(capsys: pytest.CaptureFixture[str]
 
 def test_a_batch_that_the_ranks_cannot_fill_is_named(capsys: pytest.CaptureFixture[str]):
     line = refusal(capsys, "--trainer.devices=4", "--trainer.strategy=ddp", "--data.batch_size=300")
-    assert line.endswith("got batch_size=300 on each of 4 devices, 1151 images")
+    assert line == "data.init_args.batch_size: must not exceed the training images, got 300 on each of 4 devices, 1151 images"
 
 
 def test_unknown_options_and_values_of_the_command_line_are_named(capsys: pytest.CaptureFixture[str]):
@@ -257,7 +269,7 @@ def test_image_that_breaks_during_the_run_is_named(
 
 
 def test_checkpoints_that_cannot_be_used_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    assert refusal(capsys, command="test") == "ckpt_path: test needs the checkpoint of a trained network, got none"
+    assert refusal(capsys, command="test") == "ckpt_path: test needs the checkpoint file of a trained network, got none"
     for command in ("fit", "test"):
         assert refusal(capsys, "--ckpt_path=no.ckpt", command=command) == "ckpt_path: no such file: no.ckpt"
     assert main(["fit", "--config", "run.yaml", "--run.root=elsewhere"]) == 0
@@ -303,11 +315,13 @@ def test_a_fit_that_cannot_train_validate_and_test_is_refused_before_it_starts(c
     assert line == f"trainer.{name}: must not be 0, fit trains, validates and tests"
 
 
-def test_a_fit_that_ends_before_a_validation_says_why_it_has_no_record(capsys: pytest.CaptureFixture[str]):
+def test_predict_needs_a_folder(capsys: pytest.CaptureFixture[str]):
     Path("run.yaml").write_text(yaml.safe_dump(config()))
-    assert main(["fit", "--config", "run.yaml", "--trainer.max_steps", "1"]) == 2
-    assert "uniex: error: trainer: no epoch was validated" in capsys.readouterr().err
-    assert not list(Path("runs").rglob("record.json"))
+    assert main(["fit", "--config", "run.yaml", "--run.root=elsewhere"]) == 0
+    best = "elsewhere/run/version_0/checkpoints/best.ckpt"
+    line = refusal(capsys, f"--ckpt_path={best}", command="predict")
+    assert line == "data.init_args.predict_folder: predict needs the folder of the images, got none"
+    assert refusal(capsys, "--ckpt_path=last", command="test").endswith("of a trained network, got last")
 
 
 def test_a_broken_test_split_is_found_before_training(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -197,7 +197,7 @@ def test_a_position_within_an_epoch_is_part_of_a_checkpoint():
 
 def test_images_that_do_not_fit_the_device_path_are_refused_there():
     data = Digits(augmentation=Augmentation(randaugment_magnitude=9), loading=Loading(on_device=True))
-    with pytest.raises(DataError, match=r"loading\.on_device=true needs"):
+    with pytest.raises(DataError, match="true needs images that fit into memory"):
         data.setup("fit")
 
 
@@ -309,6 +309,17 @@ def test_images_of_any_size_become_square(tmp_path: Path, size: tuple[int, int],
     assert grey.dtype == torch.uint8
 
 
+def test_sixteen_bit_grey_levels_are_scaled_not_cut(tmp_path: Path):
+    levels = (np.arange(64, dtype=np.uint32) * 65535 // 63).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    for chans in (1, 3):
+        image = read_image(tmp_path / "deep.png", Form(chans, 8))
+        assert torch.equal(image, torch.from_numpy((levels // 257).astype(np.uint8)).expand(chans, 8, 8))
+    Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(DataError, match="F images have no range of grey levels"):
+        read_image(tmp_path / "float.tiff", Form(1, 8))
+
+
 def test_one_mean_reads_grey(tmp_path: Path):
     data = ImageFolder(str(image_folder(tmp_path)), image_size=8, mean=[0.5], std=[0.5], batch_size=4)
     assert data.in_chans == 1
@@ -323,7 +334,7 @@ def test_predict_reads_every_image_below_a_folder(tmp_path: Path):
     images, files = next(iter(Digits(predict_folder=str(tmp_path)).predict_dataloader()))
     assert images.shape == (3, 1, 8, 8)
     assert files == [str(tmp_path / name) for name in ("a/0.png", "a/1.png", "b/0.png")]
-    with pytest.raises(DataError, match="predict_folder"):
+    with pytest.raises(DataError, match="predict needs the folder"):
         Digits().predict_dataloader()
     with pytest.raises(DataError, match=f"{tmp_path}/none: no such folder"):
         Digits(predict_folder=str(tmp_path / "none")).predict_dataloader()
@@ -371,7 +382,7 @@ def test_different_classes_in_a_split_are_named(tmp_path: Path):
 
 
 def test_batch_larger_than_the_training_images_is_refused():
-    with pytest.raises(DataError, match="batch_size=1152, 1151 images"):
+    with pytest.raises(DataError, match="must not exceed the training images, got 1152, 1151 images"):
         Digits(batch_size=1152).setup("fit")
 
 

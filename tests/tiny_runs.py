@@ -68,6 +68,18 @@ class Poison(L.Callback):
             layer.register_forward_hook(lambda module, inputs, output: output * float("inf"))
 
 
+class SpoilWeights(L.Callback):
+    """Makes a weight not finite after the last step of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == self.epoch and batch_idx + 1 == trainer.num_training_batches:
+            with torch.no_grad():
+                next(pl_module.network.parameters()).fill_(float("nan"))
+
+
 def write_config(folder: Path, **changes: Any) -> Path:
     """A run of a tiny network on digits; ``changes`` are dotted keys with ``__`` for the dot."""
     config: dict[str, Any] = {

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.tiny_runs import final, write_config
+from unified_extractor.analysis.record import read_rows
 from unified_extractor.training import ConfigurationError
 from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint
 from unified_extractor.training.cli import main
@@ -50,13 +51,16 @@ def test_going_on_takes_the_newest_unfinished_folder_with_a_checkpoint():
     release_locks()
     assert run.claim(go_on=True).folder.name == "version_1"  # nothing to go on from
     release_locks()
-    checkpoint(run.path / "version_1" / "checkpoints" / "epoch_0000.ckpt", 5)
-    claim = run.claim(go_on=True)
-    assert (claim.folder.name, claim.checkpoint.name) == ("version_1", "epoch_0000.ckpt")
+    assert run.current() is None
+    checkpoint(run.path / "version_0" / "checkpoints" / "epoch_0000.ckpt", 5)
+    for claim in (run.claim(go_on=True), run.found(go_on=True)):
+        assert (claim.folder.name, claim.checkpoint.name) == ("version_0", "epoch_0000.ckpt")
     release_locks()
-    (claim.folder / "record.json").touch()
-    assert run.finished() == claim.folder
+    assert (run.current(), run.finished()) == (run.path / "version_0", None)
+    (run.path / "version_0" / "record.json").touch()
+    assert run.finished() == run.path / "version_0"
     assert run.found(go_on=True).checkpoint is None
+    assert run.claim(go_on=True).folder.name == "version_2"
 
 
 def claim_in_another_process(queue: Any, go_on: bool) -> None:
@@ -184,6 +188,81 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_layer(tmp_pa
     assert all(bool(torch.isfinite(value).all()) for value in state["state_dict"].values())
 
 
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    spoil = {"class_path": "tests.tiny_runs.SpoilWeights", "init_args": {"epoch": 1}}
+    file = write_config(tmp_path, trainer__max_epochs=3, trainer__callbacks=[spoil])
+    assert main(["fit", "--config", str(file)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "uniex: error: the validation loss is nan in epoch 2. The last checkpoint is from before"
+    checkpoints = sorted(path.name for path in Path("runs/tiny/version_0/checkpoints").iterdir())
+    assert checkpoints == ["best.ckpt", "epoch_0000.ckpt"]
+
+
+def test_a_run_is_not_gone_on_with_by_another_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = write_config(tmp_path, trainer__max_epochs=2)
+    command = ["fit", "--config", str(file), "--ckpt_path=last"]
+    assert main(command) == 0
+    other = [*command, "--seed_everything=7"]
+    for finished in (True, False):
+        if not finished:
+            Path("runs/tiny/version_0/record.json").unlink()
+        assert main(other) == 2
+        assert "ckpt_path: last: runs/tiny/version_0 has another configuration, of hash" in capsys.readouterr().err
+    Path("runs/tiny/version_0/environment.json").write_text("")  # damaged: nothing to compare with
+    assert main(command) == 0
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path: Path):
+    stop = {
+        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+        "init_args": {"monitor": "val/loss", "mode": "max", "patience": 1},
+    }
+    file = write_config(tmp_path, trainer__max_epochs=6, trainer__callbacks=[stop])
+    command = ["fit", "--config", str(file), "--ckpt_path=last"]
+    assert main(command) == 0
+    path = Path("runs/tiny/version_0/record.json")
+    (one,) = read_rows([path])
+    assert one.epochs < 6
+    path.unlink()
+    assert main(command) == 0
+    (two,) = read_rows([path])
+    assert (one.epochs, one.test_loss, one.curve) == (two.epochs, two.test_loss, two.curve)
+
+
+def test_the_tested_weights_are_the_averaged_ones_of_the_best_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    average = {
+        "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+        "init_args": {"decay": 0.9, "update_every_n_steps": 5},
+    }
+    file = write_config(tmp_path, trainer__max_epochs=3, trainer__callbacks=[average])
+    assert main(["fit", "--config", str(file)]) == 0
+    (record,) = read_rows([Path("runs/tiny/version_0/record.json")])
+    capsys.readouterr()
+    assert main(["test", "--config", str(file), "--ckpt_path=runs/tiny/version_0/checkpoints/best.ckpt"]) == 0
+    assert f"{record.test_loss:.6f}"[:7] in capsys.readouterr().out
+
+
+def test_only_validated_epochs_are_points_of_the_curve(tmp_path: Path):
+    file = write_config(tmp_path, trainer__max_epochs=4, trainer__check_val_every_n_epoch=2, trainer__limit_train_batches=3)
+    assert main(["fit", "--config", str(file)]) == 0
+    (record,) = read_rows([Path("runs/tiny/version_0/record.json")])
+    assert [point.epoch for point in record.curve] == [2, 4]
+    assert record.best_epoch in (2, 4)
+    assert (record.train_images, record.epoch_images, record.test_images) == (1151, 3 * 128, 359)
+
+
+def test_a_moved_run_keeps_its_best(tmp_path: Path):
+    file = write_config(tmp_path, trainer__max_epochs=2)
+    assert main(["fit", "--config", str(file), "--run.name=first"]) == 0
+    shutil.move("runs/first", "runs/moved")
+    path = Path("runs/moved/version_0/record.json")
+    (one,) = read_rows([path])
+    path.unlink()
+    assert main(["fit", "--config", str(file), "--run.name=moved", "--ckpt_path=last"]) == 0
+    (two,) = read_rows([path])
+    assert (one.best_epoch, one.test_loss) == (two.best_epoch, two.test_loss)
+
+
 def test_where_a_value_first_went_wrong():
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(2, 2, 1)), nn.Flatten())
     images = torch.randn(2, 1, 3, 3)
@@ -211,7 +290,7 @@ def test_the_hash_is_of_what_decides_the_numbers(tmp_path: Path):
 def test_a_plan_refuses_what_fit_would_refuse(tmp_path: Path):
     file = str(write_config(tmp_path))
     for wrong, reason in (
-        ("--data.batch_size=2000", "data: batch_size must not exceed"),
+        ("--data.batch_size=2000", "data.init_args.batch_size: must not exceed"),
         ("--model.network.init_args.num_classes=7", "model.network.init_args.num_classes: must be 10"),
         ("--trainer.max_epochs=0", "trainer.max_epochs: must not be 0"),
         ("--trainer.max_epoch=1", "trainer.max_epoch: unknown key"),

@@ -6,7 +6,18 @@ from typing import Any
 
 from unified_extractor.analysis.record import Record, RecordError
 
-SHARED = ("network", "specs", "parameters", "multiply_adds", "epochs", "train_images", "batch_size")
+SHARED = (
+    "network",
+    "specs",
+    "parameters",
+    "multiply_adds",
+    "epochs",
+    "train_images",
+    "epoch_images",
+    "test_images",
+    "batch_size",
+    "settings_hash",
+)
 """What the rows of a variant have in common: a mean over them would mix different things otherwise."""
 
 

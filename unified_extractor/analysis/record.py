@@ -51,6 +51,7 @@ class Record:
         budget: the class of its cost, such as ``cpu``; rows of different budgets never share a table. May be empty.
         dataset: the data set's name.
         config_hash: of the resolved configuration, seed included.
+        settings_hash: of the resolved configuration without the seed: repetitions share it.
         network: the class of the network.
         specs: the extractors' specs, one a stage or one for all.
         parameters: trained values of the network.
@@ -59,6 +60,8 @@ class Record:
         epochs: that were trained.
         best_epoch: whose checkpoint was tested, the best by validation accuracy; counts from 1.
         train_images: in the training split.
+        epoch_images: trained on in an epoch: whole batches, and no more than the trainer's limits allow.
+        test_images: that were tested.
         batch_size: images a step on all devices together, accumulation included.
         test_accuracy: top 1, of the best epoch's checkpoint.
         test_top5_accuracy: null with fewer than six classes.
@@ -88,6 +91,7 @@ class Record:
     budget: str
     dataset: Annotated[str, Field(min_length=1)]
     config_hash: str
+    settings_hash: str
     network: str
     specs: list[dict[str, Any]]
     parameters: Count
@@ -96,6 +100,8 @@ class Record:
     epochs: Count
     best_epoch: Count
     train_images: Count
+    epoch_images: Count
+    test_images: Count
     batch_size: Count
     test_accuracy: Fraction
     test_top5_accuracy: Fraction | None
@@ -129,10 +135,15 @@ def write_rows(path: Path, records: Iterable[Record]) -> None:
     """Writes a file of rows whole or not at all. Raises ``FileExistsError`` rather than overwrite one."""
     if path.exists():
         raise FileExistsError(f"{path} exists: rows are never overwritten")
+    write_whole(path, "".join(as_line(record) + "\n" for record in records))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, whatever stops the process."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w") as file:
-            file.writelines(as_line(record) + "\n" for record in records)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -102,13 +102,12 @@ class ImageDataModule(L.LightningDataModule):
             replicas = self._ranks()[0]
             if split == "train" and count < self.batch_size * replicas:
                 on = f" on each of {replicas} devices" if replicas > 1 else ""
-                raise DataError(
-                    f"batch_size must not exceed the training images, got batch_size={self.batch_size}{on}, {count} images"
-                )
+                raise DataError(f"must not exceed the training images, got {self.batch_size}{on}, {count} images", "batch_size")
         if self.loading.on_device and "train" in _SPLITS[stage] and not self._resident("train"):
             raise DataError(
-                "loading.on_device=true needs images that fit into memory, and augmentation by crop_padding, flip and erasing alone, "
-                f"got {type(self.images('train')).__name__} and {self.augmentation}"
+                "true needs images that fit into memory, and augmentation by crop_padding, flip and erasing alone, "
+                f"got {type(self.images('train')).__name__} and {self.augmentation}",
+                "loading.on_device",
             )
 
     def images(self, split: Split) -> Dataset[tuple[Tensor, int]]:
@@ -147,7 +146,7 @@ class ImageDataModule(L.LightningDataModule):
     @override
     def predict_dataloader(self) -> DataLoader[Any]:
         if self.predict_folder is None:
-            raise DataError("predict needs predict_folder, the folder of the images, got none")
+            raise DataError("predict needs the folder of the images, got none", "predict_folder")
         return self._loader(NamedImages(image_files(Path(self.predict_folder)), self.file_form))
 
     def _evaluation_loader(self, split: Split) -> Loader:
@@ -197,7 +196,7 @@ def _stateful_loader() -> type[DataLoader[Any]]:
     try:
         from torchdata.stateful_dataloader import StatefulDataLoader
     except ImportError as error:
-        raise DataError("loading.stateful=true needs torchdata: pip install 'unified-extractor[stateful]'") from error
+        raise DataError("needs torchdata: pip install 'unified-extractor[stateful]'", "loading.stateful") from error
     loader: type[DataLoader[Any]] = StatefulDataLoader
     return loader
 

@@ -129,7 +129,12 @@ class Form:
 def read_image(path: Path, form: Form) -> Tensor:
     """One image file as uint8 [in_chans, size, size]. Raises ``DataError`` if the file is not a readable image."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path) as opened:
+            file: Image.Image = opened
+            if file.mode.startswith("I;16"):  # converting it would cut at 255
+                file = Image.fromarray((np.array(file) // 257).astype(np.uint8))
+            elif file.mode in ("I", "F"):
+                raise ValueError(f"{file.mode} images have no range of grey levels")
             pixels = np.array(file.convert("L" if form.in_chans == 1 else "RGB"))
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes make them raise
         raise DataError(f"{path}: not a readable image ({type(error).__name__}: {error})".replace("\n", " ")) from error

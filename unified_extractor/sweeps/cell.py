@@ -43,15 +43,14 @@ class Cell:
             return "finished"
         if is_locked(self.log) or self.run.running():
             return "finished" if self.run.finished() else "running"
-        newest = self.run.newest()
-        if newest is None or not any((newest / CHECKPOINTS).glob("*.ckpt")):
+        if self.run.current() is None:
             return "new"
         return "finished" if self.run.finished() else "unfinished"
 
     def epochs_done(self) -> int:
-        """Epochs of the newest run that a checkpoint holds."""
-        newest = self.run.newest()
-        files = () if newest is None else (newest / CHECKPOINTS).glob("epoch_*.ckpt")
+        """Epochs of the current run that a checkpoint holds."""
+        current = self.run.current()
+        files = () if current is None else (current / CHECKPOINTS).glob("epoch_*.ckpt")
         return max((int(file.stem.removeprefix("epoch_")) + 1 for file in files), default=0)
 
 

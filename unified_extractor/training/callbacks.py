@@ -51,6 +51,15 @@ class RunHistory(L.Callback):
         self.epoch_seconds: list[float] = []
         self.step_seconds: list[float] = []
         self._ends: list[float] = []
+        self._validated = self._stopped = False
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self._stopped
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -68,9 +77,18 @@ class RunHistory(L.Callback):
         self.epoch_seconds.append(sum(steps))
         self.step_seconds.append(statistics.median(steps) if steps else 0.0)
         names = [f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "accuracy")]
-        if set(names) <= trainer.callback_metrics.keys():
+        if self._validated and set(names) <= trainer.callback_metrics.keys():
             point = {name.replace("/", "_"): float(trainer.callback_metrics[name]) for name in names}
             self.curve.append({"epoch": trainer.current_epoch + 1, **point})
+        self._validated = False
+
+    @override
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["stopped_early"] = trainer.should_stop
+
+    @override
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._stopped = checkpoint.get("stopped_early", False)
 
     @override
     def state_dict(self) -> dict[str, Any]:

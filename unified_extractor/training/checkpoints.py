@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
 
 from unified_extractor.training.errors import ConfigurationError
 
@@ -16,10 +17,26 @@ KEPT = 2
 """Checkpoints to go on from that are kept: if the newest is damaged, the one before it is there."""
 
 
-def run_checkpoints(folder: Path, every_n_steps: int | None = None) -> list[ModelCheckpoint]:
+class _MovableCheckpoint(ModelCheckpoint):
+    """Remembers its best file in a folder that was moved, where Lightning's forgets it."""
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        if Path(here(state_dict["best_model_path"])).is_file():
+            paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+            best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+            state_dict = {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
+
+
+def run_checkpoints(folder: Path, every_n_steps: int | None = None, *, validated_every: int = 1) -> list[ModelCheckpoint]:
     """``best.ckpt``, by validation accuracy, and the last two ``epoch_<N>.ckpt``, in that order: the last knows the best.
 
-    With ``every_n_steps`` the last two ``step_<N>.ckpt`` beside them, taken within the epochs.
+    With ``every_n_steps`` the last two ``step_<N>.ckpt`` beside them, taken within the epochs. The best is one of the epochs
+    after which there is a validation, every ``validated_every``-th.
     """
     common: dict[str, Any] = {
         "dirpath": folder / CHECKPOINTS,
@@ -28,12 +45,19 @@ def run_checkpoints(folder: Path, every_n_steps: int | None = None) -> list[Mode
         "auto_insert_metric_name": False,
     }
     newest: dict[str, Any] = {**common, "monitor": "step", "save_top_k": KEPT}
-    checkpoints = [
-        ModelCheckpoint(filename="best", monitor="val/accuracy", save_top_k=1, save_on_train_epoch_end=True, **common),
-        ModelCheckpoint(filename="epoch_{epoch:04d}", save_on_train_epoch_end=True, **newest),
+    checkpoints: list[ModelCheckpoint] = [
+        _MovableCheckpoint(
+            filename="best",
+            monitor="val/accuracy",
+            save_top_k=1,
+            every_n_epochs=validated_every,
+            save_on_train_epoch_end=True,
+            **common,
+        ),
+        _MovableCheckpoint(filename="epoch_{epoch:04d}", save_on_train_epoch_end=True, **newest),
     ]
     if every_n_steps is not None:
-        checkpoints.append(ModelCheckpoint(filename="step_{step:08d}", every_n_train_steps=every_n_steps, **newest))
+        checkpoints.append(_MovableCheckpoint(filename="step_{step:08d}", every_n_train_steps=every_n_steps, **newest))
     return checkpoints
 
 

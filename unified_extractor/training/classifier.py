@@ -111,10 +111,10 @@ class ImageClassifier(L.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = planned_steps(self.trainer)
+        steps = planned_steps(self.trainer, self.trainer.datamodule)  # type: ignore[attr-defined]
         optimizer = self.optimization.build(self.network)
-        warmup_steps = round(steps * self.optimization.warmup_epochs / (self.trainer.max_epochs or 1))
-        schedule = self.optimization.schedule(optimizer, steps=steps, warmup_steps=min(warmup_steps, steps - 1))
+        warmup_steps = min(round(steps.per_epoch * self.optimization.warmup_epochs), steps.total - 1)
+        schedule = self.optimization.schedule(optimizer, steps=steps.total, warmup_steps=warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override

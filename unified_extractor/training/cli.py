@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from typing_extensions import override
@@ -29,7 +30,6 @@ from unified_extractor.training.fitting import Fit, callback_list
 from unified_extractor.training.preflight import check_devices
 from unified_extractor.training.quiet import quiet
 from unified_extractor.training.refusals import refuse, unreadable_config, users_mistake
-from unified_extractor.training.resolved import config_hash
 from unified_extractor.training.run_folder import RunFolder, release_locks
 from unified_extractor.training.saved_config import SaveRunConfig
 from unified_extractor.training.summary import summarise
@@ -111,9 +111,12 @@ class TrainingCLI(LightningCLI):
         command = self.config.subcommand
         settings: Namespace = self.config[command]
         check_config_objects(settings, GROUPS)
+        if not 0 <= settings.seed_everything < 2**32:
+            raise ConfigurationError(f"seed_everything: must lie in 0..{2**32 - 1}, got {settings.seed_everything}")
         self._check_devices(settings.trainer)
-        if command != "fit" and settings.ckpt_path is None:
-            raise ConfigurationError(f"ckpt_path: {command} needs the checkpoint of a trained network, got none")
+        if command != "fit" and settings.ckpt_path in (None, "last", "best"):
+            given = settings.ckpt_path or "none"
+            raise ConfigurationError(f"ckpt_path: {command} needs the checkpoint file of a trained network, got {given}")
         if settings.ckpt_path is not None and (command, settings.ckpt_path) != ("fit", "last"):
             read_checkpoint(Path(settings.ckpt_path))
 
@@ -163,7 +166,7 @@ class TrainingCLI(LightningCLI):
     def _fit_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
         """Checks everything with a trainer that writes nothing, takes the folder, then builds the one that trains."""
         fit = self.config_init.fit
-        self.run = Fit(fit.run, self.model, self.datamodule, fit, config_hash(self.config.fit))
+        self.run = Fit(fit.run, self.model, self.datamodule, fit, self.config.fit)
         self.run.check(self._trial_trainer(given, settings))
         if not given.fast_dev_run:
             self.run.check_checkpoint(self.config.fit.ckpt_path)
@@ -172,7 +175,13 @@ class TrainingCLI(LightningCLI):
         return self._trainer(**settings, **self.run.trainer_settings())
 
     def _trial_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
-        return self._trainer(**settings, callbacks=callback_list(given.callbacks), logger=False, enable_checkpointing=False)
+        callbacks = callback_list(given.callbacks)
+        if any(isinstance(callback, Checkpoint) for callback in callbacks):
+            raise ConfigurationError(
+                "trainer.callbacks: a run keeps its own checkpoints, the best and the last two epochs, so leave ModelCheckpoint out; "
+                "checkpoint_every_n_steps writes more"
+            )
+        return self._trainer(**settings, callbacks=callbacks, logger=False, enable_checkpointing=False)
 
     def _trainer(self, **settings: Any) -> L.Trainer:
         try:

@@ -12,11 +12,13 @@ from typing_extensions import override
 
 from unified_extractor.training.errors import DivergedError
 
+_KEPT = "The last checkpoint is from before"
+
 
 class StopWhenDiverged(L.Callback):
-    """Raises :class:`DivergedError` before the weights are moved by a loss that is not finite.
+    """Raises :class:`DivergedError` before a loss that is not finite moves the weights, and before one is saved among them.
 
-    The last checkpoint is therefore a good one. The check waits for the device once a step.
+    Checkpoints are therefore good ones. The check waits for the device once a step.
     """
 
     def __init__(self) -> None:
@@ -28,14 +30,31 @@ class StopWhenDiverged(L.Callback):
 
     @override
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        if not bool(torch.isfinite(loss)):
-            assert self._images is not None
-            with trainer.precision_plugin.train_step_context():
-                began = first_not_finite(pl_module.network, self._images)  # type: ignore[arg-type]
-            place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1}"
-            raise DivergedError(
-                f"the loss is {float(loss.detach())} at {place} of the run; {began}. The last checkpoint is from before"
-            )
+        finite = bool(torch.isfinite(loss))
+        if trainer.strategy.reduce_boolean_decision(finite, all=True):
+            return
+        if finite:
+            raise DivergedError(f"the loss of another process is not finite at {_place(trainer)}")
+        assert self._images is not None
+        with trainer.precision_plugin.train_step_context():
+            began = first_not_finite(pl_module.network, self._images)  # type: ignore[arg-type]
+        raise DivergedError(f"the loss is {float(loss.detach())} at {_place(trainer)}; {began}. {_KEPT}")
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        loss = trainer.callback_metrics.get("val/loss")
+        if loss is not None and not bool(torch.isfinite(loss)):
+            raise DivergedError(f"the validation loss is {float(loss)} in epoch {trainer.current_epoch + 1}. {_KEPT}")
+
+    @override
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise DivergedError(f"the weights {name} are not finite after step {trainer.global_step} of the run. {_KEPT}")
+
+
+def _place(trainer: L.Trainer) -> str:
+    return f"epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1} of the run"
 
 
 def first_not_finite(network: nn.Module, images: Tensor) -> str:

@@ -13,15 +13,18 @@ from typing import Any
 import lightning as L
 import torch
 
+from unified_extractor.analysis.record import write_whole
+
 PACKAGES = ("torch", "torchvision", "lightning", "triton", "numba", "numpy", "unified-extractor")
 
 
-def write_environment(folder: Path) -> str:
+def write_environment(folder: Path, config_hash: str) -> str:
     """``environment.json`` in the run's folder, ``environment.1.json`` where it is resumed, ... Returns the run's name, kept then."""
     earlier = len(list(folder.glob("environment*.json")))
-    run = json.loads((folder / "environment.json").read_text())["run"] if earlier else uuid.uuid4().hex
+    run = read_environment(folder).get("run") or uuid.uuid4().hex
     content = {
         "run": run,
+        "config_hash": config_hash,
         "command": sys.argv,
         "host": socket.gethostname(),
         "platform": platform.platform(),
@@ -30,8 +33,17 @@ def write_environment(folder: Path) -> str:
         **commit(),
     }
     name = f"environment.{earlier}.json" if earlier else "environment.json"
-    (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(folder / name, json.dumps(content, indent=2) + "\n")
     return str(run)
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What ``environment.json`` of a run says; nothing where it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads((folder / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
 
 
 def versions() -> dict[str, str]:

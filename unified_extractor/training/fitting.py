@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from unified_extractor.analysis.record import Record, write_rows
@@ -16,12 +16,14 @@ from unified_extractor.training.callbacks import NarrowProgressBar, ReseedEachSt
 from unified_extractor.training.checkpoints import read_checkpoint, run_checkpoints
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.divergence import StopWhenDiverged
-from unified_extractor.training.environment import write_environment
+from unified_extractor.training.environment import read_environment, write_environment
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.loggers import run_loggers
 from unified_extractor.training.preflight import check_batch_norm, check_room
 from unified_extractor.training.record import make_record
+from unified_extractor.training.resolved import config_hash
 from unified_extractor.training.run_folder import RECORD, Claim, RunFolder
+from unified_extractor.training.steps import planned_steps
 from unified_extractor.training.window_pictures import WindowPictures
 
 PICTURES = "pictures"
@@ -36,7 +38,7 @@ class Fit:
         classifier: what is trained.
         data: what it is trained on.
         settings: the fit's settings, with built objects.
-        config_hash: of the resolved configuration.
+        parsed: the fit's settings as they were parsed.
 
     Attributes:
         folder: the run's, once claimed; none for a trial.
@@ -44,9 +46,9 @@ class Fit:
     """
 
     def __init__(
-        self, run: RunFolder, classifier: ImageClassifier, data: ImageDataModule, settings: Namespace, config_hash: str
+        self, run: RunFolder, classifier: ImageClassifier, data: ImageDataModule, settings: Namespace, parsed: Namespace
     ) -> None:
-        self.run, self.classifier, self.data, self.settings, self.config_hash = run, classifier, data, settings, config_hash
+        self.run, self.classifier, self.data, self.settings, self.parsed = run, classifier, data, settings, parsed
         self.folder: Path | None = None
         self.checkpoint: Path | None = None
         self._history = RunHistory()
@@ -58,6 +60,16 @@ class Fit:
         for name in _NEEDED:
             if self.settings.trainer[name] == 0:
                 raise ConfigurationError(f"trainer.{name}: must not be 0, fit trains, validates and tests")
+        for name, own in (
+            ("default_root_dir", "a run's files lie below run.root"),
+            ("val_check_interval", "every epoch ends with one"),
+        ):
+            if self.settings.trainer[name] not in (None, 1.0):
+                raise ConfigurationError(f"trainer.{name}: cannot be set, {own}, got {self.settings.trainer[name]}")
+        if not self.settings.trainer.check_val_every_n_epoch:
+            raise ConfigurationError(
+                "trainer.check_val_every_n_epoch: must be at least 1, the best epoch is chosen by validation"
+            )
         check_batch_norm(trial, self.settings.trainer.sync_batchnorm)
         if not first_process():
             return
@@ -65,6 +77,11 @@ class Fit:
         self.data.prepare_data()
         self.data.setup("fit")
         self.data.setup("test")
+        steps = planned_steps(trial, self.data)
+        if trial.max_steps != -1 and steps.total % steps.per_epoch and not trial.fast_dev_run:  # type: ignore[attr-defined]
+            raise ConfigurationError(
+                f"trainer.max_steps: must end with an epoch, which has {steps.per_epoch} steps here, got {trial.max_steps}"
+            )
         check_network(self.classifier.network, self.data)
         check_room(self.run.path, self.classifier.network, trial)
 
@@ -73,7 +90,9 @@ class Fit:
 
         Raises ``SystemExit`` with code 0 if ``last`` is a finished run.
         """
-        go_on = go_on_from == "last"
+        go_on, own = go_on_from == "last", config_hash(self.parsed)
+        if go_on and (earlier := self.run.current()) is not None:
+            self._check_same(earlier, own)
         if go_on and (finished := self.run.finished()):
             if first_process():
                 print(f"{finished}: finished, its record is there. Without --ckpt_path last, the same command starts another run")
@@ -86,9 +105,17 @@ class Fit:
         if go_on and self.checkpoint is None:
             print(f"{self.run.path}: no unfinished run to go on with, starting anew")
         try:
-            self._identity = write_environment(self.folder)
+            self._identity = write_environment(self.folder, own)
         except OSError as error:
             raise ConfigurationError(f"run: cannot write into {self.folder}: {error.strerror}") from error
+
+    def _check_same(self, folder: Path, own: str) -> None:
+        written = read_environment(folder).get("config_hash", own)
+        if written != own:
+            raise ConfigurationError(
+                f"ckpt_path: last: {folder} has another configuration, of hash {written}, not {own}; see its config.yaml. "
+                "Another --run.name, or no --ckpt_path, starts a run of its own"
+            )
 
     def check_checkpoint(self, go_on_from: str | None) -> None:
         """Raise ``ConfigurationError`` unless a given checkpoint is of this architecture."""
@@ -107,7 +134,9 @@ class Fit:
         settings: dict[str, Any] = {"default_root_dir": self.folder, "callbacks": callbacks}
         callbacks.append(WindowPictures(self.folder / PICTURES))
         if given.enable_checkpointing is not False:
-            self._checkpoints = run_checkpoints(self.folder, self.settings.checkpoint_every_n_steps)
+            self._checkpoints = run_checkpoints(
+                self.folder, self.settings.checkpoint_every_n_steps, validated_every=given.check_val_every_n_epoch
+            )
             callbacks.extend(self._checkpoints)
         if given.logger in (None, True):
             step = read_checkpoint(self.checkpoint)["global_step"] if self.checkpoint else 0
@@ -136,13 +165,15 @@ class Fit:
             Path(best.best_model_path),
             copy.deepcopy(self._history),
         )  # a test reads the callbacks' states of its checkpoint
+        # averaging callbacks would put the weights of the last step into the place of the average that the checkpoint holds
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         tested = trainer.test(self.classifier, self.data, ckpt_path=path, verbose=False)[0]
         if not trainer.is_global_zero:
             return None
         record = make_record(
             identity=self._identity,
             run=self.run,
-            config_hash=self.config_hash,
+            parsed=self.parsed,
             seed=self.settings.seed_everything,
             classifier=self.classifier,
             data=self.data,

@@ -84,7 +84,7 @@ class _PlanningCLI(TrainingCLI):
             given.sync_batchnorm = False
             settings |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
         trial = self._trial_trainer(given, settings)
-        Fit(self.config_init.fit.run, self.model, self.datamodule, self.config_init.fit, "").check(trial)
+        Fit(self.config_init.fit.run, self.model, self.datamodule, self.config_init.fit, self.config.fit).check(trial)
         return trial
 
     @override

@@ -6,6 +6,7 @@ import statistics
 
 import lightning as L
 import torch
+from jsonargparse import Namespace
 
 from unified_extractor.analysis.cost import cost
 from unified_extractor.analysis.record import SCHEMA, EpochMetrics, Record
@@ -14,14 +15,16 @@ from unified_extractor.training.architecture import network_specs
 from unified_extractor.training.callbacks import RunHistory
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.environment import commit, device_name, versions
+from unified_extractor.training.resolved import config_hash
 from unified_extractor.training.run_folder import RunFolder
+from unified_extractor.training.steps import limited_images, planned_steps
 
 
 def make_record(
     *,
     identity: str,
     run: RunFolder,
-    config_hash: str,
+    parsed: Namespace,
     seed: int,
     classifier: ImageClassifier,
     data: ImageDataModule,
@@ -31,6 +34,7 @@ def make_record(
     tested: dict[str, float],
 ) -> Record:
     """The record of a run that has been trained and tested: ``tested`` are the metrics of the best epoch's checkpoint."""
+    steps = planned_steps(trainer, data)
     network, device = classifier.network, trainer.strategy.root_device
     best = next(point for point in history.curve if point["epoch"] == best_epoch)
     return Record(
@@ -41,7 +45,8 @@ def make_record(
         variant=run.variant,
         budget=run.budget,
         dataset=data.name,
-        config_hash=config_hash,
+        config_hash=config_hash(parsed),
+        settings_hash=config_hash(parsed, seeded=False),
         network=f"{type(network).__module__}.{type(network).__qualname__}",
         specs=network_specs(network),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -50,6 +55,8 @@ def make_record(
         epochs=trainer.current_epoch,
         best_epoch=best_epoch,
         train_images=len(data.images("train")),  # type: ignore[arg-type]
+        epoch_images=steps.batches * data.batch_size * trainer.world_size,
+        test_images=limited_images(trainer, data),
         batch_size=data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         test_accuracy=tested["test/accuracy"],
         test_top5_accuracy=tested.get("test/top5_accuracy"),

@@ -32,6 +32,8 @@ def users_mistake(error: BaseException | None, roots: Mapping[str, type]) -> str
         if isinstance(error, ConfigurationError | DivergedError):
             return str(error)
         if isinstance(error, DataError):  # a worker's comes with its traceback, the reason last
+            if error.setting is not None:
+                return f"data.init_args.{error.setting}: {error}"
             return "data: " + str(error).strip().splitlines()[-1].rsplit("DataError: ", 1)[-1]
         error = error.__cause__
     return None

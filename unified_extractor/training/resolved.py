@@ -6,13 +6,33 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-ASIDE = ("run", "config", "ckpt_path")
-"""Where files go and where a run starts again: nothing that decides a number."""
+ASIDE = (
+    "run",
+    "config",
+    "ckpt_path",
+    "checkpoint_every_n_steps",
+    "data.init_args.root",
+    "data.init_args.download",
+    "data.init_args.predict_folder",
+    "data.init_args.loading.num_workers",
+    "trainer.logger",
+    "trainer.enable_progress_bar",
+)
+"""Where files lie and go, what is shown, where a run starts again: nothing that decides a number."""
 
 
-def config_hash(settings: Namespace) -> str:
-    """Twelve hexadecimal digits of a fit's parsed settings, seed included; equal settings, however written, have equal digits."""
-    content = {name: _plain(value) for name, value in settings.as_dict().items() if name not in ASIDE}
+def config_hash(settings: Namespace, *, seeded: bool = True) -> str:
+    """Twelve hexadecimal digits of a fit's parsed settings; equal settings, however written, have equal digits.
+
+    Without ``seeded`` the seed is left out: runs that are repetitions of each other have equal digits.
+    """
+    content = _plain(settings.as_dict())
+    for path in ASIDE if seeded else (*ASIDE, "seed_everything"):
+        *parents, last = path.split(".")
+        place = content
+        for name in parents:
+            place = place.get(name) or {}
+        place.pop(last, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -52,15 +52,17 @@ class RunFolder:
             ConfigurationError: it cannot be made, or ``go_on`` while another process writes it.
         """
         with self._choosing():
+            if go_on:
+                for folder in self._versions():
+                    if _locked(folder):
+                        raise ConfigurationError(f"run: {folder} is being written by another process")
+                    if (folder / RECORD).exists():
+                        break
+                    if checkpoint := newest_checkpoint(folder / CHECKPOINTS):
+                        _hold(folder)
+                        return Claim(folder, checkpoint)
             newest = self.newest()
-            if go_on and newest is not None and self.running():
-                raise ConfigurationError(f"run: {newest} is being written by another process")
-            unfinished = newest if go_on and newest is not None and not (newest / RECORD).exists() else None
-            checkpoint = unfinished and newest_checkpoint(unfinished / CHECKPOINTS)
-            if unfinished is not None and checkpoint is not None:
-                _hold(unfinished)
-                return Claim(unfinished, checkpoint)
-            folder = self.path / f"version_{self._number(newest) + 1 if newest else 0}"
+            folder = self.path / f"version_{_number(newest) + 1 if newest else 0}"
             _make(folder)
             _hold(folder)
             return Claim(folder, None)
@@ -68,41 +70,40 @@ class RunFolder:
     def found(self, *, go_on: bool) -> Claim:
         """What the first process has claimed or is about to claim, for the other processes of the run, which write nothing."""
         newest = self.newest() or self.path / "version_0"
-        if not go_on or (newest / RECORD).exists():
-            return Claim(newest, None)
-        return Claim(newest, newest_checkpoint(newest / CHECKPOINTS))
+        for folder in self._versions() if go_on else ():
+            if (folder / RECORD).exists():
+                break
+            if checkpoint := newest_checkpoint(folder / CHECKPOINTS):
+                return Claim(folder, checkpoint)
+        return Claim(newest, None)
 
     def newest(self) -> Path | None:
         """The newest folder of this name."""
-        numbered = [folder for folder in self.path.glob("version_*") if folder.name.removeprefix("version_").isdecimal()]
-        return max(numbered, key=self._number, default=None)
+        return next(iter(self._versions()), None)
+
+    def current(self) -> Path | None:
+        """The newest folder that has come to something: a record, or a checkpoint."""
+        return next((one for one in self._versions() if (one / RECORD).exists() or any((one / CHECKPOINTS).glob("*.ckpt"))), None)
 
     def finished(self) -> Path | None:
-        """The newest folder, if it holds a record."""
-        newest = self.newest()
-        return newest if newest is not None and (newest / RECORD).is_file() else None
+        """The current folder, if it holds a record."""
+        current = self.current()
+        return current if current is not None and (current / RECORD).is_file() else None
 
     def running(self) -> bool:
         """Whether a process, perhaps on another machine, writes the newest folder now."""
         newest = self.newest()
-        if newest is None or not (newest / _LOCK).is_file():
-            return False
-        lock = FileLock(newest / _LOCK, is_singleton=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        return newest is not None and _locked(newest)
+
+    def _versions(self) -> list[Path]:
+        """The folders of this name, the newest first."""
+        numbered = [folder for folder in self.path.glob("version_*") if folder.name.removeprefix("version_").isdecimal()]
+        return sorted(numbered, key=_number, reverse=True)
 
     def _choosing(self) -> FileLock:
         """Held while a folder is chosen: two processes that start at once choose one after the other."""
         _make(self.path, exist_ok=True)
         return FileLock(self.path / _LOCK, is_singleton=False)
-
-    @staticmethod
-    def _number(folder: Path) -> int:
-        return int(folder.name.removeprefix("version_"))
 
 
 def release_locks() -> None:
@@ -115,6 +116,22 @@ def _hold(folder: Path) -> None:
     lock = FileLock(folder / _LOCK, is_singleton=False)
     lock.acquire(timeout=1)  # whoever asks whether it runs holds the lock for an instant
     _held.append(lock)
+
+
+def _locked(folder: Path) -> bool:
+    if not (folder / _LOCK).is_file():
+        return False
+    lock = FileLock(folder / _LOCK, is_singleton=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("version_"))
 
 
 def _make(folder: Path, *, exist_ok: bool = False) -> None:
