@@ -57,13 +57,13 @@ class LossFile(L.Callback):
 
 
 class Poison(L.Callback):
-    """Makes one layer put out a value that is not finite, from a step on."""
+    """Makes one layer put out a value that is not finite, from a step on; on one rank alone if that is given."""
 
-    def __init__(self, layer: str, step: int) -> None:
-        self.layer, self.step = layer, step
+    def __init__(self, layer: str, step: int, rank: int | None = None) -> None:
+        self.layer, self.step, self.rank = layer, step, rank
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        if trainer.global_step == self.step:
+        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
             layer = pl_module.network.get_submodule(self.layer)
             layer.register_forward_hook(lambda module, inputs, output: output * float("inf"))
 

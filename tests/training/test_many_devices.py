@@ -66,6 +66,18 @@ def test_two_processes_get_the_losses_and_metrics_of_one(tmp_path: Path):
             assert other[name] == pytest.approx(record[name], rel=1e-2), name
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path, rank: int):
+    poison = {"class_path": "tests.tiny_runs.Poison", "init_args": {"layer": "stem", "step": 3, "rank": rank}}
+    file = write_config(tmp_path, **{**WITHOUT_BATCH_NORM, "trainer__callbacks": [poison]})
+    done = in_its_own_process("fit", "--config", file, "--trainer.strategy=ddp", "--trainer.devices=2")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("uniex: error: ")]
+    assert any("the first layer whose output is not finite is stem (Conv2d)" in line for line in lines)
+    assert any("the loss of another process is not finite at epoch 1, step 4 of the run" in line for line in lines)
+
+
 def without_gradient(module: nn.Module, images: torch.Tensor) -> list[str]:
     module.train()(images).square().sum().backward()
     return [name for name, parameter in module.named_parameters() if parameter.grad is None]
