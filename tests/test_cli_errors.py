@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from tests.image_folders import image_folder
+from tests.tiny_runs import tiny_config
 from unified_extractor.training.cli import main
 from unified_extractor.training.messages import one_line
 
@@ -21,22 +22,9 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def config() -> dict[str, Any]:
-    return {
-        "model": {
-            "network": {
-                "class_path": "unified_extractor.models.ExtractorNet",
-                "init_args": {
-                    "num_classes": 10,
-                    "in_chans": 1,
-                    "widths": [8],
-                    "depths": [1],
-                    "spec": {"kernel_size": 3, "static_kernel": {"channels": "dense"}},
-                },
-            },
-        },
-        "data": {"class_path": "unified_extractor.data.Digits", "init_args": {"batch_size": 128}},
-        "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False},
-    }
+    settings = tiny_config()
+    settings["trainer"]["max_epochs"] = 1
+    return settings
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str, change: Change = lambda _: None, command: str = "fit") -> str:

@@ -80,10 +80,9 @@ class SpoilWeights(L.Callback):
                 next(pl_module.network.parameters()).fill_(float("nan"))
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
-    """A run of a tiny network on digits; ``changes`` are dotted keys with ``__`` for the dot."""
-    config: dict[str, Any] = {
-        "run": {"name": "tiny"},
+def tiny_config() -> dict[str, Any]:
+    """A run of a tiny network on digits."""
+    return {
         "threads": 1,
         "model": {
             "optimization": {"learning_rate": 0.01},
@@ -98,13 +97,15 @@ def write_config(folder: Path, **changes: Any) -> Path:
                 },
             },
         },
-        "data": {
-            "class_path": "unified_extractor.data.Digits",
-            "init_args": {"batch_size": 128, "augmentation": {"crop_padding": 1}},
-        },
+        "data": {"class_path": "unified_extractor.data.Digits", "init_args": {"batch_size": 128}},
         "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
     }
-    for path, value in changes.items():
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """The tiny run, with random crops, as a file; ``changes`` are dotted keys with ``__`` for the dot."""
+    config = tiny_config()
+    for path, value in {"run__name": "tiny", "data__init_args__augmentation": {"crop_padding": 1}, **changes}.items():
         *parents, last = path.split("__")
         target = config
         for key in parents:

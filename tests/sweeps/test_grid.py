@@ -119,7 +119,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a value that fit refuses": (
         {"settings": {"data.init_args.batch_size": [128, 5000]}},
-        "cell plain batch_size=5000 seed=0: data: batch_size must not exceed the training images, got batch_size=5000",
+        "cell plain batch_size=5000 seed=0: data.init_args.batch_size: must not exceed the training images, got 5000",
     ),
     "two cells that are one": (
         {"variants": {"a": {}, "b": {"model.optimization.learning_rate": 0.01}}},

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.base import ImageDataModule, Split
 from unified_extractor.data.images import MemoryImages
-from unified_extractor.data.loading import Loading
 from unified_extractor.data.splits import stratified_split
 
 _FRACTION = 0.2
@@ -30,15 +28,6 @@ class Digits(ImageDataModule):
     image_size = 8
     mean = (0.305,)
     std = (0.376,)
-
-    def __init__(
-        self,
-        batch_size: int = 64,
-        augmentation: Augmentation = Augmentation(),
-        loading: Loading = Loading(),
-        predict_folder: str | None = None,
-    ) -> None:
-        super().__init__(batch_size, augmentation, loading, predict_folder)
 
     @property
     @override
