@@ -277,6 +277,7 @@ def test_ingredients_train(tmp_path: Path, options: list[str]):
     assert main(["fit", "--config", str(file), *options]) == 0
     (record,) = read_rows([tmp_path / "runs" / "tiny" / "version_0" / "record.json"])
     assert record.curve[0].val_loss < 2.29
+    assert record.precision == ("bf16-mixed" if "bf16" in options[0] else "32-true")
     assert record.batch_size == (256 if "accumulate" in options[0] else 128)
 
 
@@ -309,3 +310,21 @@ def test_checkpoint_of_another_architecture_is_refused(other: dict[str, Any], re
     with pytest.raises(ConfigurationError, match=f"ckpt_path: a.ckpt was written by another architecture: .*{reason}"):
         check_checkpoint("a.ckpt", network(), layer_specs(saved), saved.state_dict())
     check_checkpoint("a.ckpt", network(), layer_specs(network()), network().state_dict())
+
+
+def test_channels_last_is_the_format_of_weights_and_images():
+    for channels_last in (True, False):
+        seen, net = [], network(in_chans=3)
+        net.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0].stride(1)))
+        ImageClassifier(net, channels_last=channels_last)(torch.randn(2, 3, 8, 8))
+        assert seen == [1 if channels_last else 64]
+        kernels = [p for p in net.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        assert kernels
+        assert all((p.stride(1) == 1) == channels_last for p in kernels)
+
+
+def test_compile_is_of_the_network():
+    net, data = network(), Digits(batch_size=128)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
+    L.Trainer(accelerator="cpu", limit_val_batches=1, **quiet).validate(ImageClassifier(net, compile=True), data, verbose=False)  # type: ignore[arg-type]
+    assert net._compiled_call_impl is not None

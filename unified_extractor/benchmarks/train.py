@@ -27,7 +27,7 @@ PATHS = {
 """How the images of a case are brought."""
 _NOTES = """Milliseconds a batch, medians (20th to 80th percentile), by `uniex bench train`. *input*: the next augmented, normalised
 batch, alone; *step*: forward, backward and AdamW on a batch that is there already; *both*: one after the other, as in training.
-*input / step* is what the data cost where they are not brought while the network computes.
+*input / step* is what the data cost where they are not brought while the network computes. Lightning's loop, metrics and logs come on top.
 """
 
 
