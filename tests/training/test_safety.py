@@ -14,7 +14,7 @@ from torch import nn
 from tests.tiny_runs import final, write_config
 from unified_extractor.analysis.record import read_rows
 from unified_extractor.training import ConfigurationError
-from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint
+from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint, remove_old
 from unified_extractor.training.cli import main
 from unified_extractor.training.divergence import first_not_finite
 from unified_extractor.training.planning import planned
@@ -139,6 +139,15 @@ def test_among_checkpoints_of_one_step_the_one_after_the_epoch_is_taken():
         checkpoint(Path("checkpoints") / f"{name}.ckpt", 20)
     assert newest_checkpoint(Path("checkpoints")).name == "epoch_0001.ckpt"
     assert newest_checkpoint(Path("nowhere")) is None
+
+
+def test_checkpoints_of_many_resumes_do_not_pile_up():
+    folder = Path("checkpoints")
+    for name in ("best", *(f"epoch_{epoch:04d}" for epoch in range(5)), "step_00000004", "step_00000007", "step_00000009"):
+        checkpoint(folder / f"{name}.ckpt", 1)
+    remove_old(folder, folder / "epoch_0001.ckpt")
+    left = sorted(path.stem for path in folder.iterdir())
+    assert left == ["best", "epoch_0001", "epoch_0003", "epoch_0004", "step_00000007", "step_00000009"]
 
 
 def test_a_run_goes_on_from_the_last_good_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -73,6 +73,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(whole)[-1] if whole else None
 
 
+def remove_old(folder: Path, kept: Path) -> None:
+    """Remove checkpoints to go on from beyond the last two, but not ``kept``: Lightning leaves those from which runs were resumed."""
+    for kind in ("epoch", "step"):
+        for path in sorted(folder.glob(f"{kind}_*.ckpt"))[:-KEPT]:
+            if path != kept:
+                path.unlink()
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a run's checkpoint. Raises ``ConfigurationError`` unless every byte of the file is as it was written."""
     if not path.is_file():

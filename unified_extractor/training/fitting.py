@@ -13,7 +13,7 @@ from unified_extractor.analysis.record import Record, write_rows
 from unified_extractor.data import ImageDataModule
 from unified_extractor.training.architecture import check_network, read_weights
 from unified_extractor.training.callbacks import NarrowProgressBar, ReseedEachStep, RunHistory
-from unified_extractor.training.checkpoints import read_checkpoint, run_checkpoints
+from unified_extractor.training.checkpoints import read_checkpoint, remove_old, run_checkpoints
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.divergence import StopWhenDiverged
 from unified_extractor.training.environment import read_environment, write_environment
@@ -104,6 +104,8 @@ class Fit:
             return
         if go_on and self.checkpoint is None:
             print(f"{self.run.path}: no unfinished run to go on with, starting anew")
+        if go_on and self.checkpoint is not None:
+            remove_old(self.checkpoint.parent, self.checkpoint)
         try:
             self._identity = write_environment(self.folder, own)
         except OSError as error:
