@@ -60,7 +60,9 @@ def test_going_on_takes_the_newest_unfinished_folder_with_a_checkpoint():
     (run.path / "version_0" / "record.json").touch()
     assert run.finished() == run.path / "version_0"
     assert run.found(go_on=True).checkpoint is None
-    assert run.claim(go_on=True).folder.name == "version_2"
+    with pytest.raises(ConfigurationError, match="run: runs/run/version_0 is finished, there is nothing to go on with"):
+        run.claim(go_on=True)
+    assert run.claim(go_on=False).folder.name == "version_2"
 
 
 def claim_in_another_process(queue: Any, go_on: bool) -> None:

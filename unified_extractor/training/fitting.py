@@ -19,7 +19,7 @@ from unified_extractor.training.divergence import StopWhenDiverged
 from unified_extractor.training.environment import read_environment, write_environment
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.loggers import run_loggers
-from unified_extractor.training.preflight import check_batch_norm, check_room
+from unified_extractor.training.preflight import check_batch_norm, check_room, check_trainer_settings
 from unified_extractor.training.record import make_record
 from unified_extractor.training.resolved import config_hash
 from unified_extractor.training.run_folder import RECORD, Claim, RunFolder
@@ -27,7 +27,6 @@ from unified_extractor.training.steps import planned_steps
 from unified_extractor.training.window_pictures import WindowPictures
 
 PICTURES = "pictures"
-_NEEDED = ("max_epochs", "limit_train_batches", "limit_val_batches", "limit_test_batches")
 
 
 class Fit:
@@ -57,19 +56,7 @@ class Fit:
 
     def check(self, trial: L.Trainer) -> None:
         """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` has the trainer's settings."""
-        for name in _NEEDED:
-            if self.settings.trainer[name] == 0:
-                raise ConfigurationError(f"trainer.{name}: must not be 0, fit trains, validates and tests")
-        for name, own in (
-            ("default_root_dir", "a run's files lie below run.root"),
-            ("val_check_interval", "every epoch ends with one"),
-        ):
-            if self.settings.trainer[name] not in (None, 1.0):
-                raise ConfigurationError(f"trainer.{name}: cannot be set, {own}, got {self.settings.trainer[name]}")
-        if not self.settings.trainer.check_val_every_n_epoch:
-            raise ConfigurationError(
-                "trainer.check_val_every_n_epoch: must be at least 1, the best epoch is chosen by validation"
-            )
+        check_trainer_settings(self.settings.trainer)
         check_batch_norm(trial, self.settings.trainer.sync_batchnorm)
         if not first_process():
             return

@@ -1,4 +1,4 @@
-"""What is checked before a run begins: devices that are there, room for the checkpoints."""
+"""What is checked before a run begins: settings that fit together, devices that are there, room for the checkpoints."""
 
 import shutil
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
@@ -25,6 +26,21 @@ def check_devices(accelerator: Any, devices: Any) -> None:
         raise ConfigurationError(f"trainer.accelerator: {accelerator!r} is not there, torch sees no GPU on this machine")
     if str(devices).isdecimal() and int(devices) > count:
         raise ConfigurationError(f"trainer.devices: {devices} are asked for, torch sees {count} on this machine")
+
+
+def check_trainer_settings(settings: Namespace) -> None:
+    """Raise ``ConfigurationError`` for settings of the trainer with which a run could not choose and test its best epoch."""
+    for name in ("max_epochs", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        if settings[name] == 0:
+            raise ConfigurationError(f"trainer.{name}: must not be 0, fit trains, validates and tests")
+    for name, instead in (
+        ("default_root_dir", "a run's files lie below run.root"),
+        ("val_check_interval", "every epoch ends with one"),
+    ):
+        if settings[name] not in (None, 1.0):
+            raise ConfigurationError(f"trainer.{name}: cannot be set, {instead}, got {settings[name]}")
+    if not settings.check_val_every_n_epoch:
+        raise ConfigurationError("trainer.check_val_every_n_epoch: must be at least 1, the best epoch is chosen by validation")
 
 
 def check_batch_norm(trainer: L.Trainer, asked: bool) -> None:

@@ -49,7 +49,7 @@ class RunFolder:
         The lock is the operating system's: it ends with the process, however that ends.
 
         Raises:
-            ConfigurationError: it cannot be made, or ``go_on`` while another process writes it.
+            ConfigurationError: it cannot be made, or ``go_on`` with a run that is finished, or that another process writes.
         """
         with self._choosing():
             if go_on:
@@ -57,7 +57,7 @@ class RunFolder:
                     if _locked(folder):
                         raise ConfigurationError(f"run: {folder} is being written by another process")
                     if (folder / RECORD).exists():
-                        break
+                        raise ConfigurationError(f"run: {folder} is finished, there is nothing to go on with")
                     if checkpoint := newest_checkpoint(folder / CHECKPOINTS):
                         _hold(folder)
                         return Claim(folder, checkpoint)
