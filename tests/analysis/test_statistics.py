@@ -132,6 +132,9 @@ def test_what_cannot_be_compared_is_refused(call, message):
         ("multiply_adds", 1, "multiply_adds: 1234567 in run X, 1 in run Y"),
         ("epochs", 3, "epochs: 2 in run X, 3 in run Y"),
         ("train_images", 999, "train_images: 1000 in run X, 999 in run Y"),
+        ("epoch_images", 64, "epoch_images: 992 in run X, 64 in run Y"),
+        ("test_images", 10, "test_images: 200 in run X, 10 in run Y"),
+        ("settings_hash", "other", "settings_hash: '5e771195' in run X, 'other' in run Y"),
         ("batch_size", 32, "batch_size: 64 in run X, 32 in run Y"),
     ],
 )
