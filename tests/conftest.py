@@ -11,6 +11,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports timm: it
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
 
 
+@pytest.fixture
+def in_empty_folder(tmp_path, monkeypatch):
+    """Runs write below the current folder and may set torch's threads."""
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -16,9 +16,7 @@ from unified_extractor.training.messages import one_line
 Change = Callable[[dict[str, Any]], Any]
 
 
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def config() -> dict[str, Any]:
@@ -139,6 +137,8 @@ def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Chang
             lambda c: c["data"]["init_args"].update(augmentation={"color_jitter": 0.1}, loading={"on_device": True}),
             "data.init_args.loading.on_device: true needs images that fit into memory",
         ),
+        (lambda c: c.update(threads=0), "threads: must be at least 1, got 0"),
+        (lambda c: c.update(checkpoint_every_n_steps=0), "checkpoint_every_n_steps: must be at least 1, got 0"),
         (lambda c: c.update(seed_everything=-1), "seed_everything: must lie in 0..4294967295, got -1"),
         (lambda c: c["trainer"].update(default_root_dir="x"), "trainer.default_root_dir: cannot be set, a run's files lie below"),
         (lambda c: c["trainer"].update(val_check_interval=0.5), "trainer.val_check_interval: cannot be set"),

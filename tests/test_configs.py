@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from tests.image_folders import image_folder
@@ -45,13 +44,7 @@ IMAGENET = {"rednet50": 2048, "volo_d1": 1024, "internimage_t": 4096}
 STEP = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def parsed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

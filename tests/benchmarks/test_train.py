@@ -25,6 +25,13 @@ def test_bench_train_writes_what_it_measured(tmp_path: Path, capsys: pytest.Capt
     assert f"{share:.1%}" in table
 
 
+def test_one_measurement_has_no_spread(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "train", "--repeats", "1"])
+    assert stop.value.code == 2
+    assert "--repeats must be at least 2" in capsys.readouterr().err
+
+
 def test_committed_figures_are_those_of_the_committed_measurement():
     folder = Path(__file__).parents[2] / "benchmarks"
     result = json.loads((folder / "train.json").read_text())

@@ -23,9 +23,7 @@ WITHOUT_BATCH_NORM: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def run(tmp_path: Path, name: str, batch: int, *options: str, prefix: tuple[str, ...] = ()) -> tuple[list[float], dict[str, Any]]:

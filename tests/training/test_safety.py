@@ -20,10 +20,11 @@ from unified_extractor.training.divergence import first_not_finite
 from unified_extractor.training.planning import planned
 from unified_extractor.training.run_folder import RunFolder, release_locks
 
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
+
 
 @pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def _unlocked():
     yield
     release_locks()
 
@@ -162,8 +163,10 @@ def test_a_run_goes_on_from_the_last_good_checkpoint(tmp_path: Path, capsys: pyt
     newest = folder / "checkpoints" / "epoch_0002.ckpt"
     for path in (newest, folder / "checkpoints" / "best.ckpt"):
         path.write_bytes(path.read_bytes()[:999])
+    left_by_a_resume = shutil.copy(folder / "checkpoints" / "epoch_0001.ckpt", folder / "checkpoints" / "epoch_0000.ckpt")
     assert main(command) == 0
     assert f"{newest} is damaged" in capsys.readouterr().err
+    assert not left_by_a_resume.exists()
     again = final(folder)["state_dict"]
     assert all(torch.equal(again[name], value) for name, value in expected.items())
 

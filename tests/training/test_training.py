@@ -30,14 +30,7 @@ from unified_extractor.training.cli import main
 from unified_extractor.training.mixing import Mixing
 from unified_extractor.training.optimization import Optimization, parameter_groups
 
-
-@pytest.fixture(autouse=True)
-def one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def network(**changes: Any) -> ExtractorNet:

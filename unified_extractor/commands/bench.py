@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
             f"--repeats, --threads and --batch must be at least 1, got {given.repeats}, {given.threads} and {given.batch}"
         )
     if given.device == "train":
+        if given.repeats < 2:
+            parser.error(f"--repeats must be at least 2, the spread of a single measurement is unknown, got {given.repeats}")
         return _train(given, parser)
     if given.device == "gpu" and not given.plan and (reason := without_gpu()):
         parser.exit(2, f"uniex: error: {reason}. uniex bench gpu --plan writes what the kernels must move without one\n")
@@ -90,7 +92,7 @@ def _check_output(output: Path, parser: argparse.ArgumentParser, *, table_alone:
 def _chosen(names: Iterable[str], only: str, parser: argparse.ArgumentParser) -> list[str]:
     chosen = [name for name in names if only.lower() in name.lower()]
     if not chosen:
-        parser.error(f"--only {only}: no case has this in its name; there are {', '.join(names)}")
+        parser.error(f"--only {only}: no case has this in its name; there are {'; '.join(names)}")
     return chosen
 
 

@@ -106,7 +106,7 @@ class ImageDataModule(L.LightningDataModule):
         if self.loading.on_device and "train" in _SPLITS[stage] and not self._resident("train"):
             raise DataError(
                 "true needs images that fit into memory, and augmentation by crop_padding, flip and erasing alone, "
-                f"got {type(self.images('train')).__name__} and {self.augmentation}",
+                f"got {type(self.images('train')).__name__}, augmented {'so' if self.augmentation.batched else 'otherwise'}",
                 "loading.on_device",
             )
 

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from jsonargparse import Namespace, set_parsing_settings
-from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -91,12 +90,10 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--seed_everything", type=int, default=0, help="Seed of initial weights, data order and augmentation."
         )
-        parser.add_argument(
-            "--threads", type=PositiveInt | None, default=None, help="Processor threads of torch, by default all."
-        )
+        parser.add_argument("--threads", type=int | None, default=None, help="Processor threads of torch, by default all.")
         parser.add_argument(
             "--checkpoint_every_n_steps",
-            type=PositiveInt | None,
+            type=int | None,
             default=None,
             help="Checkpoints within epochs, beside those between; exact with --data.loading.stateful or images on the device.",
         )
@@ -111,6 +108,9 @@ class TrainingCLI(LightningCLI):
         command = self.config.subcommand
         settings: Namespace = self.config[command]
         check_config_objects(settings, GROUPS)
+        for name in ("threads", "checkpoint_every_n_steps"):
+            if settings[name] is not None and settings[name] < 1:
+                raise ConfigurationError(f"{name}: must be at least 1, got {settings[name]}")
         if not 0 <= settings.seed_everything < 2**32:
             raise ConfigurationError(f"seed_everything: must lie in 0..{2**32 - 1}, got {settings.seed_everything}")
         self._check_devices(settings.trainer)
