@@ -163,10 +163,13 @@ def test_a_run_goes_on_from_the_last_good_checkpoint(tmp_path: Path, capsys: pyt
     newest = folder / "checkpoints" / "epoch_0002.ckpt"
     for path in (newest, folder / "checkpoints" / "best.ckpt"):
         path.write_bytes(path.read_bytes()[:999])
-    left_by_a_resume = shutil.copy(folder / "checkpoints" / "epoch_0001.ckpt", folder / "checkpoints" / "epoch_0000.ckpt")
+    left = [
+        shutil.copy(folder / "checkpoints" / "epoch_0001.ckpt", folder / "checkpoints" / f"step_0000000{n}.ckpt")
+        for n in (1, 2, 3)
+    ]
     assert main(command) == 0
     assert f"{newest} is damaged" in capsys.readouterr().err
-    assert not left_by_a_resume.exists()
+    assert [path.exists() for path in left] == [False, True, True]
     again = final(folder)["state_dict"]
     assert all(torch.equal(again[name], value) for name, value in expected.items())
 
