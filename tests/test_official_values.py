@@ -23,7 +23,7 @@ def read(path):
         return values, json.loads(file.metadata()["spec"])
 
 
-def build(official):
+def build(official, fused=None):
     k = official["kernel_size"]
     if official["operator"] == "involution":
         spec = ux.presets.involution(k, official["group_channels"], official["reduction"])
@@ -34,7 +34,7 @@ def build(official):
             name: official[name] for name in ("groups", "dilation", "offset_scale", "center_feature_scale", "remove_center")
         }
         spec = ux.presets.deformable_convolution(3, k, **options)
-    layer = ux.UnifiedExtractor2d(official["channels"], official["channels"], spec, official["stride"]).double()
+    layer = ux.UnifiedExtractor2d(official["channels"], official["channels"], spec, official["stride"], fused=fused).double()
     return layer.train(official["mode"] == "train")
 
 
@@ -48,10 +48,11 @@ def as_ours(layer, official, values):
     return {rule.ours: rule.convert(values[key]) for key, rule in rules if key in values}
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "stored"])
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_output_and_every_gradient_equal_the_official_values(path):
+def test_output_and_every_gradient_equal_the_official_values(path, fused):
     values, official = read(path)
-    layer = build(official)
+    layer = build(official, fused)
     ux.interop.load_official(layer, part(values, "state."), official["operator"])
     nchw = (0, 3, 1, 2) if official["layout"] == "NHWC" else (0, 1, 2, 3)
     tolerance = dict.fromkeys(("rtol", "atol"), 1e-5 if official["operator"] == "dcnv3" else 1e-10)

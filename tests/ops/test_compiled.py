@@ -186,7 +186,7 @@ def test_operators_keep_the_laws_of_torch(case):
     opcheck(OPERATORS.aggregate, (*tensors, window, aggregation, "multiply"))
     for wanted in ([t is not None for t in tensors], [True, False, False, False]):
         opcheck(
-            torch.ops.unified_extractor.compiled_aggregate_backward, (gradient, *tensors, window, aggregation, "multiply", wanted)
+            torch.ops.unified_extractor.compiled_aggregate_backward, (gradient, wanted, *tensors, window, aggregation, "multiply")
         )
     opcheck(OPERATORS.aggregate, (*(None if t is None else t.requires_grad_() for t in tensors), window, aggregation, "multiply"))
 

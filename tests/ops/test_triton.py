@@ -507,7 +507,7 @@ def test_operators_keep_the_laws_of_torch(case, layout):
     tensors = images_in(layout, tensors)
     gradient = torch.randn_like(OPERATORS.aggregate(*tensors, *rest))
     wanted = [t is not None for t in tensors]
-    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, (gradient, *tensors, *rest, wanted), test_utils=STATIC)
+    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *tensors, *rest), test_utils=STATIC)
     opcheck(OPERATORS.aggregate, (*tensors, *rest), test_utils=STATIC)
     if layout == "contiguous":
         leaves = [None if t is None else t.requires_grad_() for t in tensors]

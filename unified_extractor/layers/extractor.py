@@ -11,8 +11,10 @@ from unified_extractor.layers.generators import Feature, GeneratedKernel, Simila
 from unified_extractor.layers.samplers import LearnedOffsets
 from unified_extractor.ops import checks
 from unified_extractor.ops.autograd import autocasts
-from unified_extractor.ops.functional import extract
+from unified_extractor.ops.functional import extract, fuses, generate_and_extract
+from unified_extractor.ops.generation import Generator
 from unified_extractor.ops.geometry import Window, window_shift
+from unified_extractor.ops.operators import Call
 from unified_extractor.ops.output import center_blended, overlap_normalised
 from unified_extractor.spec import ExtractorSpec, as_pair
 
@@ -25,6 +27,8 @@ class UnifiedExtractor2d(nn.Module):
         out_channels: O. Differs from C only where a dense static kernel or an output projection mixes channels.
         spec: what to build; see :class:`unified_extractor.ExtractorSpec` and :mod:`unified_extractor.presets`.
         stride: pixels between windows, an int or (y, x). A gather shrinks the map by it, a fold does not.
+        fused: whether a dynamic kernel that is a linear map of each position by itself is made where it is used, instead of being
+            stored for backward. None: where that is faster. True: also where it is slower, to save memory. False: never.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling).
@@ -32,12 +36,21 @@ class UnifiedExtractor2d(nn.Module):
     Attributes:
         downsampling: by how much the map shrinks, an int or (y, x): ``stride`` for gather, 1 for fold.
         kernel_groups: G, the dynamic kernels a position; 1 where there is none.
+        fused: as given; it may be changed at any time. The child ``kernel`` is not called, nor are its hooks, where it is fused.
 
     Raises:
         ValueError, TypeError: channels that groups do not divide, or an image that does not fit; the message names the rule.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, spec: ExtractorSpec, stride: int | tuple[int, int] = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        spec: ExtractorSpec,
+        stride: int | tuple[int, int] = 1,
+        *,
+        fused: bool | None = None,
+    ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -46,6 +59,7 @@ class UnifiedExtractor2d(nn.Module):
             raise TypeError(f"spec must be an ExtractorSpec, got {type(spec).__name__}")
         steps = checks.pair("stride", stride, 1)
         self.in_channels, self.out_channels, self.spec, self.stride = in_channels, out_channels, spec, stride
+        self.fused = fused
         self.downsampling = stride if spec.aggregation == "gather" else 1
         self.kernel_groups = _kernel_groups(spec, in_channels)
         aggregated = self._check_channels()
@@ -85,7 +99,7 @@ class UnifiedExtractor2d(nn.Module):
         if spec.offsets.kind == "learned":
             self.offsets = LearnedOffsets(self.feature, spec, stride)
         if spec.dynamic_kernel.source == "generated":
-            self.kernel: nn.Module = GeneratedKernel(
+            self.kernel: GeneratedKernel | SimilarityKernel = GeneratedKernel(
                 self.feature, self.kernel_groups, channels // self.kernel_groups, spec, stride
             )
         elif spec.dynamic_kernel.source == "similarity":
@@ -108,28 +122,15 @@ class UnifiedExtractor2d(nn.Module):
         """``[B, C, H, W]`` to ``[B, O, H', W']``."""
         window = self.window(x)
         feature = self.feature(x) if self.spec.generates else None
-        offsets, dynamic_kernel = self._generate(x, feature, window)
+        offsets = self._offsets(x, feature, window)
         value = self._dealt(self.value(x) if self.spec.projection.input != "none" else x)
-        dense = self.spec.static_kernel.channels == "dense"
-        y = extract(
-            value,
-            kernel_size=self.spec.kernel_size,
-            static_kernel=self.static_kernel,
-            dynamic_kernel=dynamic_kernel,
-            offsets=offsets,
-            bias=self.bias if dense else None,
-            stride=self.stride,
-            padding=self.spec.padding,
-            dilation=self.spec.dilation,
-            combine=self.spec.combine,
-            aggregation=self.spec.aggregation,
-        )
+        y = self._aggregate(x, value, feature, offsets, window)
         if self.spec.overlap_normalise:
             y = overlap_normalised(y, window)
         if self.spec.center_feature_scale:
             y = center_blended(y, value, self.center_gate(feature), window)
         y = self._collected(y)
-        if self.bias is not None and not dense:
+        if self.bias is not None and self._inner_bias is None:
             y = y + self.bias[:, None, None]
         return self.projection(y) if self.spec.projection.output != "none" else y
 
@@ -138,7 +139,10 @@ class UnifiedExtractor2d(nn.Module):
         ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``), h and w being Ho, Wo, or 1 for a global view; None for what the spec
         does not have.
         """
-        return self._generate(x, self.feature(x) if self.spec.generates else None, self.window(x))
+        window = self.window(x)
+        feature = self.feature(x) if self.spec.generates else None
+        offsets = self._offsets(x, feature, window)
+        return offsets, self._dynamic_kernel(x, feature, offsets, window)
 
     def window(self, x: Tensor) -> Window:
         """The geometry of this layer on an image. Raises ``ValueError`` or ``TypeError`` if the image does not fit."""
@@ -150,18 +154,54 @@ class UnifiedExtractor2d(nn.Module):
             raise TypeError(f"x must have the dtype of the layer's parameters, {parameter.dtype}, got {x.dtype}")
         return window
 
-    def _generate(self, x: Tensor, feature: Tensor | None, window: Window) -> tuple[Tensor | None, Tensor | None]:
-        offsets, dynamic_kernel = None, None
+    def _offsets(self, x: Tensor, feature: Tensor | None, window: Window) -> Tensor | None:
         if self.spec.offsets.kind == "learned":
-            offsets = self.offsets(feature, window)
-        elif self.spec.offsets.kind == "window_shift":
+            return self.offsets(feature, window)
+        if self.spec.offsets.kind == "window_shift":
             shift = window_shift(window, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-            offsets = shift.expand(x.shape[0], 1, window.size, 2, *window.output)
+            return shift.expand(x.shape[0], 1, window.size, 2, *window.output)
+        return None
+
+    def _dynamic_kernel(self, x: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Tensor | None:
         if self.spec.dynamic_kernel.source == "generated":
-            dynamic_kernel = self.kernel(feature)
-        elif self.spec.dynamic_kernel.source == "similarity":
-            dynamic_kernel = self.kernel(x, offsets, window)
-        return offsets, dynamic_kernel
+            return self.kernel(feature)
+        return self.kernel(x, offsets, window) if self.spec.dynamic_kernel.source == "similarity" else None
+
+    def _aggregate(self, x: Tensor, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Tensor:
+        """The operator on ``value``, with a kernel made on the way or, where that does not pay, before."""
+        spec = self.spec
+        options: dict[str, Any] = {
+            "kernel_size": spec.kernel_size,
+            "static_kernel": self.static_kernel,
+            "offsets": offsets,
+            "bias": self._inner_bias,
+            "stride": self.stride,
+            "padding": spec.padding,
+            "dilation": spec.dilation,
+            "combine": spec.combine,
+            "aggregation": spec.aggregation,
+        }
+        made = self._pointwise(value, feature, offsets, window)
+        if made is None:
+            return extract(value, dynamic_kernel=self._dynamic_kernel(x, feature, offsets, window), **options)
+        feature, weight, bias, scale, normalisation = made
+        options |= {"scale": scale, "normalisation": normalisation, "fused": self.fused}
+        return generate_and_extract(value, feature, head_weight=weight, head_bias=bias, **options)
+
+    def _pointwise(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Generator | None:
+        """What makes the dynamic kernel, if it is to be made where it is used."""
+        spec = self.spec
+        if self.fused is False or feature is None or spec.dynamic_kernel.source != "generated":
+            return None
+        assert isinstance(self.kernel, GeneratedKernel)
+        made = self.kernel.pointwise(feature, window)
+        call = Call(value, self.static_kernel, None, offsets, window, spec.aggregation, spec.combine, generator=made)
+        return made if made is not None and fuses(call, self.fused) else None
+
+    @property
+    def _inner_bias(self) -> Tensor | None:
+        """The bias, where the operator adds it: only a static kernel that mixes channels leaves them in their final order."""
+        return self.bias if self.spec.static_kernel.channels == "dense" else None
 
     def _dealt(self, x: Tensor) -> Tensor:
         """Channels in the order in which groups are contiguous."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import SameConv2d, hidden_layer
 from unified_extractor.ops.functional import similarity
+from unified_extractor.ops.generation import NORMALISATIONS, normalised
+from unified_extractor.ops.generation import Generator as PointwiseGenerator
 from unified_extractor.ops.geometry import Window, displacements, reads_nothing
 from unified_extractor.spec import ExtractorSpec, as_pair
 
@@ -110,6 +112,19 @@ class GeneratedKernel(nn.Module):
         values = normalised(values.unflatten(1, self.shape) * self.scale, self.normalisation)
         return with_center(values, self.taps) if self.remove_center else values
 
+    def pointwise(self, feature: Tensor, window: Window) -> PointwiseGenerator | None:
+        """The same as a linear map of each position by itself, where it is one."""
+        if (
+            isinstance(self.head, SameConv2d)
+            or self.normalisation not in NORMALISATIONS
+            or self.remove_center
+            or feature.shape[2:] != window.output
+        ):
+            return None
+        weight, bias = self.head.weight.flatten(1)[: self.channels], self.head.bias
+        bias = None if bias is None else bias[: self.channels]
+        return PointwiseGenerator(feature, weight, bias, self.scale, self.normalisation)
+
 
 class SimilarityKernel(nn.Module):
     """The dynamic kernel of attention: query-key products inside the window, plus a bias for each displacement."""
@@ -156,10 +171,3 @@ class SimilarityKernel(nn.Module):
             return position.flatten(1)[:, :, None, None]
         rows, columns = displacements(window, position.device)
         return position[:, rows, columns]
-
-
-def normalised(values: Tensor, normalisation: str) -> Tensor:
-    """Softmax over the taps (axis -3: for fold the source taps), sigmoid, or as they are."""
-    if normalisation == "softmax":
-        return values.softmax(-3)
-    return values.sigmoid() if normalisation == "sigmoid" else values

@@ -3,11 +3,13 @@
 B batch, C input channels, O output channels, G kernel groups, F offset groups, K taps, Ho, Wo output positions.
 """
 
+from math import isfinite
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from unified_extractor.ops.generation import NORMALISATIONS, Generator
 from unified_extractor.ops.geometry import Window
 
 Ints = int | tuple[int, int]
@@ -65,7 +67,9 @@ def extract(
     if static_kernel is not None:
         _static(x, static_kernel, window)
         out_channels = static_kernel.shape[0]
-    if dynamic_kernel is not None:
+    if isinstance(dynamic_kernel, Generator):
+        generator(x, dynamic_kernel, window, aggregation)
+    elif dynamic_kernel is not None:
         _dynamic(x, dynamic_kernel, window, aggregation)
     if offsets is not None:
         moved(x, offsets, window)
@@ -74,6 +78,37 @@ def extract(
         companion("bias", bias, "[O]", x)
         if bias.shape != (out_channels,):
             raise ValueError(f"bias must have shape [O] = [{out_channels}], got {list(bias.shape)}")
+
+
+def generator(x: Tensor, generator: Generator, window: Window, aggregation: Any) -> None:
+    """Check what makes a dynamic kernel against the image."""
+    feature, weight, bias, scale, normalisation = generator
+    one_of("aggregation", aggregation, ("gather", "fold"))
+    one_of("normalisation", normalisation, NORMALISATIONS)
+    companion("feature", feature, "[B, R, Ho, Wo]", x)
+    if feature.shape[1] < 1 or (feature.shape[0], *feature.shape[2:]) != (x.shape[0], *window.output):
+        expected = [x.shape[0], "R", *window.output]
+        raise ValueError(f"feature must have shape [B, R, Ho, Wo] = {expected}, got {list(feature.shape)}")
+    taps = window.size if aggregation == "gather" else window.size**2
+    rows = "G*K" if aggregation == "gather" else "G*K*K"
+    companion("head_weight", weight, f"[{rows}, R]", x)
+    if weight.shape[1] != feature.shape[1]:
+        raise ValueError(
+            f"head_weight must be [{rows}, R] with the R={feature.shape[1]} channels of feature, got {list(weight.shape)}"
+        )
+    if weight.shape[0] < 1 or weight.shape[0] % taps:
+        raise ValueError(
+            f"head_weight must be [{rows}, R] for aggregation={aggregation!r}, a multiple of {taps} rows, got {list(weight.shape)}"
+        )
+    groups, channels = weight.shape[0] // taps, x.shape[1]
+    if channels % groups:
+        raise ValueError(f"head_weight makes G={groups} kernels, which must divide the channels of x, C={channels}")
+    if bias is not None:
+        companion("head_bias", bias, f"[{rows}]", x)
+        if bias.shape[0] != weight.shape[0]:
+            raise ValueError(f"head_bias must have the {weight.shape[0]} rows of head_weight, got {list(bias.shape)}")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not isfinite(scale) or scale == 0:
+        raise ValueError(f"scale must be a finite number other than 0, got {scale!r}")
 
 
 def _static(x: Tensor, static_kernel: Any, window: Window) -> None:

@@ -1,17 +1,22 @@
 """What any backend leaves to others: plain convolution to torch, sums of two kernels to two calls."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from unified_extractor.ops.generation import Generator, generated_kernel
 from unified_extractor.ops.geometry import Window, padded
 
-Product = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Window, str], Tensor]
+Dynamic = Tensor | Generator | None
+"""A dynamic kernel, or what makes it where it is used."""
+
+Product = Callable[[Tensor, Tensor | None, Any, Tensor | None, Window, str], Tensor]
 """``(x, static_kernel, dynamic_kernel, offsets, window, aggregation)``: the operator with ``combine="multiply"``, without bias."""
 
 
-Combined = Callable[[Tensor, Tensor, Tensor, Tensor | None, Window, str], Tensor]
+Combined = Callable[[Tensor, Tensor, Any, Tensor | None, Window, str], Tensor]
 """``(x, static_kernel, dynamic_kernel, offsets, window, combine)``: a gather with another ``combine``, each channel alone."""
 
 
@@ -21,7 +26,7 @@ def decomposed(product: Product, combined: Combined | None = None) -> Callable[.
     def extract(
         x: Tensor,
         static_kernel: Tensor | None,
-        dynamic_kernel: Tensor | None,
+        dynamic_kernel: Dynamic,
         offsets: Tensor | None,
         bias: Tensor | None,
         window: Window,
@@ -39,11 +44,19 @@ def decomposed(product: Product, combined: Combined | None = None) -> Callable[.
             static_part = extract(x, static_kernel, None, offsets, bias, window, "multiply", "gather")
             return static_part + product(x, None, dynamic_kernel, offsets, window, "gather")
         if combine == "residual" and dynamic_kernel is not None:
-            dynamic_kernel = 1 + dynamic_kernel
+            dynamic_kernel = _plus_one(dynamic_kernel, window, aggregation)
         y = product(x, static_kernel, dynamic_kernel, offsets, window, aggregation)
         return y if bias is None else y + bias[:, None, None]
 
     return extract
+
+
+def _plus_one(dynamic_kernel: Tensor | Generator, window: Window, aggregation: str) -> Tensor | Generator:
+    if isinstance(dynamic_kernel, Tensor):
+        return 1 + dynamic_kernel
+    if dynamic_kernel.normalisation == "none":
+        return dynamic_kernel.plus_one()
+    return 1 + generated_kernel(dynamic_kernel, window, aggregation)
 
 
 def _convolution(x: Tensor, static_kernel: Tensor | None, bias: Tensor | None, window: Window) -> Tensor:

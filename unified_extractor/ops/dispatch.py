@@ -125,7 +125,7 @@ def choose(name: str | None, x: Tensor, work: int) -> Any:
     Args:
         name: a key of :func:`backends`, or None.
         x: the image.
-        work: what :func:`unified_extractor.ops.functional.work` says of the call.
+        work: how much there is to do for what is brought into registers at once.
 
     Raises:
         ValueError: no backend has this name, or it cannot run this; a named backend is never replaced by another.

@@ -15,7 +15,9 @@ from torch import Tensor
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.autograd import autocasts, full_precision
 from unified_extractor.ops.checks import Ints, Padding
+from unified_extractor.ops.generation import Generator, generated_kernel
 from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.operators import Call
 
 
 def generalized_unfold(
@@ -50,7 +52,7 @@ def generalized_unfold(
     (x,) = _autocast(x)
     if offsets is not None:
         checks.moved(x, offsets, window)
-    implementation = dispatch.choose(None, x, work(window, offsets, x.shape[1]))
+    implementation = dispatch.choose(None, x, _work(window, offsets, x.shape[1]))
     with full_precision(x):
         return implementation.generalized_unfold(x, offsets, window)
 
@@ -102,14 +104,76 @@ def extract(
     window = checks.window(x, kernel_size, stride, padding, dilation)
     x, static_kernel, dynamic_kernel, bias = _autocast(x, static_kernel, dynamic_kernel, bias)
     checks.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
-    shared = x.shape[1] if dynamic_kernel is None else x.shape[1] // dynamic_kernel.shape[1]
-    if static_kernel is not None and static_kernel.shape[:2] != (x.shape[1], 1):
-        shared = min(shared, static_kernel.shape[1])
-    plain = offsets is None and dynamic_kernel is None and aggregation == "gather"  # any backend calls torch's convolution
-    results = window.size if aggregation == "fold" else 1
-    implementation = dispatch.choose(backend, x, 0 if plain else work(window, offsets, shared, results))
+    implementation = _implementation(Call(x, static_kernel, dynamic_kernel, offsets, window, aggregation, combine), backend)
     with full_precision(x):
         return implementation.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
+
+
+def generate_and_extract(
+    x: Tensor,
+    feature: Tensor,
+    *,
+    kernel_size: Ints,
+    head_weight: Tensor,
+    head_bias: Tensor | None = None,
+    scale: float = 1.0,
+    normalisation: Literal["none", "softmax", "sigmoid"] = "none",
+    static_kernel: Tensor | None = None,
+    offsets: Tensor | None = None,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Padding = 0,
+    dilation: Ints = 1,
+    combine: Literal["multiply", "add", "residual"] = "multiply",
+    aggregation: Literal["gather", "fold"] = "gather",
+    fused: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`extract` with the dynamic kernel ``D = normalised(scale * (head_weight @ feature + head_bias))``, never stored.
+
+    Each part of the kernel is made where it is used, and made again in backward: autograd keeps ``feature`` instead of a kernel
+    that for involution has three times as many values as the image. Values and gradients are those of making it first.
+
+    Args:
+        x: image ``[B, C, H, W]``.
+        feature: what the kernel is generated from at every output position, ``[B, R, Ho, Wo]``.
+        head_weight: ``[G*K, R]``, of a fold ``[G*K*K, R]`` (output tap before source tap): a 1x1 convolution's, flattened.
+        head_bias: ``[G*K]``, of a fold ``[G*K*K]``.
+        scale: what the values are multiplied by before they are normalised.
+        normalisation: "none", "sigmoid", or "softmax" over the taps, of a fold over the source taps.
+        kernel_size, static_kernel, offsets, bias, stride, padding, dilation, combine, aggregation, backend: as in :func:`extract`.
+        fused: None: where that is faster than storing the kernel. True: also where it is slower, to save memory. False: never.
+            The backends "compiled" and "triton" do it; others, and a normalised kernel with ``combine="residual"``, store it.
+
+    Returns:
+        ``[B, O, Ho, Wo]`` for gather, ``[B, C, H, W]`` for fold.
+
+    Raises:
+        ValueError, TypeError: as :func:`extract`; ``fused=True`` with a backend, named, that does not.
+
+    Source: ``paper_notes.md``; recomputing in backward as Dao et al., FlashAttention (NeurIPS 2022).
+    """
+    window = checks.window(x, kernel_size, stride, padding, dilation)
+    x, feature, weight, static_kernel, head_bias, bias = _autocast(x, feature, head_weight, static_kernel, head_bias, bias)
+    generator = Generator(feature, weight, head_bias, scale, normalisation)
+    checks.extract(x, static_kernel, generator, offsets, bias, window, combine, aggregation)
+    if fused not in (None, True, False):
+        raise TypeError(f"fused must be None, True or False, got {fused!r}")
+    if fused and backend in ("reference", "eager"):
+        raise ValueError(
+            f"fused=True needs a backend that does not store the kernel, 'compiled' or 'triton', got backend={backend!r}"
+        )
+    call = Call(x, static_kernel, None, offsets, window, aggregation, combine, generator=generator)
+    implementation = _implementation(call, backend)
+    with full_precision(x):
+        dynamic = generator if fuses(call, fused, backend) else generated_kernel(generator, window, aggregation)
+        return implementation.extract(x, static_kernel, dynamic, offsets, bias, window, combine, aggregation)
+
+
+def fuses(call: Call, fused: bool | None, backend: str | None = None) -> bool:
+    """Whether :func:`generate_and_extract` makes this call's kernel where it is used; arguments of these names as there."""
+    generates = getattr(_implementation(call, backend), "generates", None)
+    return generates is not None and fused is not False and (fused or generates(call))
 
 
 def similarity(
@@ -151,12 +215,24 @@ def similarity(
         checks.moved(key, offsets, window)
         if heads % offsets.shape[1]:
             raise ValueError(f"offsets has F={offsets.shape[1]} groups, which must divide heads={heads}")
-    implementation = dispatch.choose(backend, key, work(window, offsets, key.shape[1] // heads))
+    implementation = dispatch.choose(backend, key, _work(window, offsets, key.shape[1] // heads))
     with full_precision(key):
         return implementation.similarity(query, key, offsets, heads, window)
 
 
-def work(window: Window, offsets: Tensor | None, shared: int, results: int = 1) -> int:
+def _implementation(call: Call, backend: str | None) -> Any:
+    """The backend that runs a call, named or chosen."""
+    x, static, results = call.x, call.static, call.window.size if call.aggregation == "fold" else 1
+    made = call.dynamic is not None or call.generator is not None
+    if not made and call.offsets is None and call.aggregation == "gather":
+        return dispatch.choose(backend, x, 0)  # any backend calls torch's convolution
+    shared = x.shape[1] // call.dynamic_shape()[1] if made else x.shape[1]
+    if static is not None and static.shape[:2] != (x.shape[1], 1):
+        shared = min(shared, static.shape[1])
+    return dispatch.choose(backend, x, _work(call.window, call.offsets, shared, results))
+
+
+def _work(window: Window, offsets: Tensor | None, shared: int, results: int = 1) -> int:
     """How much there is to do for what is brought into registers at once: multiply-adds at one position for at most 16 channels.
 
     Args:

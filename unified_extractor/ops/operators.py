@@ -12,10 +12,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from unified_extractor.ops import dispatch
 from unified_extractor.ops.counting import multiply_adds
+from unified_extractor.ops.generation import Generator, generated_kernel, generator_gradients, kernel_shape
 from unified_extractor.ops.geometry import Window
-
-_KEPT = 4
-"""The tensors among an operator's arguments: x or the keys first."""
 
 
 class Wanted(NamedTuple):
@@ -25,6 +23,10 @@ class Wanted(NamedTuple):
     static: int
     dynamic: int
     offsets: int
+    feature: int = 0
+    """This and the following are a generator's."""
+    weight: int = 0
+    bias: int = 0
 
 
 class Call(NamedTuple):
@@ -40,6 +42,8 @@ class Call(NamedTuple):
     combine: str = "multiply"
     heads: int = 0
     """Kernel groups, where the dynamic kernel is what is asked for: similarity."""
+    generator: Generator | None = None
+    """What makes the dynamic kernel, which is then not among the tensors."""
 
     def output_shape(self) -> list[Any]:
         """Of the output."""
@@ -51,6 +55,8 @@ class Call(NamedTuple):
 
     def dynamic_shape(self) -> list[Any]:
         """Of the dynamic kernel."""
+        if self.generator is not None:
+            return kernel_shape(self.generator, self.window, self.aggregation)
         if self.dynamic is not None:
             return list(self.dynamic.shape)
         return [self.x.shape[0], self.heads, self.window.size, *self.window.output]
@@ -65,14 +71,17 @@ class Kernels(NamedTuple):
     """The wanted gradients, in the order of :class:`Wanted`, from the output's."""
     new_output: Callable[[Call], Tensor]
     new_gradients: Callable[[Call, Wanted], list[Tensor]]
-    """Of the same shapes, dtypes and strides, their values not written."""
+    """Of the same shapes, dtypes and strides, their values not written; without those of a generator."""
+    generates: Callable[[Call], bool] = lambda call: False
+    """Whether ``run`` and ``gradients`` take this call with its generator, and faster than with the kernel made before."""
 
 
 class Operators(NamedTuple):
     """A backend's operators; a window comes as :func:`numbers`."""
 
     aggregate: Callable[..., Tensor]
-    """``(x, static, dynamic, offsets, window, aggregation, combine)``: sample, weigh and gather, fold or unfold."""
+    """``(x, static, dynamic, offsets, window, aggregation, combine)``: sample, weigh and gather, fold or unfold. In place of the
+    dynamic kernel ``feature, weight, bias, scale, normalisation``, behind the rest: what makes it, again in backward."""
     similarity: Callable[..., Tensor]
     """``(query, key, offsets, heads, window)``: query-key products, the gradient by the dynamic kernel of a gather of the keys."""
 
@@ -91,95 +100,102 @@ def numbers(window: Window) -> list[int]:
     return [size for pair in pairs for size in pair]
 
 
+def split_dynamic(dynamic: Tensor | Generator | None) -> tuple[Tensor | None, tuple[Any, ...]]:
+    """A dynamic kernel and an operator's arguments that follow its combine: none, or a generator's."""
+    return (None, tuple(dynamic)) if isinstance(dynamic, Generator) else (dynamic, ())
+
+
 def _window(sizes: Sequence[int]) -> Window:
     return Window(*zip(sizes[::2], sizes[1::2], strict=True))
+
+
+_SCHEMA = (
+    "Tensor x, Tensor? static, Tensor? dynamic, Tensor? offsets, SymInt[] window, str aggregation, str combine, "
+    'Tensor? feature=None, Tensor? weight=None, Tensor? bias=None, float scale=1.0, str normalisation="none"'
+)
+_TENSORS = (0, 1, 2, 3, 7, 8, 9)
+"""Where they stand among the arguments, in the order of :class:`Wanted`."""
+
+
+_NO_GENERATOR = (None, None, None, 1.0, "none")
+
+
+def _complete(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """With the defaults, which torch leaves out."""
+    return (*arguments, *_NO_GENERATOR[len(arguments) - 7 :])
+
+
+def _call(*arguments: Any) -> Call:
+    """From an operator's arguments."""
+    x, static, dynamic, offsets, window, aggregation, combine, *others = _complete(arguments)
+    generator = None if others[0] is None else Generator(*others)
+    return Call(x, static, dynamic, offsets, _window(window), aggregation, combine, generator=generator)
 
 
 def registered(backend: str, kernels: Kernels) -> Operators:
     """Register a backend's operators under its name."""
     name = f"unified_extractor::{backend}_"
 
-    @torch.library.custom_op(name + "aggregate", mutates_args=())
-    def aggregate(
-        x: Tensor,
-        static: Tensor | None,
-        dynamic: Tensor | None,
-        offsets: Tensor | None,
-        window: Sequence[int],
-        aggregation: str,
-        combine: str,
-    ) -> Tensor:
-        return kernels.run(Call(x, static, dynamic, offsets, _window(window), aggregation, combine))
+    def operator(label: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+        made = torch.library.custom_op(name + label, run, mutates_args=(), schema=schema)
+        made.register_fake(fake)
+        return made
 
-    @aggregate.register_fake
-    def _(x: Tensor, static: Any, dynamic: Any, offsets: Any, window: Sequence[int], aggregation: str, combine: str) -> Tensor:
-        return kernels.new_output(Call(x, static, dynamic, offsets, _window(window), aggregation, combine))
+    aggregate = operator(
+        "aggregate",
+        f"({_SCHEMA}) -> Tensor",
+        lambda *arguments: _run(kernels, _call(*arguments)),
+        lambda *arguments: kernels.new_output(_call(*arguments)),
+    )
+    aggregate_backward = operator(
+        "aggregate_backward",
+        f"(Tensor gradient, bool[] wanted, {_SCHEMA}) -> Tensor[]",
+        lambda gradient, wanted, *arguments: _gradients(kernels, _call(*arguments), gradient, Wanted(*wanted)),
+        lambda gradient, wanted, *arguments: _new_gradients(kernels, _call(*arguments), Wanted(*wanted)),
+    )
 
-    @torch.library.custom_op(name + "aggregate_backward", mutates_args=())
-    def aggregate_backward(
-        gradient: Tensor,
-        x: Tensor,
-        static: Tensor | None,
-        dynamic: Tensor | None,
-        offsets: Tensor | None,
-        window: Sequence[int],
-        aggregation: str,
-        combine: str,
-        wanted: Sequence[bool],
-    ) -> list[Tensor]:
-        call = Call(x, static, dynamic, offsets, _window(window), aggregation, combine)
-        return kernels.gradients(call, gradient, Wanted(*wanted))
+    def keys(key: Tensor, offsets: Tensor | None, heads: int, window: Sequence[int]) -> Call:
+        return Call(key, None, None, offsets, _window(window), "gather", heads=heads)
 
-    @aggregate_backward.register_fake
-    def _(
-        gradient: Tensor,
-        x: Tensor,
-        static: Any,
-        dynamic: Any,
-        offsets: Any,
-        window: Sequence[int],
-        aggregation: str,
-        combine: str,
-        wanted: Sequence[bool],
-    ) -> list[Tensor]:
-        return kernels.new_gradients(Call(x, static, dynamic, offsets, _window(window), aggregation, combine), Wanted(*wanted))
-
-    @torch.library.custom_op(name + "similarity", mutates_args=())
-    def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Sequence[int]) -> Tensor:
-        call = Call(key, None, None, offsets, _window(window), "gather", heads=heads)
-        return kernels.gradients(call, query, Wanted(False, False, True, False))[0]
-
-    @similarity.register_fake
-    def _(query: Tensor, key: Tensor, offsets: Any, heads: int, window: Sequence[int]) -> Tensor:
-        call = Call(key, None, None, offsets, _window(window), "gather", heads=heads)
-        return kernels.new_gradients(call, Wanted(False, False, True, False))[0]
+    of_keys = Wanted(False, False, True, False)
+    similarity = operator(
+        "similarity",
+        "(Tensor query, Tensor key, Tensor? offsets, SymInt heads, SymInt[] window) -> Tensor",
+        lambda query, *others: kernels.gradients(keys(*others), query, of_keys)[0],
+        lambda query, *others: kernels.new_gradients(keys(*others), of_keys)[0],
+    )
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs[:_KEPT])
-        ctx.rest = inputs[_KEPT:]
+        inputs = _complete(inputs)
+        ctx.save_for_backward(*(inputs[place] for place in _TENSORS))
+        ctx.arguments = [None if place in _TENSORS else value for place, value in enumerate(inputs)]
 
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[:_KEPT]
+        arguments, asked = list(ctx.arguments), ctx.needs_input_grad
+        for place, tensor in zip(_TENSORS, ctx.saved_tensors, strict=True):
+            arguments[place] = tensor
+        wanted = [place < len(asked) and asked[place] for place in _TENSORS]
         if torch.is_grad_enabled():
-            results = _differentiable_gradients(tensors, wanted, gradient, *ctx.rest)
+            results = _differentiable_gradients(arguments, wanted, gradient)
         else:
-            results = aggregate_backward(gradient, *tensors, *ctx.rest, list(wanted))
-        return *_placed(results, wanted), None, None, None
+            results = aggregate_backward(gradient, wanted, *arguments)
+        placed = dict(zip(_TENSORS, _placed(results, wanted), strict=True))
+        return tuple(placed.get(place) for place in range(len(asked)))
 
     def keep_similarity(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[:3])
         ctx.heads, ctx.window = inputs[3:]
 
     def similarity_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        (query, key, offsets), wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
-        rest = (ctx.window, "gather", "multiply")
-        of_query = aggregate(key, None, gradient, offsets, *rest) if wanted[0] else None
-        others = (wanted[1], False, False, wanted[2])
+        (query, key, offsets), asked = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        arguments = (key, None, gradient, offsets, ctx.window, "gather", "multiply")
+        of_query = aggregate(*arguments) if asked[0] else None
+        wanted = [asked[1], False, False, asked[2], False, False, False]
         if torch.is_grad_enabled():
-            results = _differentiable_gradients((key, None, gradient, offsets), others, query, *rest)
+            results = _differentiable_gradients(arguments, wanted, query)
         else:
-            results = aggregate_backward(query, key, None, gradient, offsets, *rest, list(others))
-        of_key, _, _, of_offsets = _placed(results, others)
+            results = aggregate_backward(query, wanted, *arguments)
+        of_key, _, _, of_offsets, *_ = _placed(results, wanted)
         return of_query, of_key, of_offsets, None, None
 
     aggregate.register_autograd(backward, setup_context=keep)
@@ -191,20 +207,60 @@ def registered(backend: str, kernels: Kernels) -> Operators:
     return Operators(aggregate, similarity)
 
 
-def _aggregate_flops(
-    x: Any, static: Any, dynamic: Any, offsets: Any, window: Sequence[int], aggregation: str, *rest: Any, **_: Any
-) -> int:
+def _run(kernels: Kernels, call: Call) -> Tensor:
+    """The output; where the backend does not generate a kernel on its way, it is made, used and forgotten."""
+    if call.generator is None or kernels.generates(call):
+        return kernels.run(call)
+    return kernels.run(_with_kernel(call))
+
+
+def _gradients(kernels: Kernels, call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
+    """The wanted gradients; where the backend does not generate a kernel on its way, it is made again."""
+    if call.generator is None or kernels.generates(call):
+        return kernels.gradients(call, gradient, wanted)
+    whole = _with_kernel(call)
+    assert whole.dynamic is not None
+    direct = Wanted(wanted.x, wanted.static, any(wanted[4:]), wanted.offsets)
+    results = dict(zip(_names(direct), kernels.gradients(whole, gradient, direct), strict=True))
+    if any(wanted[4:]):
+        of_generator = generator_gradients(call.generator, whole.dynamic, results.pop("dynamic"))
+        results |= dict(zip(("feature", "weight", "bias"), of_generator, strict=True))
+    return [results[name] for name in _names(wanted)]
+
+
+def _new_gradients(kernels: Kernels, call: Call, wanted: Wanted) -> list[Tensor]:
+    """As :func:`_gradients` returns them, not written."""
+    results = kernels.new_gradients(call, Wanted(*wanted[:4]))
+    made_from = (None, None, None) if call.generator is None else call.generator[:3]
+    return [*results, *(t.new_empty(t.shape) for t, asked in zip(made_from, wanted[4:], strict=True) if asked and t is not None)]
+
+
+def _with_kernel(call: Call) -> Call:
+    """The same call with the kernel itself in place of its generator."""
+    assert call.generator is not None
+    return call._replace(dynamic=generated_kernel(call.generator, call.window, call.aggregation), generator=None)
+
+
+def _names(wanted: Wanted) -> list[str]:
+    return [name for name, asked in zip(Wanted._fields, wanted, strict=True) if asked]
+
+
+def _aggregate_flops(*arguments: Any, **_: Any) -> int:
     """For torch's flop counter, which gives shapes in place of tensors and counts a multiply-add as two."""
+    x, static, dynamic, offsets, window, aggregation, _, *generator = arguments
     place, channels = _window(window), x[1]
     static_outputs = 0 if static is None else static[0] * static[1] // channels
-    results = 0 if dynamic is None else place.size if aggregation == "fold" else 1
+    feature, weight = generator[:2] if generator else (None, None)
+    results = 0 if dynamic is None and feature is None else place.size if aggregation == "fold" else 1
     one = multiply_adds(place, channels, static_outputs=static_outputs, results=results, moved=offsets is not None)
+    if weight is not None:
+        one += weight[0] * weight[1] * place.output[0] * place.output[1]
     return 2 * x[0] * one
 
 
-def _backward_flops(gradient: Any, *arguments: Any, **_: Any) -> int:
+def _backward_flops(gradient: Any, wanted: Any, *arguments: Any, **_: Any) -> int:
     """As torch counts a convolution's: once for every gradient that is wanted."""
-    return sum(arguments[-1]) * _aggregate_flops(*arguments[:-1])
+    return sum(wanted) * _aggregate_flops(*arguments)
 
 
 def _similarity_flops(query: Any, key: Any, offsets: Any, heads: int, window: Sequence[int], **_: Any) -> int:
@@ -217,18 +273,21 @@ def _placed(results: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | 
     return [next(remaining) if asked else None for asked in wanted]
 
 
-def _differentiable_gradients(
-    tensors: Sequence[Any], wanted: Sequence[bool], gradient: Tensor, sizes: Sequence[int], aggregation: str, combine: str
-) -> Sequence[Tensor]:
+def _differentiable_gradients(arguments: Sequence[Any], wanted: Sequence[bool], gradient: Tensor) -> Sequence[Tensor]:
     """The gradients by the eager backend's formula, which can be differentiated again."""
-    eager, window = dispatch.choose("eager", gradient, 0), _window(sizes)
+    eager, arguments = dispatch.choose("eager", gradient, 0), list(_complete(arguments))
     with torch.enable_grad():
-        # Aliases: a tensor's own history (a kernel generated from x) must not be walked here, the outer backward does that.
-        tensors = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
-        x, static, dynamic, offsets = tensors
-        if aggregation == "unfold":
-            y = eager.generalized_unfold(x, offsets, window)
+        for place in _TENSORS:
+            if arguments[place] is not None:
+                # An alias: a tensor's own history (a kernel generated from x) must not be walked here, the outer backward does that.
+                arguments[place] = arguments[place].view_as(arguments[place])
+        call = _call(*arguments)
+        dynamic = call.dynamic
+        if call.generator is not None:
+            dynamic = generated_kernel(call.generator, call.window, call.aggregation)
+        if call.aggregation == "unfold":
+            y = eager.generalized_unfold(call.x, call.offsets, call.window)
         else:
-            y = eager.extract(x, static, dynamic, offsets, None, window, combine, aggregation)
-        asked = [tensor for tensor, wish in zip(tensors, wanted, strict=True) if wish and tensor is not None]
+            y = eager.extract(call.x, call.static, dynamic, call.offsets, None, call.window, call.combine, call.aggregation)
+        asked = [arguments[place] for place, wish in zip(_TENSORS, wanted, strict=True) if wish]
         return torch.autograd.grad(y, asked, gradient, create_graph=True) if asked else []

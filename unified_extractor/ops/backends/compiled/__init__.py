@@ -11,23 +11,43 @@ so groups of fewer channels leave lanes idle; where that makes it slower than th
 from torch import Tensor
 
 from unified_extractor.ops.backends.compiled import launch
-from unified_extractor.ops.decomposed import decomposed
+from unified_extractor.ops.decomposed import Dynamic, decomposed
+from unified_extractor.ops.generation import generating_work
 from unified_extractor.ops.geometry import Window, precision
-from unified_extractor.ops.operators import Kernels, numbers, registered
+from unified_extractor.ops.operators import Call, Kernels, numbers, registered, split_dynamic
 
-OPERATORS = registered("compiled", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients))
+_WORTH_GENERATING = 2
+"""Multiply-adds that make a kernel, for each in which it is used, up to which the loops make it faster than a matrix product does.
+
+Measured in ``benchmarks/fused.md`` with involution, outlook attention and deformable convolution at the sizes of the published networks.
+"""
+
+
+def generates(call: Call) -> bool:
+    """Whether making this call's kernel in the loops is faster than to make it first and keep it."""
+    assert call.generator is not None
+    channels = call.x.shape[1]
+    outputs = 1 if call.static is None else call.static.shape[0] * call.static.shape[1] // channels
+    results = call.window.size if call.aggregation == "fold" else 1
+    used = results * call.window.size * channels * outputs
+    return generating_work(call.generator) <= _WORTH_GENERATING * used
+
+
+OPERATORS = registered("compiled", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients, generates))
 
 
 def _product(
     x: Tensor,
     static_kernel: Tensor | None,
-    dynamic_kernel: Tensor | None,
+    dynamic_kernel: Dynamic,
     offsets: Tensor | None,
     window: Window,
     aggregation: str,
 ) -> Tensor:
-    tensors = (_full(tensor, x) for tensor in (x, static_kernel, dynamic_kernel, offsets))
-    return OPERATORS.aggregate(*tensors, numbers(window), aggregation, "multiply").to(x.dtype)
+    dynamic, generator = split_dynamic(dynamic_kernel)
+    tensors = (_full(tensor, x) for tensor in (x, static_kernel, dynamic, offsets))
+    made_from = (_full(value, x) if isinstance(value, Tensor) else value for value in generator)
+    return OPERATORS.aggregate(*tensors, numbers(window), aggregation, "multiply", *made_from).to(x.dtype)
 
 
 extract = decomposed(_product)

@@ -5,6 +5,7 @@
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
+from unified_extractor.ops.backends.compiled.generating import MapGradients, pack_feature, pull_kernel, unpack_feature
 from unified_extractor.ops.backends.compiled.loops import (
     accumulate_outer,
     accumulate_static,
@@ -44,6 +45,7 @@ class Gradients(NamedTuple):
     static: Numbers
     dynamic: Numbers
     offsets: Numbers
+    map: MapGradients
 
 
 class Backward(NamedTuple):
@@ -53,6 +55,7 @@ class Backward(NamedTuple):
     gradient: Numbers
     gradients: Gradients
     wanted: Wanted
+    """``dynamic`` also where it is generated and anything it is generated from is wanted."""
     images: int
     """Of an item."""
 
@@ -70,19 +73,31 @@ def run_backward(call, plan, start, stop):
     work = begin(inputs, plan)
     space = work.space
     for item in range(start, stop):
-        partial, unit = divmod(item, plan.unit_count)
-        first, last = plan.units[unit], plan.units[unit + 1]
+        partial, bundle = divmod(item, plan.bundle_count)
         for b in range(partial * images, min(plan.batch, (partial + 1) * images)):
-            pack_unit(inputs.x, work, b, first, last, space.image, plan.image)
-            fill(space.image_gradient, plan.unit_size * plan.image.size, number(gradient, 0))
-            if plan.mode == FOLD:
-                fill(space.fold, plan.unit_size * plan.fold.size, number(gradient, 0))
-                pack_unit(gradient, work, b, first, last, space.fold, plan.fold)
-            for p in range(0, plan.positions, T):
-                for block in range(first, last):
-                    pull_block(gradient, gradients, wanted, work, partial, b, p, block, first, last)
-            if wanted.x:
-                unpack_unit(gradients.x, work, b, first, last, space.image_gradient, plan.image)
+            pack_feature(inputs.map.feature, work, b)
+            fill(space.feature_gradient, plan.generated.size, number(gradient, 0))
+            for unit in range(bundle * plan.bundle, min(plan.unit_count, (bundle + 1) * plan.bundle)):
+                pull_unit(gradient, gradients, wanted, work, partial, b, unit)
+            if wanted.feature:
+                unpack_feature(gradients.map.feature, work, bundle * plan.batch + b)
+
+
+@inlined
+def pull_unit(gradient, gradients, wanted, work, partial, b, unit):
+    """All gradients of a unit of an image."""
+    plan, space = work.plan, work.space
+    first, last = plan.units[unit], plan.units[unit + 1]
+    pack_unit(work.inputs.x, work, b, first, last, space.image, plan.image)
+    fill(space.image_gradient, plan.unit_size * plan.image.size, number(gradient, 0))
+    if plan.mode == FOLD:
+        fill(space.fold, plan.unit_size * plan.fold.size, number(gradient, 0))
+        pack_unit(gradient, work, b, first, last, space.fold, plan.fold)
+    for p in range(0, plan.positions, T):
+        for block in range(first, last):
+            pull_block(gradient, gradients, wanted, work, partial, b, p, block, first, last)
+    if wanted.x:
+        unpack_unit(gradients.x, work, b, first, last, space.image_gradient, plan.image)
 
 
 @inlined
@@ -113,8 +128,11 @@ def pull_block(gradient, gradients, wanted, work, partial, b, p, block, first, l
                 group = b * plan.offsets.groups + blocks.offsets[block]
                 unstage(gradients.offsets, group, plan.offsets, p, plan.positions - p, space.moves_gradient)
     if wanted.dynamic and is_last(blocks.kernel, block, last):
-        group = b * plan.dynamic.groups + blocks.kernel[block]
-        unstage(gradients.dynamic, group, plan.dynamic, p, plan.positions - p, space.weights_gradient)
+        if plan.generated.depth > 0:
+            pull_kernel(work, gradients.map, wanted, partial, blocks.kernel[block], p)
+        else:
+            group = b * plan.dynamic.groups + blocks.kernel[block]
+            unstage(gradients.dynamic, group, plan.dynamic, p, plan.positions - p, space.weights_gradient)
 
 
 @inlined
@@ -150,9 +168,9 @@ def pull_sums(gradient, gradients, wanted, work, partial, b, p, block, first, ta
             at = (b * plan.channels + blocks.channel[block]) * plan.positions + p
             tile = load_block(gradient, at, plan.positions, blocks.size[block], plan.positions - p, space.edge)
         if wanted.dynamic:
-            correlate(taps, K, tile, static, lane, space.weights_gradient, i * K)
+            correlate(taps, K, tile, static, lane, plan.alone, space.weights_gradient, i * K)
         if wanted.x or wanted.offsets:
-            spread(target, K, space.weights, i * K, tile, static, lane)
+            spread(target, K, space.weights, i * K, tile, static, lane, plan.alone)
         if wanted.static:
             at = partial * plan.block_count * K * lanes(gradient) + lane
             accumulate_static(taps, K, space.weights, i * K, tile, gradients.static, at)

@@ -5,7 +5,8 @@ the second cache. A tile of T windows is worked off in registers, tap by tap, wi
 canvas or, where offsets move it, from a small buffer of sampled values. Results leave through a transposition in registers.
 
 An *item* is work that shares no sum with any other: the channels of a *unit*, of one image (forward) or of a few (backward, so that
-the static kernel's gradient has few partial sums). Every sum has one order, whatever the number of threads.
+the static kernel's gradient has few partial sums). Where kernels are generated from a feature that several units share, an item has a
+*bundle* of these. Every sum has one order, whatever the number of threads.
 """
 
 # mypy: ignore-errors
@@ -13,6 +14,7 @@ the static kernel's gradient has few partial sums). Every sum has one order, wha
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
+from unified_extractor.ops.backends.compiled.generating import pack_feature
 from unified_extractor.ops.backends.compiled.loops import contract, fill, matrix_product, modulate, store_block
 from unified_extractor.ops.backends.compiled.registers import T
 from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD, Numbers, Plan
@@ -40,21 +42,29 @@ def run_forward(call, plan, start, stop):
     work = begin(inputs, plan)
     space = work.space
     for item in range(start, stop):
-        b, unit = divmod(item, plan.unit_count)
-        first, last = plan.units[unit], plan.units[unit + 1]
-        pack_unit(inputs.x, work, b, first, last, space.image, plan.image)
-        fill(space.fold, plan.unit_size * plan.fold.size, number(y, 0))
-        for p in range(0, plan.positions, T):
-            for block in range(first, last):
-                taps = read(work, b, p, block, first)
-                if plan.mixes:
-                    mix(y, work, b, p, block, taps)
-                elif plan.mode == UNFOLD:
-                    write_taps(y, work, b, p, block, taps)
-                else:
-                    write_sums(y, work, b, p, block, first, taps)
-        if plan.mode == FOLD:
-            unpack_unit(y, work, b, first, last, space.fold, plan.fold)
+        b, bundle = divmod(item, plan.bundle_count)
+        pack_feature(inputs.map.feature, work, b)
+        for unit in range(bundle * plan.bundle, min(plan.unit_count, (bundle + 1) * plan.bundle)):
+            first, last = plan.units[unit], plan.units[unit + 1]
+            pack_unit(inputs.x, work, b, first, last, space.image, plan.image)
+            fill(space.fold, plan.unit_size * plan.fold.size, number(y, 0))
+            for p in range(0, plan.positions, T):
+                for block in range(first, last):
+                    write_block(y, work, b, p, block, first)
+            if plan.mode == FOLD:
+                unpack_unit(y, work, b, first, last, space.fold, plan.fold)
+
+
+@inlined
+def write_block(y, work, b, p, block, first):
+    """What a block's channels give at T windows."""
+    taps = read(work, b, p, block, first)
+    if work.plan.mixes:
+        mix(y, work, b, p, block, taps)
+    elif work.plan.mode == UNFOLD:
+        write_taps(y, work, b, p, block, taps)
+    else:
+        write_sums(y, work, b, p, block, first, taps)
 
 
 @inlined
@@ -73,7 +83,7 @@ def write_sums(y, work, b, p, block, first, taps):
     plan, space, blocks, K = work.plan, work.space, work.plan.blocks, work.plan.taps
     on_grid = places(plan.windows, p, (block - first) * plan.fold.size)
     for i in range(plan.results):
-        tile = contract(taps, K, space.weights, i * K, work.inputs.static, block * K * lanes(y))
+        tile = contract(taps, K, space.weights, i * K, work.inputs.static, block * K * lanes(y), plan.alone)
         if plan.mode == FOLD:
             scatter_add(space.fold, on_grid, plan.taps_at[i], tile)
         else:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.compiled.backward import Backward, Gradients, backward
 from unified_extractor.ops.backends.compiled.forward import Forward, forward
+from unified_extractor.ops.backends.compiled.maps import CODES, MapSums, map_of
 from unified_extractor.ops.backends.compiled.registers import T, lanes_of, numbers_of
 from unified_extractor.ops.backends.compiled.static import StaticLayout
 from unified_extractor.ops.backends.compiled.tables import FOLD, GATHER, UNFOLD, Plan, Shapes, plan_for
@@ -22,6 +23,7 @@ from unified_extractor.ops.operators import Call, Wanted
 
 _MODES = {"gather": GATHER, "fold": FOLD, "unfold": UNFOLD}
 _LIKE = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
+_LEAST_SUMS = 4
 _READY: set[tuple[Any, torch.dtype]] = set()
 
 
@@ -39,9 +41,10 @@ def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     plan, numbers = _plan(_shapes(call))
     x, static = call.x, StaticLayout(call.static, call.x, plan)
     inputs, gradient = _Inputs(call, plan, numbers, static.for_backward()), gradient.contiguous()
-    images = static.images_a_sum() if wanted.static else 1
+    images = _images_a_sum(call, wanted)
     partial_sums = -(-plan.batch // images)
     of_static = static.new_sums(partial_sums) if wanted.static else None
+    of_map = MapSums(call.generator, plan, wanted, partial_sums, T)
     new = {1: x.new_empty, 0: x.new_zeros}
     results = [
         torch.empty_like(x, memory_format=torch.contiguous_format) if wanted.x else None,
@@ -49,14 +52,16 @@ def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
         new[plan.dynamic.every](call.dynamic_shape()) if wanted.dynamic else None,
         new[plan.offsets.every](call.offsets.shape) if wanted.offsets and call.offsets is not None else None,
     ]
-    targets = Gradients(results[0], results[1], results[2], results[3])
+    targets = Gradients(results[0], results[1], results[2], results[3], of_map.shares)
+    followed = wanted._replace(dynamic=wanted.dynamic or any(wanted[4:]))
 
     def arguments() -> Backward:
-        return Backward(inputs.of_a_thread(plan.space.end), gradient, targets, wanted, images)
+        return Backward(inputs.of_a_thread(plan.space.end), gradient, targets, followed, images)
 
     _share(backward, arguments, inputs, partial_sums)
     if of_static is not None:
         results[1] = static.from_sums(of_static)
+    results += of_map.gradients()
     return [result for result, asked in zip(results, wanted, strict=True) if asked and result is not None]
 
 
@@ -68,8 +73,16 @@ def new_output(call: Call) -> Tensor:
 def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
     """As :func:`gradients` returns them, not written."""
     static, offsets = (None if tensor is None else tensor.shape for tensor in (call.static, call.offsets))
-    shapes = zip((call.x.shape, static, call.dynamic_shape(), offsets), wanted, strict=True)
+    shapes = zip((call.x.shape, static, call.dynamic_shape(), offsets), wanted[:4], strict=True)
     return [call.x.new_empty(shape) for shape, asked in shapes if asked and shape is not None]
+
+
+def _images_a_sum(call: Call, wanted: Wanted) -> int:
+    """Images whose parameters' gradients are summed up in one: enough sums for threads, in not much more memory than the image takes."""
+    summed = [call.static if wanted.static else None, call.generator.weight if call.generator and any(wanted[4:]) else None]
+    largest = max((parameter.numel() for parameter in summed if parameter is not None), default=0)
+    sums = min(max(_LEAST_SUMS, call.x.numel() // largest), 64) if largest else max(call.x.shape[0], 1)
+    return max(1, -(-call.x.shape[0] // sums))
 
 
 class _Inputs:
@@ -79,11 +92,13 @@ class _Inputs:
         self.plan, self.numbers = plan, numbers
         self.x, self.static = call.x.contiguous(), static.contiguous()
         self.dynamic, self.offsets = (None if t is None else t.contiguous() for t in (call.dynamic, call.offsets))
+        self.map = map_of(call.generator, plan)
 
     def of_a_thread(self, space: int) -> Inputs:
         """With buffers of its own, ``space`` numbers."""
         corners, memory = np.empty(self.plan.taps * T, np.int64), self.x.new_empty(space)
-        return Inputs(self.x, self.static, self.dynamic, self.offsets, self.dynamic is not None, memory, corners)
+        weighed = self.dynamic is not None or self.plan.generated.depth > 0
+        return Inputs(self.x, self.static, self.dynamic, self.map, self.offsets, weighed, memory, corners)
 
 
 def _share(kernel: Any, call: Callable[[], Any], inputs: _Inputs, parts: int) -> None:
@@ -97,18 +112,21 @@ def _share(kernel: Any, call: Callable[[], Any], inputs: _Inputs, parts: int) ->
     if (kernel, dtype) not in _READY:  # compile or load it once, not in every thread
         work(0, 0)
         _READY.add((kernel, dtype))
-    share(work, parts * inputs.plan.unit_count, inputs.plan.work)
+    share(work, parts * inputs.plan.bundle_count, inputs.plan.work)
 
 
 def _shapes(call: Call) -> Shapes:
     x, window, mode = call.x, call.window, _MODES[call.aggregation]
-    shape = call.dynamic_shape()
-    dynamic = None if call.dynamic is None and not call.heads else (shape[1], *shape[-2:])
+    shape, generator = call.dynamic_shape(), call.generator
+    dynamic = None if call.dynamic is None and generator is None and not call.heads else (shape[1], *shape[-2:])
+    generated = None if generator is None else (generator.weight.shape[1], CODES[generator.normalisation])
     offsets = None if call.offsets is None else (call.offsets.shape[1], *call.offsets.shape[-2:])
     static = None if call.static is None else (call.static.shape[0], call.static.shape[1])
     alone = static == (x.shape[1], 1)
     lanes, dtype = lanes_of(x.element_size() * 8), str(x.dtype).removeprefix("torch.")
-    return Shapes(window, x.shape[0], x.shape[1], mode, None if alone else static, dynamic, offsets, T, lanes, dtype)
+    return Shapes(
+        window, x.shape[0], x.shape[1], mode, None if alone else static, alone, dynamic, offsets, generated, T, lanes, dtype
+    )
 
 
 @lru_cache(maxsize=64)

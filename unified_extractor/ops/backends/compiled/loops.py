@@ -122,28 +122,36 @@ def unstage(values, group, layout, p, available, rows):
 
 
 @inlined
-def contract(taps, count, weights, row, static, lane):
-    """The tile ``sum_k weights[row + k] * static[k] * source_k``."""
+def contract(taps, count, weights, row, static, lane, alone):
+    """The tile ``sum_k weights[row + k] * static[k] * source_k``; ``alone``: 1 if there is a static kernel."""
     total = zeros(taps.source)
     for k in range(count):
-        value = multiply(each_channel(static, lane + k * lanes(taps.source)), gather(taps.source, taps.places, taps.at[k]))
+        value = by_static(gather(taps.source, taps.places, taps.at[k]), k, static, lane, alone)
         total = multiply_add(each_position(weights, (row + k) * T, 1), value, total)
     return total
 
 
 @inlined
-def correlate(taps, count, gradient, static, lane, weight_gradient, row):
+def by_static(tile, k, static, lane, alone):
+    """The tile times the static kernel's weights at tap k."""
+    if alone == 1:
+        tile = multiply(each_channel(static, lane + k * lanes(static)), tile)
+    return tile
+
+
+@inlined
+def correlate(taps, count, gradient, static, lane, alone, weight_gradient, row):
     """Add to the weights' gradient: ``sum_c gradient * static[k] * source_k``."""
     for k in range(count):
-        pulled = multiply(each_channel(static, lane + k * lanes(taps.source)), gradient)
+        pulled = by_static(gradient, k, static, lane, alone)
         add_channels(weight_gradient, (row + k) * T, multiply(pulled, gather(taps.source, taps.places, taps.at[k])))
 
 
 @inlined
-def spread(taps, count, weights, row, gradient, static, lane):
+def spread(taps, count, weights, row, gradient, static, lane, alone):
     """Add to the source's gradient: ``weights[row + k] * static[k] * gradient`` at every tap."""
     for k in range(count):
-        pulled = multiply(each_channel(static, lane + k * lanes(taps.source)), gradient)
+        pulled = by_static(gradient, k, static, lane, alone)
         scatter_multiply_add(taps.source, taps.places, taps.at[k], each_position(weights, (row + k) * T, 1), pulled)
 
 

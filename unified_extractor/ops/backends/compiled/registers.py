@@ -93,13 +93,24 @@ class Emitter:
         self.builder.store(value, self.builder.bitcast(address, value.type.as_pointer()), align=dtype.bitwidth // 8)
 
     def split(self, value: Any) -> list[Any]:
+        """The vectors of a tile, the one of a row, the numbers of places."""
+        if isinstance(value.type, ir.VectorType):
+            return [value]
         return [self.builder.extract_value(value, t) for t in range(T)]
 
     def joined(self, values: Iterable[Any]) -> Any:
+        """The inverse of :meth:`split`."""
+        if isinstance(self.signature.return_type, Row):
+            (row,) = values
+            return row
         result = ir.Constant(self.context.get_value_type(self.signature.return_type), ir.Undefined)
         for t, value in enumerate(values):
             result = self.builder.insert_value(result, value, t)
         return result
+
+    def constant(self, value: float, like: Any) -> Any:
+        """The same number in all lanes of a vector such as ``like``."""
+        return ir.Constant(like.type, [value] * like.type.count)
 
     def splat(self, number: Any, dtype: Any) -> Any:
         kind = vector_type(dtype)

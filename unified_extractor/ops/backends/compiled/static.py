@@ -43,11 +43,6 @@ class StaticLayout:
         padded[:, : plan.mix_outputs, self._lane()] = static.detach().flatten(2).unflatten(0, (plan.mixes, -1))
         return padded.unflatten(2, (plan.mix_blocks, -1)).transpose(3, 4)
 
-    def images_a_sum(self) -> int:
-        """Images whose gradient is summed up in one: enough sums for threads, in not much more memory than the image takes."""
-        sums = min(max(2, self.x.numel() // max(cast(Tensor, self.static).numel(), 1)), 64)
-        return max(1, -(-self.plan.batch // sums))
-
     def new_sums(self, count: int) -> Tensor:
         """Zeros for so many partial sums of the gradient: ``[count, blocks, K, L]`` or ``[count, groups, blocks, K, L, O/groups]``."""
         plan = self.plan

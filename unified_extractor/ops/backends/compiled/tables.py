@@ -17,6 +17,10 @@ Numbers = NDArray[np.floating] | Tensor | None
 """Of the call's dtype; None where a call has none."""
 GATHER, FOLD, UNFOLD = 0, 1, 2
 """What becomes of a window: one weighted sum; K sums added on the regular grid; its taps as they are."""
+NONE, SOFTMAX, SIGMOID = 0, 1, 2
+"""How a generated kernel is normalised."""
+_PARTS = 16
+"""Of a batch, that may be worked on at once where all channels of an image share a feature, whose gradient each part adds up for itself."""
 
 
 class Shapes(NamedTuple):
@@ -28,10 +32,14 @@ class Shapes(NamedTuple):
     mode: int
     static: tuple[int, int] | None
     """``[O, C/groups]`` of a static kernel that mixes channels; None where each channel stays alone."""
+    alone: bool
+    """Whether there is one of which each channel has its own."""
     dynamic: tuple[int, int, int] | None
     """Kernel groups, height and width; the latter two may be 1."""
     offsets: tuple[int, int, int] | None
     """Offset groups, height and width; the latter two may be 1."""
+    generator: tuple[int, int] | None
+    """Channels of the feature and normalisation, where the dynamic kernel is generated."""
     tile: int
     lanes: int
     dtype: str
@@ -62,6 +70,24 @@ class Grouped(NamedTuple):
     """1: every window has its own; 0: some axis is 1 and windows share."""
     windows: Table
     """Which element of a row is a window's."""
+
+
+class Generated(NamedTuple):
+    """A dynamic kernel that is a linear map of a feature. I results of a window."""
+
+    depth: int
+    """R, channels of the feature; 0: the kernel lies in memory, or there is none."""
+    width: int
+    """The same, filled up to whole blocks of L."""
+    rows: int
+    """I*K, values of a group."""
+    columns: int
+    """The same, filled up to whole blocks of L."""
+    normalisation: int
+    size: int
+    """Of the feature's canvas ``[P, width]``, P filled up to a whole tile."""
+    places: Table
+    """Of every position in it."""
 
 
 class Blocks(NamedTuple):
@@ -104,6 +130,8 @@ class Space(NamedTuple):
     """Weighed taps of the blocks that a static kernel mixes, ``[blocks, K, T, L]``."""
     edge: int
     """A tile, ``[L, T]``."""
+    feature: int
+    """Canvas ``[P, width]``."""
     image_gradient: int
     """This and the following are for backward alone."""
     weights_gradient: int
@@ -115,6 +143,7 @@ class Space(NamedTuple):
     """Gradient of a group's mixed outputs, ``[blocks, T, L]``."""
     outer: int
     """A tile, ``[T, L]``."""
+    feature_gradient: int
     end: int
 
 
@@ -151,8 +180,11 @@ class Plan(NamedTuple):
     height: int
     width: int
     dynamic: Grouped
+    generated: Generated
     offsets: Grouped
     blocks: Blocks
+    alone: int
+    """1: there is a static kernel of which each channel has its own."""
     mixes: int
     """Groups of a static kernel that mixes channels; 0 where each stays alone."""
     mix_blocks: int
@@ -166,6 +198,9 @@ class Plan(NamedTuple):
     unit_size: int
     """Blocks of a unit."""
     unit_count: int
+    bundle: int
+    """Units that are worked off one after the other: one, or several where they share a feature."""
+    bundle_count: int
     block_count: int
     space: Space
     work: int
@@ -189,6 +224,9 @@ def plan_for(shapes: Shapes) -> Plan:
     units = _units(shapes, mixes, blocks)
     image = border if shapes.offsets else regular
     fold = regular if shapes.mode == FOLD else regular._replace(size=0)
+    generated = _generated(shapes, results * window.size, positions)
+    unit_count = len(units) - 1
+    bundle = max(1, -(-unit_count * min(shapes.batch, _PARTS) // _PARTS)) if generated.depth else 1
     mix_blocks, mix_width = (len(blocks.channel) // mixes, _whole(mix_outputs, lanes)) if mixes else (0, 0)
     return Plan(
         mode=shapes.mode,
@@ -212,41 +250,59 @@ def plan_for(shapes: Shapes) -> Plan:
         height=window.image[0],
         width=window.image[1],
         dynamic=_grouped(shapes.dynamic, results * window.size, window, tile),
+        generated=generated,
         offsets=_grouped(shapes.offsets, 2 * window.size, window, tile),
         blocks=blocks,
+        alone=int(shapes.alone),
         mixes=mixes,
         mix_blocks=mix_blocks,
         mix_outputs=mix_outputs,
         mix_width=mix_width,
         units=units,
         unit_size=int(units[1]),
-        unit_count=len(units) - 1,
+        unit_count=unit_count,
+        bundle=bundle,
+        bundle_count=-(-unit_count // bundle),
         block_count=len(blocks.channel),
-        space=_space(shapes, results * window.size, int(units[1]) * image.size, int(units[1]) * fold.size, mix_blocks, mix_width),
-        work=shapes.batch * channels * positions * results * window.size * max(mix_outputs, 1),
+        space=_space(shapes, generated, int(units[1]) * image.size, int(units[1]) * fold.size, mix_blocks, mix_width),
+        work=shapes.batch * positions * results * window.size * (channels * max(mix_outputs, 1) + _generating(shapes)),
     )
 
 
-def _space(shapes: Shapes, weights: int, image: int, fold: int, mix_blocks: int, mix_width: int) -> Space:
-    tile = shapes.tile * shapes.lanes
+def _generating(shapes: Shapes) -> int:
+    """Multiply-adds of a generated kernel for one of its taps."""
+    return shapes.dynamic[0] * shapes.generator[0] if shapes.generator and shapes.dynamic else 0
+
+
+def _generated(shapes: Shapes, rows: int, positions: int) -> Generated:
+    depth, normalisation = shapes.generator or (0, NONE)
+    width, count = _whole(depth, shapes.lanes), _whole(positions, shapes.tile)
+    places = np.arange(count) * width
+    return Generated(depth, width, rows, _whole(rows, shapes.lanes), normalisation, count * width, places)
+
+
+def _space(shapes: Shapes, generated: Generated, image: int, fold: int, mix_blocks: int, mix_width: int) -> Space:
+    tile, weights = shapes.tile * shapes.lanes, generated.columns * shapes.tile
     taps, sampled = shapes.window.size * shapes.tile, shapes.window.size * tile if shapes.offsets else 0
     sizes = {
         "image": image,
         "fold": fold,
-        "weights": weights * shapes.tile,
+        "weights": weights,
         "moves": 2 * taps,
         "corner_weights": 4 * taps,
         "beyond": 2 * taps,
         "sampled": sampled,
         "columns": mix_blocks * shapes.window.size * tile,
         "edge": tile,
+        "feature": generated.size,
         "image_gradient": image,
-        "weights_gradient": weights * shapes.tile,
+        "weights_gradient": weights,
         "moves_gradient": 2 * taps,
         "sampled_gradient": sampled,
         "products": 4 * taps,
         "outputs": mix_width * shapes.tile,
         "outer": tile,
+        "feature_gradient": generated.size,
     }
     starts = np.cumsum([0, *(_whole(size, 16) for size in sizes.values())])  # 16 numbers: at least a cache line
     return Space(**dict(zip(Space._fields, map(int, starts), strict=True)))

@@ -9,6 +9,7 @@ length and without a reference count, which would cost as much as the loops; the
 
 # mypy: ignore-errors
 
+import math
 import operator
 from itertools import count
 
@@ -243,7 +244,7 @@ def each_channel(typing, memory, start):
 
 @intrinsic
 def add(typing, a, b):
-    """The sum of two tiles."""
+    """The sum of two tiles or rows."""
 
     def write(emit, a, b):
         return emit.joined(emit.builder.fadd(*pair) for pair in zip(emit.split(a), emit.split(b), strict=True))
@@ -253,7 +254,7 @@ def add(typing, a, b):
 
 @intrinsic
 def multiply(typing, a, b):
-    """The product of two tiles."""
+    """The product of two tiles or rows."""
 
     def write(emit, a, b):
         return emit.joined(emit.builder.fmul(*pair) for pair in zip(emit.split(a), emit.split(b), strict=True))
@@ -263,12 +264,78 @@ def multiply(typing, a, b):
 
 @intrinsic
 def multiply_add(typing, a, b, c):
-    """``a*b + c`` of three tiles, rounded once where the machine can."""
+    """``a*b + c`` of three tiles or rows, rounded once where the machine can."""
 
     def write(emit, a, b, c):
         return emit.joined(emit.multiply_add(*three) for three in zip(*(emit.split(v) for v in (a, b, c)), strict=True))
 
     return written(a(a, b, c), write)
+
+
+@intrinsic
+def subtract(typing, a, b):
+    """The difference of two tiles or rows."""
+
+    def write(emit, a, b):
+        return emit.joined(emit.builder.fsub(*pair) for pair in zip(emit.split(a), emit.split(b), strict=True))
+
+    return written(a(a, b), write)
+
+
+@intrinsic
+def larger(typing, a, b):
+    """The larger of two rows, number by number; where one is nan, the second."""
+
+    def write(emit, a, b):
+        return emit.builder.select(emit.builder.fcmp_ordered(">", a, b), a, b)
+
+    return written(a(a, b), write)
+
+
+@intrinsic
+def reciprocal(typing, row):
+    """One divided by it."""
+    return written(row(row), lambda emit, row: emit.builder.fdiv(emit.constant(1.0, row), row))
+
+
+@intrinsic
+def each_of(typing, number):
+    """A row of the same number."""
+
+    def write(emit, number):
+        kind = ir.VectorType(number.type, T)
+        first = emit.builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
+        return emit.shuffled(first, [0] * T)
+
+    return written(Row(number)(number), write)
+
+
+@intrinsic
+def exponential(typing, row):
+    """e to its power, to a rounding or two; 0 below the smallest normal number, infinite from half the largest on."""
+
+    def write(emit, row):
+        builder, single = emit.builder, row.type.element == ir.FloatType()
+        # 2^n is written into the exponent's bits, e^rest is a series for |rest| <= log(2)/2
+        mantissa, bias, terms = (23, 127, 8) if single else (52, 1023, 14)
+        high, low = (0.693359375, -2.12194440e-4) if single else (6.93145751953125e-1, 1.42860682030941723212e-6)
+        least, most = (bias - 1) * -math.log(2), (bias + 1) * math.log(2)
+        nothing = builder.fcmp_ordered("<", row, emit.constant(least, row))
+        row = builder.select(builder.fcmp_ordered(">", row, emit.constant(most, row)), emit.constant(most, row), row)
+        rounding = emit.constant(1.5 * 2.0**mantissa, row)  # numbers so large have no fraction
+        shifted = emit.multiply_add(row, emit.constant(1 / math.log(2), row), rounding)
+        whole = builder.fsub(shifted, rounding)
+        rest = emit.multiply_add(whole, emit.constant(-high, row), row)
+        rest = emit.multiply_add(whole, emit.constant(-low, row), rest)
+        total = emit.constant(1 / math.factorial(terms - 1), row)
+        for term in reversed(range(terms - 1)):
+            total = emit.multiply_add(total, rest, emit.constant(1 / math.factorial(term), row))
+        integers = ir.VectorType(ir.IntType(32 if single else 64), row.type.count)
+        bits = builder.add(builder.bitcast(shifted, integers), ir.Constant(integers, [bias] * row.type.count))
+        power = builder.bitcast(builder.shl(bits, ir.Constant(integers, [mantissa] * row.type.count)), row.type)
+        return builder.select(nothing, emit.constant(0.0, row), builder.fmul(total, power))
+
+    return written(row(row), write)
 
 
 @intrinsic

@@ -5,6 +5,7 @@
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.compilation import inlined
+from unified_extractor.ops.backends.compiled.generating import Map, generate
 from unified_extractor.ops.backends.compiled.loops import Corners, fill, find_corners, pack, sample, stage, unpack
 from unified_extractor.ops.backends.compiled.registers import T
 from unified_extractor.ops.backends.compiled.tables import Numbers, Plan, Space, Table
@@ -18,9 +19,11 @@ class Inputs(NamedTuple):
     static: Numbers
     """``[blocks, K, L]``; where it mixes channels, as ``mix`` or ``unmix`` take it."""
     dynamic: Numbers
+    map: Map
+    """What generates the dynamic kernel."""
     offsets: Numbers
     weighed: int
-    """1: there is a dynamic kernel."""
+    """1: there is a dynamic kernel, in memory or generated."""
     memory: Numbers
     """As large as ``Plan.space`` says."""
     corners: Table
@@ -92,8 +95,11 @@ def read(work, b, p, block, first):
     plan, space, blocks = work.plan, work.space, work.plan.blocks
     available = plan.positions - p
     if work.inputs.weighed and is_first(blocks.kernel, block, first):
-        group = b * plan.dynamic.groups + blocks.kernel[block]
-        stage(work.inputs.dynamic, group, plan.dynamic, p, available, space.weights)
+        if plan.generated.depth > 0:
+            generate(work, blocks.kernel[block], p)
+        else:
+            group = b * plan.dynamic.groups + blocks.kernel[block]
+            stage(work.inputs.dynamic, group, plan.dynamic, p, available, space.weights)
     shift = (block - first) * plan.image.size
     if plan.offsets.groups == 0:
         return Taps(space.image, places(plan.windows, p, shift), plan.taps_at)

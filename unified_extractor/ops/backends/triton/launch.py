@@ -71,7 +71,7 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
     """As :func:`gradients` returns them, not written."""
     dynamic = call.x.new_empty(call.dynamic_shape()) if call.dynamic is None and call.heads else call.dynamic
     tensors = (call.x, call.static, dynamic, call.offsets)
-    return [torch.empty_like(t) for t, asked in zip(tensors, wanted, strict=True) if asked and t is not None]
+    return [torch.empty_like(t) for t, asked in zip(tensors, wanted[:4], strict=True) if asked and t is not None]
 
 
 class _Work:

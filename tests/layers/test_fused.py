@@ -1,0 +1,128 @@
+"""Layers whose dynamic kernel is made where it is used: the switch changes memory and time, not values."""
+
+import pytest
+import torch
+from torch import nn
+
+import unified_extractor as ux
+from tests.ops.test_generate_and_extract import kept
+from tests.test_spec import PRESETS
+from unified_extractor import presets
+
+pytest.importorskip("numba")
+CHANNELS = 32
+POINTWISE = {
+    "involution": presets.involution(7),
+    "involution, stride": presets.involution(3),
+    "outlook_attention": presets.outlook_attention(3, heads=2),
+    "deformable_convolution 3": presets.deformable_convolution(3, groups=2, center_feature_scale=True),
+    "deformable_convolution 4": presets.deformable_convolution(4, groups=2),
+    "unified": presets.unified(),
+    "sigmoid": ux.ExtractorSpec(
+        kernel_size=3, dynamic_kernel=ux.DynamicKernel(source="generated", groups=4, normalisation="sigmoid")
+    ),
+    "interleaved": ux.ExtractorSpec(
+        kernel_size=3, dynamic_kernel=ux.DynamicKernel(source="generated", groups=4, channel_order="interleaved")
+    ),
+    "residual": ux.ExtractorSpec(
+        kernel_size=3,
+        static_kernel=ux.StaticKernel(channels="depthwise"),
+        dynamic_kernel=ux.DynamicKernel(source="generated", groups=4),
+        combine="residual",
+    ),
+    "dense": ux.ExtractorSpec(
+        kernel_size=3,
+        static_kernel=ux.StaticKernel(channels="dense"),
+        dynamic_kernel=ux.DynamicKernel(source="generated", groups=4),
+        bias=True,
+    ),
+}
+
+
+def layer_of(spec, stride=1):
+    torch.manual_seed(0)
+    layer = ux.UnifiedExtractor2d(CHANNELS, CHANNELS, spec, stride).double()
+    for parameter in layer.parameters():  # nothing stays at the zeros where training begins
+        nn.init.normal_(parameter, std=0.3)
+    return layer
+
+
+def results(layer, x):
+    x = x.clone().requires_grad_()
+    layer.zero_grad()
+    y = layer(x)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+    y.backward(cotangent)
+    return {"y": y.detach(), "x": x.grad} | {name: p.grad.clone() for name, p in layer.named_parameters()}
+
+
+def calls_of(module):
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_fused_and_stored_give_the_same_values_and_gradients(name):
+    layer, x = layer_of(POINTWISE[name], 2 if "stride" in name else 1), torch.randn(2, CHANNELS, 9, 10, dtype=torch.float64)
+    calls = calls_of(layer.kernel)
+    layer.fused = False
+    expected = results(layer, x)
+    assert len(calls) == 1
+    layer.fused = True
+    fused = results(layer, x)
+    assert len(calls) == 1, "the kernel was stored"
+    assert fused.keys() == expected.keys()
+    for key, value in expected.items():
+        assert value.abs().max() > 0, key
+        torch.testing.assert_close(fused[key], value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_obeys_the_switch_or_does_not_need_it(name):
+    """What does not fit is stored by itself: similarity, dense views, group norm, a removed centre, one kernel of the whole image."""
+    spec = presets.neighborhood_attention(3, heads=2) if name == "neighborhood_attention" else PRESETS[name]
+    layer, x = layer_of(spec), torch.randn(2, CHANNELS, 8, 9, dtype=torch.float64)
+    gradients = []
+    for fused in (False, True):
+        layer.fused = fused
+        gradients.append(results(layer, x))
+    for key, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], value, rtol=1e-10, atol=1e-10)
+
+
+def test_a_layer_decides_by_what_is_faster():
+    """An involution's kernel costs channels/64 multiply-adds for each of the aggregation: worth it up to twice."""
+    for channels, fused in ((64, True), (128, True), (256, False)):
+        layer = ux.UnifiedExtractor2d(channels, channels, presets.involution(7))
+        calls = calls_of(layer.kernel)
+        layer(torch.randn(1, channels, 8, 8))
+        assert (not calls) == fused
+
+
+@pytest.mark.parametrize("name", ["involution", "outlook_attention", "deformable_convolution 3", "deformable_convolution 4"])
+def test_a_layer_keeps_the_kernel_only_if_it_is_stored(name):
+    layer = layer_of(POINTWISE[name])
+    x = torch.randn(2, CHANNELS, 12, 12, dtype=torch.float64, requires_grad=True)
+    kernel = layer.generate(x)[1].nbytes
+    found = {}
+    for fused in (True, False):
+        layer.fused = fused
+        found[fused] = sum(kept(lambda: layer(x)).values())
+    assert found[False] - found[True] >= kernel
+
+
+def test_what_an_involution_keeps_is_a_third():
+    """By formula: the image C, and C/4 before the norm, after it and (of the ReLU, the same tensor) as the feature; stored, the kernel too."""
+    channels, positions = 64, 14 * 14
+    layer = ux.UnifiedExtractor2d(channels, channels, presets.involution(7))
+    x = torch.randn(2, channels, 14, 14, requires_grad=True)
+    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    found = {}
+    for fused in (True, False):
+        layer.fused = fused
+        storages = kept(lambda: layer(x))
+        found[fused] = sum(size for address, size in storages.items() if address not in parameters and size > 4 * channels)
+    image = 4 * 2 * positions * (channels + 2 * channels // 4)
+    assert found == {True: image, False: image + 4 * 2 * positions * channels // 16 * 49}
+    assert found[True] < 0.34 * found[False]

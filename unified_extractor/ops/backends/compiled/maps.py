@@ -1,0 +1,67 @@
+"""A generator as the loops take it, and its gradients back.
+
+B batch, R channels of the feature, G kernel groups, P positions, T positions in a tile.
+"""
+
+from torch import Tensor
+
+from unified_extractor.ops.backends.compiled.generating import Map, MapGradients
+from unified_extractor.ops.backends.compiled.tables import NONE, SIGMOID, SOFTMAX, Plan
+from unified_extractor.ops.generation import Generator
+from unified_extractor.ops.operators import Wanted
+
+CODES = {"none": NONE, "softmax": SOFTMAX, "sigmoid": SIGMOID}
+_NOTHING = Map(None, None, None, None)
+
+
+def map_of(generator: Generator | None, plan: Plan) -> Map:
+    """The linear map with its scale, in whole blocks of L; without a generator there is none."""
+    if generator is None:
+        return _NOTHING
+    groups, generated, feature, lanes = plan.dynamic.groups, plan.generated, generator.feature.contiguous(), int(plan.tile[1])
+    weight = generator.weight.detach().unflatten(0, (groups, -1))
+    forward = feature.new_zeros(groups, generated.depth, generated.columns)
+    backward = feature.new_zeros(groups, generated.rows, generated.width)
+    bias = feature.new_zeros(groups, generated.columns)
+    forward[:, :, : generated.rows] = generator.scale * weight.transpose(1, 2)
+    backward[:, :, : generated.depth] = generator.scale * weight
+    if generator.bias is not None:
+        bias[:, : generated.rows] = generator.scale * generator.bias.detach().unflatten(0, (groups, -1))
+    return Map(feature, _panels(forward, lanes), _panels(backward, lanes), bias)
+
+
+def _panels(matrices: Tensor, lanes: int) -> Tensor:
+    """``[G, rows, columns]`` as ``[G, columns/L, rows, L]``."""
+    return matrices.unflatten(2, (-1, lanes)).transpose(1, 2).contiguous()
+
+
+class MapSums:
+    """Shares of a generator's gradients, where they are wanted."""
+
+    def __init__(self, generator: Generator | None, plan: Plan, wanted: Wanted, count: int, tile: int) -> None:
+        self.generator, self.plan = generator, plan
+        self.shares = MapGradients(None, None, None)
+        if generator is None:
+            return
+        groups, generated, feature = plan.dynamic.groups, plan.generated, generator.feature
+        self.shares = MapGradients(
+            feature.new_empty(plan.bundle_count, *feature.shape) if wanted.feature else None,
+            feature.new_zeros(count, groups, generated.width, generated.rows) if wanted.weight else None,
+            feature.new_zeros(count, groups, generated.rows, tile) if wanted.bias else None,
+        )
+
+    def gradients(self) -> list[Tensor | None]:
+        """Of feature, weight and bias."""
+        feature, weight, bias = self.shares
+        scale = 1.0 if self.generator is None else self.generator.scale
+        return [
+            None if feature is None else feature.sum(0) if feature.shape[0] > 1 else feature[0],
+            None if weight is None else scale * self._rows(weight.sum(0)),
+            None if bias is None else scale * bias.sum((0, 3)).flatten(),
+        ]
+
+    def _rows(self, panels: Tensor) -> Tensor:
+        """``[G*rows, R]`` from ``[G, width/L, rows, L]``."""
+        generated = self.plan.generated
+        rows = panels.view(len(panels), -1, generated.rows, int(self.plan.tile[1])).transpose(1, 2).flatten(2)
+        return rows[:, :, : generated.depth].flatten(0, 1)
