@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import unified_extractor as ux
-from tests.ops.test_generate_and_extract import kept
 from tests.test_spec import PRESETS
 from unified_extractor import presets
+from unified_extractor.analysis import kept_bytes
 
 pytest.importorskip("numba")
 CHANNELS = 32
@@ -108,21 +108,20 @@ def test_a_layer_keeps_the_kernel_only_if_it_is_stored(name):
     found = {}
     for fused in (True, False):
         layer.fused = fused
-        found[fused] = sum(kept(lambda: layer(x)).values())
+        found[fused] = kept_bytes(lambda: layer(x), *layer.parameters())
     assert found[False] - found[True] >= kernel
 
 
 def test_what_an_involution_keeps_is_a_third():
-    """By formula: the image C, and C/4 before the norm, after it and (of the ReLU, the same tensor) as the feature; stored, the kernel too."""
+    """By formula: C values a position of the image, C/4 before the norm, C/4 of the feature; stored, C/16 * 49 of the kernel too."""
     channels, positions = 64, 14 * 14
     layer = ux.UnifiedExtractor2d(channels, channels, presets.involution(7))
     x = torch.randn(2, channels, 14, 14, requires_grad=True)
-    parameters = {p.untyped_storage().data_ptr() for p in layer.parameters()}
     found = {}
     for fused in (True, False):
         layer.fused = fused
-        storages = kept(lambda: layer(x))
-        found[fused] = sum(size for address, size in storages.items() if address not in parameters and size > 4 * channels)
-    image = 4 * 2 * positions * (channels + 2 * channels // 4)
-    assert found == {True: image, False: image + 4 * 2 * positions * channels // 16 * 49}
+        found[fused] = kept_bytes(lambda: layer(x), *layer.parameters(), *layer.buffers())
+    image, kernel = (4 * 2 * positions * values for values in (channels + 2 * channels // 4, channels // 16 * 49))
+    statistics = 4 * 2 * channels // 4  # of the batch: mean and deviation
+    assert found == {True: image + statistics, False: image + kernel + statistics}
     assert found[True] < 0.34 * found[False]

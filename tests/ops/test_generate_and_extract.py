@@ -15,6 +15,7 @@ from tests.generators import NORMALISATIONS, in_two_steps, kernel_of, random_gen
 from tests.made_calls import made_call
 from tests.ops.test_compiled import BLOCKS, poisoned_memory  # noqa: F401  (a fixture)
 from tests.random_calls import random_call
+from unified_extractor.analysis import kept_bytes
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.operators import numbers
 
@@ -199,30 +200,16 @@ def test_multiply_adds_are_those_of_both_steps(made):
     assert counts[0] == counts[1] > 0
 
 
-def kept(function):
-    """Bytes of every storage that autograd keeps for backward, by its address."""
-    found = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        function()
-    return found
-
-
 @pytest.mark.parametrize("aggregation", ["gather", "fold"])
 def test_autograd_keeps_what_the_kernel_is_made_from_and_not_the_kernel(aggregation, made):
     base = made_call(channels=32, kernels=2, kernel_size=3, size=(10, 11), dtype=torch.float32, aggregation=aggregation)
     call = with_generator(base, depth=4, normalisation="softmax")
     leaves = [call[name].requires_grad_() for name in LEAVES]
     expected = sum(leaf.untyped_storage().nbytes() for leaf in leaves)
-    assert sum(kept(lambda: fused(**call)).values()) == expected
+    assert kept_bytes(lambda: fused(**call)) == expected
     kernel = kernel_of(*(call[name] for name in LEAVES[1:]), 1.0, "softmax", 3, aggregation).nbytes
-    stored = kept(lambda: ux.generate_and_extract(**call, backend="compiled", fused=False))
-    assert kernel in stored.values()
+    stored = kept_bytes(lambda: ux.generate_and_extract(**call, backend="compiled", fused=False), *leaves)
+    assert stored == kernel
 
 
 def test_a_normalised_kernel_that_one_is_added_to_is_stored():
@@ -274,9 +261,7 @@ def test_the_backend_is_asked_what_is_faster(monkeypatch):
     """Nothing asked for: fused where the backend says so."""
     compiled = pytest.importorskip("numba") and dispatch.choose("compiled", X, 0)
     call = with_generator(made_call(channels=64, kernels=4, kernel_size=7, padding=3, size=(9, 9), dtype=torch.float32), depth=16)
-    leaf = call["x"].requires_grad_()
-    kernel = 64 // 16 * 49 * 81 * 4
-    for worth in (0, 1e9):
+    leaves = [call[name].requires_grad_() for name in LEAVES]
+    for worth, kernel in ((0, 64 // 16 * 49 * 81 * 4), (1e9, 0)):
         monkeypatch.setattr(compiled, "_WORTH_GENERATING", worth)
-        assert (kernel in kept(lambda: ux.generate_and_extract(**call)).values()) == (worth == 0)
-    assert leaf.grad is None
+        assert kept_bytes(lambda: ux.generate_and_extract(**call), *leaves) == kernel

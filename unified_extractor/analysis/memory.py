@@ -1,4 +1,4 @@
-"""How many bytes of tensors a computation holds at once: counted, not timed, and the same on every machine."""
+"""How many bytes of tensors a computation holds at once, and keeps for backward: counted, not timed, the same on every machine."""
 
 import weakref
 from collections.abc import Callable
@@ -53,3 +53,25 @@ def peak_bytes(compute: Callable[[], object], *inputs: Tensor) -> int:
     with meter:
         compute()
     return meter.peak
+
+
+def kept_bytes(compute: Callable[[], object], *known: Tensor) -> int:
+    """The bytes that autograd keeps between the forward pass in ``compute`` and its backward.
+
+    Args:
+        compute: a forward pass without arguments.
+        known: tensors that are not to be counted: parameters, which exist anyway.
+    """
+    skipped = {tensor.untyped_storage()._cdata for tensor in known}
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in skipped:
+            storages[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = compute()
+    del kept  # until here it keeps every storage alive, and so its address to itself
+    return sum(storages.values())
