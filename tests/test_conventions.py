@@ -12,9 +12,9 @@ from unified_extractor.interop.official import layers
 from unified_extractor.layers import generators, samplers
 
 
-def official_values(name):
+def official_values(name, *, fused=False):
     """The comparison with one file of official values."""
-    return lambda: test_output_and_every_gradient_equal_the_official_values(next(p for p in FILES if name in p.stem))
+    return lambda: test_output_and_every_gradient_equal_the_official_values(next(p for p in FILES if name in p.stem), fused)
 
 
 def torchvision_values():
@@ -31,12 +31,24 @@ def after(monkeypatch, module, change):
 def built_with(monkeypatch, **fields):
     """Build the layer with other spec fields."""
 
-    def changed(values):
+    def changed(values, fused):
         layer = build(values)
         spec = dataclasses.replace(layer.spec, **{k: v(layer.spec) if callable(v) else v for k, v in fields.items()})
-        return ux.UnifiedExtractor2d(layer.in_channels, layer.out_channels, spec, layer.stride).double().train(layer.training)
+        layer_of_spec = ux.UnifiedExtractor2d(layer.in_channels, layer.out_channels, spec, layer.stride, fused=fused)
+        return layer_of_spec.double().train(layer.training)
 
     monkeypatch.setattr("tests.test_official_values.build", changed)
+
+
+def made_from(monkeypatch, change):
+    """Change what a fused kernel is made from."""
+    original = generators.GeneratedKernel.pointwise
+    monkeypatch.setattr(generators.GeneratedKernel, "pointwise", lambda *arguments: change(original(*arguments)))
+
+
+def transposed(generator):
+    rows = torch.arange(generator.weight.shape[0]).view(-1, 9, 9).transpose(1, 2).flatten()
+    return generator._replace(weight=generator.weight[rows], bias=generator.bias[rows])
 
 
 def interleaved(spec):
@@ -76,6 +88,19 @@ MISTAKES = {
     "logits not scaled": (
         official_values("outlook_c24_h2"),
         lambda m: built_with(m, dynamic_kernel=lambda s: dataclasses.replace(s.dynamic_kernel, scale_by_head_dim=False)),
+    ),
+    "fused, K x K transposed": (official_values("outlook_c24_h2", fused=True), lambda m: made_from(m, transposed)),
+    "fused, logits not scaled": (
+        official_values("outlook_c24_h2", fused=True),
+        lambda m: made_from(m, lambda generator: generator._replace(scale=1.0)),
+    ),
+    "fused, not normalised": (
+        official_values("dcnv3_c16", fused=True),
+        lambda m: made_from(m, lambda generator: generator._replace(normalisation="none")),
+    ),
+    "fused, groups interleaved": (
+        official_values("involution_c32_k3_s1_eval", fused=True),
+        lambda m: built_with(m, dynamic_kernel=interleaved),
     ),
 }
 

@@ -19,6 +19,7 @@ from unified_extractor.ops import checks
 from unified_extractor.ops.backends.triton import deterministic, launch
 from unified_extractor.ops.backends.triton.records import constants
 from unified_extractor.ops.backends.triton.tuning import suitable
+from unified_extractor.ops.generation import Generator
 from unified_extractor.ops.operators import Call, Wanted
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -61,6 +62,11 @@ def calls(dtype, channels_last):
     def static(*shape):
         return torch.empty(shape, dtype=dtype)
 
+    def generated(call, depth, groups, normalisation="none"):
+        rows, (height, width) = groups * call.window.size, call.window.output
+        generator = Generator(new(2, depth, height, width), static(rows, depth), static(rows), 1.0, normalisation)
+        return call._replace(generator=generator)
+
     return {
         "involution": call(new(2, 64, 56, 56), 7, dynamic=new(2, 4, 49, 56, 56)),
         "DCNv3": call(new(2, 64, 56, 56), 3, dynamic=new(2, 4, 9, 56, 56), offsets=new(2, 4, 9, 2, 56, 56)),
@@ -70,6 +76,11 @@ def calls(dtype, channels_last):
         "outlook": call(new(2, 192, 28, 28), 3, dynamic=new(2, 6, 9, 9, 14, 14), aggregation="fold", stride=2),
         "unified": call(
             new(2, 64, 56, 56), 7, static(64, 1, 7, 7), new(2, 4, 49, 56, 56), new(2, 4, 49, 2, 56, 56), combine="residual"
+        ),
+        "involution, generated": generated(call(new(2, 64, 56, 56), 7), 16, 4),
+        "involution, generated from 32": generated(call(new(2, 128, 28, 28), 7), 32, 8),
+        "DCNv3, generated": generated(
+            call(new(2, 64, 56, 56), 3, offsets=new(2, 4, 9, 2, 56, 56)), 64, 4, normalisation="softmax"
         ),
         "similarity": call(new(2, 192, 28, 28), 7, heads=6),
     }
@@ -125,7 +136,8 @@ def compile_all(architecture, *, defaults):
                     launch.gradients(call, call.x, Wanted(x=False, static=False, dynamic=True, offsets=False))
                     continue
                 launch.run(call)
-                wanted, gradient = Wanted(True, *(t is not None for t in call[1:4])), launch.new_output(call)
+                made_from = [call.generator is not None] * 3
+                wanted, gradient = Wanted(True, *(t is not None for t in call[1:4]), *made_from), launch.new_output(call)
                 launch.gradients(call, gradient, wanted)
                 if name == "DCNv3":
                     torch.use_deterministic_algorithms(True)

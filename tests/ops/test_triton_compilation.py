@@ -17,6 +17,7 @@ PLANNED_WARPS = {
     "spread": 16,
     "kernel_gradient": 16,
     "backward": 8,
+    "map_gradient": 8,
     "mix": 8,
     "mixing_gradient": 8,
     "collect": 16,

@@ -71,9 +71,7 @@ class Kernels(NamedTuple):
     """The wanted gradients, in the order of :class:`Wanted`, from the output's."""
     new_output: Callable[[Call], Tensor]
     new_gradients: Callable[[Call, Wanted], list[Tensor]]
-    """Of the same shapes, dtypes and strides, their values not written; without those of a generator."""
-    generates: Callable[[Call], bool] = lambda call: False
-    """Whether ``run`` and ``gradients`` take this call with its generator, and faster than with the kernel made before."""
+    """Of the same shapes, dtypes and strides, their values not written."""
 
 
 class Operators(NamedTuple):
@@ -144,14 +142,14 @@ def registered(backend: str, kernels: Kernels) -> Operators:
     aggregate = operator(
         "aggregate",
         f"({_SCHEMA}) -> Tensor",
-        lambda *arguments: _run(kernels, _call(*arguments)),
+        lambda *arguments: kernels.run(_call(*arguments)),
         lambda *arguments: kernels.new_output(_call(*arguments)),
     )
     aggregate_backward = operator(
         "aggregate_backward",
         f"(Tensor gradient, bool[] wanted, {_SCHEMA}) -> Tensor[]",
-        lambda gradient, wanted, *arguments: _gradients(kernels, _call(*arguments), gradient, Wanted(*wanted)),
-        lambda gradient, wanted, *arguments: _new_gradients(kernels, _call(*arguments), Wanted(*wanted)),
+        lambda gradient, wanted, *arguments: kernels.gradients(_call(*arguments), gradient, Wanted(*wanted)),
+        lambda gradient, wanted, *arguments: kernels.new_gradients(_call(*arguments), Wanted(*wanted)),
     )
 
     def keys(key: Tensor, offsets: Tensor | None, heads: int, window: Sequence[int]) -> Call:
@@ -207,38 +205,31 @@ def registered(backend: str, kernels: Kernels) -> Operators:
     return Operators(aggregate, similarity)
 
 
-def _run(kernels: Kernels, call: Call) -> Tensor:
-    """The output; where the backend does not generate a kernel on its way, it is made, used and forgotten."""
-    if call.generator is None or kernels.generates(call):
-        return kernels.run(call)
-    return kernels.run(_with_kernel(call))
-
-
-def _gradients(kernels: Kernels, call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
-    """The wanted gradients; where the backend does not generate a kernel on its way, it is made again."""
-    if call.generator is None or kernels.generates(call):
-        return kernels.gradients(call, gradient, wanted)
-    whole = _with_kernel(call)
-    assert whole.dynamic is not None
-    direct = Wanted(wanted.x, wanted.static, any(wanted[4:]), wanted.offsets)
-    results = dict(zip(_names(direct), kernels.gradients(whole, gradient, direct), strict=True))
-    if any(wanted[4:]):
-        of_generator = generator_gradients(call.generator, whole.dynamic, results.pop("dynamic"))
-        results |= dict(zip(("feature", "weight", "bias"), of_generator, strict=True))
-    return [results[name] for name in _names(wanted)]
-
-
-def _new_gradients(kernels: Kernels, call: Call, wanted: Wanted) -> list[Tensor]:
-    """As :func:`_gradients` returns them, not written."""
-    results = kernels.new_gradients(call, Wanted(*wanted[:4]))
-    made_from = (None, None, None) if call.generator is None else call.generator[:3]
-    return [*results, *(t.new_empty(t.shape) for t, asked in zip(made_from, wanted[4:], strict=True) if asked and t is not None)]
-
-
-def _with_kernel(call: Call) -> Call:
+def with_kernel(call: Call) -> Call:
     """The same call with the kernel itself in place of its generator."""
     assert call.generator is not None
     return call._replace(dynamic=generated_kernel(call.generator, call.window, call.aggregation), generator=None)
+
+
+def gradients_with_kernel(
+    call: Call, gradient: Tensor, wanted: Wanted, gradients: Callable[[Call, Tensor, Wanted], list[Tensor]]
+) -> list[Tensor]:
+    """The wanted gradients of a call with a generator, by those of the call with the kernel itself: it is made again, and its gradient."""
+    whole = with_kernel(call)
+    assert whole.dynamic is not None
+    assert call.generator is not None
+    direct = Wanted(wanted.x, wanted.static, any(wanted[4:]), wanted.offsets)
+    results = dict(zip(_names(direct), gradients(whole, gradient, direct), strict=True))
+    if direct.dynamic:
+        of_generator = generator_gradients(call.generator, whole.dynamic, results.pop("dynamic"))
+        results |= dict(zip(Wanted._fields[4:], of_generator, strict=True))
+    return [results[name] for name in _names(wanted)]
+
+
+def new_generator_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
+    """Of a generator, as a backend returns them behind all others, not written."""
+    made_from = (None, None, None) if call.generator is None else call.generator[:3]
+    return [t.new_empty(t.shape) for t, asked in zip(made_from, wanted[4:], strict=True) if asked and t is not None]
 
 
 def _names(wanted: Wanted) -> list[str]:

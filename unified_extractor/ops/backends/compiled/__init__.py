@@ -11,29 +11,14 @@ so groups of fewer channels leave lanes idle; where that makes it slower than th
 from torch import Tensor
 
 from unified_extractor.ops.backends.compiled import launch
+from unified_extractor.ops.backends.compiled.maps import generates
 from unified_extractor.ops.decomposed import Dynamic, decomposed
-from unified_extractor.ops.generation import generating_work
 from unified_extractor.ops.geometry import Window, precision
-from unified_extractor.ops.operators import Call, Kernels, numbers, registered, split_dynamic
+from unified_extractor.ops.operators import Kernels, numbers, registered, split_dynamic
 
-_WORTH_GENERATING = 2
-"""Multiply-adds that make a kernel, for each in which it is used, up to which the loops make it faster than a matrix product does.
+__all__ = ["OPERATORS", "extract", "generalized_unfold", "generates", "similarity"]
 
-Measured in ``benchmarks/fused.md`` with involution, outlook attention and deformable convolution at the sizes of the published networks.
-"""
-
-
-def generates(call: Call) -> bool:
-    """Whether making this call's kernel in the loops is faster than to make it first and keep it."""
-    assert call.generator is not None
-    channels = call.x.shape[1]
-    outputs = 1 if call.static is None else call.static.shape[0] * call.static.shape[1] // channels
-    results = call.window.size if call.aggregation == "fold" else 1
-    used = results * call.window.size * channels * outputs
-    return generating_work(call.generator) <= _WORTH_GENERATING * used
-
-
-OPERATORS = registered("compiled", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients, generates))
+OPERATORS = registered("compiled", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients))
 
 
 def _product(

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.compiled.backward import Backward, Gradients, backward
 from unified_extractor.ops.backends.compiled.forward import Forward, forward
-from unified_extractor.ops.backends.compiled.maps import CODES, MapSums, map_of
+from unified_extractor.ops.backends.compiled.maps import CODES, MapSums, generates, map_of
 from unified_extractor.ops.backends.compiled.registers import T, lanes_of, numbers_of
 from unified_extractor.ops.backends.compiled.static import StaticLayout
 from unified_extractor.ops.backends.compiled.tables import FOLD, GATHER, UNFOLD, Plan, Shapes, plan_for
 from unified_extractor.ops.backends.compiled.threads import share
 from unified_extractor.ops.backends.compiled.work import Inputs
-from unified_extractor.ops.operators import Call, Wanted
+from unified_extractor.ops.operators import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
 
 _MODES = {"gather": GATHER, "fold": FOLD, "unfold": UNFOLD}
 _LIKE = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
@@ -29,6 +29,8 @@ _READY: set[tuple[Any, torch.dtype]] = set()
 
 def run(call: Call) -> Tensor:
     """The output of a call, whose tensors are on the CPU and share one dtype, float32 or float64."""
+    if call.generator is not None and not generates(call):
+        call = with_kernel(call)
     plan, numbers = _plan(_shapes(call))
     y = new_output(call)
     inputs = _Inputs(call, plan, numbers, StaticLayout(call.static, call.x, plan).for_forward())
@@ -38,6 +40,8 @@ def run(call: Call) -> Tensor:
 
 def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     """The wanted gradients, in the order of :class:`Wanted`, from that of what :func:`run` returns."""
+    if call.generator is not None and not generates(call):
+        return gradients_with_kernel(call, gradient, wanted, gradients)
     plan, numbers = _plan(_shapes(call))
     x, static = call.x, StaticLayout(call.static, call.x, plan)
     inputs, gradient = _Inputs(call, plan, numbers, static.for_backward()), gradient.contiguous()
@@ -74,7 +78,8 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
     """As :func:`gradients` returns them, not written."""
     static, offsets = (None if tensor is None else tensor.shape for tensor in (call.static, call.offsets))
     shapes = zip((call.x.shape, static, call.dynamic_shape(), offsets), wanted[:4], strict=True)
-    return [call.x.new_empty(shape) for shape, asked in shapes if asked and shape is not None]
+    direct = [call.x.new_empty(shape) for shape, asked in shapes if asked and shape is not None]
+    return [*direct, *new_generator_gradients(call, wanted)]
 
 
 def _images_a_sum(call: Call, wanted: Wanted) -> int:

@@ -7,11 +7,26 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.compiled.generating import Map, MapGradients
 from unified_extractor.ops.backends.compiled.tables import NONE, SIGMOID, SOFTMAX, Plan
-from unified_extractor.ops.generation import Generator
-from unified_extractor.ops.operators import Wanted
+from unified_extractor.ops.generation import Generator, generating_work
+from unified_extractor.ops.operators import Call, Wanted
 
 CODES = {"none": NONE, "softmax": SOFTMAX, "sigmoid": SIGMOID}
 _NOTHING = Map(None, None, None, None)
+_WORTH_GENERATING = 2
+"""Multiply-adds that make a kernel, for each in which it is used, up to which the loops make it faster than a matrix product does.
+
+Measured in ``benchmarks/fused.md`` with involution, outlook attention and deformable convolution at the sizes of the published networks.
+"""
+
+
+def generates(call: Call) -> bool:
+    """Whether making this call's kernel in the loops is faster than to make it first and keep it."""
+    assert call.generator is not None
+    channels = call.x.shape[1]
+    outputs = 1 if call.static is None else call.static.shape[0] * call.static.shape[1] // channels
+    results = call.window.size if call.aggregation == "fold" else 1
+    used = results * call.window.size * channels * outputs
+    return generating_work(call.generator) <= _WORTH_GENERATING * used
 
 
 def map_of(generator: Generator | None, plan: Plan) -> Map:

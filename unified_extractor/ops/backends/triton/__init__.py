@@ -18,9 +18,12 @@ graph is captured one call should have run, as torch asks anyway.
 from torch import Tensor
 
 from unified_extractor.ops.backends.triton import launch
-from unified_extractor.ops.decomposed import decomposed
+from unified_extractor.ops.backends.triton.planning import generates
+from unified_extractor.ops.decomposed import Dynamic, decomposed
 from unified_extractor.ops.geometry import Window
-from unified_extractor.ops.operators import Kernels, numbers, registered
+from unified_extractor.ops.operators import Kernels, numbers, registered, split_dynamic
+
+__all__ = ["OPERATORS", "extract", "generalized_unfold", "generates", "similarity"]
 
 OPERATORS = registered("triton", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients))
 
@@ -28,18 +31,20 @@ OPERATORS = registered("triton", Kernels(launch.run, launch.gradients, launch.ne
 def _product(
     x: Tensor,
     static_kernel: Tensor | None,
-    dynamic_kernel: Tensor | None,
+    dynamic_kernel: Dynamic,
     offsets: Tensor | None,
     window: Window,
     aggregation: str,
 ) -> Tensor:
-    return OPERATORS.aggregate(x, static_kernel, dynamic_kernel, offsets, numbers(window), aggregation, "multiply")
+    dynamic, generator = split_dynamic(dynamic_kernel)
+    return OPERATORS.aggregate(x, static_kernel, dynamic, offsets, numbers(window), aggregation, "multiply", *generator)
 
 
 def _combined(
-    x: Tensor, static_kernel: Tensor, dynamic_kernel: Tensor, offsets: Tensor | None, window: Window, combine: str
+    x: Tensor, static_kernel: Tensor, dynamic_kernel: Dynamic, offsets: Tensor | None, window: Window, combine: str
 ) -> Tensor:
-    return OPERATORS.aggregate(x, static_kernel, dynamic_kernel, offsets, numbers(window), "gather", combine)
+    dynamic, generator = split_dynamic(dynamic_kernel)
+    return OPERATORS.aggregate(x, static_kernel, dynamic, offsets, numbers(window), "gather", combine, *generator)
 
 
 extract = decomposed(_product, _combined)

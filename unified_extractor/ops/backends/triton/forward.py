@@ -5,19 +5,18 @@
 import triton
 import triton.language as tl
 
-from unified_extractor.ops.backends.triton.eights import eight_of
 from unified_extractor.ops.backends.triton.reading import sample
 from unified_extractor.ops.backends.triton.tiles import (
     channels_of,
     of_image,
     program,
     weighed,
-    weighted,
     windows_of,
     write_at_windows,
     zeros,
 )
 from unified_extractor.ops.backends.triton.tuning import tuned
+from unified_extractor.ops.backends.triton.weights import eight_weights, feature_of, sixteen_weights, weighted
 
 
 @tuned(
@@ -34,10 +33,17 @@ def gather(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR,
     channels, windows = channels_of(place.block, plan), windows_of(place.tile, positions, sizes, plan)
     starts = of_image(x, place.batch), of_image(dynamic, place.batch), of_image(offsets, place.batch), of_image(y, place.batch)
     total = zeros(positions, plan)
-    if TAPS == 8:
+    if plan.normalisation == "softmax":
+        low, high = sixteen_weights(dynamic, feature_of(dynamic, starts[1], windows, plan), channels, plan)
+        for t in tl.static_range(plan.taps):
+            kernel = low[t] if t < 8 else high[t - 8]
+            value = sample(x, starts[0], offsets, starts[2], t // plan.columns, t % plan.columns, windows, channels, sizes, plan)
+            total += weighed(value, kernel, static, t, channels, plan)
+    elif TAPS == 8:
         whole: tl.constexpr = plan.taps // 8 * 8
+        feature = feature_of(dynamic, starts[1], windows, plan)
         for first in range(0, whole, 8):
-            kernels = eight_of(dynamic, starts[1], 0, first, windows, channels, plan.kernel_units, plan)
+            kernels = eight_weights(dynamic, feature, starts[1], first, windows, channels, plan)
             for t in tl.static_range(8):
                 i, j = (first + t) // plan.columns, (first + t) % plan.columns
                 value = sample(x, starts[0], offsets, starts[2], i, j, windows, channels, sizes, plan)

@@ -16,25 +16,32 @@ from unified_extractor.ops.backends.triton.forward import gather
 from unified_extractor.ops.backends.triton.mixing import mix, mixing_gradient
 from unified_extractor.ops.backends.triton.planning import (
     dynamic_of,
+    generates_backward,
+    generates_forward,
     image_of,
     is_channels_last,
+    map_of,
     offsets_of,
     plan_for,
     sizes_of,
 )
-from unified_extractor.ops.backends.triton.products import kernel_gradient
-from unified_extractor.ops.backends.triton.records import Plan
+from unified_extractor.ops.backends.triton.products import kernel_gradient, map_gradient
+from unified_extractor.ops.backends.triton.records import Field, Map, Plan
 from unified_extractor.ops.backends.triton.spread import spread
 from unified_extractor.ops.backends.triton.tuning import start
 from unified_extractor.ops.geometry import precision
-from unified_extractor.ops.operators import Call, Wanted
+from unified_extractor.ops.operators import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
 
+_MAP_SHARES = 512
+"""At most so many programs a block of channels that each add up a share of a generator's gradients: enough for every multiprocessor."""
 _STATIC_SUMS = 16
 """At most so many partial sums of a mixing static kernel's gradient: enough programs, times its taps and tiles; few enough to add up."""
 
 
 def run(call: Call) -> Tensor:
     """The output of a call."""
+    if call.generator is not None and not generates_forward(call):
+        call = with_kernel(call)
     y = new_output(call)
     if y.numel():
         work = _Work(call)
@@ -51,6 +58,8 @@ def run(call: Call) -> Tensor:
 
 def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     """The wanted gradients, in the order of :class:`Wanted`, from the output's."""
+    if call.generator is not None and not generates_backward(call):
+        return gradients_with_kernel(call, gradient, wanted, gradients)
     names = [name for name, asked in zip(Wanted._fields, wanted, strict=True) if asked]
     results = dict(zip(names, new_gradients(call, wanted), strict=True))
     if not gradient.numel():
@@ -71,7 +80,8 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
     """As :func:`gradients` returns them, not written."""
     dynamic = call.x.new_empty(call.dynamic_shape()) if call.dynamic is None and call.heads else call.dynamic
     tensors = (call.x, call.static, dynamic, call.offsets)
-    return [torch.empty_like(t) for t, asked in zip(tensors, wanted[:4], strict=True) if asked and t is not None]
+    direct = [torch.empty_like(t) for t, asked in zip(tensors, wanted[:4], strict=True) if asked and t is not None]
+    return [*direct, *new_generator_gradients(call, wanted)]
 
 
 class _Work:
@@ -82,6 +92,10 @@ class _Work:
         self.plan: Plan = plan_for(call, gradient, interpreted=knobs.runtime.interpret)
         # [K, C/groups, O]: neighbouring outputs, or channels where each stays alone, next to each other
         self.static = None if call.static is None else call.static.detach().permute(2, 3, 1, 0).contiguous()
+        if call.generator is None:
+            self.dynamic: Field | Map = dynamic_of(call.dynamic, call.aggregation == "fold")
+        else:
+            self.dynamic = map_of(call.generator)
 
     def inputs(self) -> dict[str, Any]:
         """What the kernels read."""
@@ -89,7 +103,7 @@ class _Work:
         return {
             "x": image_of(call.x),
             "static": self.static,
-            "dynamic": dynamic_of(call.dynamic, call.aggregation == "fold"),
+            "dynamic": self.dynamic,
             "offsets": offsets_of(call.offsets),
         }
 
@@ -145,8 +159,41 @@ class _Backward(_Work):
                 x=image_of(self.call.x),
                 of_dynamic=kernel,
             )
+        elif self.call.generator is not None:
+            self._map()
         elif each or "dynamic" in results or "offsets" in results or ("x" in results and self.plan.moved):
             self._windows(each)
+
+    def _map(self) -> None:
+        """What a generated kernel is made from: shares of programs and of blocks of channels."""
+        call, plan, results, generator = self.call, self.plan, self.results, self.call.generator
+        assert generator is not None
+        if not {"feature", "weight", "bias"} & set(results):
+            return
+        shares = min(_MAP_SHARES, self.tiles(self.positions) * call.x.shape[0])
+        rows, dtype = generator.weight.shape[0], precision(call.x)
+        of_feature = call.x.new_empty((plan.blocks, call.x.shape[0], *call.window.output, plan.depth), dtype=dtype)
+        of_weight = call.x.new_zeros((shares, rows, plan.depth), dtype=dtype)
+        of_bias = call.x.new_zeros((shares, rows), dtype=dtype)
+        self.start(
+            map_gradient,
+            (plan.blocks * shares,),
+            gradient=image_of(self.gradient),
+            x=image_of(call.x),
+            dynamic=self.dynamic,
+            of_feature=of_feature,
+            of_weight=of_weight,
+            of_bias=of_bias,
+            images=call.x.shape[0],
+            shares=shares,
+        )
+        found = {
+            "feature": of_feature.sum(0).permute(0, 3, 1, 2),
+            "weight": generator.scale * of_weight.sum(0),
+            "bias": generator.scale * of_bias.sum(0),
+        }
+        for name in found.keys() & results.keys():
+            results[name].copy_(found[name])
 
     def _is_product(self) -> bool:
         """Whether the dynamic kernel's gradient is nothing but products, and no sum goes beyond a tile."""

@@ -8,37 +8,11 @@ The static kernel lies as ``[K, C/groups, O]``, output channels next to each oth
 import triton
 import triton.language as tl
 
+from unified_extractor.ops.backends.triton.matrices import matrix, product, tile_of
 from unified_extractor.ops.backends.triton.reading import sample
-from unified_extractor.ops.backends.triton.tiles import (
-    channels_of,
-    matrix,
-    of_image,
-    program,
-    tile_of,
-    weighted,
-    wide,
-    windows_of,
-)
+from unified_extractor.ops.backends.triton.tiles import channels_of, of_image, program, wide, windows_of
 from unified_extractor.ops.backends.triton.tuning import tuned
-
-
-@triton.jit
-def operand(value, plan):
-    """As the matrix units take it. Triton's interpreter multiplies a bfloat16 by its bits: there, float32 of the same value."""
-    if plan.dtype == "bfloat16":
-        value = value.to(tl.bfloat16)
-        if plan.interpreted:
-            value = value.to(tl.float32)
-    elif plan.dtype == "float16":
-        value = value.to(tl.float16)
-    return value
-
-
-@triton.jit
-def product(left, right, plan):
-    """A matrix product with sums in at least float32."""
-    dtype: tl.constexpr = tl.float64 if plan.dtype == "float64" else tl.float32
-    return tl.dot(operand(left, plan), operand(right, plan), input_precision=plan.precision, out_dtype=dtype)
+from unified_extractor.ops.backends.triton.weights import weighted
 
 
 @triton.jit

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.backends.triton.records import Field, Image, Plan, Sizes
+from unified_extractor.ops.backends.triton.records import Field, Image, Map, Plan, Sizes
+from unified_extractor.ops.generation import Generator, generating_work
 from unified_extractor.ops.geometry import Window
 from unified_extractor.ops.operators import Call
 
@@ -24,6 +25,10 @@ _MIXING_POSITIONS, _MIXING_CHANNELS, _MIXING_OUTPUTS = 32, 32, 256
 """Tiles of the matrix product, the last in bytes: its sums leave room for the corners of what is sampled."""
 _LEAST = 16
 """Of each axis of a matrix product."""
+_WORTH_GENERATING = 2
+"""Multiply-adds that make a kernel, for each in which it is used. Planned from the traffic, not measured."""
+_DEPTH, _SOFTMAX_TAPS = 64, 16
+"""The most channels of a feature, and taps of a softmax, of which registers hold all that a tile's kernels need."""
 
 
 class Groups(NamedTuple):
@@ -65,6 +70,41 @@ def offsets_of(offsets: Tensor | None, share: int = 0) -> Field:
     return Field(offsets, share, _batch_step(offsets), group, axis, tap, *_steps(offsets))
 
 
+def map_of(generator: Generator) -> Map:
+    """What makes a dynamic kernel, for a kernel."""
+    _, channel, row, column = generator.feature.stride()
+    weight, bias = ((scaled if scaled is None else (generator.scale * scaled.detach()).contiguous()) for scaled in generator[1:3])
+    assert weight is not None
+    return Map(generator.feature, _batch_step(generator.feature), channel, row, column, weight, bias)
+
+
+def generates_forward(call: Call) -> bool:
+    """Whether a gather can make the kernel of this call: groups must lie whole in a tile, and a softmax takes sixteen taps."""
+    groups, generator = groups_of(call), call.generator
+    if generator is None or call.aggregation != "gather" or groups.mixing or groups.kernel != 1:
+        return False
+    whole = _tile_of_channels(groups, is_channels_last(call.x))[1] >= groups.unit
+    few = generator.normalisation != "softmax" or call.window.size <= _SOFTMAX_TAPS
+    return whole and few and generator.feature.shape[1] <= _DEPTH
+
+
+def generates_backward(call: Call) -> bool:
+    """Whether backward can make it again: on the regular grid, from this window's taps alone, without a static kernel."""
+    assert call.generator is not None
+    simple = call.static is None and call.offsets is None and call.generator.normalisation != "softmax"
+    return simple and generates_forward(call)
+
+
+def generates(call: Call) -> bool:
+    """Whether making this call's kernel in both passes is planned to be faster than to keep it.
+
+    Backward makes it tap by tap without the matrix units: as in the compiled backend, at most twice the work in which it is used.
+    """
+    assert call.generator is not None
+    used = _WORTH_GENERATING * call.window.size * call.x.shape[1]
+    return generates_backward(call) and generating_work(call.generator) <= used
+
+
 def _batch_step(tensor: Tensor) -> int:
     """From image to image; 0 where there is one, whose stride may be any number, and another number another compilation."""
     return 0 if tensor.shape[0] == 1 else tensor.stride(0)
@@ -89,7 +129,8 @@ def is_one(values: Tensor | None, window: Window) -> bool:
 def groups_of(call: Call) -> Groups:
     """The channel groups of a call."""
     channels, static = call.x.shape[1], call.static
-    of_kernel = channels // call.dynamic_shape()[1] if call.dynamic is not None or call.heads else 0
+    made = call.dynamic is not None or call.generator is not None or call.heads
+    of_kernel = channels // call.dynamic_shape()[1] if made else 0
     of_offsets = channels // call.offsets.shape[1] if call.offsets is not None else 0
     of_mixing = static.shape[1] if static is not None and static.shape[:2] != (channels, 1) else 0
     unit = gcd(channels, of_kernel, of_offsets, of_mixing)
@@ -104,6 +145,7 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
     tile_units, tile_unit = _tile_of_channels(groups, channels_last)
     tile_positions = _tile_of_positions(x, tile_units * tile_unit, mixing)
     chunks = -(-groups.unit // tile_unit)
+    depth = 0 if call.generator is None else call.generator.feature.shape[1]
     return Plan(
         channels_last=channels_last,
         aggregation=call.aggregation,
@@ -117,8 +159,11 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         dilation_y=window.dilation[0],
         dilation_x=window.dilation[1],
         moved=call.offsets is not None,
-        dynamic=call.dynamic is not None,
-        together=call.dynamic is not None and call.dynamic.stride(-3) == 1,
+        dynamic=call.dynamic is not None or call.generator is not None,
+        together=call.generator is not None or (call.dynamic is not None and call.dynamic.stride(-3) == 1),
+        depth=depth,
+        tile_depth=max(_power(depth), _LEAST),
+        normalisation="none" if call.generator is None else call.generator.normalisation,
         static="none" if call.static is None else "mixing" if mixing else "each",
         units=groups.units,
         unit=groups.unit,
@@ -173,7 +218,8 @@ def _power(size: int) -> int:
 
 def _largest_span(call: Call, gradient: Tensor | None) -> Any:
     """Elements between the first and the last address of one image, of whatever is read or written."""
-    read = [tensor for tensor in (call.x, call.dynamic, call.offsets, gradient) if tensor is not None]
+    feature = None if call.generator is None else call.generator.feature
+    read = [tensor for tensor in (call.x, call.dynamic, feature, call.offsets, gradient) if tensor is not None]
     written = [call.output_shape(), *(tensor.shape for tensor in read)]
     if call.heads:
         written.append(call.dynamic_shape())

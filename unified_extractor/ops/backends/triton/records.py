@@ -39,6 +39,19 @@ class Field(NamedTuple):
     column: int
 
 
+class Map(NamedTuple):
+    """What makes a dynamic kernel, in the place of its field: the feature ``[B, R, Ho, Wo]``, and the linear map, scale included."""
+
+    data: Tensor | None
+    batch: int
+    channel: int
+    row: int
+    column: int
+    weight: Tensor
+    """``[G*K, R]``."""
+    bias: Tensor | None
+
+
 class Sizes(NamedTuple):
     """Pixels."""
 
@@ -74,9 +87,15 @@ class Plan(NamedTuple):
     moved: bool
     """There are offsets."""
     dynamic: bool
-    """There is a dynamic kernel."""
+    """There is a dynamic kernel, in memory or generated."""
     together: bool
     """Its taps are neighbours in memory."""
+    depth: int
+    """Channels of the feature that the dynamic kernel is generated from; 0: it lies in memory."""
+    tile_depth: int
+    """The same, filled up to a power of two."""
+    normalisation: str
+    """Of a generated kernel: none or sigmoid; softmax over at most sixteen taps."""
     static: str
     """none, each (one weight a channel and tap) or mixing."""
     units: int

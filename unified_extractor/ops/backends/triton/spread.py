@@ -19,12 +19,12 @@ from unified_extractor.ops.backends.triton.tiles import (
     channels_of,
     of_image,
     program,
-    weighted,
     wide,
     write_at_windows,
     zeros,
 )
 from unified_extractor.ops.backends.triton.tuning import tuned
+from unified_extractor.ops.backends.triton.weights import weighted
 
 
 class Pixels(NamedTuple):

@@ -139,26 +139,6 @@ def sum_over_positions(tile, plan):
 
 
 @triton.jit
-def matrix(tile, plan):
-    """A tile as ``[P, U*N]``."""
-    if plan.channels_last:
-        result = tl.reshape(tile, [tile.shape[0], tile.shape[1] * tile.shape[2]])
-    else:
-        result = tl.trans(tl.reshape(tile, [tile.shape[0] * tile.shape[1], tile.shape[2]]))
-    return result
-
-
-@triton.jit
-def tile_of(matrix, plan):
-    """The inverse of :func:`matrix`."""
-    if plan.channels_last:
-        result = tl.reshape(matrix, [matrix.shape[0], plan.tile_units, plan.tile_unit])
-    else:
-        result = tl.reshape(tl.trans(matrix), [plan.tile_units, plan.tile_unit, matrix.shape[0]])
-    return result
-
-
-@triton.jit
 def of_image(image, batch):
     """Where an image of the batch begins, if there are any."""
     return batch if image.data is None else image.data + batch * image.batch
@@ -247,10 +227,3 @@ def weighed(value, kernel, static, tap, channels, plan):
     elif plan.static == "each":
         value = value * static_weights(static, tap, channels, plan)
     return value
-
-
-@triton.jit
-def weighted(value, static, dynamic, start, part, tap, static_tap, windows, channels, plan):
-    """The same, with the dynamic kernel's weights read from memory."""
-    kernel = field(dynamic, start, part, tap, windows, channels, plan.kernel_units, plan) if plan.dynamic else 1.0
-    return weighed(value, kernel, static, static_tap, channels, plan)

@@ -23,6 +23,9 @@ def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
     """Zero what a kernel adds to, before each of its runs."""
     if arguments.get("X"):
         arguments["of_x"].data.zero_()
+    if "shares" in arguments:
+        arguments["of_weight"].zero_()
+        arguments["of_bias"].zero_()
 
 
 _OPTIONS = ("num_warps", "num_stages", "maxnreg")
@@ -48,9 +51,16 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
 
 
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
-    """The configurations that serve a plan: eight taps at once must be neighbours; other than Triton's three stages: matrix products."""
+    """The configurations that serve a plan: eight taps at once must be neighbours; other than Triton's three stages: matrix products.
+
+    A generated kernel comes in eights, too, and where no matrix units make it, in float32 and float64, from the smallest tiles.
+    """
+    generated = _plain(plan.depth) > 0
     eights = _plain(plan.together) and not _plain(plan.moved) and _plain(plan.taps) >= 8
-    found = [config for config in configs if eights or config.kwargs.get("TAPS") != 8]
+    taps = {8} if eights and generated else {1, 8} if eights else {1}
+    found = [config for config in configs if config.kwargs.get("TAPS", 1) in taps or "TAPS" not in config.kwargs]
+    if generated and _plain(plan.dtype) not in ("bfloat16", "float16"):
+        found = [config for config in found if config.kwargs.get("SCALE", 1) == 1]
     mixing = _plain(plan.static) == "mixing"
     return [config for config in found if (config.num_stages != 3) == mixing] or found
 

@@ -1,0 +1,126 @@
+"""Kernels made in registers by the Triton backend, on a GPU or else in Triton's interpreter, which is slow: everything is tiny here."""
+
+from functools import partial
+
+import pytest
+import torch
+
+import unified_extractor as ux
+from tests.comparing import assert_same, values_and_gradients
+from tests.generators import in_two_steps, random_generating_call, with_generator
+from tests.made_calls import made_call
+from tests.random_calls import random_call, relayout
+from unified_extractor.ops import checks
+from unified_extractor.ops.generation import Generator
+from unified_extractor.ops.operators import Call
+
+if reason := ux.backends()["triton"]:
+    pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
+from tests.ops.test_triton import is_short, on_device, poisoned_memory  # noqa: F401  (a fixture)
+from unified_extractor.ops.backends.triton import launch, planning
+
+HALVES = {"channels": 8, "kernels": 4, "kernel_size": 3, "size": (3, 4), "batch": 2, "depth": 3}
+CASES = {
+    "eight taps and one": HALVES,
+    "fewer than eight taps": HALVES | {"kernel_size": 2},
+    "sixteen taps": HALVES | {"kernel_size": 4, "padding": 2, "batch": 1},
+    "a deep feature": HALVES | {"depth": 20, "batch": 1},
+    "channels that fill no tile": HALVES | {"channels": 15, "kernels": 5, "batch": 1},
+    "one group, several tiles of positions": HALVES | {"channels": 16, "kernels": 1, "size": (7, 6), "batch": 1},
+    "stride 2, dilation 2": HALVES | {"stride": 2, "dilation": 2, "padding": 2, "size": (5, 4)},
+    "moved": HALVES | {"moved": 2, "batch": 1},
+    "depthwise": HALVES | {"static": (8, 1), "batch": 1},
+    "residual": HALVES | {"static": (8, 1), "combine": "residual", "batch": 1},
+}
+
+
+def call_of(case, normalisation="none", dtype=torch.float64, *, channels_last=False, **options):
+    """As of `generate_and_extract`."""
+    made = dict(CASES[case])
+    depth = made.pop("depth")
+    call = with_generator(made_call(**made, dtype=dtype), depth=depth, normalisation=normalisation, scale=0.7, **options)
+    if channels_last:
+        call |= {name: relayout(call[name], "channels_last") for name in ("x", "feature")}
+    return call
+
+
+def fused(**call):
+    return ux.generate_and_extract(**call, backend="triton", fused=True).cpu()
+
+
+def ours(call, seed=0):
+    return {name: value.cpu() for name, value in values_and_gradients(fused, on_device(call), seed).items()}
+
+
+def as_call(call):
+    """As the backend sees it."""
+    names = ("kernel_size", "stride", "padding", "dilation")
+    window = checks.window(call["x"], *(call.get(name, 1) for name in names))
+    generator = Generator(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalisation")))
+    options = (call.get("aggregation", "gather"), call.get("combine", "multiply"))
+    return Call(call["x"], call.get("static_kernel"), None, call.get("offsets"), window, *options, generator=generator)
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
+@pytest.mark.parametrize("normalisation", ["none", "softmax", "sigmoid"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_kernel_made_in_registers_equals_the_reference(case, normalisation, channels_last, poisoned_memory):  # noqa: F811
+    call = call_of(case, normalisation, channels_last=channels_last)
+    assert planning.generates_forward(as_call(call))
+    plain = case not in ("moved", "depthwise", "residual") and normalisation != "softmax"
+    assert planning.generates_backward(as_call(call)) == plain
+    assert_same(ours(call), values_and_gradients(in_two_steps, call))
+
+
+@pytest.mark.parametrize("seed", [seed for seed in range(20_000, 20_060) if is_short(random_call(seed))])
+def test_random_calls_equal_the_reference(seed, poisoned_memory):  # noqa: F811
+    """What does not fit is made before, in either pass."""
+    call = random_generating_call(seed, random_call(seed))
+    if call is not None:
+        assert_same(ours(call, seed), values_and_gradients(in_two_steps, call, seed))
+
+
+@pytest.mark.parametrize("wanted", ["x", "feature", "head_weight", "head_bias"])
+def test_each_gradient_alone_equals_all(wanted):
+    call = call_of("eight taps and one", "sigmoid")
+    expected = values_and_gradients(in_two_steps, call)[wanted]
+    moved = on_device(call)
+    leaf = moved[wanted] = moved[wanted].requires_grad_()
+    y = fused(**moved)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.grad(y, leaf, cotangent)[0].cpu(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_precise_as_in_two_steps(dtype):
+    call = call_of("a deep feature", dtype=dtype, channels_last=True)
+    double = {name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()}
+    exact = values_and_gradients(in_two_steps, double)
+    plain = values_and_gradients(partial(in_two_steps, backend="eager"), call)
+    for name, found in ours(call).items():
+        assert found.dtype == dtype
+        wrong, allowed = ((results - exact[name]).square().mean().sqrt() for results in (found, plain[name]))
+        assert wrong <= 2 * allowed, f"{name}: error {wrong:.3g}, in two steps {allowed:.3g}"
+
+
+def test_shares_of_several_tiles_add_up(monkeypatch):
+    """A program of several tiles, of several images, and one that has none."""
+    monkeypatch.setattr(launch, "_MAP_SHARES", 2)
+    call = call_of("one group, several tiles of positions") | {}
+    call |= {name: torch.cat([call[name], 2 * call[name], -call[name]]) for name in ("x", "feature")}
+    assert_same(ours(call), values_and_gradients(in_two_steps, call))
+
+
+def test_what_is_too_large_for_registers_is_made_before():
+    deep = call_of("eight taps and one")
+    deep |= {"feature": torch.zeros(2, 65, 3, 4), "head_weight": torch.zeros(36, 65)}
+    assert not planning.generates_forward(as_call(deep))
+    many = with_generator(made_call(channels=4, kernels=2, kernel_size=5, padding=2), depth=2, normalisation="softmax")
+    assert not planning.generates_forward(as_call(many))
+    assert planning.generates_forward(as_call(many | {"normalisation": "none"}))
+
+
+def test_it_is_chosen_where_planned_to_be_faster():
+    for depth, chosen in ((16, True), (32, True), (33, False)):
+        call = with_generator(made_call(channels=32, kernels=2, kernel_size=7, padding=3, size=(3, 3)), depth=depth)
+        assert planning.generates(as_call(call)) == chosen
