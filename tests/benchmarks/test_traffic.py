@@ -3,8 +3,20 @@
 import pytest
 import torch
 
-from unified_extractor.benchmarks.traffic import H200, Limits, Work, backward_bytes, forward_bytes, kernels, limits, traffic
+from unified_extractor.benchmarks.traffic import (
+    H200,
+    Limits,
+    Work,
+    backward_bytes,
+    forward_bytes,
+    kernels,
+    limits,
+    step_bytes,
+    stored_step_bytes,
+    traffic,
+)
 from unified_extractor.ops import checks
+from unified_extractor.ops.generation import Generator
 from unified_extractor.ops.operators import Call
 
 
@@ -15,6 +27,12 @@ def meta(*shape, dtype=torch.bfloat16):
 def involution(dtype=torch.bfloat16):
     x = meta(2, 32, 8, 8, dtype=dtype)
     return Call(x, None, meta(2, 2, 49, 8, 8, dtype=dtype), None, checks.window(x, 7, 1, 3, 1), "gather")
+
+
+def generated(dtype=torch.bfloat16):
+    call = involution(dtype)
+    generator = Generator(meta(2, 8, 8, 8, dtype=dtype), meta(98, 8, dtype=dtype), meta(98, dtype=dtype), 1.0, "none")
+    return call._replace(dynamic=None, generator=generator)
 
 
 def outlook():
@@ -30,6 +48,8 @@ def deformable(static=None):
 X, KERNEL = 2 * 2 * 32 * 64, 2 * 2 * 2 * 49 * 64  # bytes of an image, of an involution's kernel
 FOLDING = 2 * 2 * 2 * 81 * 16
 MASKS = 2 * 2 * 2 * 9 * 64
+FEATURE, MAP = 2 * 2 * 8 * 64, 2 * (98 * 8 + 98)
+MAKING = 2 * 98 * 8 * 64  # multiply-adds of two images' kernels
 READS = 2 * 32 * 9 * 64  # values that 3x3 taps read
 
 
@@ -40,6 +60,9 @@ READS = 2 * 32 * 9 * 64  # values that 3x3 taps read
         ("spread gradient", involution(), Work(X + KERNEL + X, 2 * 32 * 49 * 64)),
         ("kernel_gradient", involution(), Work(X + X + KERNEL, 2 * 32 * 49 * 64)),
         ("gather", involution(torch.float32), Work(2 * (X + KERNEL + X), 2 * 32 * 49 * 64)),
+        ("gather", generated(), Work(X + FEATURE + MAP + X, 2 * 32 * 49 * 64, MAKING)),
+        ("spread gradient", generated(), Work(X + FEATURE + MAP + X, 2 * 32 * 49 * 64 + MAKING)),
+        ("map_gradient", generated(), Work(X + X + 2 * (FEATURE + MAP), 2 * 32 * 49 * 64, 2 * MAKING)),
         ("spread", outlook(), Work(X + FOLDING + X, 2 * 32 * 81 * 16)),
         ("spread gradient", outlook(), Work(X + FOLDING + X, 2 * 32 * 81 * 16)),
         ("backward", outlook(), Work(X + X + FOLDING, 2 * 32 * 81 * 16)),
@@ -69,9 +92,18 @@ def test_traffic_is_what_a_hand_counts(kernel, call, expected):
 
 def test_the_kernels_of_a_call_are_those_that_run():
     assert kernels(involution()) == ["gather", "spread gradient", "kernel_gradient"]
+    assert kernels(generated()) == ["gather", "spread gradient", "map_gradient"]
     assert kernels(outlook()) == ["spread", "spread gradient", "backward"]
     assert kernels(deformable()) == ["gather", "backward", "collect"]
     assert kernels(deformable(meta(48, 32, 3, 3))) == ["mix", "mixing_gradient", "backward", "collect"]
+
+
+def test_a_stored_kernel_is_written_once_and_its_gradient_read_twice():
+    made = (X + FEATURE + MAP + X) * 2 + X + X + 2 * (FEATURE + MAP)
+    assert step_bytes(generated()) == made
+    operator = 3 * (X + KERNEL + X)
+    products = (FEATURE + MAP + KERNEL) + (KERNEL + 2 * 98 * 8 + FEATURE) + (KERNEL + FEATURE + MAP)
+    assert stored_step_bytes(generated()) == operator + products
 
 
 def test_a_limit_is_the_slower_of_bandwidth_and_arithmetic():

@@ -16,7 +16,7 @@ from tests.made_calls import made_call
 from tests.ops.test_compiled import BLOCKS, poisoned_memory  # noqa: F401  (a fixture)
 from tests.random_calls import random_call
 from unified_extractor.analysis import kept_bytes
-from unified_extractor.ops import checks, dispatch
+from unified_extractor.ops import checks
 from unified_extractor.ops.operators import numbers
 
 STORING = ("reference", "eager")
@@ -27,9 +27,9 @@ GENERATED = {name: case for name, case in BLOCKS.items() if case.get("kernels") 
 def made(request, monkeypatch):
     """Where the compiled backend makes a kernel that is not kept: in its loops, or by a matrix product, once in each pass."""
     pytest.importorskip("numba")
-    from unified_extractor.ops.backends import compiled
+    from unified_extractor.ops.backends.compiled import maps
 
-    monkeypatch.setattr(compiled, "_WORTH_GENERATING", {"on the way": 1e9, "before": 0}[request.param])
+    monkeypatch.setattr(maps, "_WORTH_GENERATING", {"on the way": 1e9, "before": 0}[request.param])
     return request.param
 
 
@@ -259,9 +259,11 @@ def test_wrong_calls_are_refused_by_name_and_value(changed, patterns):
 
 def test_the_backend_is_asked_what_is_faster(monkeypatch):
     """Nothing asked for: fused where the backend says so."""
-    compiled = pytest.importorskip("numba") and dispatch.choose("compiled", X, 0)
+    pytest.importorskip("numba")
+    from unified_extractor.ops.backends.compiled import maps
+
     call = with_generator(made_call(channels=64, kernels=4, kernel_size=7, padding=3, size=(9, 9), dtype=torch.float32), depth=16)
     leaves = [call[name].requires_grad_() for name in LEAVES]
     for worth, kernel in ((0, 64 // 16 * 49 * 81 * 4), (1e9, 0)):
-        monkeypatch.setattr(compiled, "_WORTH_GENERATING", worth)
+        monkeypatch.setattr(maps, "_WORTH_GENERATING", worth)
         assert kept_bytes(lambda: ux.generate_and_extract(**call), *leaves) == kernel

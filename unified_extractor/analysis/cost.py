@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from unified_extractor.analysis.elementwise import counting_elementwise
-from unified_extractor.analysis.memory import peak_bytes
+from unified_extractor.analysis.memory import kept_bytes, peak_bytes
 from unified_extractor.analysis.modules import evaluating, extractors
 from unified_extractor.ops.counting import multiply_adds
 from unified_extractor.ops.geometry import Window
@@ -50,21 +51,32 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
     Raises:
         ValueError, TypeError: an input shape of another rank, or one the module refuses.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch module, got {type(module).__name__}")
-    if (
-        not isinstance(input_shape, tuple | list)
-        or len(input_shape) not in (3, 4)
-        or any(not isinstance(size, int) or size < 1 for size in input_shape)
-    ):
-        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W), positive ints, got {_shown(input_shape)}")
-    shape = (1, *input_shape) if len(input_shape) == 3 else tuple(input_shape)
+    shape = _batched(module, input_shape)
     parameters = _parameters_by_part(module)
     with evaluating(module):
         with counting_elementwise(module) as elementwise:
             products = _multiply_adds_by_part(module, shape)
         peak = _peak_activation_bytes(module, shape)
     return Cost(sum(parameters.values()), sum(products.values()), elementwise.total, peak, parameters, products)
+
+
+def kept_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Bytes that autograd keeps of a float32 forward pass on the CPU until its backward, beyond input, parameters and buffers.
+
+    The module is taken in its own mode, train or eval; nothing is computed.
+
+    Args:
+        module: a network or layer; it is not changed.
+        input_shape: ``(C, H, W)`` for one image or ``(B, C, H, W)``.
+
+    Raises:
+        ValueError, TypeError: as :func:`cost`.
+    """
+    shape = _batched(module, input_shape)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        state = _state(module, "cpu")
+        x = torch.empty(shape)
+        return kept_bytes(lambda: torch.func.functional_call(module, state, (x,)), x, *state.values())
 
 
 def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, out_channels: int) -> int:
@@ -85,6 +97,19 @@ def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, o
     results = 0 if dynamic.source == "none" else window.size if spec.aggregation == "fold" else 1
     moved = spec.offsets.kind == "learned"
     return multiply_adds(window, channels, static_outputs=static_outputs, results=results, moved=moved)
+
+
+def _batched(module: Any, input_shape: Any) -> tuple[int, ...]:
+    """The input's shape with its batch, both arguments checked."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch module, got {type(module).__name__}")
+    if (
+        not isinstance(input_shape, tuple | list)
+        or len(input_shape) not in (3, 4)
+        or any(not isinstance(size, int) or size < 1 for size in input_shape)
+    ):
+        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W), positive ints, got {_shown(input_shape)}")
+    return (1, *input_shape) if len(input_shape) == 3 else tuple(input_shape)
 
 
 def _shown(value: Any) -> str:
@@ -155,7 +180,7 @@ def _operator_hook(counts: "Counter[str]") -> Any:
 
 def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:
     x = torch.empty(shape, device="meta", requires_grad=True)
-    state = _meta_state(module)
+    state = _state(module, "meta")
 
     def forward_and_backward() -> None:
         torch.func.functional_call(module, state, (x,)).sum().backward()
@@ -164,15 +189,15 @@ def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def _on_meta(module: nn.Module, shape: tuple[int, ...]) -> None:
-    torch.func.functional_call(module, _meta_state(module), (torch.empty(shape, device="meta"),))
+    torch.func.functional_call(module, _state(module, "meta"), (torch.empty(shape, device="meta"),))
 
 
-def _meta_state(module: nn.Module) -> dict[str, Tensor]:
+def _state(module: nn.Module, device: str) -> dict[str, Tensor]:
     """Parameters and buffers of the module as shapes alone."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {
-        name: torch.empty_like(
-            value, device="meta", dtype=torch.float32 if value.is_floating_point() else value.dtype
+        name: torch.empty(
+            value.shape, device=device, dtype=torch.float32 if value.is_floating_point() else value.dtype
         ).requires_grad_(value.requires_grad)
         for name, value in state.items()
     }

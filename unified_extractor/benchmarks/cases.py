@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from unified_extractor import presets
+from unified_extractor.analysis.modules import extractors
 from unified_extractor.benchmarks.rivals import (
     grid_sample_matmul,
     grid_sample_multiply_sum,
@@ -22,7 +24,8 @@ from unified_extractor.benchmarks.rivals import (
 from unified_extractor.models import rednet26
 from unified_extractor.ops import checks
 from unified_extractor.ops.composed import compose_fold
-from unified_extractor.ops.functional import extract
+from unified_extractor.ops.functional import extract, generate_and_extract
+from unified_extractor.ops.generation import Generator
 from unified_extractor.ops.operators import Call
 
 OURS = "unified_extractor"
@@ -111,6 +114,29 @@ def involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU)
     return case
 
 
+def generated_involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU) -> Case:
+    """The same with the linear map that generates the kernel from a quarter of the channels, and the kernel never stored."""
+    x, feature = setting.leaf(batch, channels, size, size), setting.leaf(batch, channels // 4, size, size)
+    rows = channels // 16 * 49
+    weight = setting.tensor(rows, channels // 4, 1, 1).flatten(1).div_((channels // 4) ** 0.5).requires_grad_()
+    bias = setting.tensor(rows, 1, 1, 1).flatten().requires_grad_()
+
+    def call(x: Tensor, feature: Tensor, weight: Tensor, bias: Tensor) -> Call:
+        generator = Generator(feature, weight, bias, 1.0, "none")
+        return Call(x, None, None, None, checks.window(x, 7, 1, 3, 1), "gather", generator=generator)
+
+    def unfold(x: Tensor, feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        kernel = F.conv2d(feature, weight[:, :, None, None], bias)
+        return unfold_multiply_sum(x, kernel.unflatten(1, (-1, 49)), 7)
+
+    def stored(*leaves: Tensor) -> Tensor:
+        return _run(call(*leaves), setting.backend, fused=False)
+
+    made, used = batch * rows * channels // 4 * size**2, batch * channels * 49 * size**2
+    work = (made + used, 3 * made + 2 * used)  # backward makes the kernel again
+    return _case(setting, (x, feature, weight, bias), call, {"unfold": unfold, "stored": stored}, work)
+
+
 def deformable_convolution_v2(batch: int = 8, channels: int = 64, size: int = 56, setting: Setting = CPU) -> Case:
     """DCNv2 with one offset group and a mask; offsets of a few pixels."""
     x, static = setting.leaf(batch, channels, size, size), setting.leaf(channels, channels, 3, 3)
@@ -178,7 +204,7 @@ def training_step(batch: int = 8, size: int = 112) -> Case:
     """RedNet-26: forward, cross entropy, backward, SGD."""
     network = rednet26(spec=presets.involution(kernel_size=7))
     images, labels = torch.randn(batch, 3, size, size), torch.randint(1000, (batch,))
-    networks = {OURS: network, "unfold": with_unfold(copy.deepcopy(network))}
+    networks = {OURS: network, "stored": stored(network), "unfold": with_unfold(copy.deepcopy(network))}
 
     def step(network: torch.nn.Module, images: Tensor) -> Callable[[], list[Tensor]]:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.0)  # all the work of a step, and every step the same
@@ -201,6 +227,14 @@ def training_step(batch: int = 8, size: int = 112) -> Case:
     return Case(made, (images, *parameters), torch.float32)
 
 
+def stored(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose layers store every dynamic kernel."""
+    module = copy.deepcopy(module)
+    for layer in extractors(module).values():
+        layer.fused = False
+    return module
+
+
 def _case(
     setting: Setting,
     leaves: Sequence[Tensor],
@@ -213,7 +247,7 @@ def _case(
     gradient = setting.tensor(*asked.output_shape())
     plain, formulation = next(iter(rivals.items()))
     ways: dict[str, Compute] = {
-        OURS: lambda *leaves: _run(call(*leaves), setting.backend),
+        OURS: lambda *leaves: _run(call(*leaves), setting.backend, fused=True if asked.generator else None),
         "eager": lambda *leaves: _run(call(*leaves), "eager"),
         plain: formulation,
     }
@@ -230,20 +264,23 @@ def _case(
     return Case(candidates, (*leaves, gradient), setting.dtype, multiply_adds, asked, plain, exact if half else None)
 
 
-def _run(call: Call, backend: str | None) -> Tensor:
-    window = call.window
-    return extract(
-        call.x,
-        kernel_size=window.kernel_size,
-        static_kernel=call.static,
-        dynamic_kernel=call.dynamic,
-        offsets=call.offsets,
-        stride=window.stride,
-        padding=window.padding,
-        dilation=window.dilation,
-        aggregation="fold" if call.aggregation == "fold" else "gather",
-        backend=backend,
-    )
+def _run(call: Call, backend: str | None, fused: bool | None = None) -> Tensor:
+    window, generator = call.window, call.generator
+    options: dict[str, Any] = {
+        "kernel_size": window.kernel_size,
+        "static_kernel": call.static,
+        "offsets": call.offsets,
+        "stride": window.stride,
+        "padding": window.padding,
+        "dilation": window.dilation,
+        "aggregation": call.aggregation,
+        "backend": backend,
+    }
+    if generator is None:
+        return extract(call.x, dynamic_kernel=call.dynamic, **options)
+    feature, weight, bias, scale, normalisation = generator
+    options |= {"head_weight": weight, "head_bias": bias, "scale": scale, "normalisation": normalisation, "fused": fused}
+    return generate_and_extract(call.x, feature, **options)
 
 
 def _candidate(compute: Compute, leaves: Sequence[Tensor], gradient: Tensor, *, comparable: bool = True) -> Candidate:
@@ -289,6 +326,8 @@ def gpu_cases(batch: int, device: str = "cuda") -> dict[str, Callable[[], Case]]
         "involution 128x28x28": partial(involution, 128, 28, batch),
         "involution 256x14x14": partial(involution, 256, 14, batch),
         "involution 512x7x7": partial(involution, 512, 7, batch),
+        "generated involution 64x56x56": partial(generated_involution, 64, 56, batch),
+        "generated involution 128x28x28": partial(generated_involution, 128, 28, batch),
         "outlook 192x28x28": partial(outlook_attention, batch),
         "DCNv3 64x56x56": partial(deformable_convolution_v4, batch, 64, 56, 4),
         "DCNv3 128x28x28": partial(deformable_convolution_v4, batch, 128, 28, 8),

@@ -1,6 +1,7 @@
-"""Values first, then times and memory: all candidates in one process, taking turns."""
+"""Values first, then times and memory: all candidates in one process, taking turns in changing order."""
 
 import contextlib
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unified_extractor.analysis.memory import kept_bytes
 from unified_extractor.benchmarks.cases import OURS, Case
 from unified_extractor.benchmarks.meters import Meter
 from unified_extractor.benchmarks.traffic import backward_bytes, forward_bytes, tensor_bytes
@@ -27,9 +29,9 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
 
     Returns:
         The name, what each pass must do at least, and for every candidate: milliseconds of forward and of forward plus backward
-        (median, 20th and 80th percentile), the bytes it holds at most beside its inputs, its largest relative difference from ours
-        (in half precision: from the same in float32), and how many times longer than ours it takes. A rival that fails has the
-        reason instead: ``failed``.
+        (median, 20th and 80th percentile), the bytes it holds at most beside its inputs, those that autograd keeps between the
+        passes, its largest relative difference from ours (in half precision: from the same in float32), and how many times longer
+        than ours it takes. A rival that fails has the reason instead: ``failed``.
 
     Raises:
         ValuesDifferError: a difference above :data:`TOLERANCE`, or in half precision ours errs too much.
@@ -39,8 +41,10 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
     forward: dict[str, list[float]] = {rival: [] for rival in case.candidates}
     both: dict[str, list[float]] = {rival: [] for rival in case.candidates}
     peaks: dict[str, int | None] = {}
-    for _ in range(repeats):
-        for rival, candidate in _working(case, failed):
+    kept: dict[str, int] = {}
+    for turn in range(repeats):
+        # in another order every time: what ran before leaves its traces in the caches and in the system's memory
+        for rival, candidate in random.Random(turn).sample(working := _working(case, failed), len(working)):
             with _excused(rival, failed):
                 both[rival].append(meter.milliseconds(candidate.step))
                 with torch.no_grad():
@@ -48,6 +52,7 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
     for rival, candidate in _working(case, failed):
         with _excused(rival, failed):
             peaks[rival] = meter.peak_bytes(candidate.step)
+            kept[rival] = kept_bytes(candidate.forward, *case.inputs)
     ours = np.median(both[OURS])
     rows: dict[str, Any] = {
         rival: {"failed": failed[rival]}
@@ -56,6 +61,7 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
             "forward_ms": _spread(forward[rival]),
             "forward_backward_ms": _spread(both[rival]),
             "peak_bytes": peaks[rival],
+            "kept_bytes": kept[rival],
             "largest_difference": differences[rival],
             "times_ours": round(float(np.median(both[rival]) / ours), 2),
         }

@@ -9,15 +9,22 @@ import pandas as pd
 import torch
 
 from unified_extractor import models, presets
-from unified_extractor.analysis.cost import cost
+from unified_extractor.analysis.cost import cost, kept_activation_bytes
+from unified_extractor.analysis.modules import extractors
 from unified_extractor.analysis.tables import as_markdown
 
 _SHAPE = (3, 224, 224)
 _NOTES = """Parameters and multiply-adds of one image of 224 x 224 pixels with 1000 classes, by `uniex bench models`. *ours* is counted by
 `ux.analysis.cost`: matrix products, convolutions, and the operator by its formula (a fold by its uncomposed one). *elementwise* is
 what RedNet's paper counts besides: 2 a value of a norm, 1 of an activation and of a bias. A figure is *published* in the paper or
-*counted* from the released code; where it says *+ elementwise* it is compared with the sum of both columns.
+*counted* from the released code; where it says *+ elementwise* it is compared with the sum of both columns. *kept MB* is what autograd
+stores of one image in training, on the CPU in float32: every dynamic kernel stored / made where it is used if that is faster / made
+where it is used wherever it can be.
 """
+
+
+_KEPT = {"kept_bytes_stored": False, "kept_bytes": None, "kept_bytes_fused": True}
+"""What autograd keeps of an image, by whether layers make their dynamic kernels where they are used."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,10 @@ def counted(name: str) -> dict[str, Any]:
         network = figures.make()
     ours = cost(network, _SHAPE)
     row = {"network": name, "parameters": ours.parameters, "multiply_adds": ours.multiply_adds, "elementwise": ours.elementwise}
+    for key, fused in _KEPT.items():
+        for layer in extractors(network).values():
+            layer.fused = fused
+        row[key] = kept_activation_bytes(network, _SHAPE)
     return row | {f"figure_{key}": getattr(figures, key) for key in ("parameters", "multiply_adds", "source")}
 
 
@@ -111,6 +122,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                 "figure, G": "" if figure is None else f"{figure:.2f}",
                 "difference": "" if ours is None else f"{ours / figure - 1:+.2%}",
                 "which": row["figure_source"],
+                "kept MB": " / ".join(f"{row[key] / 1e6:.1f}" for key in _KEPT),
             }
         )
     return f"# What the networks cost\n\n{_NOTES}\n{as_markdown(pd.DataFrame(table))}\n"

@@ -8,7 +8,7 @@ import pandas as pd
 
 from unified_extractor.analysis.tables import as_markdown
 from unified_extractor.benchmarks.cases import OURS, Case
-from unified_extractor.benchmarks.traffic import H200, kernels, limits, traffic
+from unified_extractor.benchmarks.traffic import H200, kernels, limits, step_bytes, stored_step_bytes, traffic
 
 _COLUMNS = (
     "The machine's rates allow a pass no less time than every multiply-add once, its inputs read once and its results written once. "
@@ -69,6 +69,8 @@ def as_table(case: dict[str, Any], floors: dict[str, float]) -> pd.DataFrame:
             "x ours": f"{row['times_ours']:.1f}",
             "peak MB": "-" if peak is None else f"{peak / 1e6:.0f}",
         }
+        if "kept_bytes" in row:
+            text["kept MB"] = f"{row['kept_bytes'] / 1e6:.1f}"
         if floors:
             reached = fractions(row, floors) if difference is not None else {}
             text |= {
@@ -99,6 +101,8 @@ def markdown(result: dict[str, Any]) -> str:
     parts = _cpu_header(result) if "compilation_seconds" in result else _gpu_header(result)
     if any("passes" in case for case in result["cases"]):
         parts.append(_COLUMNS)
+    if any("kept_bytes" in row for case in result["cases"] for row in case["candidates"].values()):
+        parts.append("Kept is what autograd stores between the passes, beside inputs and parameters.\n")
     for case in result["cases"]:
         limit, memory = limit_milliseconds(case, machine), memory_ratio(case)
         facts = [
@@ -169,13 +173,37 @@ def plan_table(cases: dict[str, Callable[[], Case]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plan_markdown(plan: pd.DataFrame, batch: int) -> str:
-    """The table with what its columns mean."""
+def stored_table(cases: dict[str, Callable[[], Case]]) -> pd.DataFrame:
+    """Megabytes of a step with a kernel that is made where it is used, and with the same kernel stored; text."""
+    rows = []
+    for name, make in cases.items():
+        call = make().call
+        if call is not None and call.generator is not None:
+            made, stored = step_bytes(call), stored_step_bytes(call)
+            rows.append(
+                {
+                    "case": name,
+                    "made MB": f"{made / 1e6:.1f}",
+                    "stored MB": f"{stored / 1e6:.1f}",
+                    "stored/made": f"{stored / made:.2f}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def plan_markdown(cases: dict[str, Callable[[], Case]], batch: int) -> str:
+    """The tables with what their columns mean."""
+    plan, stored = plan_table(cases), stored_table(cases)
+    generated = (
+        "\n\nA generated kernel that is made where it is used is never written. What a step, forward and backward, moves at least, beside "
+        "the same step with the kernel stored, whose matrix products write it and read its gradient twice:\n\n"
+        + as_markdown(stored)
+    )
     return (
         f"What each Triton kernel must do at least in one step, batch {batch}, and the microseconds (us) that an {H200.name} needs "
         f"for it at the peaks of its data sheet: {H200.bytes / 1e12} TB/s, {H200.multiply_adds / 1e12} trillion multiply-adds a second "
         f"in float32, {H200.matrix_multiply_adds / 1e12:.0f} in bfloat16 matrix products. Every tensor that a kernel needs is "
         "read once, every result written once, an image's gradient that offsets scatter in float32; a bilinear read counts four "
         "multiply-adds. Partial sums, atomics and reading again count nothing, so these are floors, not predictions. `collect` runs "
-        "only under deterministic algorithms.\n\n" + as_markdown(plan)
+        "only under deterministic algorithms.\n\n" + as_markdown(plan) + (generated if len(stored) else "")
     )

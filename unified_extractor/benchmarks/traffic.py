@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unified_extractor.ops.generation import generating_work
 from unified_extractor.ops.operators import Call
 
 
@@ -75,14 +76,28 @@ def tensor_bytes(tensors: Sequence[Tensor | None]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
+def step_bytes(call: Call) -> int:
+    """Of all kernels of a forward and backward pass."""
+    return sum(traffic(kernel, call).bytes for kernel in kernels(call) if kernel != "collect")
+
+
+def stored_step_bytes(call: Call) -> int:
+    """The same if a generated kernel were stored: the matrix product that makes it, and in backward the two by its gradient."""
+    assert call.generator is not None
+    kernel = torch.empty(call.dynamic_shape(), dtype=call.x.dtype, device="meta")
+    made_from = _made_from(call)
+    products = tensor_bytes([*made_from, kernel]) + tensor_bytes([kernel, kernel, *made_from[:2], *made_from])
+    return step_bytes(call._replace(dynamic=kernel, generator=None)) + products
+
+
 def traffic(kernel: str, call: Call) -> Work:
     """The fewest bytes and multiply-adds of a kernel in a gather or fold; every input's gradient is wanted.
 
     Args:
         kernel: "gather", "spread" (a fold), "mix", "spread gradient" (of x, read on the regular grid), "kernel_gradient" (of the
-            dynamic kernel alone, read on the regular grid), "backward" (of x read at offsets, of offsets and of kernels),
-            "mixing_gradient" (of a static kernel that mixes channels) or "collect" (of x, where "backward" has written columns
-            instead: deterministic algorithms).
+            dynamic kernel alone, read on the regular grid), "map_gradient" (of what a dynamic kernel is generated from),
+            "backward" (of x read at offsets, of offsets and of kernels), "mixing_gradient" (of a static kernel that mixes
+            channels) or "collect" (of x, where "backward" has written columns instead: deterministic algorithms).
         call: its tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
@@ -90,6 +105,8 @@ def traffic(kernel: str, call: Call) -> Work:
 
 def kernels(call: Call) -> list[str]:
     """What runs for a call, forward and then backward; "collect" only under deterministic algorithms."""
+    if call.generator is not None:
+        return ["gather", "spread gradient", "map_gradient"]
     mixing, moved = _mixes(call), call.offsets is not None
     forward = "spread" if call.aggregation == "fold" else "mix" if mixing else "gather"
     products = call.static is None and not moved and call.aggregation == "gather"
@@ -118,7 +135,7 @@ def _values(call: Call) -> int:
 
 def _weighted(call: Call) -> int:
     """Multiply-adds of every value with its weights, for every result; in a matrix product the static kernel's are counted there."""
-    weights = (call.dynamic is not None) + (call.static is not None and not _mixes(call))
+    weights = (call.dynamic is not None or call.generator is not None) + (call.static is not None and not _mixes(call))
     return _values(call) * (call.window.size if call.aggregation == "fold" else 1) * (weights or (0 if _mixes(call) else 1))
 
 
@@ -136,7 +153,17 @@ def _read(call: Call) -> int:
 
 
 def _inputs(call: Call) -> int:
-    return tensor_bytes([call.x, call.static, call.dynamic, call.offsets])
+    return tensor_bytes([call.x, call.static, call.dynamic, call.offsets, *_made_from(call)])
+
+
+def _made_from(call: Call) -> Sequence[Tensor | None]:
+    """What the dynamic kernel is generated from."""
+    return () if call.generator is None else call.generator[:3]
+
+
+def _generating(call: Call) -> int:
+    """Multiply-adds of making a generated kernel once."""
+    return 0 if call.generator is None else call.x.shape[0] * prod(call.window.output) * generating_work(call.generator)
 
 
 def _output(call: Call) -> int:
@@ -146,12 +173,18 @@ def _output(call: Call) -> int:
 def _forward(call: Call) -> Work:
     """Of gather, mix and the fold's spread, which reads anew for every result."""
     reads = _read(call) * (call.window.size if call.aggregation == "fold" else 1)
-    return Work(_inputs(call) + _output(call), reads + _weighted(call), _matrix(call))
+    return Work(_inputs(call) + _output(call), reads + _weighted(call), _matrix(call) + _generating(call))
 
 
 def _spread_gradient(call: Call) -> Work:
-    moved = _output(call) + tensor_bytes([call.static, call.dynamic, call.x])
-    return Work(moved, _weighted(call), _matrix(call))
+    moved = _output(call) + tensor_bytes([call.static, call.dynamic, call.x, *_made_from(call)])
+    return Work(moved, _weighted(call) + _generating(call), _matrix(call))
+
+
+def _map_gradient(call: Call) -> Work:
+    """The kernel's gradient, never written, times the map and times the feature."""
+    moved = _output(call) + _inputs(call) + tensor_bytes(_made_from(call))
+    return Work(moved, _values(call), 2 * _generating(call))
 
 
 def _mixing_gradient(call: Call) -> Work:
@@ -192,6 +225,7 @@ _TRAFFIC: dict[str, Callable[[Call], Work]] = {
     "spread gradient": _spread_gradient,
     "mixing_gradient": _mixing_gradient,
     "kernel_gradient": _backward,
+    "map_gradient": _map_gradient,
     "backward": _backward,
     "collect": _collect,
 }

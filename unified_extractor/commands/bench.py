@@ -14,9 +14,16 @@ from rich.table import Table
 
 from unified_extractor.benchmarks import compilation, models, train
 from unified_extractor.benchmarks.cases import CPU_CASES, OURS, Case, gpu_cases
+from unified_extractor.benchmarks.fused import FUSED_CASES
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
 from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter, Meter, without_gpu
-from unified_extractor.benchmarks.report import as_table, limit_milliseconds, markdown, pass_floors, plan_markdown, plan_table
+from unified_extractor.benchmarks.report import (
+    as_table,
+    limit_milliseconds,
+    markdown,
+    pass_floors,
+    plan_markdown,
+)
 
 NOT_YET = "# How fast the operator is on a GPU\n\n*not yet run on a GPU*: no time in this file has been measured.\n\n"
 
@@ -42,14 +49,15 @@ def main(arguments: Sequence[str]) -> int:
     output = given.output or (None if given.plan else Path(f"bench-{given.device}.json"))
     if output is not None:
         _check_output(output, parser, table_alone=given.plan)
-    every = CPU_CASES if given.device == "cpu" else gpu_cases(given.batch, "meta" if given.plan else "cuda")
+    of_device = {"cpu": lambda: CPU_CASES, "fused": lambda: FUSED_CASES}
+    every = of_device.get(given.device, lambda: gpu_cases(given.batch, "meta" if given.plan else "cuda"))()
     chosen = {name: every[name] for name in _chosen(every, given.only, parser)}
     try:
         if given.plan:
             _plan(chosen, given.batch, output)
             return 0
         assert output is not None
-        if given.device == "cpu":
+        if given.device in of_device:
             torch.set_num_threads(given.threads)
             _measure(chosen, CpuMeter(), given.repeats, output, {"compilation_seconds": compilation.seconds()})
         else:
@@ -65,12 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside what a user would otherwise run.")
     parser.add_argument(
         "device",
-        choices=["cpu", "gpu", "models", "train"],
-        help="where to measure; models: count what the networks cost, measure nothing; train: how fast images come to a network",
+        choices=["cpu", "gpu", "fused", "models", "train"],
+        help="where to measure; fused: layers on the CPU whose kernel is made where it is used, beside the same that store it; "
+        "models: count what the networks cost, measure nothing; train: how fast images come to a network",
     )
     parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
-    parser.add_argument("--threads", type=int, default=2, help="cpu: threads of torch (default 2)")
+    parser.add_argument("--threads", type=int, default=2, help="cpu, fused: threads of torch (default 2)")
     parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
     parser.add_argument(
@@ -137,7 +146,7 @@ def _measure(cases: dict[str, Callable[[], Case]], meter: Meter, repeats: int, o
 
 
 def _plan(cases: dict[str, Callable[[], Case]], batch: int, output: Path | None) -> None:
-    text = NOT_YET + plan_markdown(plan_table(cases), batch)
+    text = NOT_YET + plan_markdown(cases, batch)
     print(text)
     if output is not None:
         output.with_suffix(".md").write_text(text)

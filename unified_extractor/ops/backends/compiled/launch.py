@@ -33,7 +33,7 @@ def run(call: Call) -> Tensor:
         call = with_kernel(call)
     plan, numbers = _plan(_shapes(call))
     y = new_output(call)
-    inputs = _Inputs(call, plan, numbers, StaticLayout(call.static, call.x, plan).for_forward())
+    inputs = _Inputs(call, plan, numbers, StaticLayout(call.static, call.x, plan).for_forward(), backward=False)
     _share(forward, lambda: Forward(inputs.of_a_thread(plan.space.image_gradient), y), inputs, plan.batch)
     return y
 
@@ -44,7 +44,7 @@ def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
         return gradients_with_kernel(call, gradient, wanted, gradients)
     plan, numbers = _plan(_shapes(call))
     x, static = call.x, StaticLayout(call.static, call.x, plan)
-    inputs, gradient = _Inputs(call, plan, numbers, static.for_backward()), gradient.contiguous()
+    inputs, gradient = _Inputs(call, plan, numbers, static.for_backward(), backward=True), gradient.contiguous()
     images = _images_a_sum(call, wanted)
     partial_sums = -(-plan.batch // images)
     of_static = static.new_sums(partial_sums) if wanted.static else None
@@ -93,11 +93,11 @@ def _images_a_sum(call: Call, wanted: Wanted) -> int:
 class _Inputs:
     """What the threads of a call share. Kernels get addresses only, so it must live as long as they run."""
 
-    def __init__(self, call: Call, plan: Plan, numbers: np.ndarray, static: Tensor) -> None:
+    def __init__(self, call: Call, plan: Plan, numbers: np.ndarray, static: Tensor, *, backward: bool) -> None:
         self.plan, self.numbers = plan, numbers
         self.x, self.static = call.x.contiguous(), static.contiguous()
         self.dynamic, self.offsets = (None if t is None else t.contiguous() for t in (call.dynamic, call.offsets))
-        self.map = map_of(call.generator, plan)
+        self.map = map_of(call.generator, plan, backward=backward)
 
     def of_a_thread(self, space: int) -> Inputs:
         """With buffers of its own, ``space`` numbers."""

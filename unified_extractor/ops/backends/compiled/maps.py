@@ -3,6 +3,10 @@
 B batch, R channels of the feature, G kernel groups, P positions, T positions in a tile.
 """
 
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unified_extractor.ops.backends.compiled.generating import Map, MapGradients
@@ -29,20 +33,27 @@ def generates(call: Call) -> bool:
     return generating_work(call.generator) <= _WORTH_GENERATING * used
 
 
-def map_of(generator: Generator | None, plan: Plan) -> Map:
-    """The linear map with its scale, in whole blocks of L; without a generator there is none."""
+def map_of(generator: Generator | None, plan: Plan, *, backward: bool) -> Map:
+    """The linear map with its scale, in whole blocks of L, as a pass takes it; without a generator there is none."""
     if generator is None:
         return _NOTHING
-    groups, generated, feature, lanes = plan.dynamic.groups, plan.generated, generator.feature.contiguous(), int(plan.tile[1])
-    weight = generator.weight.detach().unflatten(0, (groups, -1))
-    forward = feature.new_zeros(groups, generated.depth, generated.columns)
-    backward = feature.new_zeros(groups, generated.rows, generated.width)
-    bias = feature.new_zeros(groups, generated.columns)
-    forward[:, :, : generated.rows] = generator.scale * weight.transpose(1, 2)
-    backward[:, :, : generated.depth] = generator.scale * weight
-    if generator.bias is not None:
-        bias[:, : generated.rows] = generator.scale * generator.bias.detach().unflatten(0, (groups, -1))
-    return Map(feature, _panels(forward, lanes), _panels(backward, lanes), bias)
+    generated, lanes = plan.generated, int(plan.tile[1])
+    weight, bias = ((None if t is None else t.detach().view(plan.dynamic.groups, generated.rows, -1)) for t in generator[1:3])
+    assert weight is not None
+    if generator.scale != 1:
+        weight, bias = generator.scale * weight, None if bias is None else generator.scale * bias
+    rows = (0, generated.columns - generated.rows)
+    return Map(
+        generator.feature.contiguous(),
+        _panels(F.pad(weight.transpose(1, 2), rows), lanes),
+        _panels(F.pad(weight, (0, generated.width - generated.depth)), lanes) if backward else None,
+        _zeros(plan.dynamic.groups * generated.columns, weight.dtype) if bias is None else F.pad(bias.flatten(1), rows),
+    )
+
+
+@lru_cache(maxsize=64)
+def _zeros(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(size, dtype=dtype)
 
 
 def _panels(matrices: Tensor, lanes: int) -> Tensor:
