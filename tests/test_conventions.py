@@ -42,8 +42,8 @@ def built_with(monkeypatch, **fields):
 
 def made_from(monkeypatch, change):
     """Change what a fused kernel is made from."""
-    original = generators.GeneratedKernel.pointwise
-    monkeypatch.setattr(generators.GeneratedKernel, "pointwise", lambda *arguments: change(original(*arguments)))
+    original = generators.GeneratedKernel.map
+    monkeypatch.setattr(generators.GeneratedKernel, "map", lambda *arguments: change(original(*arguments)))
 
 
 def transposed(generator):

@@ -56,6 +56,21 @@ def results(layer, x):
     return {"y": y.detach(), "x": x.grad} | {name: p.grad.clone() for name, p in layer.named_parameters()}
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_attention_is_the_same_fused_and_stored_and_keeps_no_kernel(stride):
+    spec = presets.local_attention(5, heads=2)
+    layer, x = layer_of(spec, stride), torch.randn(2, CHANNELS, 9, 10, dtype=torch.float64)
+    found, kept = {}, {}
+    for fused in (True, False):
+        layer.fused = fused
+        found[fused] = results(layer, x)
+        leaf = x.clone().requires_grad_()
+        kept[fused] = kept_bytes(lambda leaf=leaf: layer(leaf), *layer.parameters())
+    for key, value in found[False].items():
+        torch.testing.assert_close(found[True][key], value, rtol=1e-10, atol=1e-10)
+    assert kept[False] - kept[True] >= layer.generate(x)[1].nbytes
+
+
 def calls_of(module):
     calls = []
     module.register_forward_hook(lambda *_: calls.append(1))

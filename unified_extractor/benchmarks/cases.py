@@ -278,7 +278,7 @@ def _run(call: Call, backend: str | None, fused: bool | None = None) -> Tensor:
     }
     if generator is None:
         return extract(call.x, dynamic_kernel=call.dynamic, **options)
-    feature, weight, bias, scale, normalisation = generator
+    feature, weight, bias, scale, normalisation, _ = generator
     options |= {"head_weight": weight, "head_bias": bias, "scale": scale, "normalisation": normalisation, "fused": fused}
     return generate_and_extract(call.x, feature, **options)
 

@@ -20,7 +20,6 @@ from unified_extractor.benchmarks.rivals import UnfoldInvolution
 from unified_extractor.layers import UnifiedExtractor2d
 from unified_extractor.spec import ExtractorSpec
 
-
 Rule = Callable[[], AbstractContextManager[None]]
 """Inside it a layer runs."""
 

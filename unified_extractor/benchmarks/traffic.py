@@ -163,7 +163,9 @@ def _made_from(call: Call) -> Sequence[Tensor | None]:
 
 def _generating(call: Call) -> int:
     """Multiply-adds of making a generated kernel once."""
-    return 0 if call.generator is None else call.x.shape[0] * prod(call.window.output) * generating_work(call.generator)
+    return (
+        0 if call.generator is None else call.x.shape[0] * prod(call.window.output) * generating_work(call.generator, call.window)
+    )
 
 
 def _output(call: Call) -> int:

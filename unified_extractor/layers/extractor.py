@@ -11,7 +11,7 @@ from unified_extractor.layers.generators import Feature, GeneratedKernel, Simila
 from unified_extractor.layers.samplers import LearnedOffsets
 from unified_extractor.ops import checks
 from unified_extractor.ops.autograd import autocasts
-from unified_extractor.ops.functional import extract, fuses, generate_and_extract
+from unified_extractor.ops.functional import attend, extract, fuses, generate_and_extract
 from unified_extractor.ops.generation import Generator
 from unified_extractor.ops.geometry import Window, window_shift
 from unified_extractor.ops.operators import Call
@@ -27,8 +27,9 @@ class UnifiedExtractor2d(nn.Module):
         out_channels: O. Differs from C only where a dense static kernel or an output projection mixes channels.
         spec: what to build; see :class:`unified_extractor.ExtractorSpec` and :mod:`unified_extractor.presets`.
         stride: pixels between windows, an int or (y, x). A gather shrinks the map by it, a fold does not.
-        fused: whether a dynamic kernel that is a linear map of each position by itself is made where it is used, instead of being
-            stored for backward. None: where that is faster. True: also where it is slower, to save memory. False: never.
+        fused: whether a dynamic kernel is made where it is used, instead of being stored for backward, if it is a linear map of
+            each position by itself or attention's on the regular grid. None: where that is faster. True: also where it is slower,
+            to save memory. False: never.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling).
@@ -36,7 +37,8 @@ class UnifiedExtractor2d(nn.Module):
     Attributes:
         downsampling: by how much the map shrinks, an int or (y, x): ``stride`` for gather, 1 for fold.
         kernel_groups: G, the dynamic kernels a position; 1 where there is none.
-        fused: as given; it may be changed at any time. The child ``kernel`` is not called, nor are its hooks, where it is fused.
+        fused: as given; it may be changed at any time. Where it is fused, and in attention on the regular grid, the child ``kernel``
+            is not called, nor are its hooks.
 
     Raises:
         ValueError, TypeError: channels that groups do not divide, or an image that does not fit; the message names the rule.
@@ -173,28 +175,33 @@ class UnifiedExtractor2d(nn.Module):
         options: dict[str, Any] = {
             "kernel_size": spec.kernel_size,
             "static_kernel": self.static_kernel,
-            "offsets": offsets,
             "bias": self._inner_bias,
             "stride": self.stride,
-            "padding": spec.padding,
             "dilation": spec.dilation,
             "combine": spec.combine,
-            "aggregation": spec.aggregation,
         }
-        made = self._pointwise(value, feature, offsets, window)
-        if made is None:
+        if spec.dynamic_kernel.source == "similarity" and (products := self._products(x, offsets)) is not None:
+            query, key, position = products
+            options |= {"normalisation": spec.dynamic_kernel.normalisation, "fused": self.fused}
+            return attend(value, query, key, heads=self.kernel_groups, position=position, **options)
+        options |= {"offsets": offsets, "padding": spec.padding, "aggregation": spec.aggregation}
+        if (made := self._map(value, feature, offsets, window)) is None:
             return extract(value, dynamic_kernel=self._dynamic_kernel(x, feature, offsets, window), **options)
-        feature, weight, bias, scale, normalisation = made
-        options |= {"scale": scale, "normalisation": normalisation, "fused": self.fused}
-        return generate_and_extract(value, feature, head_weight=weight, head_bias=bias, **options)
+        options |= {"scale": made.scale, "normalisation": made.normalisation, "fused": self.fused}
+        return generate_and_extract(value, made.feature, head_weight=made.weight, head_bias=made.bias, **options)
 
-    def _pointwise(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Generator | None:
-        """What makes the dynamic kernel, if it is to be made where it is used."""
+    def _products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """What makes a similarity kernel, if it can be made where it is used."""
+        assert isinstance(self.kernel, SimilarityKernel)
+        return self.kernel.products(x, offsets)
+
+    def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Generator | None:
+        """What makes a generated kernel, if it is to be made where it is used."""
         spec = self.spec
         if self.fused is False or feature is None or spec.dynamic_kernel.source != "generated":
             return None
         assert isinstance(self.kernel, GeneratedKernel)
-        made = self.kernel.pointwise(feature, window)
+        made = self.kernel.map(feature, window)
         call = Call(value, self.static_kernel, None, offsets, window, spec.aggregation, spec.combine, generator=made)
         return made if made is not None and fuses(call, self.fused) else None
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import SameConv2d, hidden_layer
 from unified_extractor.ops.functional import similarity
-from unified_extractor.ops.generation import NORMALISATIONS, normalised
-from unified_extractor.ops.generation import Generator as PointwiseGenerator
-from unified_extractor.ops.geometry import Window, displacements, reads_nothing
+from unified_extractor.ops.generation import NORMALISATIONS, inside_alone, normalised
+from unified_extractor.ops.generation import Generator as LinearMap
+from unified_extractor.ops.geometry import Window, displacements
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -112,7 +112,7 @@ class GeneratedKernel(nn.Module):
         values = normalised(values.unflatten(1, self.shape) * self.scale, self.normalisation)
         return with_center(values, self.taps) if self.remove_center else values
 
-    def pointwise(self, feature: Tensor, window: Window) -> PointwiseGenerator | None:
+    def map(self, feature: Tensor, window: Window) -> LinearMap | None:
         """The same as a linear map of each position by itself, where it is one."""
         if (
             isinstance(self.head, SameConv2d)
@@ -123,7 +123,7 @@ class GeneratedKernel(nn.Module):
             return None
         weight, bias = self.head.weight.flatten(1)[: self.channels], self.head.bias
         bias = None if bias is None else bias[: self.channels]
-        return PointwiseGenerator(feature, weight, bias, self.scale, self.normalisation)
+        return LinearMap(feature, weight, bias, self.scale, self.normalisation)
 
 
 class SimilarityKernel(nn.Module):
@@ -146,9 +146,8 @@ class SimilarityKernel(nn.Module):
 
     def forward(self, x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
         """``[B, C, H, W]`` and its offsets to ``[B, G, K, Ho, Wo]``."""
-        queried = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
         values = similarity(
-            self.query(queried) * self.scale,
+            self._scaled_query(x),
             self.key(x),
             self.spec.kernel_size,
             heads=self.groups,
@@ -158,12 +157,16 @@ class SimilarityKernel(nn.Module):
         )
         if self.position is not None:
             values = values + self._bias(self.position, window)
-        if self.spec.dynamic_kernel.normalisation == "softmax":
-            # The lowest finite value, not -inf: a window wholly outside stays finite, and reads zeros anyway.
-            outside = reads_nothing(window, offsets, x.device)
-            outside = outside.repeat_interleave(self.groups // outside.shape[1], 1)
-            values = values.masked_fill(outside, torch.finfo(values.dtype).min)
-        return normalised(values, self.spec.dynamic_kernel.normalisation)
+        normalisation = self.spec.dynamic_kernel.normalisation
+        return normalised(inside_alone(values, window, offsets, normalisation), normalisation)
+
+    def products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Query ``[B, C, Ho, Wo]``, keys ``[B, C, H, W]`` and a bias ``[G, kh, kw]``, where these make the kernel: on the regular grid."""
+        return None if offsets is not None else (self._scaled_query(x), self.key(x), self.position)
+
+    def _scaled_query(self, x: Tensor) -> Tensor:
+        queried = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
+        return self.query(queried) * self.scale
 
     def _bias(self, position: Tensor, window: Window) -> Tensor:
         """One value a displacement: a tap's own, or, where windows shift, that of the true displacement."""

@@ -80,9 +80,29 @@ def extract(
             raise ValueError(f"bias must have shape [O] = [{out_channels}], got {list(bias.shape)}")
 
 
+def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, normalisation: Any, window: Window) -> None:
+    """Check what :func:`unified_extractor.ops.functional.attend` makes its kernel from against the image."""
+    one_of("normalisation", normalisation, NORMALISATIONS)
+    companion("query", query, "[B, E, Ho, Wo]", value)
+    companion("key", key, "[B, E, H, W]", value)
+    if (key.shape[0], *key.shape[2:]) != (value.shape[0], *window.image):
+        raise ValueError(f"key must be an image of the size of value, {list(value.shape)}, got {list(key.shape)}")
+    if query.shape != (*key.shape[:2], *window.output):
+        raise ValueError(f"query must have shape {[*key.shape[:2], *window.output]}, got {list(query.shape)}")
+    for name, channels in (("key", key.shape[1]), ("value", value.shape[1])):
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or channels % heads:
+            raise ValueError(f"heads must divide the channels of {name}, got heads={heads!r}, channels={channels}")
+    if position is not None:
+        companion("position", position, "[G, kh, kw]", value)
+        if position.shape != (heads, *window.kernel_size):
+            raise ValueError(f"position must have shape {[heads, *window.kernel_size]}, got {list(position.shape)}")
+
+
 def generator(x: Tensor, generator: Generator, window: Window, aggregation: Any) -> None:
     """Check what makes a dynamic kernel against the image."""
-    feature, weight, bias, scale, normalisation = generator
+    feature, weight, bias, scale, normalisation, heads = generator
+    if heads:
+        return
     one_of("aggregation", aggregation, ("gather", "fold"))
     one_of("normalisation", normalisation, NORMALISATIONS)
     companion("feature", feature, "[B, R, Ho, Wo]", x)

@@ -6,11 +6,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.generation import Generator, generated_kernel
+from unified_extractor.ops.generation import Generator
 from unified_extractor.ops.geometry import Window, padded
 
 Dynamic = Tensor | Generator | None
-"""A dynamic kernel, or what makes it where it is used."""
+"""A dynamic kernel, or what makes it where it is used; what combines it as "residual" is not normalised."""
 
 Product = Callable[[Tensor, Tensor | None, Any, Tensor | None, Window, str], Tensor]
 """``(x, static_kernel, dynamic_kernel, offsets, window, aggregation)``: the operator with ``combine="multiply"``, without bias."""
@@ -44,19 +44,11 @@ def decomposed(product: Product, combined: Combined | None = None) -> Callable[.
             static_part = extract(x, static_kernel, None, offsets, bias, window, "multiply", "gather")
             return static_part + product(x, None, dynamic_kernel, offsets, window, "gather")
         if combine == "residual" and dynamic_kernel is not None:
-            dynamic_kernel = _plus_one(dynamic_kernel, window, aggregation)
+            dynamic_kernel = 1 + dynamic_kernel if isinstance(dynamic_kernel, Tensor) else dynamic_kernel.plus_one()
         y = product(x, static_kernel, dynamic_kernel, offsets, window, aggregation)
         return y if bias is None else y + bias[:, None, None]
 
     return extract
-
-
-def _plus_one(dynamic_kernel: Tensor | Generator, window: Window, aggregation: str) -> Tensor | Generator:
-    if isinstance(dynamic_kernel, Tensor):
-        return 1 + dynamic_kernel
-    if dynamic_kernel.normalisation == "none":
-        return dynamic_kernel.plus_one()
-    return 1 + generated_kernel(dynamic_kernel, window, aggregation)
 
 
 def _convolution(x: Tensor, static_kernel: Tensor | None, bias: Tensor | None, window: Window) -> Tensor:

@@ -166,14 +166,69 @@ def generate_and_extract(
     call = Call(x, static_kernel, None, offsets, window, aggregation, combine, generator=generator)
     implementation = _implementation(call, backend)
     with full_precision(x):
-        dynamic = generator if fuses(call, fused, backend) else generated_kernel(generator, window, aggregation)
+        dynamic = _dynamic(call, fused, backend)
         return implementation.extract(x, static_kernel, dynamic, offsets, bias, window, combine, aggregation)
 
 
 def fuses(call: Call, fused: bool | None, backend: str | None = None) -> bool:
     """Whether :func:`generate_and_extract` makes this call's kernel where it is used; arguments of these names as there."""
+    assert call.generator is not None
     generates = getattr(_implementation(call, backend), "generates", None)
-    return generates is not None and fused is not False and (fused or generates(call))
+    fits = call.combine != "residual" or call.generator.normalisation == "none"
+    return generates is not None and fits and fused is not False and (fused or generates(call))
+
+
+def attend(
+    value: Tensor,
+    query: Tensor,
+    key: Tensor,
+    kernel_size: Ints,
+    *,
+    heads: int,
+    position: Tensor | None = None,
+    normalisation: Literal["none", "softmax", "sigmoid"] = "softmax",
+    static_kernel: Tensor | None = None,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    dilation: Ints = 1,
+    combine: Literal["multiply", "add", "residual"] = "multiply",
+    fused: bool | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Local attention: :func:`extract` with the dynamic kernel ``D = normalised(query . key + position)``, which is never stored.
+
+    As in :func:`generate_and_extract`, each part of the kernel is made where it is used, and made again in backward. Padding is
+    "same"; a softmax takes only taps inside the image.
+
+    Args:
+        value: image ``[B, C, H, W]``.
+        query: one a window, ``[B, E, Ho, Wo]``, scaled already.
+        key: image ``[B, E, H, W]``.
+        heads: G, contiguous channel groups of all three; divides C and E.
+        position: what each tap of a head adds, ``[G, kh, kw]``.
+        normalisation: "softmax" or "sigmoid" of the products, or as they are.
+        kernel_size, static_kernel, bias, stride, dilation, combine, backend: as in :func:`extract`.
+        fused: as in :func:`generate_and_extract`.
+
+    Returns:
+        ``[B, O, Ho, Wo]``.
+
+    Raises:
+        ValueError, TypeError: as :func:`extract`; ``fused=True`` with a backend, named, that stores the kernel.
+
+    Source: Ramachandran et al., Stand-Alone Self-Attention in Vision Models (NeurIPS 2019).
+    """
+    window = checks.window(value, kernel_size, stride, "same", dilation)
+    value, query, key, position, static_kernel, bias = _autocast(value, query, key, position, static_kernel, bias)
+    checks.attention(value, query, key, position, heads, normalisation, window)
+    generator = Generator(query, key, None if position is None else position.flatten(), 1.0, normalisation, heads)
+    checks.extract(value, static_kernel, generator, None, bias, window, combine, "gather")
+    _check_fused(fused, backend)
+    call = Call(value, static_kernel, None, None, window, "gather", combine, generator=generator)
+    with full_precision(value):
+        dynamic = _dynamic(call, fused, backend)
+        implementation = _implementation(call, backend)
+        return implementation.extract(value, static_kernel, dynamic, None, bias, window, combine, "gather")
 
 
 def similarity(
@@ -218,6 +273,23 @@ def similarity(
     implementation = dispatch.choose(backend, key, _work(window, offsets, key.shape[1] // heads))
     with full_precision(key):
         return implementation.similarity(query, key, offsets, heads, window)
+
+
+def _check_fused(fused: bool | None, backend: str | None) -> None:
+    if fused not in (None, True, False):
+        raise TypeError(f"fused must be None, True or False, got {fused!r}")
+    if fused and backend in ("reference", "eager"):
+        raise ValueError(
+            f"fused=True needs a backend that does not store the kernel, 'compiled' or 'triton', got backend={backend!r}"
+        )
+
+
+def _dynamic(call: Call, fused: bool | None, backend: str | None) -> Tensor | Generator | None:
+    """What makes a call's kernel or, where that is not to be made on the way, the kernel itself."""
+    assert call.generator is not None
+    if fuses(call, fused, backend):
+        return call.generator
+    return generated_kernel(call.generator, call.window, call.aggregation, _implementation(call, backend).similarity)
 
 
 def _implementation(call: Call, backend: str | None) -> Any:

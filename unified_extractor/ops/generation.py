@@ -3,30 +3,41 @@
 B batch, R channels of the feature, G kernel groups, K taps, Ho, Wo output positions (P of them).
 """
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Window, reads_nothing
 
 NORMALISATIONS = ("none", "softmax", "sigmoid")
 """Those that need no more than the values of one window."""
 
 
+Products = Callable[[Tensor, Tensor, Tensor | None, int, Window], Tensor]
+"""``(query, key, offsets, heads, window)`` to ``[B, heads, K, Ho, Wo]``: a backend's ``similarity``."""
+
+
 class Generator(NamedTuple):
-    """A dynamic kernel as a linear map of a feature: ``normalised(scale * (weight @ feature + bias))`` at every window."""
+    """A dynamic kernel as a function of its window, ``normalised(scale * (values + bias))``.
+
+    The values are a linear map ``weight @ feature`` or, with ``heads``, the products of a query with the keys that its window reads.
+    """
 
     feature: Tensor
-    """``[B, R, Ho, Wo]``."""
+    """``[B, R, Ho, Wo]``; with heads the query ``[B, C, Ho, Wo]``."""
     weight: Tensor
-    """``[G*K, R]``; of a fold ``[G*K*K, R]``, output tap before source tap."""
+    """``[G*K, R]``; of a fold ``[G*K*K, R]``, output tap before source tap; with heads the keys ``[B, C, H, W]``."""
     bias: Tensor | None
-    """One for each row of the weight."""
+    """``[G*K]``, of a fold ``[G*K*K]``."""
     scale: float
     normalisation: str
-    """none, sigmoid, or softmax over the taps, of a fold over the source taps."""
+    """none, sigmoid, or softmax over the taps, of a fold over the source taps; with heads only over taps inside the image."""
+    heads: int = 0
+    """G of query-key products on the regular grid; 0: a linear map."""
 
     def plus_one(self) -> Self:
         """What makes one plus the kernel, where that is not normalised."""
@@ -35,29 +46,52 @@ class Generator(NamedTuple):
         return self._replace(bias=bias + 1 / self.scale)
 
 
-def generating_work(generator: Generator) -> int:
+def generating_work(generator: Generator, window: Window) -> int:
     """Multiply-adds of one window's kernel."""
+    if generator.heads:
+        return window.size * generator.weight.shape[1]
     return generator.weight.shape[0] * generator.weight.shape[1]
 
 
 def kernel_shape(generator: Generator, window: Window, aggregation: str) -> list[Any]:
     """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``."""
     taps = [window.size] * (2 if aggregation == "fold" else 1)
+    if generator.heads:
+        return [generator.feature.shape[0], generator.heads, *taps, *window.output]
     return [generator.feature.shape[0], generator.weight.shape[0] // prod(taps), *taps, *window.output]
 
 
-def generated_kernel(generator: Generator, window: Window, aggregation: str) -> Tensor:
-    """The dynamic kernel, of :func:`kernel_shape`."""
-    feature, weight, bias, scale, normalisation = generator
-    values = F.conv2d(feature, weight[:, :, None, None], bias)
-    return normalised(values.reshape(kernel_shape(generator, window, aggregation)) * scale, normalisation)
+def generated_kernel(generator: Generator, window: Window, aggregation: str, similarity: Products) -> Tensor:
+    """The dynamic kernel, of :func:`kernel_shape`; ``similarity``: what makes query-key products."""
+    feature, weight, bias, scale, normalisation, heads = generator
+    if not heads:
+        values = F.conv2d(feature, weight[:, :, None, None], bias)
+        return normalised(values.reshape(kernel_shape(generator, window, aggregation)) * scale, normalisation)
+    values = similarity(feature, weight, None, heads, window)
+    if bias is not None:
+        values = values + bias.view(heads, -1)[:, :, None, None]
+    return normalised(inside_alone(values * scale, window, None, normalisation), normalisation)
 
 
-def generator_gradients(generator: Generator, kernel: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Those of feature, weight and bias, from the kernel that :func:`generated_kernel` made and its gradient."""
+def inside_alone(values: Tensor, window: Window, offsets: Tensor | None, normalisation: str) -> Tensor:
+    """Query-key products ``[B, G, K, Ho, Wo]`` with those of taps that read nothing out of a softmax's reach."""
+    if normalisation != "softmax":
+        return values
+    # The lowest finite value, not -inf: a window wholly outside stays finite, and reads zeros anyway.
+    outside = reads_nothing(window, offsets, values.device)
+    outside = outside.repeat_interleave(values.shape[1] // outside.shape[1], 1)
+    return values.masked_fill(outside, torch.finfo(values.dtype).min)
+
+
+def values_gradient(generator: Generator, kernel: Tensor, gradient: Tensor) -> Tensor:
+    """That of values and bias, from the kernel that :func:`generated_kernel` made and its gradient; all of one shape."""
+    return generator.scale * normalised_gradient(kernel, gradient, generator.normalisation)
+
+
+def map_gradients(generator: Generator, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A linear map's of feature, weight and bias, from that of its values."""
     feature, weight = generator.feature.flatten(2), generator.weight
-    values = generator.scale * normalised_gradient(kernel, gradient, generator.normalisation)
-    values = values.reshape(kernel.shape[0], weight.shape[0], feature.shape[2])
+    values = values.reshape(feature.shape[0], weight.shape[0], feature.shape[2])
     of_feature = (weight.t() @ values).view_as(generator.feature)
     return of_feature, (values @ feature.transpose(1, 2)).sum(0), values.sum((0, 2))
 

@@ -12,7 +12,13 @@ from torch.utils.flop_counter import register_flop_formula
 
 from unified_extractor.ops import dispatch
 from unified_extractor.ops.counting import multiply_adds
-from unified_extractor.ops.generation import Generator, generated_kernel, generator_gradients, kernel_shape
+from unified_extractor.ops.generation import (
+    Generator,
+    generated_kernel,
+    kernel_shape,
+    map_gradients,
+    values_gradient,
+)
 from unified_extractor.ops.geometry import Window
 
 
@@ -27,6 +33,9 @@ class Wanted(NamedTuple):
     """This and the following are a generator's."""
     weight: int = 0
     bias: int = 0
+
+
+_OF_KERNEL = Wanted(False, False, True, False)
 
 
 class Call(NamedTuple):
@@ -109,13 +118,13 @@ def _window(sizes: Sequence[int]) -> Window:
 
 _SCHEMA = (
     "Tensor x, Tensor? static, Tensor? dynamic, Tensor? offsets, SymInt[] window, str aggregation, str combine, "
-    'Tensor? feature=None, Tensor? weight=None, Tensor? bias=None, float scale=1.0, str normalisation="none"'
+    'Tensor? feature=None, Tensor? weight=None, Tensor? bias=None, float scale=1.0, str normalisation="none", SymInt heads=0'
 )
 _TENSORS = (0, 1, 2, 3, 7, 8, 9)
 """Where they stand among the arguments, in the order of :class:`Wanted`."""
 
 
-_NO_GENERATOR = (None, None, None, 1.0, "none")
+_NO_GENERATOR = (None, None, None, 1.0, "none", 0)
 
 
 def _complete(arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -155,12 +164,11 @@ def registered(backend: str, kernels: Kernels) -> Operators:
     def keys(key: Tensor, offsets: Tensor | None, heads: int, window: Sequence[int]) -> Call:
         return Call(key, None, None, offsets, _window(window), "gather", heads=heads)
 
-    of_keys = Wanted(False, False, True, False)
     similarity = operator(
         "similarity",
         "(Tensor query, Tensor key, Tensor? offsets, SymInt heads, SymInt[] window) -> Tensor",
-        lambda query, *others: kernels.gradients(keys(*others), query, of_keys)[0],
-        lambda query, *others: kernels.new_gradients(keys(*others), of_keys)[0],
+        lambda query, *others: kernels.gradients(keys(*others), query, _OF_KERNEL)[0],
+        lambda query, *others: kernels.new_gradients(keys(*others), _OF_KERNEL)[0],
     )
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -205,24 +213,39 @@ def registered(backend: str, kernels: Kernels) -> Operators:
     return Operators(aggregate, similarity)
 
 
-def with_kernel(call: Call) -> Call:
+Gradients = Callable[[Call, Tensor, Wanted], list[Tensor]]
+"""A backend's, as in :class:`Kernels`."""
+
+
+def with_kernel(call: Call, gradients: Gradients) -> Call:
     """The same call with the kernel itself in place of its generator."""
     assert call.generator is not None
-    return call._replace(dynamic=generated_kernel(call.generator, call.window, call.aggregation), generator=None)
+
+    def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
+        return gradients(Call(key, None, None, offsets, window, "gather", heads=heads), query, _OF_KERNEL)[0]
+
+    kernel = generated_kernel(call.generator, call.window, call.aggregation, similarity)
+    return call._replace(dynamic=kernel, generator=None)
 
 
 def gradients_with_kernel(
-    call: Call, gradient: Tensor, wanted: Wanted, gradients: Callable[[Call, Tensor, Wanted], list[Tensor]]
+    call: Call, gradient: Tensor, wanted: Wanted, run: Callable[[Call], Tensor], gradients: Gradients
 ) -> list[Tensor]:
-    """The wanted gradients of a call with a generator, by those of the call with the kernel itself: it is made again, and its gradient."""
-    whole = with_kernel(call)
+    """The wanted gradients of a call with a generator, by a backend's of calls with the kernel itself: that is made again."""
+    whole, generator = with_kernel(call, gradients), call.generator
     assert whole.dynamic is not None
-    assert call.generator is not None
+    assert generator is not None
     direct = Wanted(wanted.x, wanted.static, any(wanted[4:]), wanted.offsets)
     results = dict(zip(_names(direct), gradients(whole, gradient, direct), strict=True))
     if direct.dynamic:
-        of_generator = generator_gradients(call.generator, whole.dynamic, results.pop("dynamic"))
-        results |= dict(zip(Wanted._fields[4:], of_generator, strict=True))
+        values = values_gradient(generator, whole.dynamic, results.pop("dynamic"))
+        if generator.heads:
+            of_keys = Call(generator.weight, None, values, None, call.window, "gather")
+            (of_key,) = gradients(of_keys, generator.feature, Wanted(True, False, False, False))
+            made: tuple[Tensor, ...] = run(of_keys), of_key, values.sum((0, 3, 4)).flatten()
+        else:
+            made = map_gradients(generator, values)
+        results |= dict(zip(Wanted._fields[4:], made, strict=True))
     return [results[name] for name in _names(wanted)]
 
 
@@ -241,11 +264,12 @@ def _aggregate_flops(*arguments: Any, **_: Any) -> int:
     x, static, dynamic, offsets, window, aggregation, _, *generator = arguments
     place, channels = _window(window), x[1]
     static_outputs = 0 if static is None else static[0] * static[1] // channels
-    feature, weight = generator[:2] if generator else (None, None)
-    results = 0 if dynamic is None and feature is None else place.size if aggregation == "fold" else 1
+    weight = generator[1] if generator else None
+    results = 0 if dynamic is None and weight is None else place.size if aggregation == "fold" else 1
     one = multiply_adds(place, channels, static_outputs=static_outputs, results=results, moved=offsets is not None)
     if weight is not None:
-        one += weight[0] * weight[1] * place.output[0] * place.output[1]
+        rows = weight[0] if len(weight) == 2 else place.size  # of a linear map; with keys a channel has one product a tap
+        one += rows * weight[1] * place.output[0] * place.output[1]
     return 2 * x[0] * one
 
 
@@ -275,7 +299,7 @@ def _differentiable_gradients(arguments: Sequence[Any], wanted: Sequence[bool], 
         call = _call(*arguments)
         dynamic = call.dynamic
         if call.generator is not None:
-            dynamic = generated_kernel(call.generator, call.window, call.aggregation)
+            dynamic = generated_kernel(call.generator, call.window, call.aggregation, eager.similarity)
         if call.aggregation == "unfold":
             y = eager.generalized_unfold(call.x, call.offsets, call.window)
         else:

@@ -5,7 +5,15 @@
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
-from unified_extractor.ops.backends.compiled.generating import MapGradients, pack_feature, pull_kernel, unpack_feature
+from unified_extractor.ops.backends.compiled.generating import (
+    MapGradients,
+    pack_feature,
+    pack_keys,
+    pull_kernel,
+    pull_products,
+    unpack_feature,
+    unpack_keys,
+)
 from unified_extractor.ops.backends.compiled.loops import (
     accumulate_outer,
     accumulate_static,
@@ -89,6 +97,8 @@ def pull_unit(gradient, gradients, wanted, work, partial, b, unit):
     plan, space = work.plan, work.space
     first, last = plan.units[unit], plan.units[unit + 1]
     pack_unit(work.inputs.x, work, b, first, last, space.image, plan.image)
+    pack_keys(work.inputs.map.forward, work, b, plan.blocks.kernel[first])
+    fill(space.keys_gradient, plan.generated.unit_heads * plan.generated.key_blocks * plan.image.size, number(gradient, 0))
     fill(space.image_gradient, plan.unit_size * plan.image.size, number(gradient, 0))
     if plan.mode == FOLD:
         fill(space.fold, plan.unit_size * plan.fold.size, number(gradient, 0))
@@ -98,6 +108,8 @@ def pull_unit(gradient, gradients, wanted, work, partial, b, unit):
             pull_block(gradient, gradients, wanted, work, partial, b, p, block, first, last)
     if wanted.x:
         unpack_unit(gradients.x, work, b, first, last, space.image_gradient, plan.image)
+    if wanted.weight:
+        unpack_keys(gradients.map.weight, work, b, plan.blocks.kernel[first])
 
 
 @inlined
@@ -130,6 +142,8 @@ def pull_block(gradient, gradients, wanted, work, partial, b, p, block, first, l
     if wanted.dynamic and is_last(blocks.kernel, block, last):
         if plan.generated.depth > 0:
             pull_kernel(work, gradients.map, wanted, partial, blocks.kernel[block], p)
+        elif plan.generated.heads > 0:
+            pull_products(work, gradients.map, wanted, partial, b, p, blocks.kernel[block], blocks.kernel[first])
         else:
             group = b * plan.dynamic.groups + blocks.kernel[block]
             unstage(gradients.dynamic, group, plan.dynamic, p, plan.positions - p, space.weights_gradient)

@@ -14,7 +14,7 @@ the static kernel's gradient has few partial sums). Where kernels are generated 
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
-from unified_extractor.ops.backends.compiled.generating import pack_feature
+from unified_extractor.ops.backends.compiled.generating import pack_feature, pack_keys
 from unified_extractor.ops.backends.compiled.loops import contract, fill, matrix_product, modulate, store_block
 from unified_extractor.ops.backends.compiled.registers import T
 from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD, Numbers, Plan
@@ -47,6 +47,7 @@ def run_forward(call, plan, start, stop):
         for unit in range(bundle * plan.bundle, min(plan.unit_count, (bundle + 1) * plan.bundle)):
             first, last = plan.units[unit], plan.units[unit + 1]
             pack_unit(inputs.x, work, b, first, last, space.image, plan.image)
+            pack_keys(inputs.map.forward, work, b, plan.blocks.kernel[first])
             fill(space.fold, plan.unit_size * plan.fold.size, number(y, 0))
             for p in range(0, plan.positions, T):
                 for block in range(first, last):

@@ -1,7 +1,8 @@
-"""Dynamic kernels generated where they are used, and what becomes of their gradient: a linear map of a feature, tile by tile.
+"""Dynamic kernels generated where they are used, and what becomes of their gradient, tile by tile. Neither leaves the cache.
 
-Neither leaves the second cache: a tile's kernel is a product of T positions of the feature with a panel of the map's weights, its
-gradient is at once multiplied by the same weights, and by the same positions of the feature.
+A linear map: a tile's kernel is the product of T positions of the feature with a panel of the map's weights, its gradient is at once
+multiplied by the same weights, and by the same positions of the feature. Query-key products: keys are read like the image itself, from
+canvases of their own.
 """
 
 # mypy: ignore-errors
@@ -9,7 +10,7 @@ gradient is at once multiplied by the same weights, and by the same positions of
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.compilation import inlined
-from unified_extractor.ops.backends.compiled.loops import pack, unpack
+from unified_extractor.ops.backends.compiled.loops import Taps, contract, correlate, load_block, pack, spread, store_block, unpack
 from unified_extractor.ops.backends.compiled.registers import T
 from unified_extractor.ops.backends.compiled.tables import SIGMOID, SOFTMAX, Numbers
 from unified_extractor.ops.backends.compiled.vectors import (
@@ -37,15 +38,17 @@ from unified_extractor.ops.backends.compiled.vectors import (
 
 _SUMMED = 16
 """Products that are added up by themselves: one long sum would lose digits with its length."""
+_EXCLUDED = -(2**62)
+"""A value of which nothing is left beside any other."""
 
 
 class Map(NamedTuple):
-    """A linear map for each of G groups, in whole blocks of L, zero beyond its rows and the feature's channels."""
+    """A linear map for each of G groups, in whole blocks of L, zero beyond its rows and the feature's channels; or query and keys."""
 
     feature: Numbers
-    """``[B, R, P]``."""
+    """``[B, R, P]``; the query ``[B, E, P]``."""
     forward: Numbers
-    """``[G, columns/L, R, L]``."""
+    """``[G, columns/L, R, L]``; the keys ``[B, E, H, W]``."""
     backward: Numbers
     """``[G, width/L, rows, L]``."""
     bias: Numbers
@@ -56,9 +59,9 @@ class MapGradients(NamedTuple):
     """Where those of a map go: shares, to be added up."""
 
     feature: Numbers
-    """``[bundles, B, R, P]``."""
+    """``[bundles, B, R, P]``; that of the query itself."""
     weight: Numbers
-    """``[partial sums, G, width/L, rows, L]``."""
+    """``[partial sums, G, width/L, rows, L]``; that of the keys itself."""
     bias: Numbers
     """``[partial sums, G, rows, T]``."""
 
@@ -120,9 +123,101 @@ def pull_kernel(work, gradients, wanted, partial, group, p):
             for k in range(generated.rows):
                 add_positions(gradients.weight, start + k * lanes(panel), pulled, k * T, 1, value)
     if wanted.bias:
-        row = share * generated.rows
-        for k in range(generated.rows):
-            store_row(gradients.bias, (row + k) * T, add(load_row(gradients.bias, (row + k) * T), load_row(pulled, k * T)))
+        add_rows(gradients.bias, share * generated.rows * T, pulled, generated.rows)
+
+
+@inlined
+def add_rows(sums, start, rows, count):
+    """Add rows to sums from ``start`` on."""
+    for at in range(0, count * T, T):
+        store_row(sums, start + at, add(load_row(sums, start + at), load_row(rows, at)))
+
+
+@inlined
+def key_block(work, b, group, j):
+    """A block of a head's channels of query and keys: its first plane, and how many."""
+    generated = work.plan.generated
+    size, first = generated.channels // generated.heads, j * lanes(work.inputs.x)
+    return b * generated.channels + group * size + first, min(lanes(work.inputs.x), size - first)
+
+
+@inlined
+def pack_keys(keys, work, b, group):
+    """Bring the keys of a unit, whose first head is ``group``, into their canvases."""
+    plan, generated = work.plan, work.plan.generated
+    for index in range(generated.unit_heads * generated.key_blocks):
+        plane, count = key_block(work, b, group + index // generated.key_blocks, index % generated.key_blocks)
+        pack(keys, plane, count, plan.pixels, work.space.keys, plan.image.pixels, index * plan.image.size, work.space.edge)
+
+
+@inlined
+def unpack_keys(keys, work, b, group):
+    """Write the keys' gradient from its canvases."""
+    plan, generated, canvas = work.plan, work.plan.generated, work.space.keys_gradient
+    for index in range(generated.unit_heads * generated.key_blocks):
+        plane, count = key_block(work, b, group + index // generated.key_blocks, index % generated.key_blocks)
+        unpack(keys, plane, count, plan.pixels, canvas, plan.image.pixels, index * plan.image.size, work.space.edge)
+
+
+@inlined
+def key_taps(work, canvas, p, head, j):
+    """Where the taps of a block of keys lie; ``head``: within the unit."""
+    plan = work.plan
+    shift = (head * plan.generated.key_blocks + j) * plan.image.size
+    return Taps(canvas, places(plan.windows, p, shift), plan.taps_at)
+
+
+@inlined
+def query_tile(work, b, p, group, j):
+    """A block of a head's query at T windows."""
+    plan = work.plan
+    plane, count = key_block(work, b, group, j)
+    query, available = work.inputs.map.feature, plan.positions - p
+    return load_block(query, plane * plan.positions + p, plan.positions, count, available, work.space.edge)
+
+
+@inlined
+def compare(work, b, p, group, first):
+    """Write a head's kernel at T windows from p on to ``weights[tap, t]``; ``first``: the first head of the unit."""
+    plan, generated, weights, inputs = work.plan, work.plan.generated, work.space.weights, work.inputs
+    for k in range(plan.taps):
+        store_row(weights, k * T, each_of(inputs.map.bias[group * generated.columns + k]))
+    for j in range(generated.key_blocks):
+        tile = query_tile(work, b, p, group, j)
+        correlate(key_taps(work, work.space.keys, p, group - first, j), plan.taps, tile, inputs.static, 0, 0, weights, 0)
+    if generated.normalisation == SOFTMAX and generated.inside[p // T] == 0:
+        exclude_outside(plan, weights, p)
+    normalise(weights, 1, plan.taps, generated.normalisation)
+
+
+@inlined
+def exclude_outside(plan, weights, p):
+    """Put taps outside the image out of a softmax's reach: a finite value, so that a window wholly outside stays finite."""
+    zero, height, width = number(weights, 0), number(weights, plan.height), number(weights, plan.width)
+    for k in range(plan.taps):
+        for t in range(T):
+            y, x = plan.row_of[p + t] + plan.tap_row[k], plan.column_of[p + t] + plan.tap_column[k]
+            inside = (y >= zero) & (y < height) & (x >= zero) & (x < width)
+            weights[k * T + t] = weights[k * T + t] if inside else number(weights, _EXCLUDED)
+
+
+@inlined
+def pull_products(work, gradients, wanted, partial, b, p, group, first):
+    """The adjoint of ``compare``, from ``weights_gradient[tap, t]``, which it changes."""
+    plan, generated, space, static = work.plan, work.plan.generated, work.space, work.inputs.static
+    pulled = space.weights_gradient
+    pull_normalised(space.weights, pulled, 1, plan.taps, generated.normalisation)
+    for j in range(generated.key_blocks):
+        if wanted.feature:
+            tile = contract(key_taps(work, space.keys, p, group - first, j), plan.taps, pulled, 0, static, 0, 0)
+            plane, count = key_block(work, b, group, j)
+            at, available = plane * plan.positions + p, plan.positions - p
+            store_block(gradients.feature, at, plan.positions, count, available, tile, space.edge)
+        if wanted.weight:
+            tile = query_tile(work, b, p, group, j)
+            spread(key_taps(work, space.keys_gradient, p, group - first, j), plan.taps, pulled, 0, tile, static, 0, 0)
+    if wanted.bias:
+        add_rows(gradients.bias, (partial * generated.heads + group) * plan.taps * T, pulled, plan.taps)
 
 
 @inlined

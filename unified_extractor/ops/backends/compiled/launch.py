@@ -30,7 +30,7 @@ _READY: set[tuple[Any, torch.dtype]] = set()
 def run(call: Call) -> Tensor:
     """The output of a call, whose tensors are on the CPU and share one dtype, float32 or float64."""
     if call.generator is not None and not generates(call):
-        call = with_kernel(call)
+        call = with_kernel(call, gradients)
     plan, numbers = _plan(_shapes(call))
     y = new_output(call)
     inputs = _Inputs(call, plan, numbers, StaticLayout(call.static, call.x, plan).for_forward(), backward=False)
@@ -41,7 +41,7 @@ def run(call: Call) -> Tensor:
 def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     """The wanted gradients, in the order of :class:`Wanted`, from that of what :func:`run` returns."""
     if call.generator is not None and not generates(call):
-        return gradients_with_kernel(call, gradient, wanted, gradients)
+        return gradients_with_kernel(call, gradient, wanted, run, gradients)
     plan, numbers = _plan(_shapes(call))
     x, static = call.x, StaticLayout(call.static, call.x, plan)
     inputs, gradient = _Inputs(call, plan, numbers, static.for_backward(), backward=True), gradient.contiguous()
@@ -84,7 +84,9 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
 
 def _images_a_sum(call: Call, wanted: Wanted) -> int:
     """Images whose parameters' gradients are summed up in one: enough sums for threads, in not much more memory than the image takes."""
-    summed = [call.static if wanted.static else None, call.generator.weight if call.generator and any(wanted[4:]) else None]
+    generator = call.generator
+    of_map = None if generator is None or generator.heads or not any(wanted[4:]) else generator.weight
+    summed = [call.static if wanted.static else None, of_map]
     largest = max((parameter.numel() for parameter in summed if parameter is not None), default=0)
     sums = min(max(_LEAST_SUMS, call.x.numel() // largest), 64) if largest else max(call.x.shape[0], 1)
     return max(1, -(-call.x.shape[0] // sums))
@@ -102,7 +104,7 @@ class _Inputs:
     def of_a_thread(self, space: int) -> Inputs:
         """With buffers of its own, ``space`` numbers."""
         corners, memory = np.empty(self.plan.taps * T, np.int64), self.x.new_empty(space)
-        weighed = self.dynamic is not None or self.plan.generated.depth > 0
+        weighed = self.dynamic is not None or self.plan.generated.depth + self.plan.generated.heads > 0
         return Inputs(self.x, self.static, self.dynamic, self.map, self.offsets, weighed, memory, corners)
 
 
@@ -124,7 +126,7 @@ def _shapes(call: Call) -> Shapes:
     x, window, mode = call.x, call.window, _MODES[call.aggregation]
     shape, generator = call.dynamic_shape(), call.generator
     dynamic = None if call.dynamic is None and generator is None and not call.heads else (shape[1], *shape[-2:])
-    generated = None if generator is None else (generator.weight.shape[1], CODES[generator.normalisation])
+    generated = None if generator is None else (generator.weight.shape[1], CODES[generator.normalisation], generator.heads)
     offsets = None if call.offsets is None else (call.offsets.shape[1], *call.offsets.shape[-2:])
     static = None if call.static is None else (call.static.shape[0], call.static.shape[1])
     alone = static == (x.shape[1], 1)

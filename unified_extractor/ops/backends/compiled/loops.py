@@ -37,6 +37,15 @@ from unified_extractor.ops.backends.compiled.vectors import (
 )
 
 
+class Taps(NamedTuple):
+    """Where a block's taps are read at T windows."""
+
+    source: Numbers
+    places: object
+    at: Table
+    """What every tap adds to the places."""
+
+
 @inlined
 def fill(memory, count, value):
     """Write the same number ``count`` times."""

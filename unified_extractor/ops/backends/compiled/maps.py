@@ -30,7 +30,7 @@ def generates(call: Call) -> bool:
     outputs = 1 if call.static is None else call.static.shape[0] * call.static.shape[1] // channels
     results = call.window.size if call.aggregation == "fold" else 1
     used = results * call.window.size * channels * outputs
-    return generating_work(call.generator) <= _WORTH_GENERATING * used
+    return generating_work(call.generator, call.window) <= _WORTH_GENERATING * used
 
 
 def map_of(generator: Generator | None, plan: Plan, *, backward: bool) -> Map:
@@ -38,17 +38,28 @@ def map_of(generator: Generator | None, plan: Plan, *, backward: bool) -> Map:
     if generator is None:
         return _NOTHING
     generated, lanes = plan.generated, int(plan.tile[1])
+    if generator.heads:
+        query = generator.feature if generator.scale == 1 else generator.scale * generator.feature
+        bias = generator.bias if generator.bias is None else generator.scale * generator.bias
+        return Map(query.contiguous(), generator.weight.contiguous(), None, _bias(bias, generator, plan))
     weight, bias = ((None if t is None else t.detach().view(plan.dynamic.groups, generated.rows, -1)) for t in generator[1:3])
     assert weight is not None
     if generator.scale != 1:
         weight, bias = generator.scale * weight, None if bias is None else generator.scale * bias
-    rows = (0, generated.columns - generated.rows)
     return Map(
         generator.feature.contiguous(),
-        _panels(F.pad(weight.transpose(1, 2), rows), lanes),
+        _panels(F.pad(weight.transpose(1, 2), (0, generated.columns - generated.rows)), lanes),
         _panels(F.pad(weight, (0, generated.width - generated.depth)), lanes) if backward else None,
-        _zeros(plan.dynamic.groups * generated.columns, weight.dtype) if bias is None else F.pad(bias.flatten(1), rows),
+        _bias(bias, generator, plan),
     )
+
+
+def _bias(bias: Tensor | None, generator: Generator, plan: Plan) -> Tensor:
+    """``[G, columns]``."""
+    generated, groups = plan.generated, plan.dynamic.groups
+    if bias is None:
+        return _zeros(groups * generated.columns, generator.weight.dtype)
+    return F.pad(bias.detach().view(groups, generated.rows), (0, generated.columns - generated.rows))
 
 
 @lru_cache(maxsize=64)
@@ -69,20 +80,23 @@ class MapSums:
         self.shares = MapGradients(None, None, None)
         if generator is None:
             return
-        groups, generated, feature = plan.dynamic.groups, plan.generated, generator.feature
+        groups, generated, feature, keys = plan.dynamic.groups, plan.generated, generator.feature, generator.weight
+        shares = 1 if generator.heads else plan.bundle_count
+        of_weight = (1, *keys.shape) if generator.heads else (count, groups, generated.width, generated.rows)
         self.shares = MapGradients(
-            feature.new_empty(plan.bundle_count, *feature.shape) if wanted.feature else None,
-            feature.new_zeros(count, groups, generated.width, generated.rows) if wanted.weight else None,
+            feature.new_empty(shares, *feature.shape) if wanted.feature else None,
+            feature.new_zeros(of_weight) if wanted.weight else None,
             feature.new_zeros(count, groups, generated.rows, tile) if wanted.bias else None,
         )
 
     def gradients(self) -> list[Tensor | None]:
         """Of feature, weight and bias."""
         feature, weight, bias = self.shares
-        scale = 1.0 if self.generator is None else self.generator.scale
+        scale, heads = (1.0, 0) if self.generator is None else (self.generator.scale, self.generator.heads)
+        of_feature = None if feature is None else feature.sum(0) if feature.shape[0] > 1 else feature[0]
         return [
-            None if feature is None else feature.sum(0) if feature.shape[0] > 1 else feature[0],
-            None if weight is None else scale * self._rows(weight.sum(0)),
+            scale * of_feature if heads and scale != 1 and of_feature is not None else of_feature,
+            None if weight is None else weight[0] if heads else scale * self._rows(weight.sum(0)),
             None if bias is None else scale * bias.sum((0, 3)).flatten(),
         ]
 

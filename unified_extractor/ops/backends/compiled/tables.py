@@ -38,8 +38,8 @@ class Shapes(NamedTuple):
     """Kernel groups, height and width; the latter two may be 1."""
     offsets: tuple[int, int, int] | None
     """Offset groups, height and width; the latter two may be 1."""
-    generator: tuple[int, int] | None
-    """Channels of the feature and normalisation, where the dynamic kernel is generated."""
+    generator: tuple[int, int, int] | None
+    """Channels of the feature or of the keys, normalisation and heads, where the dynamic kernel is generated."""
     tile: int
     lanes: int
     dtype: str
@@ -73,10 +73,10 @@ class Grouped(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """A dynamic kernel that is a linear map of a feature. I results of a window."""
+    """A dynamic kernel that is a linear map of a feature, or query-key products. I results of a window."""
 
     depth: int
-    """R, channels of the feature; 0: the kernel lies in memory, or there is none."""
+    """R, channels of the feature; 0 without a linear map."""
     width: int
     """The same, filled up to whole blocks of L."""
     rows: int
@@ -88,6 +88,16 @@ class Generated(NamedTuple):
     """Of the feature's canvas ``[P, width]``, P filled up to a whole tile."""
     places: Table
     """Of every position in it."""
+    heads: int
+    """G of query-key products; 0 without."""
+    channels: int
+    """E, of query and keys."""
+    key_blocks: int
+    """Blocks of L channels of a head's keys."""
+    unit_heads: int
+    """Heads of a unit."""
+    inside: Table
+    """For every tile 1 where all taps of its windows lie in the image."""
 
 
 class Blocks(NamedTuple):
@@ -132,6 +142,8 @@ class Space(NamedTuple):
     """A tile, ``[L, T]``."""
     feature: int
     """Canvas ``[P, width]``."""
+    keys: int
+    """Canvases of the keys ``[heads of a unit, blocks of a head]``."""
     image_gradient: int
     """This and the following are for backward alone."""
     weights_gradient: int
@@ -144,6 +156,7 @@ class Space(NamedTuple):
     outer: int
     """A tile, ``[T, L]``."""
     feature_gradient: int
+    keys_gradient: int
     end: int
 
 
@@ -224,8 +237,8 @@ def plan_for(shapes: Shapes) -> Plan:
     units = _units(shapes, mixes, blocks)
     image = border if shapes.offsets else regular
     fold = regular if shapes.mode == FOLD else regular._replace(size=0)
-    generated = _generated(shapes, results * window.size, positions)
     unit_count = len(units) - 1
+    generated = _generated(shapes, results * window.size, unit_count)
     bundle = max(1, -(-unit_count * min(shapes.batch, _PARTS) // _PARTS)) if generated.depth else 1
     mix_blocks, mix_width = (len(blocks.channel) // mixes, _whole(mix_outputs, lanes)) if mixes else (0, 0)
     return Plan(
@@ -264,29 +277,58 @@ def plan_for(shapes: Shapes) -> Plan:
         bundle=bundle,
         bundle_count=-(-unit_count // bundle),
         block_count=len(blocks.channel),
-        space=_space(shapes, generated, int(units[1]) * image.size, int(units[1]) * fold.size, mix_blocks, mix_width),
+        space=_space(shapes, generated, int(units[1]), image, fold, mix_blocks, mix_width),
         work=shapes.batch * positions * results * window.size * (channels * max(mix_outputs, 1) + _generating(shapes)),
     )
 
 
 def _generating(shapes: Shapes) -> int:
     """Multiply-adds of a generated kernel for one of its taps."""
-    return shapes.dynamic[0] * shapes.generator[0] if shapes.generator and shapes.dynamic else 0
+    if shapes.generator is None or shapes.dynamic is None:
+        return 0
+    channels, _, heads = shapes.generator
+    return channels if heads else shapes.dynamic[0] * channels
 
 
-def _generated(shapes: Shapes, rows: int, positions: int) -> Generated:
-    depth, normalisation = shapes.generator or (0, NONE)
+def _generated(shapes: Shapes, rows: int, units: int) -> Generated:
+    channels, normalisation, heads = shapes.generator or (0, NONE, 0)
+    depth, positions = 0 if heads else channels, shapes.window.output[0] * shapes.window.output[1]
     width, count = _whole(depth, shapes.lanes), _whole(positions, shapes.tile)
-    places = np.arange(count) * width
-    return Generated(depth, width, rows, _whole(rows, shapes.lanes), normalisation, count * width, places)
+    return Generated(
+        depth=depth,
+        width=width,
+        rows=rows,
+        columns=_whole(rows, shapes.lanes),
+        normalisation=normalisation,
+        size=count * width,
+        places=np.arange(count) * width,
+        heads=heads,
+        channels=channels if heads else 0,
+        key_blocks=-(-channels // heads // shapes.lanes) if heads else 0,
+        unit_heads=heads // units if heads else 0,
+        inside=_inside(shapes),
+    )
 
 
-def _space(shapes: Shapes, generated: Generated, image: int, fold: int, mix_blocks: int, mix_width: int) -> Space:
+def _inside(shapes: Shapes) -> Table:
+    """Which tiles have windows whose taps all lie in the image."""
+    window = shapes.window
+    axes = []
+    for axis in (0, 1):
+        first = np.arange(window.output[axis]) * window.stride[axis] - window.padding[axis]
+        axes.append((first >= 0) & (first + _reach(window)[axis] < window.image[axis]))
+    return _filled((axes[0][:, None] & axes[1]).ravel().astype(np.int64), shapes.tile, 0).reshape(-1, shapes.tile).min(1)
+
+
+def _space(
+    shapes: Shapes, generated: Generated, unit: int, image: Canvas, fold: Canvas, mix_blocks: int, mix_width: int
+) -> Space:
+    keys = generated.unit_heads * generated.key_blocks * image.size
     tile, weights = shapes.tile * shapes.lanes, generated.columns * shapes.tile
     taps, sampled = shapes.window.size * shapes.tile, shapes.window.size * tile if shapes.offsets else 0
     sizes = {
-        "image": image,
-        "fold": fold,
+        "image": unit * image.size,
+        "fold": unit * fold.size,
         "weights": weights,
         "moves": 2 * taps,
         "corner_weights": 4 * taps,
@@ -295,7 +337,8 @@ def _space(shapes: Shapes, generated: Generated, image: int, fold: int, mix_bloc
         "columns": mix_blocks * shapes.window.size * tile,
         "edge": tile,
         "feature": generated.size,
-        "image_gradient": image,
+        "keys": keys,
+        "image_gradient": unit * image.size,
         "weights_gradient": weights,
         "moves_gradient": 2 * taps,
         "sampled_gradient": sampled,
@@ -303,6 +346,7 @@ def _space(shapes: Shapes, generated: Generated, image: int, fold: int, mix_bloc
         "outputs": mix_width * shapes.tile,
         "outer": tile,
         "feature_gradient": generated.size,
+        "keys_gradient": keys,
     }
     starts = np.cumsum([0, *(_whole(size, 16) for size in sizes.values())])  # 16 numbers: at least a cache line
     return Space(**dict(zip(Space._fields, map(int, starts), strict=True)))

@@ -5,8 +5,8 @@
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.compilation import inlined
-from unified_extractor.ops.backends.compiled.generating import Map, generate
-from unified_extractor.ops.backends.compiled.loops import Corners, fill, find_corners, pack, sample, stage, unpack
+from unified_extractor.ops.backends.compiled.generating import Map, compare, generate
+from unified_extractor.ops.backends.compiled.loops import Corners, Taps, fill, find_corners, pack, sample, stage, unpack
 from unified_extractor.ops.backends.compiled.registers import T
 from unified_extractor.ops.backends.compiled.tables import Numbers, Plan, Space, Table
 from unified_extractor.ops.backends.compiled.vectors import laid_out, number, places
@@ -39,20 +39,12 @@ class Work(NamedTuple):
     corners: Corners
 
 
-class Taps(NamedTuple):
-    """Where a block's taps are read at T windows."""
-
-    source: Numbers
-    places: object
-    at: Table
-    """What every tap adds to the places."""
-
-
 @inlined
 def begin(inputs, plan):
     """Lay out a thread's buffers."""
     space = laid_out(inputs.memory, plan.space)
     fill(space.image, plan.unit_size * plan.image.size, number(inputs.memory, 0))
+    fill(space.keys, plan.generated.unit_heads * plan.generated.key_blocks * plan.image.size, number(inputs.memory, 0))
     fill(space.weights, plan.results * plan.taps * T, number(inputs.memory, 1))
     return Work(inputs, plan, space, Corners(inputs.corners, space.corner_weights, space.beyond))
 
@@ -97,6 +89,8 @@ def read(work, b, p, block, first):
     if work.inputs.weighed and is_first(blocks.kernel, block, first):
         if plan.generated.depth > 0:
             generate(work, blocks.kernel[block], p)
+        elif plan.generated.heads > 0:
+            compare(work, b, p, blocks.kernel[block], blocks.kernel[first])
         else:
             group = b * plan.dynamic.groups + blocks.kernel[block]
             stage(work.inputs.dynamic, group, plan.dynamic, p, available, space.weights)

@@ -41,7 +41,7 @@ _STATIC_SUMS = 16
 def run(call: Call) -> Tensor:
     """The output of a call."""
     if call.generator is not None and not generates_forward(call):
-        call = with_kernel(call)
+        call = with_kernel(call, gradients)
     y = new_output(call)
     if y.numel():
         work = _Work(call)
@@ -59,7 +59,7 @@ def run(call: Call) -> Tensor:
 def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     """The wanted gradients, in the order of :class:`Wanted`, from the output's."""
     if call.generator is not None and not generates_backward(call):
-        return gradients_with_kernel(call, gradient, wanted, gradients)
+        return gradients_with_kernel(call, gradient, wanted, run, gradients)
     names = [name for name, asked in zip(Wanted._fields, wanted, strict=True) if asked]
     results = dict(zip(names, new_gradients(call, wanted), strict=True))
     if not gradient.numel():

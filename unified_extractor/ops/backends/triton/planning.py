@@ -81,7 +81,7 @@ def map_of(generator: Generator) -> Map:
 def generates_forward(call: Call) -> bool:
     """Whether a gather can make the kernel of this call: groups must lie whole in a tile, and a softmax takes sixteen taps."""
     groups, generator = groups_of(call), call.generator
-    if generator is None or call.aggregation != "gather" or groups.mixing or groups.kernel != 1:
+    if generator is None or generator.heads or call.aggregation != "gather" or groups.mixing or groups.kernel != 1:
         return False
     whole = _tile_of_channels(groups, is_channels_last(call.x))[1] >= groups.unit
     few = generator.normalisation != "softmax" or call.window.size <= _SOFTMAX_TAPS
@@ -102,7 +102,7 @@ def generates(call: Call) -> bool:
     """
     assert call.generator is not None
     used = _WORTH_GENERATING * call.window.size * call.x.shape[1]
-    return generates_backward(call) and generating_work(call.generator) <= used
+    return generates_backward(call) and generating_work(call.generator, call.window) <= used
 
 
 def _batch_step(tensor: Tensor) -> int:
