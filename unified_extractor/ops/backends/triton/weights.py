@@ -3,6 +3,7 @@
 # mypy: ignore-errors
 
 import triton
+import triton.language as tl  # noqa: F401  # the interpreter looks for it in every module of kernels
 
 from unified_extractor.ops.backends.triton.eights import eight_of, split_eight, split_sixteen
 from unified_extractor.ops.backends.triton.generating import as_pairs, feature_at, kernel_at, kernels_at
