@@ -72,16 +72,6 @@ def in_steps(value, query, key, kernel_size, heads, position=None, normalisation
     return ux.extract(value, kernel_size=kernel_size, dynamic_kernel=kernel, padding="same", backend="reference", **options)
 
 
-@pytest.fixture(params=["on the way", "before"])
-def made(request, monkeypatch):
-    """Where the compiled backend makes a kernel that is not kept."""
-    pytest.importorskip("numba")
-    from unified_extractor.ops.backends.compiled import maps
-
-    monkeypatch.setattr(maps, "_WORTH_GENERATING", {"on the way": 1e9, "before": 0}[request.param])
-    return request.param
-
-
 fused = partial(attend, backend="compiled", fused=True)
 
 

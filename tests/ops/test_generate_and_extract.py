@@ -23,16 +23,6 @@ STORING = ("reference", "eager")
 GENERATED = {name: case for name, case in BLOCKS.items() if case.get("kernels") and not case.get("shared")}
 
 
-@pytest.fixture(params=["on the way", "before"])
-def made(request, monkeypatch):
-    """Where the compiled backend makes a kernel that is not kept: in its loops, or by a matrix product, once in each pass."""
-    pytest.importorskip("numba")
-    from unified_extractor.ops.backends.compiled import maps
-
-    monkeypatch.setattr(maps, "_WORTH_GENERATING", {"on the way": 1e9, "before": 0}[request.param])
-    return request.param
-
-
 def call_of(case, dtype=torch.float64, **options):
     base = made_call(**({"size": (5, 6), "kernel_size": 3, "batch": 2} | GENERATED[case]), dtype=dtype)
     return with_generator(base, **({"depth": 18} | options))

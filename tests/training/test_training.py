@@ -14,6 +14,7 @@ from torch import nn
 from tests.image_folders import write_images
 from tests.tiny_runs import final, write_config
 from unified_extractor import presets
+from unified_extractor.analysis.modules import extractors
 from unified_extractor.analysis.record import read_rows
 from unified_extractor.data import Digits
 from unified_extractor.models import VOLO, ExtractorNet
@@ -50,6 +51,18 @@ def test_one_epoch_improves_the_loss():
     after = trainer.validate(model, data, verbose=False)[0]
     assert after["val/loss"] < 0.8 * before["val/loss"]
     assert after["val/accuracy"] > 2 * before["val/accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, [None, True]), ({"fused": False}, [False] * 2), ({"fused": True}, [True] * 2)]
+)
+def test_whether_kernels_are_stored_is_said_once_for_all_extractors(given: dict[str, bool], expected: list[bool | None]):
+    """What is not said leaves each layer as it was."""
+    net = network(widths=[16], depths=[2], spec=presets.involution(3))
+    layers = list(extractors(net).values())
+    layers[1].fused = True
+    ImageClassifier(net, **given)
+    assert [layer.fused for layer in layers] == expected
 
 
 def test_a_seed_decides_the_run(tmp_path: Path):

@@ -80,6 +80,7 @@ FUSED_CASES: dict[str, Callable[[], Case]] = {
     "DCNv3 layer 64x56x56": partial(layer, presets.deformable_convolution(3, groups=4), 64, 56),
     "DCNv3 layer 256x14x14": partial(layer, presets.deformable_convolution(3, groups=16), 256, 14),
     "DCNv4 layer 64x56x56": partial(layer, presets.deformable_convolution(4, groups=4), 64, 56),
+    "local attention layer 64x56x56": partial(layer, presets.local_attention(7, heads=4), 64, 56),
     "RedNet-26 step 3x112x112": training_step,
 }
 """The cases of ``uniex bench fused``: batch 8."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
+from unified_extractor.analysis.modules import extractors
 from unified_extractor.data import ImageDataModule
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
 from unified_extractor.training.metrics import classification_metrics
@@ -35,6 +36,8 @@ class ImageClassifier(L.LightningModule):
         mixing: of the training images, mixup and CutMix.
         channels_last: keep weights and images in that memory format.
         compile: run the network through ``torch.compile``.
+        fused: whether extractors make dynamic kernels where they use them instead of storing them for backward. None: where that is
+            faster. True: also where it is slower, to save memory. False: never.
 
     Raises:
         ConfigurationError: a network that does not fit the data, or a checkpoint of another architecture.
@@ -48,6 +51,7 @@ class ImageClassifier(L.LightningModule):
         mixing: Mixing = Mixing(),
         channels_last: bool = False,
         compile: bool = False,
+        fused: bool | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -56,6 +60,9 @@ class ImageClassifier(L.LightningModule):
         self.optimization, self.label_smoothing, self.mixing = optimization, label_smoothing, mixing
         self.image_format = torch.channels_last if channels_last else torch.contiguous_format
         self.compiled = compile
+        if fused is not None:
+            for layer in extractors(network).values():
+                layer.fused = fused
         self.train_loss, self.train_accuracy = MeanMetric(), MeanMetric()
         for metric in (self.train_loss, self.train_accuracy):
             metric.persistent(True)  # a checkpoint within an epoch keeps its means
