@@ -34,5 +34,12 @@ def test_stages_may_use_different_extractors():
 
 @pytest.mark.parametrize(("widths", "depths"), [((16,), (1, 1)), ((), ())])
 def test_lists_of_different_lengths_are_refused(widths, depths):
-    with pytest.raises(ValueError, match="widths and depths must name the same stages"):
+    with pytest.raises(ValueError, match="widths, depths and mlp_ratio must name the same stages"):
         ux.models.extractor_net(10, widths=widths, depths=depths)
+
+
+def test_stages_may_have_mlps_of_different_widths():
+    net = ux.models.extractor_net(10, ux.presets.convolution(), widths=(16, 32), depths=(1, 2), mlp_ratio=[0.5, 3])
+    assert [module.out_channels for name, module in net.named_modules() if name.endswith("fc1")] == [8, 96, 96]
+    with pytest.raises(ValueError, match="mlp_ratio must be positive"):
+        ux.models.extractor_net(10, widths=(16, 32), depths=(1, 2), mlp_ratio=[1, 0])

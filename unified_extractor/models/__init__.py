@@ -10,6 +10,7 @@ from unified_extractor.models.internimage import (
     internimage_s,
     internimage_t,
 )
+from unified_extractor.models.matched_net import MatchedNet
 from unified_extractor.models.rednet import RedNet, rednet26, rednet38, rednet50, rednet101, rednet152
 from unified_extractor.models.resnet import ResNet, resnet26, resnet38, resnet50
 from unified_extractor.models.staged import StagedNetwork
@@ -19,6 +20,7 @@ __all__ = [
     "VOLO",
     "ExtractorNet",
     "InternImage",
+    "MatchedNet",
     "RedNet",
     "ResNet",
     "StagedNetwork",

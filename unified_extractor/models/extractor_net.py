@@ -33,7 +33,8 @@ class ExtractorNet(StagedNetwork):
         widths: channels of every stage. The first stage has stride ``stem_stride``, every further one 2.
         depths: blocks of every stage.
         stem_stride: stride of the first stage.
-        mlp_ratio: hidden channels of the pointwise MLP after every extractor, as a multiple of the width.
+        mlp_ratio: hidden channels of the pointwise MLP after every extractor, as a multiple of the width; one for all stages, or
+            one each.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
 
@@ -54,7 +55,7 @@ class ExtractorNet(StagedNetwork):
         widths: Sequence[int] = (32, 64, 128),
         depths: Sequence[int] = (1, 1, 1),
         stem_stride: int = 1,
-        mlp_ratio: float = 2.0,
+        mlp_ratio: float | Sequence[float] = 2.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -62,14 +63,16 @@ class ExtractorNet(StagedNetwork):
             check_sizes(name, [value])
         check_sizes("widths", widths)
         check_sizes("depths", depths)
-        check_positive("mlp_ratio", mlp_ratio)
-        check_stages(widths=widths, depths=depths)
+        ratios = [mlp_ratio] * len(widths) if isinstance(mlp_ratio, int | float) else list(mlp_ratio)
+        for ratio in ratios:
+            check_positive("mlp_ratio", ratio)
+        check_stages(widths=widths, depths=depths, mlp_ratio=ratios)
         specs = stage_specs(spec, presets.unified(), len(widths))
         stages, rates = [], drop_path_rates(drop_path_rate, depths)
-        for i, (width, one) in enumerate(zip(widths, specs, strict=True)):
+        for i, (width, one, ratio) in enumerate(zip(widths, specs, ratios, strict=True)):
             stride, before = (stem_stride, in_chans) if i == 0 else (2, widths[i - 1])
             entry = nn.Sequential(nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width))
-            blocks = [_block(width, one, mlp_ratio, rate) for rate in rates[i]]
+            blocks = [_block(width, one, ratio, rate) for rate in rates[i]]
             stages.append(Stage(entry, *blocks, out_channels=width, stride=stride))
         super().__init__(
             in_chans=in_chans,

@@ -1,0 +1,61 @@
+"""Networks of one cost, whatever their extractor."""
+
+import pytest
+import torch
+
+import unified_extractor as ux
+from tests.test_spec import PRESETS
+from unified_extractor.models.matched_net import TOLERANCE, NoMatchError
+
+BUDGET = {"multiply_adds": 16_500_000, "parameters": 420_000, "widths": (32, 64, 128), "stem_stride": 2}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_meets_multiply_adds_and_parameters(name):
+    net = ux.models.MatchedNet(10, PRESETS[name], **BUDGET)
+    found = ux.analysis.cost(net, (3, 32, 32))
+    assert found.multiply_adds == pytest.approx(BUDGET["multiply_adds"], rel=TOLERANCE)
+    assert found.parameters == pytest.approx(BUDGET["parameters"], rel=TOLERANCE)
+    layers = [module for module in net.modules() if isinstance(module, ux.UnifiedExtractor2d)]
+    assert [layer.spec for layer in layers] == [PRESETS[name]] * 3, "the extractor was changed"
+    assert [module.out_channels for key, module in net.named_modules() if key.endswith("fc1")] == net.hidden
+
+
+@pytest.mark.parametrize("match", ["multiply_adds", "parameters"])
+def test_one_figure_alone_is_met_by_one_dial(match):
+    net = ux.models.MatchedNet(10, ux.presets.deformable_convolution(2), **BUDGET | {"parameters": 600_000}, match=match)
+    found = vars(ux.analysis.cost(net, (3, 32, 32)))
+    assert found[match] == pytest.approx({"multiply_adds": 16_500_000, "parameters": 600_000}[match], rel=TOLERANCE)
+    ratios = [hidden / width for hidden, width in zip(net.hidden, (32, 64, 128), strict=True)]
+    assert max(ratios) - min(ratios) < 0.05
+
+
+def test_what_cannot_be_met_is_refused_with_what_the_extractor_costs_alone():
+    with pytest.raises(
+        NoMatchError, match=r"16,500,000 multiply-adds and 4,200 parameters .*with one hidden channel there are 9,"
+    ):
+        ux.models.MatchedNet(10, ux.presets.convolution(), **BUDGET | {"parameters": 4_200})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"match": "all"}, "match"),
+        ({"multiply_adds": 0}, "multiply_adds"),
+        ({"parameters": 1.5}, "parameters"),
+        ({"image_size": 0}, "image"),
+    ],
+)
+def test_wrong_arguments_are_named(changed, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        ux.models.MatchedNet(10, **BUDGET | changed)
+
+
+def test_it_is_made_again_from_its_config_and_trains():
+    net = ux.models.MatchedNet(10, ux.presets.involution(3), **BUDGET)
+    config = dict(net.config)
+    assert config.pop("network") == "MatchedNet"
+    again = ux.models.MatchedNet(**config)
+    assert again.hidden == net.hidden
+    again(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in again.parameters())
