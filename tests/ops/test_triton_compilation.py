@@ -23,6 +23,8 @@ PLANNED_WARPS = {
     "collect": 16,
 }
 """The fewest that a multiprocessor must have room for: where reads wait for memory, and where a matrix product waits for less."""
+PLANNED_GENERATING = PLANNED_WARPS | {"spread": 12}
+"""Where kernels are made tap by tap, the feature and the map's weights take registers."""
 
 
 def compiled_for(architecture, *options):
@@ -71,4 +73,5 @@ def test_registers_leave_room_for_the_warps_planned(kernels):
     for row in kernels:
         a_block = 32 * row["warps"] * -(-row["registers"] // 8) * 8
         warps = REGISTERS // a_block * row["warps"]
-        assert warps >= PLANNED_WARPS[row["kernel"]], f"{name_of(row)}: {row['registers']} registers, {warps} warps"
+        planned = PLANNED_GENERATING if "generated" in row["call"] else PLANNED_WARPS
+        assert warps >= planned[row["kernel"]], f"{name_of(row)}: {row['registers']} registers, {warps} warps"
