@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
-from unified_extractor.analysis.cost import Cost, cost
+from unified_extractor.analysis.cost import multiply_adds
 from unified_extractor.models.arguments import Specs, check_sizes
 from unified_extractor.models.extractor_net import ExtractorNet
 
@@ -16,6 +16,14 @@ TOLERANCE = 0.03
 
 class NoMatchError(ValueError):
     """No widths of the MLPs give the cost that was asked for."""
+
+
+class Cost(NamedTuple):
+    """What is matched."""
+
+    multiply_adds: int
+    """Of one image."""
+    parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +37,10 @@ class Shape:
     depths: Sequence[int]
     stem_stride: int
 
-    def network(self, spec: Specs | None, hidden: Sequence[int]) -> ExtractorNet:
-        """With so many hidden channels in every stage's MLPs, on the meta device."""
+    def cost(self, spec: Specs | None, hidden: Sequence[int]) -> Cost:
+        """With so many hidden channels in every stage's MLPs, counted on the meta device."""
         with torch.device("meta"):
-            return ExtractorNet(
+            network = ExtractorNet(
                 self.num_classes,
                 spec,
                 in_chans=self.in_chans,
@@ -41,10 +49,16 @@ class Shape:
                 stem_stride=self.stem_stride,
                 mlp_ratio=self.ratios(hidden),
             )
+        products = multiply_adds(network, (self.in_chans, self.image_size, self.image_size))
+        return Cost(products, sum(parameter.numel() for parameter in network.parameters()))
 
-    def cost(self, spec: Specs | None, hidden: Sequence[int]) -> Cost:
-        """Of one image."""
-        return cost(self.network(spec, hidden), (self.in_chans, self.image_size, self.image_size))
+    def of_a_channel(self) -> list[Cost]:
+        """What one more hidden channel costs in every stage."""
+        costs, size = [], self.image_size
+        for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            size = -(-size // (2 if stage else self.stem_stride))
+            costs.append(Cost(depth * 2 * width * size**2, depth * (2 * width + 1)))
+        return costs
 
     def ratios(self, hidden: Sequence[int]) -> list[float]:
         """Hidden channels as multiples of the widths."""
@@ -52,7 +66,7 @@ class Shape:
 
 
 def matching_widths(
-    spec: Specs | None, shape: Shape, multiply_adds: int, parameters: int, match: Literal["both", "multiply_adds", "parameters"]
+    spec: Specs | None, shape: Shape, target: Cost, match: Literal["both", "multiply_adds", "parameters"]
 ) -> list[int]:
     """Hidden channels of every stage's MLPs, so that a network with this extractor costs what is asked for.
 
@@ -62,41 +76,38 @@ def matching_widths(
     Args:
         spec: the extractor, or one a stage.
         shape: all else.
-        multiply_adds, parameters: what one image and the network are to cost.
+        target: what the network is to cost.
         match: which of the two must be met.
 
     Raises:
         NoMatchError: no positive widths meet it within :data:`TOLERANCE`; the message says what the extractor alone costs.
     """
-    least = [1] * len(shape.widths)
-    base = shape.cost(spec, least)
-    slopes = []
-    for last in (False, True):
-        more = [1 + width * ((i == len(least) - 1) == last) for i, width in enumerate(shape.widths)]
-        raised = shape.cost(spec, more)
-        slopes.append((raised.multiply_adds - base.multiply_adds, raised.parameters - base.parameters))
-    missing = (multiply_adds - base.multiply_adds, parameters - base.parameters)
-    if match == "both":
-        (a, c), (b, d) = slopes
-        early, late = (missing[0] * d - missing[1] * b) / (a * d - b * c), (a * missing[1] - c * missing[0]) / (a * d - b * c)
+    last = len(shape.widths) - 1
+    base, slopes = shape.cost(spec, [1] * (last + 1)), shape.of_a_channel()
+    missing = Cost(*(asked - there for asked, there in zip(target, base, strict=True)))
+    turns = [[width * cost for cost in slope] for width, slope in zip(shape.widths, slopes, strict=True)]
+    early, late = [sum(costs) for costs in zip(*turns[:last], strict=True)] or [0, 0], turns[last]
+    if match == "both" and last:
+        whole = early[0] * late[1] - late[0] * early[1]
+        first = (missing.multiply_adds * late[1] - missing.parameters * late[0]) / whole
+        second = (missing.parameters * early[0] - missing.multiply_adds * early[1]) / whole
     else:
-        which = 0 if match == "multiply_adds" else 1
-        early = late = missing[which] / (slopes[0][which] + slopes[1][which])
-    dials = [early] * (len(least) - 1) + [late]
+        which = 1 if match == "parameters" else 0
+        first = second = missing[which] / (early[which] + late[which])
+    dials = [first] * last + [second]
     hidden = [round(1 + dial * width) for dial, width in zip(dials, shape.widths, strict=True)]
-    if min(hidden) < 1 or not _meets(shape.cost(spec, hidden), multiply_adds, parameters, match):
+    found = Cost(*(base[i] + sum((n - 1) * slope[i] for n, slope in zip(hidden, slopes, strict=True)) for i in (0, 1)))
+    if min(hidden) < 1 or not _meets(found, target, match):
         raise NoMatchError(
-            f"no MLP widths give {multiply_adds:,} multiply-adds and {parameters:,} parameters (match={match!r}): with one hidden "
-            f"channel there are {base.multiply_adds:,} and {base.parameters:,}, and the stages would need {hidden} hidden channels"
+            f"no MLP widths give {target.multiply_adds:,} multiply-adds and {target.parameters:,} parameters (match={match!r}): with "
+            f"one hidden channel there are {base.multiply_adds:,} and {base.parameters:,}, and the stages would need {hidden} hidden "
+            "channels"
         )
     return hidden
 
 
-def _meets(found: Cost, multiply_adds: int, parameters: int, match: str) -> bool:
-    gaps = {
-        "multiply_adds": abs(found.multiply_adds / multiply_adds - 1),
-        "parameters": abs(found.parameters / parameters - 1),
-    }
+def _meets(found: Cost, target: Cost, match: str) -> bool:
+    gaps = {name: abs(there / asked - 1) for name, there, asked in zip(Cost._fields, found, target, strict=True)}
     return all(gap <= TOLERANCE for name, gap in gaps.items() if match in ("both", name))
 
 
@@ -152,7 +163,7 @@ class MatchedNet(ExtractorNet):
             depths=depths,
             stem_stride=stem_stride,
         )
-        hidden = matching_widths(spec, shape, multiply_adds, parameters, match)
+        hidden = matching_widths(spec, shape, Cost(multiply_adds, parameters), match)
         super().__init__(
             num_classes,
             spec,
