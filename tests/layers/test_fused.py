@@ -3,11 +3,14 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.utils import prune
 
 import unified_extractor as ux
 from tests.test_spec import PRESETS
 from unified_extractor import presets
 from unified_extractor.analysis import kept_bytes
+from unified_extractor.layers.generators import GeneratedKernel
 
 pytest.importorskip("numba")
 CHANNELS = 32
@@ -29,6 +32,11 @@ POINTWISE = {
         static_kernel=ux.StaticKernel(channels="depthwise"),
         dynamic_kernel=ux.DynamicKernel(source="generated", groups=4),
         combine="residual",
+    ),
+    "rows to spare": ux.ExtractorSpec(
+        kernel_size=3,
+        dynamic_kernel=ux.DynamicKernel(source="generated", groups=2),
+        generator=ux.Generator(head_multiple=8),
     ),
     "dense": ux.ExtractorSpec(
         kernel_size=3,
@@ -56,6 +64,17 @@ def results(layer, x):
     return {"y": y.detach(), "x": x.grad} | {name: p.grad.clone() for name, p in layer.named_parameters()}
 
 
+def test_one_kernel_of_the_whole_image_is_stored():
+    spec = ux.ExtractorSpec(
+        kernel_size=3,
+        dynamic_kernel=ux.DynamicKernel(source="generated", groups=2),
+        generator=ux.Generator(view="global"),
+    )
+    layer, x = layer_of(spec), torch.randn(2, CHANNELS, 9, 10, dtype=torch.float64)
+    layer.fused = True
+    assert layer(x).shape == x.shape
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_attention_is_the_same_fused_and_stored_and_keeps_no_kernel(stride):
     spec = presets.local_attention(5, heads=2)
@@ -71,16 +90,17 @@ def test_attention_is_the_same_fused_and_stored_and_keeps_no_kernel(stride):
     assert kept[False] - kept[True] >= layer.generate(x)[1].nbytes
 
 
-def calls_of(module):
-    calls = []
-    module.register_forward_hook(lambda *_: calls.append(1))
-    return calls
+@pytest.fixture
+def calls(monkeypatch):
+    """One entry for every kernel that was made to be stored; a hook would have it stored."""
+    made, forward = [], GeneratedKernel.forward
+    monkeypatch.setattr(GeneratedKernel, "forward", lambda self, feature: made.append(1) or forward(self, feature))
+    return made
 
 
 @pytest.mark.parametrize("name", POINTWISE)
-def test_fused_and_stored_give_the_same_values_and_gradients(name):
+def test_fused_and_stored_give_the_same_values_and_gradients(name, calls):
     layer, x = layer_of(POINTWISE[name], 2 if "stride" in name else 1), torch.randn(2, CHANNELS, 9, 10, dtype=torch.float64)
-    calls = calls_of(layer.kernel)
     layer.fused = False
     expected = results(layer, x)
     assert len(calls) == 1
@@ -106,13 +126,114 @@ def test_every_preset_obeys_the_switch_or_does_not_need_it(name):
         torch.testing.assert_close(gradients[1][key], value, rtol=1e-10, atol=1e-10)
 
 
-def test_a_layer_decides_by_what_is_faster():
+def test_a_layer_decides_by_what_is_faster(calls):
     """An involution's kernel costs channels/64 multiply-adds for each of the aggregation: worth it up to twice."""
-    for channels, fused in ((64, True), (128, True), (256, False)):
-        layer = ux.UnifiedExtractor2d(channels, channels, presets.involution(7))
-        calls = calls_of(layer.kernel)
-        layer(torch.randn(1, channels, 8, 8))
+    for channels, fused in ((64, True), (128, True), (144, False), (256, False)):
+        ux.UnifiedExtractor2d(channels, channels, presets.involution(7))(torch.randn(1, channels, 8, 8))
         assert (not calls) == fused
+        calls.clear()
+
+
+def test_the_rule_counts_every_use_of_a_kernel(calls):
+    """A static kernel that mixes channels uses it once an output, a fold once a result."""
+    dense = ux.ExtractorSpec(
+        kernel_size=3,
+        static_kernel=ux.StaticKernel(channels="dense"),
+        dynamic_kernel=ux.DynamicKernel(source="generated", groups=4),
+    )
+    for spec, fused in (
+        (dense, True),
+        (presets.outlook_attention(3, heads=2), True),
+        (presets.outlook_attention(3, heads=4), False),
+    ):
+        ux.UnifiedExtractor2d(64, 64, spec)(torch.randn(1, 64, 8, 8))
+        assert (not calls) == fused
+        calls.clear()
+
+
+def lora(head):
+    """A wrapper that has a weight of its own."""
+    wrapped = nn.Sequential(head, nn.Conv2d(head.out_channels, head.out_channels, 1))
+    wrapped.weight, wrapped.bias = head.weight, head.bias
+    return wrapped
+
+
+class Rounded(nn.Conv2d):
+    """Another forward."""
+
+    def forward(self, input):
+        return super().forward(input).round(decimals=1)
+
+
+def rounded(head):
+    head.__class__ = Rounded
+    return head
+
+
+SURGERY = {
+    "pruned": lambda head: prune.l1_unstructured(head, "weight", 0.5),
+    "weight norm": nn.utils.weight_norm,
+    "spectral norm, parametrized": nn.utils.parametrizations.spectral_norm,
+    "wrapped": lora,
+    "another forward": rounded,
+    "with dropout": lambda head: nn.Sequential(head, nn.Dropout()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("name", SURGERY)
+def test_a_head_that_was_changed_is_called(name):
+    found = []
+    for fused in (None, True, False):
+        layer = ux.UnifiedExtractor2d(64, 64, presets.involution(3), fused=fused)
+        layer.load_state_dict({key: torch.full_like(t, 0.02) if t.ndim else t for key, t in layer.state_dict().items()})
+        layer.kernel.head = SURGERY[name](layer.kernel.head)
+        optimizer, x = torch.optim.SGD(layer.parameters(), lr=0.01), torch.linspace(-1, 1, 64 * 64).view(1, 64, 8, 8)
+        for _ in range(3):
+            torch.manual_seed(0)
+            optimizer.zero_grad()
+            loss = layer(x).square().sum()
+            loss.backward()
+            optimizer.step()
+        found.append(loss.item())
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("spec", [presets.involution(3), presets.local_attention(3, heads=2)], ids=["involution", "attention"])
+def test_a_kernel_that_was_wrapped_or_observed_is_called(spec):
+    layer, x = ux.UnifiedExtractor2d(32, 32, spec, fused=True), torch.randn(1, 32, 8, 8)
+    expected, seen = layer(x), []
+    handle = layer.kernel.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    torch.testing.assert_close(layer(x), expected)
+    assert len(seen) == 1
+    handle.remove()
+    layer.kernel = checkpoint_wrapper(layer.kernel)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_layer_pickled_before_there_was_a_switch_runs():
+    layer = ux.UnifiedExtractor2d(32, 32, presets.involution(3))
+    del layer.__dict__["fused"]
+    assert layer(torch.randn(1, 32, 8, 8)).shape == (1, 32, 8, 8)
+
+
+@pytest.mark.parametrize("value", ["auto", 0, 1, 0.0])
+def test_a_wrong_switch_is_refused_at_once(value):
+    with pytest.raises(TypeError, match="fused must be None, True or False, got"):
+        ux.UnifiedExtractor2d(32, 32, presets.convolution(), fused=value)
+
+
+def test_the_printed_layer_has_the_switch():
+    assert repr(ux.UnifiedExtractor2d(32, 32, presets.involution(3), fused=True)).endswith(", fused=True)")
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_layer_compiles_for_sizes_that_change(fused):
+    layer = ux.UnifiedExtractor2d(32, 32, presets.outlook_attention(3, heads=2), fused=fused)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (8, 11):
+        x = torch.randn(1, 32, size, size)
+        torch.testing.assert_close(compiled(x), layer(x))
 
 
 @pytest.mark.parametrize("name", ["involution", "outlook_attention", "deformable_convolution 3", "deformable_convolution 4"])

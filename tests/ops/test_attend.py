@@ -65,7 +65,7 @@ def in_steps(value, query, key, kernel_size, heads, position=None, normalisation
         values = values + position.flatten(1)[None, :, :, None, None]
     if normalisation == "softmax":
         inside = ux.generalized_unfold(torch.ones_like(key[:, :1]), kernel_size, **geometry) > 0
-        powers = (values - values.detach().amax(2, keepdim=True)).exp() * inside
+        powers = (values - values.detach().where(inside, -torch.inf).amax(2, keepdim=True)).exp().where(inside, 0.0)
         kernel = powers / powers.sum(2, keepdim=True)
     else:
         kernel = values.sigmoid() if normalisation == "sigmoid" else values
@@ -78,7 +78,7 @@ fused = partial(attend, backend="compiled", fused=True)
 @pytest.mark.parametrize("normalisation", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
 def test_it_equals_attention_in_steps(case, normalisation, made, poisoned_memory):  # noqa: F811
-    call = call_of(case) if "not normalised" in case else call_of(case, normalisation=normalisation)
+    call = call_of(case, position=False) if "not normalised" in case else call_of(case, normalisation=normalisation)
     assert_same(values_and_gradients(fused, call), values_and_gradients(in_steps, call))
 
 
@@ -130,6 +130,19 @@ def test_autograd_keeps_what_the_kernel_is_made_from_and_not_the_kernel(made):
     leaves = [call[name].requires_grad_() for name in LEAVES]
     assert kept_bytes(lambda: fused(**call), *leaves) == 0
     assert kept_bytes(lambda: attend(**call, fused=False), *leaves) >= 2 * 49 * 5 * 7 * 4
+
+
+def test_taps_outside_the_image_have_no_weight_however_small_the_others_are(made):
+    call = call_of("one head", channels=4, size=(3, 3))
+    call |= {"query": torch.full_like(call["query"], -1e3), "key": torch.ones_like(call["key"]), "position": None}
+    assert_same(values_and_gradients(fused, call), values_and_gradients(in_steps, call))
+
+
+def test_nothing_is_kept_on_demand_however_few_channels_share_a_kernel():
+    pytest.importorskip("numba")
+    call = call_of("one head", torch.float32, channels=4, heads=4)
+    leaves = [call[name].requires_grad_() for name in LEAVES]
+    assert kept_bytes(lambda: attend(**call, fused=True), *leaves) == 0
 
 
 def test_multiply_adds_are_those_of_both_steps(made):

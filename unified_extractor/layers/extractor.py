@@ -29,7 +29,7 @@ class UnifiedExtractor2d(nn.Module):
         stride: pixels between windows, an int or (y, x). A gather shrinks the map by it, a fold does not.
         fused: whether a dynamic kernel is made where it is used, instead of being stored for backward, if it is a linear map of
             each position by itself or attention's on the regular grid. None: where that is faster. True: also where it is slower,
-            to save memory. False: never.
+            so that it is not kept. False: never. What has been wrapped, parametrized or given hooks is called, and so stored.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling).
@@ -37,12 +37,14 @@ class UnifiedExtractor2d(nn.Module):
     Attributes:
         downsampling: by how much the map shrinks, an int or (y, x): ``stride`` for gather, 1 for fold.
         kernel_groups: G, the dynamic kernels a position; 1 where there is none.
-        fused: as given; it may be changed at any time. Where it is fused, and in attention on the regular grid, the child ``kernel``
-            is not called, nor are its hooks.
+        fused: as given; it may be changed at any time. Where it is fused, the child ``kernel`` is not called.
 
     Raises:
         ValueError, TypeError: channels that groups do not divide, or an image that does not fit; the message names the rule.
     """
+
+    fused: bool | None = None
+    """Of the class: layers that were pickled before there was a switch have none of their own."""
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class UnifiedExtractor2d(nn.Module):
             raise TypeError(f"spec must be an ExtractorSpec, got {type(spec).__name__}")
         steps = checks.pair("stride", stride, 1)
         self.in_channels, self.out_channels, self.spec, self.stride = in_channels, out_channels, spec, stride
+        checks.fused(fused)
         self.fused = fused
         self.downsampling = stride if spec.aggregation == "gather" else 1
         self.kernel_groups = _kernel_groups(spec, in_channels)
@@ -192,7 +195,8 @@ class UnifiedExtractor2d(nn.Module):
 
     def _products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
         """What makes a similarity kernel, if it can be made where it is used."""
-        assert isinstance(self.kernel, SimilarityKernel)
+        if self.fused is False or not isinstance(self.kernel, SimilarityKernel):
+            return None
         return self.kernel.products(x, offsets)
 
     def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Generator | None:
@@ -200,8 +204,7 @@ class UnifiedExtractor2d(nn.Module):
         spec = self.spec
         if self.fused is False or feature is None or spec.dynamic_kernel.source != "generated":
             return None
-        assert isinstance(self.kernel, GeneratedKernel)
-        made = self.kernel.map(feature, window)
+        made = self.kernel.map(feature, window) if isinstance(self.kernel, GeneratedKernel) else None
         call = Call(value, self.static_kernel, None, offsets, window, spec.aggregation, spec.combine, generator=made)
         return made if made is not None and fuses(call, self.fused) else None
 
@@ -222,7 +225,8 @@ class UnifiedExtractor2d(nn.Module):
     def __repr__(self) -> str:
         """The call that makes this layer."""
         stride = "" if self.stride == 1 else f", stride={self.stride}"
-        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride})"
+        fused = "" if self.fused is None else f", fused={self.fused}"
+        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride}{fused})"
 
 
 def _kernel_groups(spec: ExtractorSpec, channels: int) -> int:

@@ -86,6 +86,12 @@ def with_center(values: Tensor, taps: int) -> Tensor:
     return torch.cat([before, torch.zeros_like(before[:, :, :1]), after], 2)
 
 
+def _is_untouched(module: nn.Module, kind: type) -> bool:
+    """Whether a module is of this very class, without hooks: not wrapped, parametrized, pruned, sharded or observed."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) is kind and not any(hooks) and "forward" not in vars(module)
+
+
 class GeneratedKernel(nn.Module):
     """The dynamic kernel as a linear function of the feature, normalised."""
 
@@ -113,9 +119,10 @@ class GeneratedKernel(nn.Module):
         return with_center(values, self.taps) if self.remove_center else values
 
     def map(self, feature: Tensor, window: Window) -> LinearMap | None:
-        """The same as a linear map of each position by itself, where it is one."""
+        """The same as a linear map of each position by itself, where it is one and nobody asks to see it being made."""
         if (
-            isinstance(self.head, SameConv2d)
+            not (_is_untouched(self, GeneratedKernel) and _is_untouched(self.head, nn.Conv2d))
+            or self.head.kernel_size != (1, 1)
             or self.normalisation not in NORMALISATIONS
             or self.remove_center
             or feature.shape[2:] != window.output
@@ -162,7 +169,9 @@ class SimilarityKernel(nn.Module):
 
     def products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
         """Query ``[B, C, Ho, Wo]``, keys ``[B, C, H, W]`` and a bias ``[G, kh, kw]``, where these make the kernel: on the regular grid."""
-        return None if offsets is not None else (self._scaled_query(x), self.key(x), self.position)
+        if offsets is not None or not _is_untouched(self, SimilarityKernel):
+            return None
+        return self._scaled_query(x), self.key(x), self.position
 
     def _scaled_query(self, x: Tensor) -> Tensor:
         queried = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)

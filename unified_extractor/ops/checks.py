@@ -3,7 +3,7 @@
 B batch, C input channels, O output channels, G kernel groups, F offset groups, K taps, Ho, Wo output positions.
 """
 
-from math import isfinite
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -80,8 +80,15 @@ def extract(
             raise ValueError(f"bias must have shape [O] = [{out_channels}], got {list(bias.shape)}")
 
 
+def fused(value: Any) -> None:
+    """None, True or False, and nothing that equals one of them."""
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"fused must be None, True or False, got {value!r}")
+
+
 def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, normalisation: Any, window: Window) -> None:
     """Check what :func:`unified_extractor.ops.functional.attend` makes its kernel from against the image."""
+    tensor("value", value, "[B, C, H, W]")
     one_of("normalisation", normalisation, NORMALISATIONS)
     companion("query", query, "[B, E, Ho, Wo]", value)
     companion("key", key, "[B, E, H, W]", value)
@@ -90,10 +97,13 @@ def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, no
     if query.shape != (*key.shape[:2], *window.output):
         raise ValueError(f"query must have shape {[*key.shape[:2], *window.output]}, got {list(query.shape)}")
     for name, channels in (("key", key.shape[1]), ("value", value.shape[1])):
+        if channels < 1:
+            raise ValueError(f"{name} must have at least one channel, got shape {list(key.shape)}")
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or channels % heads:
             raise ValueError(f"heads must divide the channels of {name}, got heads={heads!r}, channels={channels}")
     if position is not None:
-        companion("position", position, "[G, kh, kw]", value)
+        if position.dtype != torch.float32 or value.dtype not in HALF:
+            companion("position", position, "[G, kh, kw]", value)
         if position.shape != (heads, *window.kernel_size):
             raise ValueError(f"position must have shape {[heads, *window.kernel_size]}, got {list(position.shape)}")
 
@@ -127,7 +137,7 @@ def generator(x: Tensor, generator: Generator, window: Window, aggregation: Any)
         companion("head_bias", bias, f"[{rows}]", x)
         if bias.shape[0] != weight.shape[0]:
             raise ValueError(f"head_bias must have the {weight.shape[0]} rows of head_weight, got {list(bias.shape)}")
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not isfinite(scale) or scale == 0:
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < abs(scale) < inf:
         raise ValueError(f"scale must be a finite number other than 0, got {scale!r}")
 
 

@@ -44,7 +44,7 @@ def decomposed(product: Product, combined: Combined | None = None) -> Callable[.
             static_part = extract(x, static_kernel, None, offsets, bias, window, "multiply", "gather")
             return static_part + product(x, None, dynamic_kernel, offsets, window, "gather")
         if combine == "residual" and dynamic_kernel is not None:
-            dynamic_kernel = 1 + dynamic_kernel if isinstance(dynamic_kernel, Tensor) else dynamic_kernel.plus_one()
+            dynamic_kernel = 1 + dynamic_kernel if isinstance(dynamic_kernel, Tensor) else dynamic_kernel.plus_one(window)
         y = product(x, static_kernel, dynamic_kernel, offsets, window, aggregation)
         return y if bias is None else y + bias[:, None, None]
 

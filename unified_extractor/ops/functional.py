@@ -7,6 +7,7 @@ B batch, C input channels, O output channels, G kernel groups, F offset groups, 
     fold    z[b,c,i,p]  = sum_k D[b,g(c),i,k,p] * S[c,k] * x~[b,c,k,p],   y = bias + (z_i added where tap i of window p lies)
 """
 
+import sys
 from typing import Any, Literal
 
 import torch
@@ -142,8 +143,9 @@ def generate_and_extract(
         scale: what the values are multiplied by before they are normalised.
         normalisation: "none", "sigmoid", or "softmax" over the taps, of a fold over the source taps.
         kernel_size, static_kernel, offsets, bias, stride, padding, dilation, combine, aggregation, backend: as in :func:`extract`.
-        fused: None: where that is faster than storing the kernel. True: also where it is slower, to save memory. False: never.
-            The backends "compiled" and "triton" do it; others, and a normalised kernel with ``combine="residual"``, store it.
+        fused: None: where that is faster than storing the kernel. True: also where it is slower, so that autograd does not keep the
+            kernel (the peak of a single layer may be higher). False: never. The backends "compiled" and "triton" do it; others, and
+            a normalised kernel with ``combine="residual"``, store it.
 
     Returns:
         ``[B, O, Ho, Wo]`` for gather, ``[B, C, H, W]`` for fold.
@@ -157,14 +159,13 @@ def generate_and_extract(
     x, feature, weight, static_kernel, head_bias, bias = _autocast(x, feature, head_weight, static_kernel, head_bias, bias)
     generator = Generator(feature, weight, head_bias, scale, normalisation)
     checks.extract(x, static_kernel, generator, offsets, bias, window, combine, aggregation)
-    if fused not in (None, True, False):
-        raise TypeError(f"fused must be None, True or False, got {fused!r}")
+    checks.fused(fused)
     if fused and backend in ("reference", "eager"):
         raise ValueError(
             f"fused=True needs a backend that does not store the kernel, 'compiled' or 'triton', got backend={backend!r}"
         )
     call = Call(x, static_kernel, None, offsets, window, aggregation, combine, generator=generator)
-    implementation = _implementation(call, backend)
+    implementation = _implementation(call, backend, fused)
     with full_precision(x):
         dynamic = _dynamic(call, fused, backend)
         return implementation.extract(x, static_kernel, dynamic, offsets, bias, window, combine, aggregation)
@@ -173,8 +174,9 @@ def generate_and_extract(
 def fuses(call: Call, fused: bool | None, backend: str | None = None) -> bool:
     """Whether :func:`generate_and_extract` makes this call's kernel where it is used; arguments of these names as there."""
     assert call.generator is not None
-    generates = getattr(_implementation(call, backend), "generates", None)
-    fits = call.combine != "residual" or call.generator.normalisation == "none"
+    generates = getattr(_implementation(call, backend, fused), "generates", None)
+    plain = call.generator.normalisation == "none" and abs(call.generator.scale) * torch.finfo(call.x.dtype).max > 1
+    fits = call.combine != "residual" or plain  # one more in the bias: what is normalised, or scaled to nothing, has no such bias
     return generates is not None and fits and fused is not False and (fused or generates(call))
 
 
@@ -205,7 +207,7 @@ def attend(
         query: one a window, ``[B, E, Ho, Wo]``, scaled already.
         key: image ``[B, E, H, W]``.
         heads: G, contiguous channel groups of all three; divides C and E.
-        position: what each tap of a head adds, ``[G, kh, kw]``.
+        position: what each tap of a head adds, ``[G, kh, kw]``; may be float32 beside half precision.
         normalisation: "softmax" or "sigmoid" of the products, or as they are.
         kernel_size, static_kernel, bias, stride, dilation, combine, backend: as in :func:`extract`.
         fused: as in :func:`generate_and_extract`.
@@ -218,8 +220,9 @@ def attend(
 
     Source: Ramachandran et al., Stand-Alone Self-Attention in Vision Models (NeurIPS 2019).
     """
+    checks.tensor("value", value, "[B, C, H, W]")
     window = checks.window(value, kernel_size, stride, "same", dilation)
-    value, query, key, position, static_kernel, bias = _autocast(value, query, key, position, static_kernel, bias)
+    value, query, key, static_kernel, bias = _autocast(value, query, key, static_kernel, bias)
     checks.attention(value, query, key, position, heads, normalisation, window)
     generator = Generator(query, key, None if position is None else position.flatten(), 1.0, normalisation, heads)
     checks.extract(value, static_kernel, generator, None, bias, window, combine, "gather")
@@ -227,7 +230,7 @@ def attend(
     call = Call(value, static_kernel, None, None, window, "gather", combine, generator=generator)
     with full_precision(value):
         dynamic = _dynamic(call, fused, backend)
-        implementation = _implementation(call, backend)
+        implementation = _implementation(call, backend, fused)
         return implementation.extract(value, static_kernel, dynamic, None, bias, window, combine, "gather")
 
 
@@ -276,8 +279,7 @@ def similarity(
 
 
 def _check_fused(fused: bool | None, backend: str | None) -> None:
-    if fused not in (None, True, False):
-        raise TypeError(f"fused must be None, True or False, got {fused!r}")
+    checks.fused(fused)
     if fused and backend in ("reference", "eager"):
         raise ValueError(
             f"fused=True needs a backend that does not store the kernel, 'compiled' or 'triton', got backend={backend!r}"
@@ -289,11 +291,11 @@ def _dynamic(call: Call, fused: bool | None, backend: str | None) -> Tensor | Ge
     assert call.generator is not None
     if fuses(call, fused, backend):
         return call.generator
-    return generated_kernel(call.generator, call.window, call.aggregation, _implementation(call, backend).similarity)
+    return generated_kernel(call.generator, call.window, call.aggregation, _implementation(call, backend, fused).similarity)
 
 
-def _implementation(call: Call, backend: str | None) -> Any:
-    """The backend that runs a call, named or chosen."""
+def _implementation(call: Call, backend: str | None, fused: bool | None = None) -> Any:
+    """The backend that runs a call, named or chosen; ``fused``: one that does not store a generated kernel, if any is usable."""
     x, static, results = call.x, call.static, call.window.size if call.aggregation == "fold" else 1
     made = call.dynamic is not None or call.generator is not None
     if not made and call.offsets is None and call.aggregation == "gather":
@@ -301,7 +303,7 @@ def _implementation(call: Call, backend: str | None) -> Any:
     shared = x.shape[1] // call.dynamic_shape()[1] if made else x.shape[1]
     if static is not None and static.shape[:2] != (x.shape[1], 1):
         shared = min(shared, static.shape[1])
-    return dispatch.choose(backend, x, _work(call.window, call.offsets, shared, results))
+    return dispatch.choose(backend, x, sys.maxsize if fused else _work(call.window, call.offsets, shared, results))
 
 
 def _work(window: Window, offsets: Tensor | None, shared: int, results: int = 1) -> int:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Window, reads_nothing
+from unified_extractor.ops.geometry import Window, precision, reads_nothing
 
 NORMALISATIONS = ("none", "softmax", "sigmoid")
 """Those that need no more than the values of one window."""
@@ -39,10 +39,11 @@ class Generator(NamedTuple):
     heads: int = 0
     """G of query-key products on the regular grid; 0: a linear map."""
 
-    def plus_one(self) -> Self:
+    def plus_one(self, window: Window) -> Self:
         """What makes one plus the kernel, where that is not normalised."""
         assert self.normalisation == "none"
-        bias = self.weight.new_zeros(self.weight.shape[0]) if self.bias is None else self.bias
+        rows = self.heads * window.size if self.heads else self.weight.shape[0]
+        bias = self.weight.new_zeros(rows) if self.bias is None else self.bias
         return self._replace(bias=bias + 1 / self.scale)
 
 
@@ -66,11 +67,16 @@ def generated_kernel(generator: Generator, window: Window, aggregation: str, sim
     feature, weight, bias, scale, normalisation, heads = generator
     if not heads:
         values = F.conv2d(feature, weight[:, :, None, None], bias)
-        return normalised(values.reshape(kernel_shape(generator, window, aggregation)) * scale, normalisation)
+        return normalised(_scaled(values.reshape(kernel_shape(generator, window, aggregation)), scale), normalisation)
     values = similarity(feature, weight, None, heads, window)
+    values = values.to(precision(values))  # a softmax of half-precision values would lose digits of the position
     if bias is not None:
         values = values + bias.view(heads, -1)[:, :, None, None]
-    return normalised(inside_alone(values * scale, window, None, normalisation), normalisation)
+    return normalised(inside_alone(_scaled(values, scale), window, None, normalisation), normalisation).to(feature.dtype)
+
+
+def _scaled(values: Tensor, scale: float) -> Tensor:
+    return values if scale == 1 else scale * values
 
 
 def inside_alone(values: Tensor, window: Window, offsets: Tensor | None, normalisation: str) -> Tensor:
@@ -85,7 +91,7 @@ def inside_alone(values: Tensor, window: Window, offsets: Tensor | None, normali
 
 def values_gradient(generator: Generator, kernel: Tensor, gradient: Tensor) -> Tensor:
     """That of values and bias, from the kernel that :func:`generated_kernel` made and its gradient; all of one shape."""
-    return generator.scale * normalised_gradient(kernel, gradient, generator.normalisation)
+    return _scaled(normalised_gradient(kernel, gradient, generator.normalisation), generator.scale)
 
 
 def map_gradients(generator: Generator, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

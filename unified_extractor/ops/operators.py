@@ -242,7 +242,9 @@ def gradients_with_kernel(
         if generator.heads:
             of_keys = Call(generator.weight, None, values, None, call.window, "gather")
             (of_key,) = gradients(of_keys, generator.feature, Wanted(True, False, False, False))
-            made: tuple[Tensor, ...] = run(of_keys), of_key, values.sum((0, 3, 4)).flatten()
+            of_position = values.sum((0, 3, 4)).flatten()
+            of_position = of_position if generator.bias is None else of_position.to(generator.bias.dtype)
+            made: tuple[Tensor, ...] = run(of_keys).contiguous(), of_key.contiguous(), of_position
         else:
             made = map_gradients(generator, values)
         results |= dict(zip(Wanted._fields[4:], made, strict=True))

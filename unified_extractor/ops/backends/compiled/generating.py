@@ -38,8 +38,8 @@ from unified_extractor.ops.backends.compiled.vectors import (
 
 _SUMMED = 16
 """Products that are added up by themselves: one long sum would lose digits with its length."""
-_EXCLUDED = -(2**62)
-"""A value of which nothing is left beside any other."""
+_LARGE = 2**62
+"""Its square, negative, is a value of which nothing is left beside any other."""
 
 
 class Map(NamedTuple):
@@ -194,11 +194,12 @@ def compare(work, b, p, group, first):
 def exclude_outside(plan, weights, p):
     """Put taps outside the image out of a softmax's reach: a finite value, so that a window wholly outside stays finite."""
     zero, height, width = number(weights, 0), number(weights, plan.height), number(weights, plan.width)
+    excluded = -number(weights, _LARGE) * number(weights, _LARGE)
     for k in range(plan.taps):
         for t in range(T):
             y, x = plan.row_of[p + t] + plan.tap_row[k], plan.column_of[p + t] + plan.tap_column[k]
             inside = (y >= zero) & (y < height) & (x >= zero) & (x < width)
-            weights[k * T + t] = weights[k * T + t] if inside else number(weights, _EXCLUDED)
+            weights[k * T + t] = weights[k * T + t] if inside else excluded
 
 
 @inlined

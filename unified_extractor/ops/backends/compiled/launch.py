@@ -45,7 +45,7 @@ def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     plan, numbers = _plan(_shapes(call))
     x, static = call.x, StaticLayout(call.static, call.x, plan)
     inputs, gradient = _Inputs(call, plan, numbers, static.for_backward(), backward=True), gradient.contiguous()
-    images = _images_a_sum(call, wanted)
+    images = _images_a_sum(call, plan, wanted)
     partial_sums = -(-plan.batch // images)
     of_static = static.new_sums(partial_sums) if wanted.static else None
     of_map = MapSums(call.generator, plan, wanted, partial_sums, T)
@@ -82,12 +82,11 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
     return [*direct, *new_generator_gradients(call, wanted)]
 
 
-def _images_a_sum(call: Call, wanted: Wanted) -> int:
+def _images_a_sum(call: Call, plan: Plan, wanted: Wanted) -> int:
     """Images whose parameters' gradients are summed up in one: enough sums for threads, in not much more memory than the image takes."""
     generator = call.generator
-    of_map = None if generator is None or generator.heads or not any(wanted[4:]) else generator.weight
-    summed = [call.static if wanted.static else None, of_map]
-    largest = max((parameter.numel() for parameter in summed if parameter is not None), default=0)
+    of_map = 0 if generator is None or not any(wanted[4:]) else plan.dynamic.groups * plan.generated.rows * plan.generated.width
+    largest = max(call.static.numel() if call.static is not None and wanted.static else 0, of_map)
     sums = min(max(_LEAST_SUMS, call.x.numel() // largest), 64) if largest else max(call.x.shape[0], 1)
     return max(1, -(-call.x.shape[0] // sums))
 
