@@ -65,7 +65,8 @@ def in_steps(value, query, key, kernel_size, heads, position=None, normalisation
         values = values + position.flatten(1)[None, :, :, None, None]
     if normalisation == "softmax":
         inside = ux.generalized_unfold(torch.ones_like(key[:, :1]), kernel_size, **geometry) > 0
-        powers = (values - values.detach().where(inside, -torch.inf).amax(2, keepdim=True)).exp().where(inside, 0.0)
+        values = values.masked_fill(~inside, -torch.inf)
+        powers = (values - values.detach().amax(2, keepdim=True)).exp()
         kernel = powers / powers.sum(2, keepdim=True)
     else:
         kernel = values.sigmoid() if normalisation == "sigmoid" else values
