@@ -4,19 +4,24 @@ from functools import partial
 
 import pytest
 import torch
+from torch.library import opcheck
 
 import unified_extractor as ux
 from tests.comparing import assert_same, values_and_gradients
 from tests.generators import in_two_steps, random_generating_call, with_generator
 from tests.made_calls import made_call
+from tests.ops.test_attend import LEAVES as ATTENTION
+from tests.ops.test_attend import call_of as attention_of
+from tests.ops.test_attend import in_steps
 from tests.random_calls import random_call, relayout
 from unified_extractor.ops import checks
+from unified_extractor.ops.functional import attend
 from unified_extractor.ops.generation import Generator
-from unified_extractor.ops.operators import Call
+from unified_extractor.ops.operators import Call, numbers
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
-from tests.ops.test_triton import is_short, on_device, poisoned_memory  # noqa: F401  (a fixture)
+from tests.ops.test_triton import STATIC, is_short, on_device, poisoned_memory  # noqa: F401  (a fixture)
 from unified_extractor.ops.backends.triton import launch, planning
 
 HALVES = {"channels": 8, "kernels": 4, "kernel_size": 3, "size": (3, 4), "batch": 2, "depth": 3}
@@ -124,3 +129,22 @@ def test_it_is_chosen_where_planned_to_be_faster():
     for depth, chosen in ((16, True), (32, True), (33, False)):
         call = with_generator(made_call(channels=32, kernels=2, kernel_size=7, padding=3, size=(3, 3)), depth=depth)
         assert planning.generates(as_call(call)) == chosen
+
+
+@pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
+def test_attention_is_the_same_without_its_kernel_being_kept(channels_last):
+    call = attention_of("one head", channels=8, size=(3, 4), heads=2)
+    if channels_last:
+        call |= {name: relayout(call[name], "channels_last") for name in ("value", "query", "key")}
+
+    def attended(**call):
+        return attend(**call, backend="triton", fused=True).cpu()
+
+    found = {name: value.cpu() for name, value in values_and_gradients(attended, on_device(call)).items()}
+    assert_same(found, values_and_gradients(in_steps, call))
+    value, query, key, position = (on_device(call)[name].float().requires_grad_() for name in ATTENTION)
+    window = numbers(checks.window(value, 3, 1, "same", 1))
+    made_from = (query, key, position.flatten(), 1.0, "softmax", 2)
+    arguments = (value, None, None, None, window, "gather", "multiply", *made_from)
+    gradient, wanted = torch.randn_like(value), [True, False, False, False, True, True, True]
+    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *arguments), test_utils=STATIC)
