@@ -23,7 +23,7 @@ PLANNED_WARPS = {
     "collect": 16,
 }
 """The fewest that a multiprocessor must have room for: where reads wait for memory, and where a matrix product waits for less."""
-PLANNED_GENERATING = PLANNED_WARPS | {"spread": 12}
+PLANNED_GENERATING = PLANNED_WARPS | {"gather": 8, "spread": 8}
 """Where kernels are made tap by tap, the feature and the map's weights take registers."""
 
 
