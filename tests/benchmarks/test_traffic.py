@@ -16,7 +16,7 @@ from unified_extractor.benchmarks.traffic import (
     traffic,
 )
 from unified_extractor.ops import checks
-from unified_extractor.ops.generation import Generator
+from unified_extractor.ops.generation import KernelGenerator
 from unified_extractor.ops.operators import Call
 
 
@@ -31,7 +31,7 @@ def involution(dtype=torch.bfloat16):
 
 def generated(dtype=torch.bfloat16):
     call = involution(dtype)
-    generator = Generator(meta(2, 8, 8, 8, dtype=dtype), meta(98, 8, dtype=dtype), meta(98, dtype=dtype), 1.0, "none")
+    generator = KernelGenerator(meta(2, 8, 8, 8, dtype=dtype), meta(98, 8, dtype=dtype), meta(98, dtype=dtype), 1.0, "none")
     return call._replace(dynamic=None, generator=generator)
 
 

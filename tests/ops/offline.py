@@ -19,7 +19,7 @@ from unified_extractor.ops import checks
 from unified_extractor.ops.backends.triton import deterministic, launch
 from unified_extractor.ops.backends.triton.records import constants
 from unified_extractor.ops.backends.triton.tuning import suitable
-from unified_extractor.ops.generation import Generator
+from unified_extractor.ops.generation import KernelGenerator
 from unified_extractor.ops.operators import Call, Wanted
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -64,7 +64,7 @@ def calls(dtype, channels_last):
 
     def generated(call, depth, groups, normalisation="none"):
         rows, (height, width) = groups * call.window.size, call.window.output
-        generator = Generator(new(2, depth, height, width), static(rows, depth), static(rows), 1.0, normalisation)
+        generator = KernelGenerator(new(2, depth, height, width), static(rows, depth), static(rows), 1.0, normalisation)
         return call._replace(generator=generator)
 
     return {

@@ -23,8 +23,8 @@ PLANNED_WARPS = {
     "collect": 16,
 }
 """The fewest that a multiprocessor must have room for: where reads wait for memory, and where a matrix product waits for less."""
-PLANNED_GENERATING = PLANNED_WARPS | {"gather": 8, "spread": 8}
-"""Where kernels are made tap by tap, the feature and the map's weights take registers."""
+PLANNED_SOFTMAX = PLANNED_WARPS | {"gather": 12}
+"""Where the weights of all taps are made at once, by a softmax: these and the four corners of every tap take registers."""
 
 
 def compiled_for(architecture, *options):
@@ -73,5 +73,5 @@ def test_registers_leave_room_for_the_warps_planned(kernels):
     for row in kernels:
         a_block = 32 * row["warps"] * -(-row["registers"] // 8) * 8
         warps = REGISTERS // a_block * row["warps"]
-        planned = PLANNED_GENERATING if "generated" in row["call"] else PLANNED_WARPS
+        planned = PLANNED_SOFTMAX if row["call"] == "DCNv3, generated" else PLANNED_WARPS
         assert warps >= planned[row["kernel"]], f"{name_of(row)}: {row['registers']} registers, {warps} warps"

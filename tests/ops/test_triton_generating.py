@@ -16,7 +16,7 @@ from tests.ops.test_attend import in_steps
 from tests.random_calls import random_call, relayout
 from unified_extractor.ops import checks
 from unified_extractor.ops.functional import attend
-from unified_extractor.ops.generation import Generator
+from unified_extractor.ops.generation import KernelGenerator
 from unified_extractor.ops.operators import Call, numbers
 
 if reason := ux.backends()["triton"]:
@@ -61,7 +61,7 @@ def as_call(call):
     """As the backend sees it."""
     names = ("kernel_size", "stride", "padding", "dilation")
     window = checks.window(call["x"], *(call.get(name, 1) for name in names))
-    generator = Generator(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalisation")))
+    generator = KernelGenerator(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalisation")))
     options = (call.get("aggregation", "gather"), call.get("combine", "multiply"))
     return Call(call["x"], call.get("static_kernel"), None, call.get("offsets"), window, *options, generator=generator)
 

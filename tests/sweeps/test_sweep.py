@@ -53,7 +53,18 @@ def wait_for(what: str, condition: Any) -> None:
 
 def driver(file: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "unified_extractor", "sweep", str(file), "--workers", "2", *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+    def heed_interrupts() -> None:  # a shell that runs the tests in the background has them ignored, in all that they start
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_interrupts,
+    )
 
 
 def test_a_cell_killed_once_goes_on_and_a_second_sweep_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

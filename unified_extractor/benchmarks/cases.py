@@ -25,7 +25,7 @@ from unified_extractor.models import rednet26
 from unified_extractor.ops import checks
 from unified_extractor.ops.composed import compose_fold
 from unified_extractor.ops.functional import extract, generate_and_extract
-from unified_extractor.ops.generation import Generator
+from unified_extractor.ops.generation import KernelGenerator
 from unified_extractor.ops.operators import Call
 
 OURS = "unified_extractor"
@@ -122,7 +122,7 @@ def generated_involution(channels: int, size: int, batch: int = 8, setting: Sett
     bias = setting.tensor(rows, 1, 1, 1).flatten().requires_grad_()
 
     def call(x: Tensor, feature: Tensor, weight: Tensor, bias: Tensor) -> Call:
-        generator = Generator(feature, weight, bias, 1.0, "none")
+        generator = KernelGenerator(feature, weight, bias, 1.0, "none")
         return Call(x, None, None, None, checks.window(x, 7, 1, 3, 1), "gather", generator=generator)
 
     def unfold(x: Tensor, feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

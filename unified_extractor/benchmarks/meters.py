@@ -117,6 +117,11 @@ def without_gpu() -> str | None:
     return backends()["triton"]
 
 
+def without_compiled() -> str | None:
+    """None where the compiled backend can run, else the reason it cannot."""
+    return backends()["compiled"]
+
+
 def _matrix_rate(meter: Meter, device: str, dtype: torch.dtype, size: int) -> float:
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return round(size**3 / min(meter.milliseconds(lambda: a @ b) for _ in range(10)) * 1000)

@@ -16,7 +16,7 @@ from unified_extractor.benchmarks import compilation, models, train
 from unified_extractor.benchmarks.cases import CPU_CASES, OURS, Case, gpu_cases
 from unified_extractor.benchmarks.fused import FUSED_CASES
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
-from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter, Meter, without_gpu
+from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter, Meter, without_compiled, without_gpu
 from unified_extractor.benchmarks.report import (
     as_table,
     limit_milliseconds,
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         if given.repeats < 2:
             parser.error(f"--repeats must be at least 2, the spread of a single measurement is unknown, got {given.repeats}")
         return _train(given, parser)
+    if given.device == "fused" and (reason := without_compiled()):
+        parser.exit(2, f"uniex: error: it measures the compiled backend: {reason}\n")
     if given.device == "gpu" and not given.plan and (reason := without_gpu()):
         parser.exit(2, f"uniex: error: {reason}. uniex bench gpu --plan writes what the kernels must move without one\n")
     output = given.output or (None if given.plan else Path(f"bench-{given.device}.json"))

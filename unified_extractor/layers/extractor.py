@@ -12,7 +12,7 @@ from unified_extractor.layers.samplers import LearnedOffsets
 from unified_extractor.ops import checks
 from unified_extractor.ops.autograd import autocasts
 from unified_extractor.ops.functional import attend, extract, fuses, generate_and_extract
-from unified_extractor.ops.generation import Generator
+from unified_extractor.ops.generation import KernelGenerator
 from unified_extractor.ops.geometry import Window, window_shift
 from unified_extractor.ops.operators import Call
 from unified_extractor.ops.output import center_blended, overlap_normalised
@@ -199,7 +199,7 @@ class UnifiedExtractor2d(nn.Module):
             return None
         return self.kernel.products(x, offsets)
 
-    def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Generator | None:
+    def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> KernelGenerator | None:
         """What makes a generated kernel, if it is to be made where it is used."""
         spec = self.spec
         if self.fused is False or feature is None or spec.dynamic_kernel.source != "generated":

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import SameConv2d, hidden_layer
 from unified_extractor.ops.functional import similarity
-from unified_extractor.ops.generation import NORMALISATIONS, inside_alone, normalised
-from unified_extractor.ops.generation import Generator as LinearMap
+from unified_extractor.ops.generation import NORMALISATIONS, KernelGenerator, inside_alone, normalised
 from unified_extractor.ops.geometry import Window, displacements
 from unified_extractor.spec import ExtractorSpec, as_pair
 
@@ -118,7 +117,7 @@ class GeneratedKernel(nn.Module):
         values = normalised(values.unflatten(1, self.shape) * self.scale, self.normalisation)
         return with_center(values, self.taps) if self.remove_center else values
 
-    def map(self, feature: Tensor, window: Window) -> LinearMap | None:
+    def map(self, feature: Tensor, window: Window) -> KernelGenerator | None:
         """The same as a linear map of each position by itself, where it is one and nobody asks to see it being made."""
         if (
             not (_is_untouched(self, GeneratedKernel) and _is_untouched(self.head, nn.Conv2d))
@@ -130,7 +129,7 @@ class GeneratedKernel(nn.Module):
             return None
         weight, bias = self.head.weight.flatten(1)[: self.channels], self.head.bias
         bias = None if bias is None else bias[: self.channels]
-        return LinearMap(feature, weight, bias, self.scale, self.normalisation)
+        return KernelGenerator(feature, weight, bias, self.scale, self.normalisation)
 
 
 class SimilarityKernel(nn.Module):

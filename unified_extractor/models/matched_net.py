@@ -18,8 +18,8 @@ class NoMatchError(ValueError):
     """No widths of the MLPs give the cost that was asked for."""
 
 
-class Cost(NamedTuple):
-    """What is matched."""
+class Budget(NamedTuple):
+    """What a network costs, or may cost."""
 
     multiply_adds: int
     """Of one image."""
@@ -37,7 +37,7 @@ class Shape:
     depths: Sequence[int]
     stem_stride: int
 
-    def cost(self, spec: Specs | None, hidden: Sequence[int]) -> Cost:
+    def cost(self, spec: Specs | None, hidden: Sequence[int]) -> Budget:
         """With so many hidden channels in every stage's MLPs, counted on the meta device."""
         with torch.device("meta"):
             network = ExtractorNet(
@@ -50,14 +50,14 @@ class Shape:
                 mlp_ratio=self.ratios(hidden),
             )
         products = multiply_adds(network, (self.in_chans, self.image_size, self.image_size))
-        return Cost(products, sum(parameter.numel() for parameter in network.parameters()))
+        return Budget(products, sum(parameter.numel() for parameter in network.parameters()))
 
-    def of_a_channel(self) -> list[Cost]:
+    def of_a_channel(self) -> list[Budget]:
         """What one more hidden channel costs in every stage."""
         costs, size = [], self.image_size
         for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             size = -(-size // (2 if stage else self.stem_stride))
-            costs.append(Cost(depth * 2 * width * size**2, depth * (2 * width + 1)))
+            costs.append(Budget(depth * 2 * width * size**2, depth * (2 * width + 1)))
         return costs
 
     def ratios(self, hidden: Sequence[int]) -> list[float]:
@@ -66,7 +66,7 @@ class Shape:
 
 
 def matching_widths(
-    spec: Specs | None, shape: Shape, target: Cost, match: Literal["both", "multiply_adds", "parameters"]
+    spec: Specs | None, shape: Shape, target: Budget, match: Literal["both", "multiply_adds", "parameters"]
 ) -> list[int]:
     """Hidden channels of every stage's MLPs, so that a network with this extractor costs what is asked for.
 
@@ -84,7 +84,7 @@ def matching_widths(
     """
     last = len(shape.widths) - 1
     base, slopes = shape.cost(spec, [1] * (last + 1)), shape.of_a_channel()
-    missing = Cost(*(asked - there for asked, there in zip(target, base, strict=True)))
+    missing = Budget(*(asked - there for asked, there in zip(target, base, strict=True)))
     turns = [[width * cost for cost in slope] for width, slope in zip(shape.widths, slopes, strict=True)]
     early, late = [sum(costs) for costs in zip(*turns[:last], strict=True)] or [0, 0], turns[last]
     if match == "both" and last:
@@ -96,7 +96,7 @@ def matching_widths(
         first = second = missing[which] / (early[which] + late[which])
     dials = [first] * last + [second]
     hidden = [round(1 + dial * width) for dial, width in zip(dials, shape.widths, strict=True)]
-    found = Cost(*(base[i] + sum((n - 1) * slope[i] for n, slope in zip(hidden, slopes, strict=True)) for i in (0, 1)))
+    found = Budget(*(base[i] + sum((n - 1) * slope[i] for n, slope in zip(hidden, slopes, strict=True)) for i in (0, 1)))
     if min(hidden) < 1 or not _meets(found, target, match):
         raise NoMatchError(
             f"no MLP widths give {target.multiply_adds:,} multiply-adds and {target.parameters:,} parameters (match={match!r}): with "
@@ -106,8 +106,8 @@ def matching_widths(
     return hidden
 
 
-def _meets(found: Cost, target: Cost, match: str) -> bool:
-    gaps = {name: abs(there / asked - 1) for name, there, asked in zip(Cost._fields, found, target, strict=True)}
+def _meets(found: Budget, target: Budget, match: str) -> bool:
+    gaps = {name: abs(there / asked - 1) for name, there, asked in zip(Budget._fields, found, target, strict=True)}
     return all(gap <= TOLERANCE for name, gap in gaps.items() if match in ("both", name))
 
 
@@ -163,7 +163,7 @@ class MatchedNet(ExtractorNet):
             depths=depths,
             stem_stride=stem_stride,
         )
-        hidden = matching_widths(spec, shape, Cost(multiply_adds, parameters), match)
+        hidden = matching_widths(spec, shape, Budget(multiply_adds, parameters), match)
         super().__init__(
             num_classes,
             spec,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.generation import NORMALISATIONS, Generator
+from unified_extractor.ops.generation import NORMALISATIONS, KernelGenerator
 from unified_extractor.ops.geometry import Window
 
 Ints = int | tuple[int, int]
@@ -67,7 +67,7 @@ def extract(
     if static_kernel is not None:
         _static(x, static_kernel, window)
         out_channels = static_kernel.shape[0]
-    if isinstance(dynamic_kernel, Generator):
+    if isinstance(dynamic_kernel, KernelGenerator):
         generator(x, dynamic_kernel, window, aggregation)
     elif dynamic_kernel is not None:
         _dynamic(x, dynamic_kernel, window, aggregation)
@@ -108,7 +108,7 @@ def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, no
             raise ValueError(f"position must have shape {[heads, *window.kernel_size]}, got {list(position.shape)}")
 
 
-def generator(x: Tensor, generator: Generator, window: Window, aggregation: Any) -> None:
+def generator(x: Tensor, generator: KernelGenerator, window: Window, aggregation: Any) -> None:
     """Check what makes a dynamic kernel against the image."""
     feature, weight, bias, scale, normalisation, heads = generator
     if heads:

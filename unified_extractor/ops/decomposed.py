@@ -6,10 +6,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.generation import Generator
+from unified_extractor.ops.generation import KernelGenerator
 from unified_extractor.ops.geometry import Window, padded
 
-Dynamic = Tensor | Generator | None
+Dynamic = Tensor | KernelGenerator | None
 """A dynamic kernel, or what makes it where it is used; what combines it as "residual" is not normalised."""
 
 Product = Callable[[Tensor, Tensor | None, Any, Tensor | None, Window, str], Tensor]

@@ -16,7 +16,7 @@ from torch import Tensor
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.autograd import autocasts, full_precision
 from unified_extractor.ops.checks import Ints, Padding
-from unified_extractor.ops.generation import Generator, generated_kernel
+from unified_extractor.ops.generation import KernelGenerator, generated_kernel
 from unified_extractor.ops.geometry import Window
 from unified_extractor.ops.operators import Call
 
@@ -157,7 +157,7 @@ def generate_and_extract(
     """
     window = checks.window(x, kernel_size, stride, padding, dilation)
     x, feature, weight, static_kernel, head_bias, bias = _autocast(x, feature, head_weight, static_kernel, head_bias, bias)
-    generator = Generator(feature, weight, head_bias, scale, normalisation)
+    generator = KernelGenerator(feature, weight, head_bias, scale, normalisation)
     checks.extract(x, static_kernel, generator, offsets, bias, window, combine, aggregation)
     checks.fused(fused)
     if fused and backend in ("reference", "eager"):
@@ -165,16 +165,17 @@ def generate_and_extract(
             f"fused=True needs a backend that does not store the kernel, 'compiled' or 'triton', got backend={backend!r}"
         )
     call = Call(x, static_kernel, None, offsets, window, aggregation, combine, generator=generator)
-    implementation = _implementation(call, backend, fused)
-    with full_precision(x):
-        dynamic = _dynamic(call, fused, backend)
-        return implementation.extract(x, static_kernel, dynamic, offsets, bias, window, combine, aggregation)
+    return _generated(call, bias, fused, backend)
 
 
 def fuses(call: Call, fused: bool | None, backend: str | None = None) -> bool:
     """Whether :func:`generate_and_extract` makes this call's kernel where it is used; arguments of these names as there."""
+    return _makes_on_the_way(_implementation(call, backend, fused), call, fused)
+
+
+def _makes_on_the_way(implementation: Any, call: Call, fused: bool | None) -> bool:
     assert call.generator is not None
-    generates = getattr(_implementation(call, backend, fused), "generates", None)
+    generates = getattr(implementation, "generates", None)
     plain = call.generator.normalisation == "none" and abs(call.generator.scale) * torch.finfo(call.x.dtype).max > 1
     fits = call.combine != "residual" or plain  # one more in the bias: what is normalised, or scaled to nothing, has no such bias
     return generates is not None and fits and fused is not False and (fused or generates(call))
@@ -224,14 +225,11 @@ def attend(
     window = checks.window(value, kernel_size, stride, "same", dilation)
     value, query, key, static_kernel, bias = _autocast(value, query, key, static_kernel, bias)
     checks.attention(value, query, key, position, heads, normalisation, window)
-    generator = Generator(query, key, None if position is None else position.flatten(), 1.0, normalisation, heads)
+    generator = KernelGenerator(query, key, None if position is None else position.flatten(), 1.0, normalisation, heads)
     checks.extract(value, static_kernel, generator, None, bias, window, combine, "gather")
     _check_fused(fused, backend)
     call = Call(value, static_kernel, None, None, window, "gather", combine, generator=generator)
-    with full_precision(value):
-        dynamic = _dynamic(call, fused, backend)
-        implementation = _implementation(call, backend, fused)
-        return implementation.extract(value, static_kernel, dynamic, None, bias, window, combine, "gather")
+    return _generated(call, bias, fused, backend)
 
 
 def similarity(
@@ -286,12 +284,17 @@ def _check_fused(fused: bool | None, backend: str | None) -> None:
         )
 
 
-def _dynamic(call: Call, fused: bool | None, backend: str | None) -> Tensor | Generator | None:
-    """What makes a call's kernel or, where that is not to be made on the way, the kernel itself."""
+def _generated(call: Call, bias: Tensor | None, fused: bool | None, backend: str | None) -> Tensor:
+    """The output of a call with what makes its kernel, on the way or before."""
     assert call.generator is not None
-    if fuses(call, fused, backend):
-        return call.generator
-    return generated_kernel(call.generator, call.window, call.aggregation, _implementation(call, backend, fused).similarity)
+    implementation = _implementation(call, backend, fused)
+    dynamic: KernelGenerator | Tensor = call.generator
+    with full_precision(call.x):
+        if not _makes_on_the_way(implementation, call, fused):
+            dynamic = generated_kernel(call.generator, call.window, call.aggregation, implementation.similarity)
+        options = (call.offsets, bias, call.window, call.combine, call.aggregation)
+        y: Tensor = implementation.extract(call.x, call.static, dynamic, *options)
+    return y
 
 
 def _implementation(call: Call, backend: str | None, fused: bool | None = None) -> Any:

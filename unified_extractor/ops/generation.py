@@ -21,7 +21,7 @@ Products = Callable[[Tensor, Tensor, Tensor | None, int, Window], Tensor]
 """``(query, key, offsets, heads, window)`` to ``[B, heads, K, Ho, Wo]``: a backend's ``similarity``."""
 
 
-class Generator(NamedTuple):
+class KernelGenerator(NamedTuple):
     """A dynamic kernel as a function of its window, ``normalised(scale * (values + bias))``.
 
     The values are a linear map ``weight @ feature`` or, with ``heads``, the products of a query with the keys that its window reads.
@@ -47,14 +47,14 @@ class Generator(NamedTuple):
         return self._replace(bias=bias + 1 / self.scale)
 
 
-def generating_work(generator: Generator, window: Window) -> int:
+def generating_work(generator: KernelGenerator, window: Window) -> int:
     """Multiply-adds of one window's kernel."""
     if generator.heads:
         return window.size * generator.weight.shape[1]
     return generator.weight.shape[0] * generator.weight.shape[1]
 
 
-def kernel_shape(generator: Generator, window: Window, aggregation: str) -> list[Any]:
+def kernel_shape(generator: KernelGenerator, window: Window, aggregation: str) -> list[Any]:
     """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``."""
     taps = [window.size] * (2 if aggregation == "fold" else 1)
     if generator.heads:
@@ -62,7 +62,7 @@ def kernel_shape(generator: Generator, window: Window, aggregation: str) -> list
     return [generator.feature.shape[0], generator.weight.shape[0] // prod(taps), *taps, *window.output]
 
 
-def generated_kernel(generator: Generator, window: Window, aggregation: str, similarity: Products) -> Tensor:
+def generated_kernel(generator: KernelGenerator, window: Window, aggregation: str, similarity: Products) -> Tensor:
     """The dynamic kernel, of :func:`kernel_shape`; ``similarity``: what makes query-key products."""
     feature, weight, bias, scale, normalisation, heads = generator
     if not heads:
@@ -89,12 +89,12 @@ def inside_alone(values: Tensor, window: Window, offsets: Tensor | None, normali
     return values.masked_fill(outside, torch.finfo(values.dtype).min)
 
 
-def values_gradient(generator: Generator, kernel: Tensor, gradient: Tensor) -> Tensor:
+def values_gradient(generator: KernelGenerator, kernel: Tensor, gradient: Tensor) -> Tensor:
     """That of values and bias, from the kernel that :func:`generated_kernel` made and its gradient; all of one shape."""
     return _scaled(normalised_gradient(kernel, gradient, generator.normalisation), generator.scale)
 
 
-def map_gradients(generator: Generator, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def map_gradients(generator: KernelGenerator, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A linear map's of feature, weight and bias, from that of its values."""
     feature, weight = generator.feature.flatten(2), generator.weight
     values = values.reshape(feature.shape[0], weight.shape[0], feature.shape[2])

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 from unified_extractor.ops import dispatch
 from unified_extractor.ops.counting import multiply_adds
 from unified_extractor.ops.generation import (
-    Generator,
+    KernelGenerator,
     generated_kernel,
     kernel_shape,
     map_gradients,
@@ -51,7 +51,7 @@ class Call(NamedTuple):
     combine: str = "multiply"
     heads: int = 0
     """Kernel groups, where the dynamic kernel is what is asked for: similarity."""
-    generator: Generator | None = None
+    generator: KernelGenerator | None = None
     """What makes the dynamic kernel, which is then not among the tensors."""
 
     def output_shape(self) -> list[Any]:
@@ -107,9 +107,9 @@ def numbers(window: Window) -> list[int]:
     return [size for pair in pairs for size in pair]
 
 
-def split_dynamic(dynamic: Tensor | Generator | None) -> tuple[Tensor | None, tuple[Any, ...]]:
+def split_dynamic(dynamic: Tensor | KernelGenerator | None) -> tuple[Tensor | None, tuple[Any, ...]]:
     """A dynamic kernel and an operator's arguments that follow its combine: none, or a generator's."""
-    return (None, tuple(dynamic)) if isinstance(dynamic, Generator) else (dynamic, ())
+    return (None, tuple(dynamic)) if isinstance(dynamic, KernelGenerator) else (dynamic, ())
 
 
 def _window(sizes: Sequence[int]) -> Window:
@@ -135,7 +135,7 @@ def _complete(arguments: Sequence[Any]) -> tuple[Any, ...]:
 def _call(*arguments: Any) -> Call:
     """From an operator's arguments."""
     x, static, dynamic, offsets, window, aggregation, combine, *others = _complete(arguments)
-    generator = None if others[0] is None else Generator(*others)
+    generator = None if others[0] is None else KernelGenerator(*others)
     return Call(x, static, dynamic, offsets, _window(window), aggregation, combine, generator=generator)
 
 

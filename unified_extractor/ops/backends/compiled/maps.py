@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.compiled.generating import Map, MapGradients
 from unified_extractor.ops.backends.compiled.tables import NONE, SIGMOID, SOFTMAX, Plan
-from unified_extractor.ops.generation import Generator, generating_work
+from unified_extractor.ops.generation import KernelGenerator, generating_work
 from unified_extractor.ops.operators import Call, Wanted
 
 CODES = {"none": NONE, "softmax": SOFTMAX, "sigmoid": SIGMOID}
@@ -33,7 +33,7 @@ def generates(call: Call) -> bool:
     return generating_work(call.generator, call.window) <= _WORTH_GENERATING * used
 
 
-def map_of(generator: Generator | None, plan: Plan, *, backward: bool) -> Map:
+def map_of(generator: KernelGenerator | None, plan: Plan, *, backward: bool) -> Map:
     """The linear map with its scale, in whole blocks of L, as a pass takes it; without a generator there is none."""
     if generator is None:
         return _NOTHING
@@ -54,7 +54,7 @@ def map_of(generator: Generator | None, plan: Plan, *, backward: bool) -> Map:
     )
 
 
-def _bias(bias: Tensor | None, generator: Generator, plan: Plan) -> Tensor:
+def _bias(bias: Tensor | None, generator: KernelGenerator, plan: Plan) -> Tensor:
     """``[G, columns]``."""
     generated, groups = plan.generated, plan.dynamic.groups
     if bias is None:
@@ -75,7 +75,7 @@ def _panels(matrices: Tensor, lanes: int) -> Tensor:
 class MapSums:
     """Shares of a generator's gradients, where they are wanted."""
 
-    def __init__(self, generator: Generator | None, plan: Plan, wanted: Wanted, count: int, tile: int) -> None:
+    def __init__(self, generator: KernelGenerator | None, plan: Plan, wanted: Wanted, count: int, tile: int) -> None:
         self.generator, self.plan = generator, plan
         self.shares = MapGradients(None, None, None)
         if generator is None:

@@ -242,24 +242,21 @@ def each_channel(typing, memory, start):
     return written(Tile(memory.dtype)(memory, types.intp), write)
 
 
-@intrinsic
-def add(typing, a, b):
-    """The sum of two tiles or rows."""
+def _pairwise(instruction):
+    """An operation on two tiles or rows, number by number, by LLVM's instruction of that name."""
 
-    def write(emit, a, b):
-        return emit.joined(emit.builder.fadd(*pair) for pair in zip(emit.split(a), emit.split(b), strict=True))
+    @intrinsic
+    def operation(typing, a, b):
+        def write(emit, a, b):
+            pairs = zip(emit.split(a), emit.split(b), strict=True)
+            return emit.joined(getattr(emit.builder, instruction)(*pair) for pair in pairs)
 
-    return written(a(a, b), write)
+        return written(a(a, b), write)
+
+    return operation
 
 
-@intrinsic
-def multiply(typing, a, b):
-    """The product of two tiles or rows."""
-
-    def write(emit, a, b):
-        return emit.joined(emit.builder.fmul(*pair) for pair in zip(emit.split(a), emit.split(b), strict=True))
-
-    return written(a(a, b), write)
+add, subtract, multiply = _pairwise("fadd"), _pairwise("fsub"), _pairwise("fmul")
 
 
 @intrinsic
@@ -270,16 +267,6 @@ def multiply_add(typing, a, b, c):
         return emit.joined(emit.multiply_add(*three) for three in zip(*(emit.split(v) for v in (a, b, c)), strict=True))
 
     return written(a(a, b, c), write)
-
-
-@intrinsic
-def subtract(typing, a, b):
-    """The difference of two tiles or rows."""
-
-    def write(emit, a, b):
-        return emit.joined(emit.builder.fsub(*pair) for pair in zip(emit.split(a), emit.split(b), strict=True))
-
-    return written(a(a, b), write)
 
 
 @intrinsic

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.backends.triton.records import Field, Image, Map, Plan, Sizes
-from unified_extractor.ops.generation import Generator, generating_work
+from unified_extractor.ops.generation import KernelGenerator, generating_work
 from unified_extractor.ops.geometry import Window
 from unified_extractor.ops.operators import Call
 
@@ -70,7 +70,7 @@ def offsets_of(offsets: Tensor | None, share: int = 0) -> Field:
     return Field(offsets, share, _batch_step(offsets), group, axis, tap, *_steps(offsets))
 
 
-def map_of(generator: Generator) -> Map:
+def map_of(generator: KernelGenerator) -> Map:
     """What makes a dynamic kernel, for a kernel."""
     _, channel, row, column = generator.feature.stride()
     weight, bias = ((scaled if scaled is None else (generator.scale * scaled.detach()).contiguous()) for scaled in generator[1:3])

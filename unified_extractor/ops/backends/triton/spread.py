@@ -72,6 +72,8 @@ def reached(source, static, dynamic, offsets, starts, i, j, pixels, channels, si
     {"SCALE": 1, "num_warps": 4, "maxnreg": 168},
     {"SCALE": 2, "num_warps": 8, "maxnreg": 168},
     {"SCALE": 1, "num_warps": 8, "maxnreg": 168},
+    {"SCALE": 1, "num_warps": 4, "maxnreg": 128},
+    {"SCALE": 2, "num_warps": 8, "maxnreg": 128},
 )
 @triton.jit(do_not_specialize=["TUNED_FOR"])
 def spread(
@@ -106,7 +108,8 @@ def spread(
     starts = of_image(source, place.batch), of_image(dynamic, place.batch), of_image(offsets, place.batch)
     total = zeros(positions, plan)
     for i in range(plan.rows):
-        if plan.aggregation == "fold" or plan.static == "mixing":
+        # where a tap has enough to do, taps side by side would only take registers
+        if plan.aggregation == "fold" or plan.static == "mixing" or plan.depth > 0:
             for j in range(plan.columns):
                 total += reached(source, static, dynamic, offsets, starts, i, j, pixels, channels, sizes, plan, GRADIENT)
         else:

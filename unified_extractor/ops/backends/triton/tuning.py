@@ -53,14 +53,19 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
     """The configurations that serve a plan: eight taps at once must be neighbours; other than Triton's three stages: matrix products.
 
-    A generated kernel comes in eights, too, and where no matrix units make it, in float32 and float64, from the smallest tiles.
+    A generated kernel comes in eights, too. From the smallest tiles alone: in float32 and float64, where no matrix units make it, and
+    with a softmax, whose weights all stay in registers.
     """
     generated = _plain(plan.depth) > 0
     eights = _plain(plan.together) and not _plain(plan.moved) and _plain(plan.taps) >= 8
     taps = {8} if eights and generated else {1, 8} if eights else {1}
     found = [config for config in configs if config.kwargs.get("TAPS", 1) in taps or "TAPS" not in config.kwargs]
-    if generated and _plain(plan.dtype) not in ("bfloat16", "float16"):
+    if generated and (_plain(plan.dtype) not in ("bfloat16", "float16") or _plain(plan.normalisation) == "softmax"):
         found = [config for config in found if config.kwargs.get("SCALE", 1) == 1]
+    if any(
+        config.maxnreg == 128 for config in found
+    ):  # two plans of one kernel: that of generated kernels leaves room for 16 warps
+        found = [config for config in found if (config.maxnreg == 128) == generated]
     mixing = _plain(plan.static) == "mixing"
     return [config for config in found if (config.num_stages != 3) == mixing] or found
 
