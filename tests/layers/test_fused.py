@@ -9,7 +9,8 @@ from torch.nn.utils import prune
 import unified_extractor as ux
 from tests.test_spec import PRESETS
 from unified_extractor import presets
-from unified_extractor.analysis import kept_bytes
+from unified_extractor.analysis import kept_activation_bytes, kept_bytes
+from unified_extractor.analysis.modules import extractors
 from unified_extractor.layers.generators import GeneratedKernel
 
 pytest.importorskip("numba")
@@ -261,3 +262,18 @@ def test_what_an_involution_keeps_is_a_third():
     statistics = 4 * 2 * channels // 4  # of the batch: mean and deviation
     assert found == {True: image + statistics, False: image + kernel + statistics}
     assert found[True] < 0.34 * found[False]
+
+
+def test_what_a_network_keeps_is_counted_without_computing_it():
+    """And the kernels are all that a switch changes: G*K values a position of every involution, 4 bytes each."""
+    net = ux.models.rednet26(num_classes=10)
+    counted = {}
+    for fused in (True, False):
+        for layer in extractors(net).values():
+            layer.fused = fused
+        counted[fused] = kept_activation_bytes(net, (3, 64, 64))
+        x = torch.randn(1, 3, 64, 64)
+        assert counted[fused] == kept_bytes(lambda x=x: net(x), x, *net.parameters(), *net.buffers())
+    stem, stages = (32, 9, 32), [(64, 49, 16), (128, 49, 8), (256, 49, 4), (512, 49, 2)]  # channels, taps, height
+    places = [stem, *(place for place, depth in zip(stages, (1, 2, 4, 1), strict=True) for _ in range(depth))]
+    assert counted[False] - counted[True] == sum(4 * channels // 16 * taps * height**2 for channels, taps, height in places)

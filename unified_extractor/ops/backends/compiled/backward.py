@@ -97,7 +97,7 @@ def pull_unit(gradient, gradients, wanted, work, partial, b, unit):
     plan, space = work.plan, work.space
     first, last = plan.units[unit], plan.units[unit + 1]
     pack_unit(work.inputs.x, work, b, first, last, space.image, plan.image)
-    pack_keys(work.inputs.map.forward, work, b, plan.blocks.kernel[first])
+    pack_keys(work.inputs.map.weight, work, b, plan.blocks.kernel[first])
     fill(space.keys_gradient, plan.generated.unit_heads * plan.generated.key_blocks * plan.image.size, number(gradient, 0))
     fill(space.image_gradient, plan.unit_size * plan.image.size, number(gradient, 0))
     if plan.mode == FOLD:

@@ -47,7 +47,7 @@ def run_forward(call, plan, start, stop):
         for unit in range(bundle * plan.bundle, min(plan.unit_count, (bundle + 1) * plan.bundle)):
             first, last = plan.units[unit], plan.units[unit + 1]
             pack_unit(inputs.x, work, b, first, last, space.image, plan.image)
-            pack_keys(inputs.map.forward, work, b, plan.blocks.kernel[first])
+            pack_keys(inputs.map.weight, work, b, plan.blocks.kernel[first])
             fill(space.fold, plan.unit_size * plan.fold.size, number(y, 0))
             for p in range(0, plan.positions, T):
                 for block in range(first, last):

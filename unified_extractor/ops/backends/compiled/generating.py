@@ -47,10 +47,10 @@ class Map(NamedTuple):
 
     feature: Numbers
     """``[B, R, P]``; the query ``[B, E, P]``."""
-    forward: Numbers
+    weight: Numbers
     """``[G, columns/L, R, L]``; the keys ``[B, E, H, W]``."""
-    backward: Numbers
-    """``[G, width/L, rows, L]``."""
+    transposed: Numbers
+    """``[G, width/L, rows, L]``, for backward."""
     bias: Numbers
     """``[G, columns]``."""
 
@@ -88,7 +88,7 @@ def unpack_feature(feature, work, b):
 @inlined
 def generate(work, group, p):
     """Write a group's kernel at T windows from p on to ``weights[row, t]``."""
-    generated, space, panel = work.plan.generated, work.space, work.inputs.map.forward
+    generated, space, panel = work.plan.generated, work.space, work.inputs.map.weight
     for column in range(0, generated.columns, lanes(panel)):
         total = each_channel(work.inputs.map.bias, group * generated.columns + column)
         start = (group * generated.columns + column) * generated.depth
@@ -105,7 +105,7 @@ def generate(work, group, p):
 @inlined
 def pull_kernel(work, gradients, wanted, partial, group, p):
     """The adjoint of ``generate``, from ``weights_gradient[row, t]``, which it changes."""
-    generated, space, panel = work.plan.generated, work.space, work.inputs.map.backward
+    generated, space, panel = work.plan.generated, work.space, work.inputs.map.transposed
     pulled = space.weights_gradient
     pull_normalised(space.weights, pulled, work.plan.results, work.plan.taps, generated.normalisation)
     where = places(generated.places, p, 0)
