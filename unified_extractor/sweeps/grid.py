@@ -10,6 +10,8 @@ Example::
     settings:
       model.optimization.learning_rate: [0.01, 0.003]
     seeds: [0, 1, 2]
+
+``definitions`` are not read: a place for the anchors of what variants share.
 """
 
 import dataclasses
@@ -80,6 +82,7 @@ class Point:
 def read_grid(path: Path) -> Grid:
     """The grid in a file, its own files named as seen from here. Raises ``SweepError``."""
     content = _mapping(path)
+    content.pop("definitions", None)
     fields = {entry.name: entry for entry in dataclasses.fields(Grid)}
     for key in content:
         if key not in fields:
@@ -129,7 +132,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.MarkedYAMLError(problem=f"{key} is there twice", problem_mark=node.start_mark)
