@@ -116,6 +116,10 @@ class ImageDataModule(L.LightningDataModule):
             self._read[split] = self.read(split)
         return self._read[split]
 
+    def adopt(self, other: "ImageDataModule") -> None:
+        """Take what a module with equal settings has read, rather than read it again."""
+        self._read = other._read
+
     def training_batches(self) -> int:
         """Batches an epoch on every device."""
         return len(self.images("train")) // self._ranks()[0] // self.batch_size  # type: ignore[arg-type]

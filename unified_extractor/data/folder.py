@@ -72,6 +72,7 @@ class ImageFolder(ImageDataModule):
         self.image_size, self.in_chans = image_size, len(mean)
         self.validation_fraction, self.per_class = validation_fraction, per_class
         self.mean, self.std = mean, std
+        self._lists: dict[str, tuple[list[Path], Tensor]] = {}
 
     @cached_property
     @override
@@ -105,8 +106,12 @@ class ImageFolder(ImageDataModule):
         return FileImages([paths[i] for i in chosen], labels[chosen], replace(self.file_form, whole=whole))
 
     def _listed(self, split: str) -> tuple[list[Path], Tensor]:
-        """All image files of a folder and their labels [N]; classes as in ``root/train``."""
-        folder = self.root / split
+        """All image files of a folder and their labels [N]; classes as in ``root/train``; looked up once."""
+        if split not in self._lists:
+            self._lists[split] = self._look_up(self.root / split)
+        return self._lists[split]
+
+    def _look_up(self, folder: Path) -> tuple[list[Path], Tensor]:
         names = _class_folders(folder)
         if names != self.class_names:
             missing, unknown = set(self.class_names) - set(names), set(names) - set(self.class_names)

@@ -1,5 +1,6 @@
 """Labelled images as datasets of ``(image, label)``: uint8 [C, S, S] and a class index. Normalisation is the batch's business."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ def image_files(folder: Path) -> list[Path]:
     """Every image file in ``folder`` and below, sorted. Raises ``DataError`` if there is none."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names if name.lower().endswith(EXTENSIONS))
+    files = sorted(found, key=lambda path: path.parts)
     if not files:
         raise DataError(f"{folder}: no images in this folder, looked for {' '.join(EXTENSIONS)}")
     return files

@@ -95,6 +95,7 @@ class _Planner:
         self._multiply_adds: dict[str, int] = {}
         self._times: dict[str, StepTime] = {}
         self._start_up: float | None = None
+        self._before: PlannedRun | None = None
 
     def plan(self, point: Point) -> PlannedCell:
         with _undisturbed():
@@ -145,7 +146,7 @@ class _Planner:
     def _planned(self, point: Point) -> PlannedRun:
         arguments = [*arguments_without_name(self._grid, point), f"--run.name={self._grid.name}/{point.variant}"]
         try:
-            run = planned(arguments, elsewhere=self._elsewhere)
+            run = self._before = planned(arguments, elsewhere=self._elsewhere, after=self._before)
         except ConfigurationError as error:
             raise SweepError(f"cell {point}: {error}") from error
         trainer = run.settings.trainer

@@ -42,16 +42,17 @@ class PlannedRun:
     device_missing: str = ""
 
 
-def planned(arguments: Sequence[str], *, elsewhere: bool = False) -> PlannedRun:
+def planned(arguments: Sequence[str], *, elsewhere: bool = False, after: PlannedRun | None = None) -> PlannedRun:
     """The run of ``uniex fit`` with these arguments. Raises ``ConfigurationError`` for whatever ``fit`` would refuse.
 
-    With ``elsewhere`` the run may need devices that only another machine has.
+    With ``elsewhere`` the run may need devices that only another machine has. What the run planned before, ``after`` which this one
+    comes, has read of the same data is not read again.
     """
     quiet()
     if reason := unreadable_config(arguments):
         raise ConfigurationError(reason)
     try:
-        cli = _PlanningCLI(["fit", *arguments], elsewhere=elsewhere)
+        cli = _PlanningCLI(["fit", *arguments], elsewhere=elsewhere, after=after)
     except Exception as error:
         if (mistake := users_mistake(error, GROUPS | SINGLE)) is None:
             raise
@@ -65,8 +66,8 @@ def planned(arguments: Sequence[str], *, elsewhere: bool = False) -> PlannedRun:
 class _PlanningCLI(TrainingCLI):
     """Parses, builds and checks."""
 
-    def __init__(self, args: list[str], *, elsewhere: bool) -> None:
-        self.elsewhere, self.device_missing = elsewhere, ""
+    def __init__(self, args: list[str], *, elsewhere: bool, after: PlannedRun | None) -> None:
+        self.elsewhere, self.after, self.device_missing = elsewhere, after, ""
         super().__init__(args)
 
     @override
@@ -83,6 +84,8 @@ class _PlanningCLI(TrainingCLI):
         if self.device_missing:
             given.sync_batchnorm = False
             settings |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+        if self.after and self.after.settings.data == self.config.fit.data:
+            self.datamodule.adopt(self.after.data)
         trial = self._trial_trainer(given, settings)
         Fit(self.config_init.fit.run, self.model, self.datamodule, self.config_init.fit, self.config.fit).check(trial)
         return trial
