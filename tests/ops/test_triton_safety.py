@@ -356,7 +356,7 @@ def large(arguments):
 def test_configurations_are_few_and_measured_for_one_key():
     assert KERNELS
     for kernel in KERNELS:
-        assert 1 <= len(kernel.configs) <= 4
+        assert 1 <= len(kernel.configs) <= 5  # some of them for generated kernels alone: no call measures more than four
         assert list(kernel.keys) == ["TUNED_FOR"]
 
 

@@ -144,7 +144,7 @@ def _batches(data: ImageDataModule, device: torch.device) -> Callable[[], tuple[
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    low, high = (statistics.quantiles(values, n=5)[index] for index in (0, 3))
+    low, high = (statistics.quantiles(values, n=5, method="inclusive")[index] for index in (0, 3))
     return {"median": statistics.median(values), "low": low, "high": high}
 
 
