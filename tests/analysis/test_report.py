@@ -16,7 +16,7 @@ from unified_extractor.analysis.curves import draw_accuracy_cost, draw_curves
 from unified_extractor.analysis.record import EpochMetrics, RecordError, read_rows, write_rows
 
 TABLES = {f"{table}.{kind}" for table in ("results", "summary", "differences") for kind in ("csv", "md", "tex")}
-FIGURES = {"curves.png", "accuracy_cost.png"}
+FIGURES = {"curves.png", "accuracy_cost.png", "ranking.png"}
 VARIANTS = {"convolution": (0.91, 35_000_000), "involution_k7": (0.94, 21_000_000), "unified": (0.96, 24_000_000)}
 
 

@@ -29,13 +29,17 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EpochMetrics:
-    """One point of a learning curve; ``epoch`` counts from 1. Accuracies are fractions."""
+    """One point of a learning curve; ``epoch`` counts from 1. Accuracies are fractions.
+
+    ``gradient_norms``: of every stage of the network, before clipping, the mean over the epoch's steps; null for other networks.
+    """
 
     epoch: Count
     train_loss: Loss
     train_accuracy: Fraction
     val_loss: Loss
     val_accuracy: Fraction
+    gradient_norms: list[Loss] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

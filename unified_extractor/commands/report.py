@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from unified_extractor.analysis.curves import draw_accuracy_cost, draw_curves
+from unified_extractor.analysis.effects import effects
 from unified_extractor.analysis.groups import groups, title
+from unified_extractor.analysis.intervals import draw_effects, draw_ranking
 from unified_extractor.analysis.record import Record, RecordError, write_rows
 from unified_extractor.analysis.sources import find_rows
 from unified_extractor.analysis.statistics import differences, summary
@@ -43,14 +45,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="folder of what is made (default report in the first source's folder)")
     parser.add_argument("--baseline", metavar="VARIANT", help="what differences are taken from (default the first variant)")
     parser.add_argument("--metric", default="test_accuracy", help="what is compared (default test_accuracy)")
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="only these, in this order")
+    parser.add_argument("--effects", action="store_true", help="also what the switches of a factorial of extractors do")
     parser.add_argument("--rows", type=Path, metavar="FILE.jsonl", help="also write all rows to this new file")
     given = parser.parse_args(arguments)
     first = given.sources[0]
     output = given.output or (first if first.is_dir() else first.parent) / "report"
     try:
         rows = find_rows(given.sources)
+        if given.variants:
+            rows = chosen(rows, given.variants)
         found = groups(rows)
-        reports = {name: make_report(own, baseline=given.baseline, metric=given.metric) for name, own in found.items()}
+        reports = {
+            name: make_report(own, baseline=given.baseline, metric=given.metric, with_effects=given.effects)
+            for name, own in found.items()
+        }
         if given.rows is not None and given.rows.exists():
             raise FileExistsError(f"{given.rows} exists: rows are never overwritten")
         folders = [output / name if len(reports) > 1 else output for name in reports]
@@ -71,11 +80,22 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def make_report(rows: Sequence[Record], *, baseline: str | None = None, metric: str = "test_accuracy") -> Report:
+def chosen(rows: Sequence[Record], variants: Sequence[str]) -> list[Record]:
+    """The rows of these variants, variant by variant. Raises ``RecordError`` for one that no row has."""
+    for variant in variants:
+        if variant not in {row.variant for row in rows}:
+            raise RecordError(f"no row of variant {variant!r}, there are {', '.join(sorted({row.variant for row in rows}))}")
+    return sorted((row for row in rows if row.variant in variants), key=lambda row: variants.index(row.variant))
+
+
+def make_report(
+    rows: Sequence[Record], *, baseline: str | None = None, metric: str = "test_accuracy", with_effects: bool = False
+) -> Report:
     """Tables and figures of one group. Without two variants that share two seeds there are no differences.
 
     Raises:
-        RecordError: the rows cannot be compared, the baseline is no variant of them, or a row has no such metric.
+        RecordError: the rows cannot be compared, the baseline is no variant of them, a row has no such metric, or ``with_effects``
+            they hold no factorial.
     """
     about, called = title(rows), in_words(metric)
     tables = {"results": results_table(rows), "summary": summary(rows, metric)}
@@ -90,13 +110,25 @@ def make_report(rows: Sequence[Record], *, baseline: str | None = None, metric: 
         captions["differences"] = (
             f"{about}: {called} minus that of {paired['baseline'][0]}, paired by seed; 95 % t-intervals, {count}, not corrected for it"
         )
-    figures = {"curves": draw_curves(rows), "accuracy_cost": draw_accuracy_cost(rows, metric)}
+    figures = {
+        "curves": draw_curves(rows),
+        "accuracy_cost": draw_accuracy_cost(rows, metric),
+        "ranking": draw_ranking(rows, metric),
+    }
+    if with_effects:
+        tables["effects"] = effects(rows, metric)
+        captions["effects"] = (
+            f"{about}: what a switch adds to {called}, averaged over the others; a x b: by how much more b adds where a is on; least "
+            f"squares, 95 % intervals, {len(tables['effects'])} comparisons made, not corrected for it"
+        )
+        figures["effects"] = draw_effects(tables["effects"], about, metric)
     return Report(tables=tables, captions=captions, figures=figures)
 
 
 def _write(report: Report, folder: Path) -> None:
-    for kind in KINDS:  # an earlier report may have had some
-        (folder / f"differences.{kind}").unlink(missing_ok=True)
+    for name in ("differences", "effects"):  # an earlier report may have had some
+        for kind in (*KINDS, "png"):
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
     for name, table in report.tables.items():
         text, caption = formatted(table), report.captions[name]
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -112,6 +144,6 @@ def _print(report: Report) -> None:
     if not console.is_terminal:
         console = Console(width=1000)
     several = (report.tables["summary"]["seeds"] > 1).any()
-    for name in ("summary", "differences") if several else ("results",):
+    for name in (*(("summary", "differences") if several else ("results",)), "effects"):
         if name in report.tables:
             console.print(as_rich(formatted(report.tables[name]), report.captions[name]))

@@ -2,17 +2,20 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from rich.console import Console
 
+from unified_extractor.analysis.record import RecordError
 from unified_extractor.sweeps.cell import LOGS
-from unified_extractor.sweeps.cluster import check_submitit, make_executor
+from unified_extractor.sweeps.cluster import Cluster, check_submitit, make_executor
 from unified_extractor.sweeps.errors import SweepError
-from unified_extractor.sweeps.grid import read_grid
+from unified_extractor.sweeps.grid import Grid, read_grid
+from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.plan import PlannedCell, commands, plan_cells, plan_table, plan_total
 from unified_extractor.sweeps.progress import Progress
 from unified_extractor.sweeps.running import Failure, Sweep
@@ -29,8 +32,17 @@ def main(arguments: Sequence[str]) -> int:
     if given.slurm and given.cluster != "slurm":
         parser.error("--slurm is of --cluster slurm alone")
     try:
-        return _sweep(given)
-    except SweepError as error:
+        return run_sweep(
+            read_grid(given.grid),
+            rows=given.rows,
+            workers=given.workers,
+            cluster=given.cluster,
+            retries=given.retries,
+            slurm=dict(given.slurm),
+            dry_run=given.dry_run,
+            with_commands=given.commands,
+        )
+    except (SweepError, RecordError) as error:
         parser.exit(2, f"uniex: error: {error}\n")
     except KeyboardInterrupt:
         print("uniex: interrupted; the same command goes on", file=sys.stderr)
@@ -48,50 +60,69 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cluster", choices=["local", "slurm", "debug"], default="local", help="where (default local)")
     parser.add_argument("--retries", type=int, default=1, help="new starts of a cell that failed (default 1)")
     parser.add_argument(
+        "--rows", type=Path, metavar="FILE.jsonl", help="keeps the rows of finished cells; what has a row there is not run again"
+    )
+    parser.add_argument(
         "--slurm", type=_setting, action="append", default=[], metavar="KEY=VALUE", help="for sbatch: partition=gpu, time=60"
     )
     return parser
 
 
-def _sweep(given: argparse.Namespace) -> int:
-    if not given.dry_run:
+def run_sweep(
+    grid: Grid,
+    *,
+    rows: Path | None = None,
+    workers: int = 1,
+    cluster: Cluster = "local",
+    retries: int = 1,
+    slurm: Mapping[str, Any] = MappingProxyType({}),
+    dry_run: bool = False,
+    with_commands: bool = False,
+) -> int:
+    """Plan a grid, print the plan, and unless it is a ``dry_run`` run what is not finished. The other arguments are the command's.
+
+    Returns 0 if every cell has its record, 1 if one failed. Raises ``SweepError`` or ``RecordError`` for a mistake.
+    """
+    if not dry_run:
         check_submitit()
-    grid = read_grid(given.grid)
-    cells = plan_cells(grid, elsewhere=given.dry_run or given.cluster == "slurm")
-    _print_plan(cells, given)
+    kept = KeptRows(rows)
+    cells = plan_cells(grid, elsewhere=dry_run or cluster == "slurm", kept=kept)
+    _print_plan(cells, workers, with_commands)
     folder = Path(grid.root) / grid.name
-    if given.dry_run:
+    if dry_run:
         return 0
     failures: list[Failure] = []
     if any(planned.state != "finished" for planned in cells):
-        executor = make_executor(given.cluster, folder / LOGS / "submitit", workers=given.workers, slurm=dict(given.slurm))
-        with Progress(cells, workers=given.workers, console=Console()) as progress:
+        executor = make_executor(cluster, folder / LOGS / "submitit", workers=workers, slurm=slurm)
+        with Progress(cells, workers=workers, console=Console()) as progress:
             failures = Sweep(
-                cells, executor, cluster=given.cluster, workers=given.workers, retries=given.retries, progress=progress
+                cells, executor, cluster=cluster, workers=workers, retries=retries, progress=progress, kept=kept
             ).run()
-    return _print_end(cells, failures, folder)
+    for planned in cells:  # those that were finished before
+        kept.add(planned.cell)
+    return _print_end(cells, failures, rows or folder)
 
 
-def _print_plan(cells: Sequence[PlannedCell], given: argparse.Namespace) -> None:
+def _print_plan(cells: Sequence[PlannedCell], workers: int, with_commands: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH)  # a file or a pipe has no width: no cell's name is cut
     console.print(plan_table(cells))
-    print(plan_total(cells, given.workers))
-    if given.commands:
+    print(plan_total(cells, workers))
+    if with_commands:
         print("\n".join(commands(cells)))
     sys.stdout.flush()
 
 
-def _print_end(cells: Sequence[PlannedCell], failures: Sequence[Failure], folder: Path) -> int:
+def _print_end(cells: Sequence[PlannedCell], failures: Sequence[Failure], rows: Path) -> int:
     """Every cell has a row, or is named here."""
-    without = [planned.cell for planned in cells if planned.cell.run.finished() is None]
+    without = [planned.cell for planned in cells if planned.cell.state() != "finished"]
     for failure in failures:
         print(f"uniex: failed: {failure}", file=sys.stderr)
     for cell in without:
         if cell.name not in {failure.cell.name for failure in failures}:
             print(f"uniex: missing: {cell.point}: no record in {cell.run.path}", file=sys.stderr)
-    print(f"{len(cells) - len(without)} of {len(cells)} cells have their record; their table: uniex report {folder}")
+    print(f"{len(cells) - len(without)} of {len(cells)} cells have their record; their table: uniex report {rows}")
     return 1 if without else 0
 
 

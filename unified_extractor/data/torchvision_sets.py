@@ -13,7 +13,7 @@ from unified_extractor.data.base import ImageDataModule, Split
 from unified_extractor.data.errors import DataError
 from unified_extractor.data.images import MemoryImages
 from unified_extractor.data.loading import Loading
-from unified_extractor.data.splits import stratified_split
+from unified_extractor.data.splits import balanced_subset, stratified_split
 
 
 class _TorchvisionImages(ImageDataModule):
@@ -23,6 +23,7 @@ class _TorchvisionImages(ImageDataModule):
         root: the folder it lies in.
         download: fetch it into ``root`` if it is not there.
         validation_fraction: of the training images of every class, for validation.
+        per_class: at most so many training images of every class, as if there were no more.
         batch_size: images a step and device.
         augmentation: of the training images.
         loading: how images come to the network.
@@ -39,6 +40,7 @@ class _TorchvisionImages(ImageDataModule):
         root: str = "data",
         download: bool = False,
         validation_fraction: float = 0.1,
+        per_class: int | None = None,
         batch_size: int = 64,
         augmentation: Augmentation = Augmentation(),
         loading: Loading = Loading(),
@@ -48,7 +50,9 @@ class _TorchvisionImages(ImageDataModule):
         self.root, self.download = Path(root), download
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie between 0 and 1, got {validation_fraction}")
-        self.validation_fraction = validation_fraction
+        if per_class is not None and per_class < 1:
+            raise ValueError(f"per_class must be at least 1, got {per_class}")
+        self.validation_fraction, self.per_class = validation_fraction, per_class
 
     @override
     def prepare_data(self) -> None:
@@ -63,8 +67,9 @@ class _TorchvisionImages(ImageDataModule):
         images, labels = self._stored(train=split != "test")
         if split == "test":
             return MemoryImages(images, labels)
-        train, val = stratified_split(labels, self.validation_fraction)
-        chosen = val if split == "val" else train
+        chosen = torch.arange(len(labels)) if self.per_class is None else balanced_subset(labels, self.per_class)
+        train, val = stratified_split(labels[chosen], self.validation_fraction)
+        chosen = chosen[val if split == "val" else train]
         return MemoryImages(images[chosen], labels[chosen])
 
     def _stored(self, *, train: bool) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ class Cell:
         run: its folder.
         arguments: of ``uniex``.
         log: what its command prints.
+        kept: whether its row is kept elsewhere, so that its folder is not needed.
     """
 
     point: Point
@@ -31,6 +32,7 @@ class Cell:
     run: RunFolder
     arguments: tuple[str, ...]
     log: Path
+    kept: bool = False
 
     @property
     def command(self) -> list[str]:
@@ -39,7 +41,7 @@ class Cell:
 
     def state(self) -> State:
         """``running`` wherever it runs, and whoever started it; ``unfinished`` if there is a checkpoint to go on from."""
-        if self.run.finished():
+        if self.kept or self.run.finished():
             return "finished"
         if is_locked(self.log) or self.run.running():
             return "finished" if self.run.finished() else "running"
@@ -54,8 +56,8 @@ class Cell:
         return max((int(file.stem.removeprefix("epoch_")) + 1 for file in files), default=0)
 
 
-def as_cell(grid: Grid, point: Point, config_hash: str) -> Cell:
-    """The cell at a point, whose configuration has this hash."""
+def as_cell(grid: Grid, point: Point, config_hash: str, *, kept: bool = False) -> Cell:
+    """The cell at a point, whose configuration has this hash and perhaps a row that is ``kept``."""
     name = f"{point.variant}-{config_hash}"
     run = f"{grid.name}/{name}"
     arguments = (
@@ -70,6 +72,7 @@ def as_cell(grid: Grid, point: Point, config_hash: str) -> Cell:
         run=RunFolder(run, grid.root, grid.name, point.label, grid.budget),
         arguments=("fit", *arguments),
         log=folder / f"{name}.log",
+        kept=kept,
     )
 
 
@@ -77,7 +80,7 @@ def arguments_without_name(grid: Grid, point: Point) -> list[str]:
     """Of ``uniex fit``: everything but where the run lies and where it goes on."""
     by_depth = sorted(point.options.items(), key=lambda option: option[0].count("."))  # a class before its arguments
     return [
-        f"--config={grid.config}",
+        *(f"--config={file}" for file in grid.configs),
         *(f"--{option}={as_text(value)}" for option, value in by_depth),
         f"--seed_everything={point.seed}",
         f"--run.root={grid.root}",

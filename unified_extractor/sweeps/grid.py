@@ -40,7 +40,7 @@ class Grid:
 
     Attributes:
         name: the question; runs lie in ``<root>/<name>``.
-        config: the run that every cell starts from.
+        config: the run that every cell starts from; of several files a later one counts more.
         variants: what is compared, by name: the options in which it differs from ``config``.
         seeds: of every variant in every setting.
         settings: the values of an option; all combinations are run.
@@ -50,13 +50,18 @@ class Grid:
     """
 
     name: str
-    config: str
+    config: str | Sequence[str]
     variants: Mapping[str, Options]
     seeds: Sequence[int]
     settings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     options: Options = field(default_factory=dict)
     root: str = "runs"
     budget: str = ""
+
+    @property
+    def configs(self) -> Sequence[str]:
+        """The files of ``config``."""
+        return [self.config] if isinstance(self.config, str) else self.config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,7 @@ def read_grid(path: Path) -> Grid:
     return Grid(
         **{
             **content,
-            "config": _from_here(here, content["config"]),
+            "config": [_from_here(here, file) for file in _listed(content["config"])],
             "options": _files(here, content.get("options", {})),
             "variants": {name: _files(here, options or {}) for name, options in content["variants"].items()},
             "settings": {
@@ -155,13 +160,14 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _check(path: Path, content: Mapping[str, Any]) -> None:
-    for key in ("name", "config", "root", "budget"):
+    for key in ("name", "root", "budget"):
         if not isinstance(content.get(key, ""), str):
             raise SweepError(f"{path}:{key}: must be text, got {content[key]!r}")
     if not _NAME.fullmatch(content["name"].replace("/", "")) or Path(content["name"]).is_absolute() or ".." in content["name"]:
         raise SweepError(f"{path}:name: must be letters, digits, _ . + - and /, got {content['name']!r}")
-    if not (path.parent / content["config"]).is_file():
-        raise SweepError(f"{path}:config: no such file: {path.parent / content['config']}")
+    for file in _listed(content["config"]):
+        if not isinstance(file, str) or not (path.parent / file).is_file():
+            raise SweepError(f"{path}:config: no such file: {path.parent / str(file)}")
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds) or _repeated(seeds):
         raise SweepError(f"{path}:seeds: must be a list of different whole numbers, got {seeds!r}")
@@ -191,6 +197,10 @@ def _check_options(path: Path, place: str, options: Any) -> None:
             raise SweepError(f"{path}:{place}.{option}: an option is text such as trainer.max_epochs")
         if option.split(".")[0] in _RESERVED:
             raise SweepError(f"{path}:{place}.{option}: is set by the sweep itself")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _repeated(values: Sequence[Any]) -> bool:

@@ -19,6 +19,7 @@ from unified_extractor.analysis.record import Record, RecordError, read_rows
 from unified_extractor.sweeps.cell import Cell, State, arguments_without_name, as_cell
 from unified_extractor.sweeps.errors import SweepError
 from unified_extractor.sweeps.grid import Grid, Point, points
+from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
 from unified_extractor.training import ConfigurationError
 from unified_extractor.training.environment import device_name
@@ -68,16 +69,16 @@ class PlannedCell:
         return None if self.seconds is None else self.seconds * self.left(self.state, self.epochs_done)
 
 
-def plan_cells(grid: Grid, *, elsewhere: bool = False) -> list[PlannedCell]:
+def plan_cells(grid: Grid, *, elsewhere: bool = False, kept: KeptRows | None = None) -> list[PlannedCell]:
     """Build, check and cost every cell of a grid. Nothing is written, nothing of this process is left changed.
 
-    With ``elsewhere`` cells may need devices that only another machine has.
+    With ``elsewhere`` cells may need devices that only another machine has. What has a row in ``kept`` is finished.
 
     Raises:
         SweepError: a cell whose configuration ``fit`` would refuse, or two cells with one configuration.
     """
     warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # jobs will use it
-    planner = _Planner(grid, elsewhere)
+    planner = _Planner(grid, elsewhere, kept or KeptRows(None))
     cells: dict[str, PlannedCell] = {}
     for point in points(grid):
         found = planner.plan(point)
@@ -90,8 +91,8 @@ def plan_cells(grid: Grid, *, elsewhere: bool = False) -> list[PlannedCell]:
 class _Planner:
     """Plans cell after cell; what cells share is counted and timed once."""
 
-    def __init__(self, grid: Grid, elsewhere: bool) -> None:
-        self._grid, self._elsewhere = grid, elsewhere
+    def __init__(self, grid: Grid, elsewhere: bool, kept: KeptRows) -> None:
+        self._grid, self._elsewhere, self._kept = grid, elsewhere, kept
         self._multiply_adds: dict[str, int] = {}
         self._times: dict[str, StepTime] = {}
         self._start_up: float | None = None
@@ -102,7 +103,7 @@ class _Planner:
             run = self._planned(point)
             if self._start_up is None:  # what this process has done so far is about what fit does before its first step
                 self._start_up = min(time.process_time(), _AT_MOST_START_UP)
-            cell = as_cell(self._grid, point, run.config_hash)
+            cell = as_cell(self._grid, point, run.config_hash, kept=self._kept.holds(run.config_hash))
             key, work = work_key(run), schedule(run)
             if key not in self._multiply_adds:
                 shape = (run.data.in_chans, run.data.image_size, run.data.image_size)

@@ -10,6 +10,7 @@ from typing import Any
 from unified_extractor.sweeps.cell import Cell
 from unified_extractor.sweeps.cluster import Cluster, cell_job, visible_gpus
 from unified_extractor.sweeps.errors import SweepError
+from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.plan import PlannedCell
 from unified_extractor.sweeps.progress import Progress
 
@@ -47,14 +48,23 @@ class Sweep:
         cluster: its kind.
         workers: cells at once, those that another process runs included. On SLURM the array's parallelism, and this is not asked.
         retries: how often a cell that failed is started again.
+        kept: where the rows of finished cells are kept.
         progress: is told what happens.
     """
 
     def __init__(
-        self, cells: Sequence[PlannedCell], executor: Any, *, cluster: Cluster, workers: int, retries: int, progress: Progress
+        self,
+        cells: Sequence[PlannedCell],
+        executor: Any,
+        *,
+        cluster: Cluster,
+        workers: int,
+        retries: int,
+        progress: Progress,
+        kept: KeptRows | None = None,
     ) -> None:
         self._executor, self._cluster, self._workers, self._retries = executor, cluster, workers, retries
-        self._progress = progress
+        self._progress, self._kept = progress, kept or KeptRows(None)
         self._open = {planned.cell.name: planned for planned in cells}
         self._jobs: dict[str, _Running] = {}
         self._elsewhere: set[str] = set()
@@ -136,7 +146,9 @@ class Sweep:
 
     def _finished(self, name: str) -> None:
         self._elsewhere.discard(name)
-        self._progress.event(f"finished {self._open.pop(name).cell.point}")
+        cell = self._open.pop(name).cell
+        self._kept.add(cell)
+        self._progress.event(f"finished {cell.point}")
 
     def _failed(self, name: str, exit_code: int | None) -> None:
         cell = self._open[name].cell

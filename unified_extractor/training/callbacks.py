@@ -9,6 +9,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 from typing_extensions import override
 
 
@@ -41,7 +45,8 @@ class RunHistory(L.Callback):
     """What a run's record says of its course. Survives a resume.
 
     Attributes:
-        curve: a point an epoch: ``epoch``, counted from 1, losses in nats and accuracies as fractions, of training and validation.
+        curve: a point an epoch: ``epoch``, counted from 1, losses in nats and accuracies as fractions, of training and validation, and
+            the mean norm of the gradients of every stage.
         epoch_seconds: wall time of every epoch's training steps, without validation.
         step_seconds: of a step, data included: the median over the steps of every epoch, one value an epoch.
     """
@@ -52,6 +57,8 @@ class RunHistory(L.Callback):
         self.step_seconds: list[float] = []
         self._ends: list[float] = []
         self._validated = self._stopped = False
+        self._norms: Tensor | None = None
+        self._normed_steps = 0
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -64,6 +71,15 @@ class RunHistory(L.Callback):
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._ends = [time.perf_counter()]
+
+    @override
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        stages = getattr(pl_module.network, "stages", None)
+        if not stages or isinstance(trainer.strategy, FSDPStrategy):
+            return  # no stages, or this process holds a shard of the gradients
+        norms = torch.stack([get_total_norm([p.grad for p in stage.parameters() if p.grad is not None]) for stage in stages])
+        self._norms = norms if self._norms is None else self._norms + norms
+        self._normed_steps += 1
 
     @override
     def on_train_batch_end(self, *_: Any) -> None:
@@ -79,8 +95,9 @@ class RunHistory(L.Callback):
         names = [f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "accuracy")]
         if self._validated and set(names) <= trainer.callback_metrics.keys():
             point = {name.replace("/", "_"): float(trainer.callback_metrics[name]) for name in names}
-            self.curve.append({"epoch": trainer.current_epoch + 1, **point})
-        self._validated = False
+            norms = None if self._norms is None else (self._norms / self._normed_steps).tolist()
+            self.curve.append({"epoch": trainer.current_epoch + 1, **point, "gradient_norms": norms})
+        self._validated, self._norms, self._normed_steps = False, None, 0
 
     @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -92,9 +109,16 @@ class RunHistory(L.Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"curve": self.curve, "epoch_seconds": self.epoch_seconds, "step_seconds": self.step_seconds}
+        return {
+            "curve": self.curve,
+            "epoch_seconds": self.epoch_seconds,
+            "step_seconds": self.step_seconds,
+            "norms": self._norms,
+            "normed_steps": self._normed_steps,
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.curve, self.epoch_seconds = list(state_dict["curve"]), list(state_dict["epoch_seconds"])
         self.step_seconds = list(state_dict["step_seconds"])
+        self._norms, self._normed_steps = state_dict.get("norms"), state_dict.get("normed_steps", 0)

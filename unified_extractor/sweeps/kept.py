@@ -1,0 +1,44 @@
+"""A file that keeps a sweep's rows: what has a row there is finished, wherever it ran, and what finishes gets one."""
+
+from pathlib import Path
+
+from filelock import FileLock
+
+from unified_extractor.analysis.record import as_line, read_rows
+from unified_extractor.sweeps.cell import LOGS, Cell
+from unified_extractor.training.run_folder import RECORD
+
+
+class KeptRows:
+    """Rows that outlast the folders of their runs.
+
+    Args:
+        path: of the file; ``None`` keeps nothing.
+
+    Raises:
+        RecordError: the file holds something else.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._hashes = {row.config_hash for row in read_rows([path])} if path is not None and path.exists() else set()
+
+    def holds(self, config_hash: str) -> bool:
+        """Whether a run of this configuration has its row."""
+        return config_hash in self._hashes
+
+    def add(self, cell: Cell) -> None:
+        """Add the row of a finished cell, unless it is there; other sweeps of the grid may add at the same time."""
+        folder = cell.run.finished()
+        if self.path is None or folder is None:
+            return
+        (record,) = read_rows([folder / RECORD])
+        lock = cell.run.path.parent / LOGS / "rows.lock"
+        for place in (self.path, lock):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, is_singleton=False):
+            there = read_rows([self.path]) if self.path.exists() else []
+            if record.run not in {row.run for row in there}:
+                with self.path.open("a") as file:
+                    file.write(as_line(record) + "\n")
+        self._hashes.add(record.config_hash)
