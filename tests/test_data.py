@@ -264,6 +264,13 @@ def test_balanced_subsets_are_nested():
         balanced_subset(labels, 0)
 
 
+def test_what_one_module_has_read_another_may_adopt(tmp_path: Path):
+    first, second = (ImageFolder(str(image_folder(tmp_path / name)), image_size=8) for name in ("a", "b"))
+    images = first.images("train")
+    second.adopt(first)
+    assert second.images("train") is images
+
+
 def test_folder_splits_training_images_for_validation(tmp_path: Path):
     data = ImageFolder(str(image_folder(tmp_path)), image_size=8, validation_fraction=0.2, batch_size=4)
     data.setup()

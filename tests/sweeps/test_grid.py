@@ -51,8 +51,28 @@ def test_files_are_named_from_the_grid_and_found_from_here(tmp_path: Path):
     (tmp_path / "grids" / "spec.yaml").touch()
     variants = {"a": {"model.spec": "spec.yaml"}, "b": {"model.spec": "elsewhere.yaml"}}
     grid = read_grid(write_grid(tmp_path, variants=variants))
-    assert grid.config == "grids/tiny.yaml"
+    assert grid.config == ["grids/tiny.yaml"]
     assert grid.variants == {"a": {"model.spec": "grids/spec.yaml"}, "b": {"model.spec": "elsewhere.yaml"}}
+
+
+def test_definitions_are_anchors_that_variants_share(tmp_path: Path):
+    text = """
+        definitions: {offsets: &offsets {offsets: {kind: learned}}, static: &static {static_kernel: {channels: depthwise}}}
+        name: question
+        config: [tiny.yaml, more.yaml]
+        variants: {both: {model.spec: {<<: [*offsets, *static], kernel_size: 5}}, alone: {model.spec: *static}}
+        seeds: [0]
+    """
+    write_grid(tmp_path)
+    (tmp_path / "grids" / "more.yaml").touch()
+    (file := tmp_path / "grids" / "shared.yaml").write_text(text)
+    grid = read_grid(file)
+    static = {"static_kernel": {"channels": "depthwise"}}
+    assert grid.variants["both"] == {"model.spec": {"offsets": {"kind": "learned"}, **static, "kernel_size": 5}}
+    assert grid.variants["alone"] == {"model.spec": static}
+    assert grid.config == ["grids/tiny.yaml", "grids/more.yaml"]
+    cell = as_cell(grid, next(iter(points(grid))), "0123")
+    assert cell.arguments[1:3] == ("--config=grids/tiny.yaml", "--config=grids/more.yaml")
 
 
 def test_a_cell_is_the_command_a_person_would_type(tmp_path: Path):

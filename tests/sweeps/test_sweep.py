@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from submitit.core.utils import UncompletedJobError
 
 from tests.sweeps.grids import REPOSITORY, callback, write_grid
 from unified_extractor.__main__ import main
+from unified_extractor.analysis.record import as_line, read_rows
 from unified_extractor.sweeps.cell import Cell
 from unified_extractor.sweeps.cluster import cell_job, make_executor
 from unified_extractor.sweeps.grid import read_grid
@@ -351,3 +353,33 @@ def test_the_bar_counts_the_epochs_of_running_cells(tmp_path: Path):
         progress.show({long.cell.name: long}, running=[long.cell.name], failed=0)
     assert "1 of 2 done, 1 running, 0 failed" in screen.getvalue()
     assert "83%" in screen.getvalue()
+
+
+def test_what_has_a_row_is_finished_wherever_its_folder_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = tmp_path / "kept" / "rows.jsonl"
+    command = ["sweep", str(write_grid(tmp_path, seeds=[0])), "--rows", str(rows)]
+    assert main(command) == 0
+    (kept,) = read_rows([rows])
+    (cell,) = cells_of(tmp_path / "grids" / "grid.yaml")
+    assert kept.run == records(cell)[0]["run"]
+    shutil.rmtree("runs")
+    capsys.readouterr()
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "1 cells, 1 finished" in text
+    assert f"1 of 1 cells have their record; their table: uniex report {rows}" in text
+    assert not Path("runs").exists()
+    write_grid(tmp_path, seeds=[0, 1])  # one more seed: only that is run
+    assert main(command) == 0
+    assert [row.seed for row in read_rows([rows])] == [0, 1]
+    assert rows.read_text().splitlines()[0] == as_line(kept)
+
+
+def test_rows_that_are_none_are_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", str(write_grid(tmp_path)), "--rows", str(rows)])
+    assert stop.value.code == 2
+    assert f"uniex: error: {rows}:1: schema None" in capsys.readouterr().err
+    assert not Path("runs").exists()

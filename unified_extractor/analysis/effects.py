@@ -1,46 +1,36 @@
 """What the switches of the extractor do: main effects and two-way interactions of a factorial, by an ordinary linear model."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from unified_extractor.analysis.groups import by_variant
 from unified_extractor.analysis.record import Record, RecordError
 from unified_extractor.analysis.statistics import CONFIDENCE, values_of
-from unified_extractor.spec import ExtractorSpec, Generator, Offsets, StaticKernel
+from unified_extractor.spec import ExtractorSpec
 
 
-@dataclass(frozen=True, kw_only=True)
-class Factor:
-    """A switch with two levels.
+class Factor(NamedTuple):
+    """A switch with two levels."""
 
-    Attributes:
-        on: whether a spec has it.
-        off: the spec without it.
-    """
-
-    on: Callable[[ExtractorSpec], bool]
-    off: Callable[[ExtractorSpec], ExtractorSpec]
-
-
-def _without_view(spec: ExtractorSpec) -> ExtractorSpec:
-    generator = replace(spec.generator, view=1) if spec.generator.view_convolution == "depthwise" else Generator()
-    return replace(spec, generator=generator)
+    part: str
+    """The part of the spec it belongs to."""
+    field: str
+    off: Any
+    on: Any
 
 
 FACTORS: Mapping[str, Factor] = {
-    "offsets": Factor(on=lambda spec: spec.offsets.kind == "learned", off=lambda spec: replace(spec, offsets=Offsets())),
-    "static kernel": Factor(
-        on=lambda spec: spec.static_kernel.channels != "none", off=lambda spec: replace(spec, static_kernel=StaticKernel())
-    ),
-    "wide view": Factor(on=lambda spec: spec.generator.looks_around, off=_without_view),
-    "softmax": Factor(
-        on=lambda spec: spec.dynamic_kernel.normalisation == "softmax",
-        off=lambda spec: replace(spec, dynamic_kernel=replace(spec.dynamic_kernel, normalisation="none")),
-    ),
-    "fold": Factor(on=lambda spec: spec.aggregation == "fold", off=lambda spec: replace(spec, aggregation="gather")),
+    "offsets": Factor("offsets", "kind", "none", "learned"),
+    "static kernel": Factor("static_kernel", "channels", "none", "depthwise"),
+    "wide view": Factor("generator", "view", 1, 7),
+    "softmax": Factor("dynamic_kernel", "normalisation", "none", "softmax"),
+    "fold": Factor("", "aggregation", "gather", "fold"),
 }
 """The switches that are looked for. They leave a generated kernel, which the rows of a factorial all have."""
 
@@ -54,17 +44,17 @@ def factorial(rows: Sequence[Record]) -> pd.DataFrame:
         RecordError: the rows cannot be compared, see :func:`by_variant`.
     """
     by_variant(rows)
-    families: dict[ExtractorSpec, dict[int, dict[str, object]]] = {}
+    families: dict[str, dict[int, dict[str, object]]] = {}
     for index, row in enumerate(rows):
         specs = {ExtractorSpec(**spec) for spec in row.specs}
-        spec = specs.pop()
-        if specs or spec.dynamic_kernel.source == "none":
-            continue
-        rest = spec
-        for factor in FACTORS.values():
-            rest = factor.off(rest)
-        levels = {name: factor.on(spec) for name, factor in FACTORS.items()}
-        families.setdefault(rest, {})[index] = {"variant": row.variant, "seed": row.seed, **levels}
+        rest, levels = asdict(specs.pop()), {}
+        for name, factor in FACTORS.items():
+            fields = rest[factor.part] if factor.part else rest
+            if fields[factor.field] in (factor.off, factor.on):  # any other value stays, and tells families apart
+                levels[name] = fields.pop(factor.field) == factor.on
+        if not specs and levels.keys() == FACTORS.keys() and rest["dynamic_kernel"]["source"] != "none":
+            family = families.setdefault(json.dumps(rest, sort_keys=True), {})
+            family[index] = {"variant": row.variant, "seed": row.seed, **levels}
     largest = pd.DataFrame.from_dict(max(families.values(), key=len, default={}), orient="index")
     return largest.drop(columns=[name for name in FACTORS if name in largest and largest[name].nunique() < 2])
 
@@ -94,12 +84,13 @@ def effects(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
     data = pd.DataFrame({f"x{i}": design[name].map({True: 0.5, False: -0.5}) for i, name in enumerate(names)})
     data["seed"], data["y"] = design["seed"], values_of([rows[index] for index in design.index], metric)
     formula = f"y ~ ({' + '.join(f'x{i}' for i in range(len(names)))}) ** 2" + (" + C(seed, Sum)" if seeds > 1 else "")
-    fit = smf.ols(formula, data).fit()
+    model = smf.ols(formula, data)
+    if np.linalg.matrix_rank(model.exog) < model.exog.shape[1]:
+        raise RecordError(f"the runs do not tell the effects of {', '.join(names)} apart: cells are missing")
+    fit = model.fit()
     intervals, lines = fit.conf_int(1 - CONFIDENCE), []
     for term in terms:
         key = ":".join(f"x{names.index(name)}" for name in term)
-        if not pd.notna(fit.bse[key]) or fit.model.rank < len(fit.params):
-            raise RecordError(f"the runs do not tell the effects of {' and '.join(names)} apart: cells are missing")
         low, high = intervals.loc[key]
         interval = {f"{metric}_difference": fit.params[key], f"{metric}_low": low, f"{metric}_high": high}
         lines.append({"effect": " x ".join(term), "runs": len(design), **interval})

@@ -1,11 +1,14 @@
-"""``uniex visualize``: where trained networks look on a test image, and with which weights."""
+"""``uniex visualize``: where trained networks look on a test image, with which weights, and what their stages depend on."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from unified_extractor.analysis.modules import extractors
 from unified_extractor.analysis.pictures import draw_windows
+from unified_extractor.analysis.receptive_field import draw_receptive_fields
 from unified_extractor.analysis.sources import find_runs, read_run
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.trained import load_run
@@ -17,7 +20,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of one data set, or folders with runs below them")
     parser.add_argument("--image", type=int, default=0, help="which test image, counted from 0")
     parser.add_argument("--layer", type=int, default=0, help="which extractor of each network, counted from the input")
-    parser.add_argument("--output", type=Path, help="the picture (default windows.png in the first folder)")
+    parser.add_argument(
+        "--receptive_fields",
+        type=int,
+        metavar="COUNT",
+        help="draw every stage's effective receptive field on so many test images instead",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="the picture (default windows.png, receptive_fields.png, in the first folder)"
+    )
     given = parser.parse_args(arguments)
     try:
         runs = find_runs(given.folders)
@@ -32,14 +43,26 @@ def main(arguments: Sequence[str]) -> int:
         images = data.images("test")
         if not 0 <= given.image < len(images):  # type: ignore[arg-type]
             raise ConfigurationError(f"--image must be below the number of test images, {len(images)}, got {given.image}")  # type: ignore[arg-type]
-        pixels, label = images[given.image]
-        shown = (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]) / 255
         networks = {name: network for name, (network, _) in loaded.items()}
-        figure = draw_windows(networks, data.normalise(pixels[None]), layer=given.layer, shown=shown)
-        picture = given.output or given.folders[0] / "windows.png"
+        if given.receptive_fields is not None:
+            about = f"{_check_count(given.receptive_fields, len(images))} test images"  # type: ignore[arg-type]
+            spread = torch.linspace(0, len(images) - 1, given.receptive_fields).long()  # type: ignore[arg-type]
+            figure = draw_receptive_fields(networks, data.normalise(torch.stack([images[int(i)][0] for i in spread])))
+        else:
+            pixels, label = images[given.image]
+            about = f"test image {given.image}, class {data.class_names[label]}"
+            shown = (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]) / 255
+            figure = draw_windows(networks, data.normalise(pixels[None]), layer=given.layer, shown=shown)
+        picture = given.output or given.folders[0] / ("windows.png" if given.receptive_fields is None else "receptive_fields.png")
         picture.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture, dpi=130)
     except (ValueError, OSError) as error:
         parser.exit(2, f"uniex: error: {error}\n")
-    print(f"written: {picture} (test image {given.image}, class {data.class_names[label]})")
+    print(f"written: {picture} ({about})")
     return 0
+
+
+def _check_count(count: int, available: int) -> int:
+    if not 1 <= count <= available:
+        raise ConfigurationError(f"--receptive_fields must be between 1 and the number of test images, {available}, got {count}")
+    return count

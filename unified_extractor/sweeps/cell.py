@@ -80,7 +80,7 @@ def arguments_without_name(grid: Grid, point: Point) -> list[str]:
     """Of ``uniex fit``: everything but where the run lies and where it goes on."""
     by_depth = sorted(point.options.items(), key=lambda option: option[0].count("."))  # a class before its arguments
     return [
-        *(f"--config={file}" for file in grid.configs),
+        *(f"--config={file}" for file in grid.config),
         *(f"--{option}={as_text(value)}" for option, value in by_depth),
         f"--seed_everything={point.seed}",
         f"--run.root={grid.root}",

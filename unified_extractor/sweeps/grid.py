@@ -40,7 +40,7 @@ class Grid:
 
     Attributes:
         name: the question; runs lie in ``<root>/<name>``.
-        config: the run that every cell starts from; of several files a later one counts more.
+        config: files of the run that every cell starts from, a later one counts more; in the grid file a single one needs no list.
         variants: what is compared, by name: the options in which it differs from ``config``.
         seeds: of every variant in every setting.
         settings: the values of an option; all combinations are run.
@@ -50,18 +50,13 @@ class Grid:
     """
 
     name: str
-    config: str | Sequence[str]
+    config: Sequence[str]
     variants: Mapping[str, Options]
     seeds: Sequence[int]
     settings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     options: Options = field(default_factory=dict)
     root: str = "runs"
     budget: str = ""
-
-    @property
-    def configs(self) -> Sequence[str]:
-        """The files of ``config``."""
-        return [self.config] if isinstance(self.config, str) else self.config
 
 
 @dataclass(frozen=True, kw_only=True)

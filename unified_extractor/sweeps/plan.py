@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.table import Table
 
-from unified_extractor.analysis.cost import cost
+from unified_extractor.analysis.cost import multiply_adds
 from unified_extractor.analysis.record import Record, RecordError, read_rows
 from unified_extractor.sweeps.cell import Cell, State, arguments_without_name, as_cell
 from unified_extractor.sweeps.errors import SweepError
@@ -107,7 +107,7 @@ class _Planner:
             key, work = work_key(run), schedule(run)
             if key not in self._multiply_adds:
                 shape = (run.data.in_chans, run.data.image_size, run.data.image_size)
-                self._multiply_adds[key] = cost(run.classifier.network, shape).multiply_adds
+                self._multiply_adds[key] = multiply_adds(run.classifier.network, shape)
             state = cell.state()
             device = run.device_missing or device_name(run.trainer.strategy.root_device)
             seconds = None

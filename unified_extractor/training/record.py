@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from jsonargparse import Namespace
 
-from unified_extractor.analysis.cost import cost
+from unified_extractor.analysis.cost import multiply_adds
 from unified_extractor.analysis.record import SCHEMA, EpochMetrics, Record
 from unified_extractor.data import ImageDataModule
 from unified_extractor.training.architecture import network_specs
@@ -50,7 +50,7 @@ def make_record(
         network=f"{type(network).__module__}.{type(network).__qualname__}",
         specs=network_specs(network),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        multiply_adds=cost(network, (data.in_chans, data.image_size, data.image_size)).multiply_adds,
+        multiply_adds=multiply_adds(network, (data.in_chans, data.image_size, data.image_size)),
         seed=seed,
         epochs=trainer.current_epoch,
         best_epoch=best_epoch,
