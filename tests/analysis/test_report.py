@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Annotation
 
-from tests.rows import row
+from tests.analysis.test_effects import rows_of as factorial_rows
+from tests.rows import ROW, row
 from tests.test_commands import refused
 from unified_extractor.__main__ import main
 from unified_extractor.analysis.curves import draw_accuracy_cost, draw_curves
@@ -216,3 +217,26 @@ def test_labels_cover_neither_each_other_nor_points(spread):
     assert not [1 for box in boxes for point in points if box.contains(*point)]
     frame = axis.get_window_extent()
     assert all(frame.contains(*corner) for box in boxes for corner in box.corners())
+
+
+def test_chosen_variants_are_reported_in_the_order_asked_for(tmp_path, capsys):
+    output = report(tmp_path, rows_of(), "--variants", "unified", "convolution")
+    assert pd.read_csv(output / "summary.csv")["variant"].tolist() == ["unified", "convolution"]
+    assert pd.read_csv(output / "differences.csv")["baseline"].tolist() == ["unified"]
+    source = tmp_path / "rows0.jsonl"
+    assert "no row of variant 'volo', there are convolution" in refused(capsys, "report", source, "--variants", "volo")
+
+
+def test_effects_and_gradients_are_made_when_asked_for(tmp_path, capsys):
+    norms = [EpochMetrics(**asdict(ROW.curve[0]) | {"gradient_norms": [0.5, 0.25]})]
+    rows = [replace(row, curve=norms) for row in factorial_rows(lambda *levels: 0.5 + 0.02 * levels[0], noise=0.01)]
+    output = report(tmp_path, rows, "--effects", "--gradients")
+    assert files(output) - TABLES - FIGURES == {"effects.csv", "effects.md", "effects.tex", "effects.png", "gradient_norms.png"}
+    table = pd.read_csv(output / "effects.csv").set_index("effect")
+    assert f"{100 * table.loc['offsets', 'test_accuracy_difference']:+.2f}" in (output / "effects.md").read_text()
+    assert "15 comparisons made, not corrected for it" in (output / "effects.md").read_text()
+    report(tmp_path, rows)
+    assert not files(output) - TABLES - FIGURES
+    write_rows(without := tmp_path / "without.jsonl", rows_of())
+    assert "has no gradient norms of its stages" in refused(capsys, "report", without, "--gradients")
+    assert "effects need a factorial of at least two switches" in refused(capsys, "report", without, "--effects")

@@ -1,6 +1,8 @@
 """Rows as figures: learning curves, and how well against at what cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from unified_extractor.analysis.groups import by_variant, title
 from unified_extractor.analysis.labels import label_points
-from unified_extractor.analysis.record import Record
+from unified_extractor.analysis.record import EpochMetrics, Record, RecordError
 from unified_extractor.analysis.statistics import summary
 from unified_extractor.analysis.tables import in_words
 
@@ -29,13 +31,11 @@ def draw_curves(rows: Sequence[Record]) -> Figure:
     variants = by_variant(rows)
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
-    handles = []
-    for colour, (variant, own) in zip(_colours(len(variants)), variants.items(), strict=True):
-        _draw(accuracy, own, "val_accuracy", 100, color=colour)
-        _draw(loss, own, "val_loss", 1, color=colour)
-        _draw(loss, own, "train_loss", 1, color=colour, linestyle="--")
-        seeds = f" ({len(own)} seeds)" if len(own) > 1 else ""
-        handles.append(Line2D([], [], color=colour, marker=".", label=f"{variant}{seeds}"))
+    handles = _handles(variants)
+    for colour, own in zip(_colours(len(variants)), variants.values(), strict=True):
+        _draw(accuracy, own, attrgetter("val_accuracy"), 100, color=colour)
+        _draw(loss, own, attrgetter("val_loss"), 1, color=colour)
+        _draw(loss, own, attrgetter("train_loss"), 1, color=colour, linestyle="--")
     accuracy.set(ylabel="validation accuracy (%)")
     loss.set(ylabel="cross entropy")
     loss.legend(
@@ -49,6 +49,34 @@ def draw_curves(rows: Sequence[Record]) -> Figure:
     figure.suptitle(title(rows) + (": mean over seeds, band from lowest to highest" if several else ""), fontsize=10)
     longest = max(len(str(handle.get_label())) for handle in handles)
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(4, 140 // (longest + 10))), fontsize=9)
+    return figure
+
+
+def draw_gradient_norms(rows: Sequence[Record]) -> Figure:
+    """The mean norm of every stage's gradients, before clipping, in every epoch; a panel a stage, a line a variant.
+
+    With several seeds the line is their mean and a band reaches from the lowest to the highest.
+
+    Raises:
+        RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no gradient norms of as many stages as the first.
+    """
+    variants = by_variant(rows)
+    stages = len(rows[0].curve[0].gradient_norms or ())
+    for row in rows:
+        if not stages or any(len(point.gradient_norms or ()) != stages for point in row.curve):
+            raise RecordError(f"run {row.run} has no gradient norms of {stages or 'its'} stages")
+    figure = Figure(figsize=(3.6 * stages + 0.4, 4), layout="constrained")
+    axes = figure.subplots(1, stages, squeeze=False, sharey=True)[0]
+    for colour, own in zip(_colours(len(variants)), variants.values(), strict=True):
+        for stage, axis in enumerate(axes):
+            _draw(axis, own, partial(_gradient_norm, stage=stage), 1, color=colour)
+    for stage, axis in enumerate(axes, 1):
+        axis.set(xlabel="epoch", title=f"stage {stage}", yscale="log")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("norm of the gradients")
+    figure.suptitle(title(rows), fontsize=10)
+    figure.legend(handles=_handles(variants), loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
@@ -80,9 +108,22 @@ def draw_accuracy_cost(rows: Sequence[Record], metric: str = "test_accuracy") ->
     return figure
 
 
-def _draw(axis: Axes, rows: Sequence[Record], field: str, scale: float, **style: Any) -> None:
-    """The mean of a field at the epochs that all rows have, and its range."""
-    curves = [pd.Series({point.epoch: scale * getattr(point, field) for point in row.curve}, dtype=float) for row in rows]
+def _gradient_norm(point: EpochMetrics, *, stage: int) -> float:
+    assert point.gradient_norms is not None
+    return point.gradient_norms[stage]
+
+
+def _handles(variants: Mapping[str, Sequence[Record]]) -> list[Line2D]:
+    """For a legend: a line a variant."""
+    return [
+        Line2D([], [], color=colour, marker=".", label=f"{variant} ({len(own)} seeds)" if len(own) > 1 else variant)
+        for colour, (variant, own) in zip(_colours(len(variants)), variants.items(), strict=True)
+    ]
+
+
+def _draw(axis: Axes, rows: Sequence[Record], value: Callable[[Any], float], scale: float, **style: Any) -> None:
+    """The mean of a value of a curve's points at the epochs that all rows have, and its range."""
+    curves = [pd.Series({point.epoch: scale * value(point) for point in row.curve}, dtype=float) for row in rows]
     table = pd.concat(curves, axis=1, join="inner").sort_index()
     axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, linewidth=1.4, **style)
     if len(rows) > 1:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from unified_extractor.analysis.curves import draw_accuracy_cost, draw_curves
+from unified_extractor.analysis.curves import draw_accuracy_cost, draw_curves, draw_gradient_norms
 from unified_extractor.analysis.effects import effects
 from unified_extractor.analysis.groups import groups, title
 from unified_extractor.analysis.intervals import draw_effects, draw_ranking
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--metric", default="test_accuracy", help="what is compared (default test_accuracy)")
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="only these, in this order")
     parser.add_argument("--effects", action="store_true", help="also what the switches of a factorial of extractors do")
+    parser.add_argument("--gradients", action="store_true", help="also the norms of the stages' gradients over the epochs")
     parser.add_argument("--rows", type=Path, metavar="FILE.jsonl", help="also write all rows to this new file")
     given = parser.parse_args(arguments)
     first = given.sources[0]
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str]) -> int:
             rows = chosen(rows, given.variants)
         found = groups(rows)
         reports = {
-            name: make_report(own, baseline=given.baseline, metric=given.metric, with_effects=given.effects)
+            name: make_report(
+                own, baseline=given.baseline, metric=given.metric, with_effects=given.effects, with_gradients=given.gradients
+            )
             for name, own in found.items()
         }
         if given.rows is not None and given.rows.exists():
@@ -89,13 +92,18 @@ def chosen(rows: Sequence[Record], variants: Sequence[str]) -> list[Record]:
 
 
 def make_report(
-    rows: Sequence[Record], *, baseline: str | None = None, metric: str = "test_accuracy", with_effects: bool = False
+    rows: Sequence[Record],
+    *,
+    baseline: str | None = None,
+    metric: str = "test_accuracy",
+    with_effects: bool = False,
+    with_gradients: bool = False,
 ) -> Report:
     """Tables and figures of one group. Without two variants that share two seeds there are no differences.
 
     Raises:
         RecordError: the rows cannot be compared, the baseline is no variant of them, a row has no such metric, or ``with_effects``
-            they hold no factorial.
+            they hold no factorial, or ``with_gradients`` one has no gradient norms.
     """
     about, called = title(rows), in_words(metric)
     tables = {"results": results_table(rows), "summary": summary(rows, metric)}
@@ -115,6 +123,8 @@ def make_report(
         "accuracy_cost": draw_accuracy_cost(rows, metric),
         "ranking": draw_ranking(rows, metric),
     }
+    if with_gradients:
+        figures["gradient_norms"] = draw_gradient_norms(rows)
     if with_effects:
         tables["effects"] = effects(rows, metric)
         captions["effects"] = (
@@ -126,7 +136,7 @@ def make_report(
 
 
 def _write(report: Report, folder: Path) -> None:
-    for name in ("differences", "effects"):  # an earlier report may have had some
+    for name in ("differences", "effects", "gradient_norms"):  # an earlier report may have had some
         for kind in (*KINDS, "png"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     for name, table in report.tables.items():
