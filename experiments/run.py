@@ -11,11 +11,13 @@ import argparse
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from unified_extractor.__main__ import main as uniex
-from unified_extractor.analysis.record import read_rows
+from unified_extractor.analysis.record import RecordError, read_rows
 from unified_extractor.commands.sweep import run_sweep
+from unified_extractor.sweeps.errors import SweepError
 from unified_extractor.sweeps.grid import Grid, points, read_grid
 
 HERE = Path(__file__).parent
@@ -36,43 +38,46 @@ def at_budget(grid: Grid, budget: str, data: str, root: str | None) -> Grid:
 
 
 def chosen_rates(grid: Grid, rows: Path) -> Mapping[str, float]:
-    """The learning rate of every variant with the highest validation accuracy; of equals the smaller."""
+    """The learning rate of every variant with the highest validation accuracy, of equals the smaller; of those that did not fail."""
     accuracy = {row.variant: row.val_accuracy for row in read_rows([rows])}
     found: dict[str, dict[float, float]] = {}
     for point in points(grid):
-        found.setdefault(point.variant, {})[point.options[LEARNING_RATE]] = accuracy[point.label]
+        if point.label in accuracy:
+            found.setdefault(point.variant, {})[point.options[LEARNING_RATE]] = accuracy[point.label]
     return {variant: max(sorted(by_rate), key=by_rate.__getitem__) for variant, by_rate in found.items()}
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser("run.py", description="Run an experiment and report it.")
+    made.add_argument("experiment", help="its folder, such as 08_normalisation")
+    made.add_argument("--grid", default="grid", help="the experiment's grid file, without its ending (default grid)")
+    made.add_argument("--budget", choices=DATA, default="cpu", help="the class of its cost (default cpu)")
+    made.add_argument("--data", help="a file of protocol/data, without its ending")
+    made.add_argument("--root", help="the folder of the images")
+    made.add_argument("--workers", type=int, default=2, help="runs at once (default 2)")
+    made.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser("run.py", description="Run an experiment and report it.")
-    parser.add_argument("experiment", help="its folder, such as 08_normalisation")
-    parser.add_argument("--grid", default="grid", help="the experiment's grid file, without its ending (default grid)")
-    parser.add_argument("--budget", choices=DATA, default="cpu", help="the class of its cost (default cpu)")
-    parser.add_argument("--data", help="a file of protocol/data, without its ending")
-    parser.add_argument("--root", help="the folder of the images")
-    parser.add_argument("--workers", type=int, default=2, help="runs at once (default 2)")
-    parser.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
-    given = parser.parse_args()
+    given = parser().parse_args()
     folder, data = HERE / given.experiment, given.data or DATA[given.budget]
-    grid, results = read_grid(folder / f"{given.grid}.yaml"), folder / "results"
     name = f"{given.grid}-{given.budget}-{data}".removeprefix("grid-")
-    choosing = replace(
-        at_budget(grid, CHOOSING[given.budget], data, given.root), seeds=[0], settings={LEARNING_RATE: list(RATES)}
-    )
-    rates = results / f"{name}-rates.jsonl"
-    if code := run_sweep(choosing, rows=rates, workers=given.workers, dry_run=given.dry_run):
-        return code
-    if given.dry_run:
-        return run_sweep(
-            at_budget(grid, given.budget, data, given.root), rows=results / f"{name}.jsonl", workers=given.workers, dry_run=True
-        )
-    best = chosen_rates(choosing, rates)
-    variants = {variant: {**options, LEARNING_RATE: best[variant]} for variant, options in grid.variants.items()}
-    trained = replace(at_budget(grid, given.budget, data, given.root), variants=variants)
-    if code := run_sweep(trained, rows=results / f"{name}.jsonl", workers=given.workers):
-        return code
-    return uniex(["report", str(results / f"{name}.jsonl"), "--output", str(results / name)])
+    rates, rows = (folder / "results" / f"{name}{end}.jsonl" for end in ("-rates", ""))
+    sweep = partial(run_sweep, workers=given.workers, dry_run=given.dry_run)
+    try:
+        grid = read_grid(folder / f"{given.grid}.yaml")
+        trained, choosing = (at_budget(grid, budget, data, given.root) for budget in (given.budget, CHOOSING[given.budget]))
+        choosing = replace(choosing, seeds=[0], settings={LEARNING_RATE: list(RATES)})
+        failed = sweep(choosing, rows=rates)
+        if not given.dry_run:
+            best = chosen_rates(choosing, rates)
+            variants = {name: {**options, LEARNING_RATE: best[name]} for name, options in grid.variants.items() if name in best}
+            trained = replace(trained, variants=variants)
+        failed |= sweep(trained, rows=rows)
+    except (SweepError, RecordError) as error:
+        parser().exit(2, f"run.py: error: {error}\n")
+    return failed if given.dry_run else uniex(["report", str(rows), "--output", str(folder / "results" / name)]) or failed
 
 
 if __name__ == "__main__":
