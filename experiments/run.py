@@ -47,8 +47,15 @@ def chosen_rates(grid: Grid, rows: Path) -> Mapping[str, float]:
     return {variant: max(sorted(by_rate), key=by_rate.__getitem__) for variant, by_rate in found.items()}
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser("run.py", description="Run an experiment and report it.")
+def results(given: argparse.Namespace) -> Path:
+    """The folder of the report; rows lie beside it, under the same name."""
+    name = f"{given.grid}-{given.budget}-{given.data}".removeprefix("grid-")
+    return HERE / given.experiment / "results" / name
+
+
+def parse(about: str) -> argparse.Namespace:
+    """The command's options, the data that the budget implies filled in."""
+    made = argparse.ArgumentParser(description=about)
     made.add_argument("experiment", help="its folder, such as 08_normalisation")
     made.add_argument("--grid", default="grid", help="the experiment's grid file, without its ending (default grid)")
     made.add_argument("--budget", choices=DATA, default="cpu", help="the class of its cost (default cpu)")
@@ -56,18 +63,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--root", help="the folder of the images")
     made.add_argument("--workers", type=int, default=2, help="runs at once (default 2)")
     made.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
-    return made
+    given = made.parse_args()
+    given.data = given.data or DATA[given.budget]
+    return given
 
 
 def main() -> int:
-    given = parser().parse_args()
-    folder, data = HERE / given.experiment, given.data or DATA[given.budget]
-    name = f"{given.grid}-{given.budget}-{data}".removeprefix("grid-")
-    rates, rows = (folder / "results" / f"{name}{end}.jsonl" for end in ("-rates", ""))
+    given = parse("Run an experiment and report it.")
+    report = results(given)
+    rates, rows = (report.with_name(f"{report.name}{end}.jsonl") for end in ("-rates", ""))
     sweep = partial(run_sweep, workers=given.workers, dry_run=given.dry_run)
     try:
-        grid = read_grid(folder / f"{given.grid}.yaml")
-        trained, choosing = (at_budget(grid, budget, data, given.root) for budget in (given.budget, CHOOSING[given.budget]))
+        grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
+        trained, choosing = (at_budget(grid, budget, given.data, given.root) for budget in (given.budget, CHOOSING[given.budget]))
         choosing = replace(choosing, seeds=[0], settings={LEARNING_RATE: list(RATES)})
         failed = sweep(choosing, rows=rates)
         if not given.dry_run:
@@ -76,8 +84,8 @@ def main() -> int:
             trained = replace(trained, variants=variants)
         failed |= sweep(trained, rows=rows)
     except (SweepError, RecordError) as error:
-        parser().exit(2, f"run.py: error: {error}\n")
-    return failed if given.dry_run else uniex(["report", str(rows), "--output", str(folder / "results" / name)]) or failed
+        sys.exit(f"run.py: error: {error}")
+    return failed if given.dry_run else uniex(["report", str(rows), "--output", str(report)]) or failed
 
 
 if __name__ == "__main__":

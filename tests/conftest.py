@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 import torch
@@ -23,3 +24,11 @@ def in_empty_folder(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    """Code that was compiled for other sizes before would be compiled for all sizes: a test would depend on those before it."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()

@@ -1,6 +1,7 @@
 """Experiments: every variant can be had at the protocol's cost, rows are of one cost, and a whole experiment runs."""
 
-import importlib.util
+import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -48,20 +49,35 @@ def test_rows_of_a_file_are_of_one_cost_and_one_data_set(path):
 
 
 def test_a_whole_experiment_runs_and_a_new_variant_alone_the_second_time(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("run", EXPERIMENTS / "run.py")
-    run = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(run)
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    run, latency = (importlib.import_module(name) for name in ("run", "latency"))
     folder = tmp_path / "99_question"
     folder.mkdir()
     grid = {"name": "99_question", "config": str(EXPERIMENTS / "protocol" / "network.yaml"), "seeds": [0]}
-    first = {"static": {SPEC: {"static_kernel": {"channels": "depthwise"}}}}
-    (folder / "grid.yaml").write_text(yaml.safe_dump(grid | {"variants": first}))
+    variants = {"static": {SPEC: {"static_kernel": {"channels": "depthwise"}}}}
+    (folder / "grid.yaml").write_text(yaml.safe_dump(grid | {"variants": variants}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py", str(folder), "--budget", "smoke"])
     monkeypatch.setenv("PYTHONPATH", str(EXPERIMENTS.parent))
     assert run.main() == 0
     rates, rows = (read_rows([folder / "results" / f"smoke-digits{end}.jsonl"]) for end in ("-rates", ""))
-    assert [row.variant for row in rates] == [f"static learning_rate={rate}" for rate in run.RATES]
+    assert {row.variant for row in rates} == {f"static learning_rate={rate}" for rate in run.RATES}
     (row,) = rows
     assert (row.variant, row.budget, row.dataset, row.epochs) == ("static", "smoke", "digits", 1)
     assert (folder / "results" / "smoke-digits" / "summary.md").is_file()
+
+    monkeypatch.setattr(latency, "REPEATS", 2)
+    assert latency.main() == 0
+    (times,) = json.loads((folder / "results" / "smoke-digits-latency.json").read_text())["milliseconds"].values()
+    assert 0 < times["inference"]["median"] < times["training"]["median"]
+    for kind in latency.WORKLOADS:
+        assert (folder / "results" / "smoke-digits" / f"accuracy_{kind}.png").is_file()
+
+    variants["dynamic"] = {SPEC: {"dynamic_kernel": {"source": "generated", "channels_per_group": 16}}}
+    (folder / "grid.yaml").write_text(yaml.safe_dump(grid | {"variants": variants}))
+    monkeypatch.setattr(run, "RATES", run.RATES[:1])
+    assert run.main() == 0
+    again, rows = (read_rows([folder / "results" / f"smoke-digits{end}.jsonl"]) for end in ("-rates", ""))
+    assert again[:2] == rates
+    assert [row.variant for row in again[2:]] == ["dynamic learning_rate=0.0025"]
+    assert [row.variant for row in rows] == ["static", "dynamic"]

@@ -7,13 +7,11 @@ Writes results/<cpu or gpu>.json, and the table and the figure of that file. Wit
 
 import argparse
 import json
-import random
-import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -21,6 +19,7 @@ from matplotlib.figure import Figure
 import unified_extractor as ux
 from unified_extractor.analysis.tables import as_markdown
 from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter
+from unified_extractor.benchmarks.timing import in_turns, in_words, spread
 
 SIZES = (3, 5, 7, 9, 11)
 BATCH, CHANNELS, SIDE = 8, 64, 56
@@ -46,18 +45,12 @@ def measure(repeats: int) -> dict[str, Any]:
         layer.zero_grad()
         layer(x).sum().backward()
 
-    for layer in layers.values():  # compiles, allocates
-        step(layer)
-    times: dict[tuple[str, int], list[float]] = {key: [] for key in layers}
-    for _ in range(repeats):
-        for key in random.sample(list(layers), len(layers)):
-            times[key].append(meter.milliseconds(lambda key=key: step(layers[key])))
+    times = in_turns({key: partial(step, layer) for key, layer in layers.items()}, repeats, meter)
     rows = []
     for (name, size), values in times.items():
-        low, high = np.percentile(values, [20, 80])
         cost = ux.analysis.cost(layers[name, size], (CHANNELS, SIDE, SIDE))
         counted = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
-        rows.append({"layer": name, "kernel_size": size, **counted, "median": statistics.median(values), "p20": low, "p80": high})
+        rows.append({"layer": name, "kernel_size": size, **counted, **spread(values)})
     return {"shape": [BATCH, CHANNELS, SIDE, SIDE], "repeats": repeats, "machine": meter.machine(), "rows": rows}
 
 
@@ -68,10 +61,11 @@ def table(result: dict[str, Any]) -> str:
     for name, own in frame.groupby("layer", sort=False):
         first = own.iloc[0]
         for _, row in own.iterrows():
-            times = f"{row['median']:.2f} ({row['p20']:.2f} to {row['p80']:.2f})"
             grown = [f"{row[what] / first[what]:.2f}" for what in ("multiply_adds", "median")]
             size = f"{row['kernel_size']}x{row['kernel_size']}"
-            lines.append([name, size, f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e6:,.1f}", grown[0], times, grown[1]])
+            lines.append(
+                [name, size, f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e6:,.1f}", grown[0], in_words(row), grown[1]]
+            )
     columns = ["layer", "window", "parameters", "M multiply-adds", "times 3x3", "ms, forward and backward", "times 3x3 in time"]
     return as_markdown(pd.DataFrame(lines, columns=columns))
 

@@ -197,6 +197,23 @@ def test_accuracy_against_cost_has_a_labelled_point_a_variant_and_bars_over_seed
     assert not any(container.has_yerr for container in axis.containers)
 
 
+def test_accuracy_is_drawn_against_a_cost_that_was_measured():
+    milliseconds = dict(zip(VARIANTS, (1.5, 4.0, 2.5), strict=True))
+    (axis,) = draw_accuracy_cost(rows_of(), costs=milliseconds, cost="ms").axes
+    assert axis.get_xlabel() == "ms"
+    assert {text.get_text(): text.xy[0] for text in axis.texts if text.get_text()} == milliseconds
+    with pytest.raises(RecordError, match="there is no cost of unified"):
+        draw_accuracy_cost(rows_of(), costs={"convolution": 1.0, "involution_k7": 1.0})
+
+
+def test_variants_of_one_cost_are_not_drawn_against_it_and_many_have_no_curves(tmp_path):
+    same = [replace(row, multiply_adds=20_000_000 + row.seed) for row in rows_of()]
+    assert files(report(tmp_path, rows_of())) - TABLES == FIGURES
+    assert files(report(tmp_path, same)) - TABLES == FIGURES - {"accuracy_cost.png"}
+    many = [replace(row(f"variant{number}"), multiply_adds=10_000_000 * (1 + number)) for number in range(21)]
+    assert files(report(tmp_path, many)) - TABLES == {"ranking.png"}
+
+
 @pytest.mark.parametrize("spread", [0.001, 0])
 def test_labels_cover_neither_each_other_nor_points(spread):
     """Ten variants near each other in two columns, or at one height in a row with one far away."""

@@ -17,7 +17,7 @@ def test_bench_train_writes_what_it_measured(tmp_path: Path, capsys: pytest.Capt
     (case,) = result["cases"]
     times = case["milliseconds"]
     assert set(times) == {"step", *(f"{what} {path}" for what in ("input", "both") for path in PATHS)}
-    assert all(0 < values["low"] <= values["median"] <= values["high"] for values in times.values())
+    assert all(0 < values["p20"] <= values["median"] <= values["p80"] for values in times.values())
     assert times["both on the device"]["median"] > times["input on the device"]["median"]
     table = output.with_suffix(".md").read_text()
     assert table in capsys.readouterr().out

@@ -80,31 +80,48 @@ def draw_gradient_norms(rows: Sequence[Record]) -> Figure:
     return figure
 
 
-def draw_accuracy_cost(rows: Sequence[Record], metric: str = "test_accuracy") -> Figure:
-    """The metric against multiply-adds, a labelled point a variant; bars are 95 % t-intervals over seeds, absent with one seed.
+def draw_accuracy_cost(
+    rows: Sequence[Record],
+    metric: str = "test_accuracy",
+    *,
+    costs: Mapping[str, float] | None = None,
+    cost: str = "multiply-adds of an image",
+) -> Figure:
+    """The metric against a cost, a labelled point a variant; bars are 95 % t-intervals over seeds, absent with one seed.
+
+    Args:
+        rows: of one group.
+        metric: what is shown.
+        costs: of every variant, by name; None: its multiply-adds.
+        cost: what they are, in words.
 
     Raises:
-        RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no such metric.
+        RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no such metric, or a variant has no cost.
     """
     table = summary(rows, metric)
+    if costs is not None:
+        if missing := [variant for variant in table["variant"] if variant not in costs]:
+            raise RecordError(f"there is no cost of {', '.join(missing)}")
+        table["cost"] = [costs[variant] for variant in table["variant"]]
     percent = metric.endswith(("accuracy", "error"))
     scale = 100 if percent else 1
-    costs, means, bars = (table[name].to_numpy(float) for name in ("multiply_adds", metric, f"{metric}_half_width"))
+    along = "multiply_adds" if costs is None else "cost"
+    places, means, bars = (table[name].to_numpy(float) for name in (along, metric, f"{metric}_half_width"))
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axis = figure.subplots()
     colours = _colours(len(table))
-    for colour, cost, mean, bar in zip(colours, costs, scale * means, scale * bars, strict=True):
-        axis.errorbar(cost, mean, yerr=None if np.isnan(bar) else bar, fmt="o", capsize=4, color=colour)
-    if costs.min() > 0 and costs.max() > 10 * costs.min():
+    for colour, place, mean, bar in zip(colours, places, scale * means, scale * bars, strict=True):
+        axis.errorbar(place, mean, yerr=None if np.isnan(bar) else bar, fmt="o", capsize=4, color=colour)
+    if places.min() > 0 and places.max() > 10 * places.min():
         axis.set_xscale("log")
     else:
         axis.xaxis.set_major_formatter(EngFormatter())
     axis.margins(0.18, 0.12)
-    axis.set(xlabel="multiply-adds of an image", ylabel=in_words(metric) + (" (%)" if percent else ""))
+    axis.set(xlabel=cost, ylabel=in_words(metric) + (" (%)" if percent else ""))
     bars_in_words = ": mean over seeds, bars are 95 % t-intervals" if not np.isnan(bars).all() else ""
     axis.set_title(title(rows) + bars_in_words, fontsize=10)
     axis.grid(alpha=0.3)
-    label_points(axis, table["variant"].tolist(), costs, scale * means, scale * np.nan_to_num(bars), colours)
+    label_points(axis, table["variant"].tolist(), places, scale * means, scale * np.nan_to_num(bars), colours)
     return figure
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from unified_extractor.analysis.memory import kept_bytes
 from unified_extractor.benchmarks.cases import OURS, Case
 from unified_extractor.benchmarks.meters import Meter
+from unified_extractor.benchmarks.timing import spread
 from unified_extractor.benchmarks.traffic import backward_bytes, forward_bytes, tensor_bytes
 
 TOLERANCE = 1e-3
@@ -58,8 +59,8 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
         rival: {"failed": failed[rival]}
         if rival in failed
         else {
-            "forward_ms": _spread(forward[rival]),
-            "forward_backward_ms": _spread(both[rival]),
+            "forward_ms": spread(forward[rival]),
+            "forward_backward_ms": spread(both[rival]),
             "peak_bytes": peaks[rival],
             "kept_bytes": kept[rival],
             "largest_difference": differences[rival],
@@ -151,8 +152,3 @@ def _judge_half(name: str, case: Case, found: dict[str, list[float]], failed: di
 
 def _difference(value: Tensor, reference: Tensor) -> float:
     return ((value - reference).abs().max() / reference.abs().max().clamp(min=1e-30)).item()
-
-
-def _spread(times: Sequence[float]) -> dict[str, float]:
-    low, median, high = np.percentile(times, [20, 50, 80])
-    return {"median": round(float(median), 4), "p20": round(float(low), 4), "p80": round(float(high), 4)}

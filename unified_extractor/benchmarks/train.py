@@ -1,6 +1,5 @@
 """How fast images come to a network, beside how fast it learns from them."""
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from typing_extensions import override
 from unified_extractor import models, presets
 from unified_extractor.analysis.tables import as_markdown
 from unified_extractor.benchmarks.meters import Meter
+from unified_extractor.benchmarks.timing import in_turns, in_words, spread
 from unified_extractor.data import Augmentation, Digits, ImageDataModule, Loading
 from unified_extractor.data.base import Split
 from unified_extractor.data.images import MemoryImages
@@ -76,7 +76,7 @@ CASES = {
 
 
 def measured(name: str, case: TrainCase, repeats: int, meter: Meter, device: torch.device) -> dict[str, Any]:
-    """Times of every path, interleaved: a path after the other, then the next repeat."""
+    """Times of every path, taking turns."""
     torch.manual_seed(0)
     network = case.network().to(device).train()
     optimizer = torch.optim.AdamW(network.parameters())
@@ -88,19 +88,15 @@ def measured(name: str, case: TrainCase, repeats: int, meter: Meter, device: tor
         F.cross_entropy(network(images), labels).backward()
         optimizer.step()
 
-    for source in sources.values():  # starts processes, compiles, allocates
-        step(*source())
-    times: dict[str, list[float]] = {"step": []}
-    for _ in range(repeats):
-        times["step"].append(meter.milliseconds(lambda: step(*batch)))
-        for path, source in sources.items():
-            times.setdefault(f"input {path}", []).append(meter.milliseconds(source))
-            times.setdefault(f"both {path}", []).append(meter.milliseconds(lambda source=source: step(*source())))  # type: ignore[misc]
+    computations: dict[str, Callable[[], object]] = {"step": lambda: step(*batch)}
+    for path, source in sources.items():
+        computations |= {f"input {path}": source, f"both {path}": lambda source=source: step(*source())}  # type: ignore[misc]
+    times = in_turns(computations, repeats, meter)
     return {
         "name": name,
         "batch": len(batch[0]),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "milliseconds": {what: _spread(values) for what, values in times.items()},
+        "milliseconds": {what: spread(values) for what, values in times.items()},
     }
 
 
@@ -114,7 +110,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         rows, times = [], case["milliseconds"]
         for path in [what.removeprefix("input ") for what in times if what.startswith("input ")]:
             data, both = times[f"input {path}"], times[f"both {path}"]
-            row = {"images are": path, "input": _text(data), "step": _text(times["step"]), "both": _text(both)}
+            row = {"images are": path, "input": in_words(data), "step": in_words(times["step"]), "both": in_words(both)}
             share = f"{data['median'] / times['step']['median']:.1%}"
             rows.append({**row, "input / step": share, "images/s": f"{1000 * case['batch'] / both['median']:,.0f}"})
         text += f"\n## {case['name']}\n\n{case['parameters']:,} parameters, batches of {case['batch']}.\n\n"
@@ -141,12 +137,3 @@ def _batches(data: ImageDataModule, device: torch.device) -> Callable[[], tuple[
         return images.to(device), labels.to(device)
 
     return following
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    low, high = (statistics.quantiles(values, n=5, method="inclusive")[index] for index in (0, 3))
-    return {"median": statistics.median(values), "low": low, "high": high}
-
-
-def _text(spread: Mapping[str, float]) -> str:
-    return f"{spread['median']:.3g} ({spread['low']:.3g} to {spread['high']:.3g})"

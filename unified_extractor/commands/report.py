@@ -19,6 +19,10 @@ from unified_extractor.analysis.statistics import differences, summary
 from unified_extractor.analysis.tables import as_latex, as_markdown, as_rich, formatted, in_words, results_table
 
 KINDS = ("csv", "md", "tex")
+_MOST_LINES = 20
+"""More variants cannot be told apart by colour: they have a ranking alone."""
+_COSTS_DIFFER = 1.1
+"""Accuracy is drawn against cost where the largest is so many times the smallest; networks that were matched differ by less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +122,12 @@ def make_report(
         captions["differences"] = (
             f"{about}: {called} minus that of {paired['baseline'][0]}, paired by seed; 95 % t-intervals, {count}, not corrected for it"
         )
-    figures = {
-        "curves": draw_curves(rows),
-        "accuracy_cost": draw_accuracy_cost(rows, metric),
-        "ranking": draw_ranking(rows, metric),
-    }
+    figures = {"ranking": draw_ranking(rows, metric)}
+    costs = tables["summary"]["multiply_adds"]
+    if len(costs) <= _MOST_LINES:
+        figures["curves"] = draw_curves(rows)
+    if len(costs) <= _MOST_LINES and costs.max() > _COSTS_DIFFER * costs.min():
+        figures["accuracy_cost"] = draw_accuracy_cost(rows, metric)
     if with_gradients:
         figures["gradient_norms"] = draw_gradient_norms(rows)
     if with_effects:
@@ -136,7 +141,7 @@ def make_report(
 
 
 def _write(report: Report, folder: Path) -> None:
-    for name in ("differences", "effects", "gradient_norms"):  # an earlier report may have had some
+    for name in ("differences", "effects", "curves", "accuracy_cost", "gradient_norms"):  # an earlier report may have had some
         for kind in (*KINDS, "png"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     for name, table in report.tables.items():

@@ -1,0 +1,108 @@
+"""Measure an experiment's networks, and draw their accuracy against it: inference of one image, and a training step of a batch.
+
+    python experiments/latency.py 01_unified --grid finals        (some minutes; nothing else may run)
+
+Options as of run.py. Writes results/<name>-latency.json and, if there are rows, results/<name>/accuracy_{inference,training}.png.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from run import HERE, at_budget, parse, results
+from torch import Tensor
+
+from unified_extractor.analysis.curves import draw_accuracy_cost
+from unified_extractor.analysis.record import read_rows
+from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter
+from unified_extractor.benchmarks.timing import in_turns, spread
+from unified_extractor.sweeps.cell import arguments_without_name
+from unified_extractor.sweeps.grid import Grid, points, read_grid
+from unified_extractor.training.planning import PlannedRun, planned
+
+REPEATS = 60
+WORKLOADS = {"inference": "ms of one image, inference", "training": "ms of a training step"}
+
+
+def networks(grid: Grid) -> dict[str, PlannedRun]:
+    """The run of every variant, as ``fit`` would begin it."""
+    runs: dict[str, PlannedRun] = {}
+    for point in points(grid):
+        if point.variant not in runs:
+            after = next(reversed(runs.values()), None)
+            runs[point.variant] = planned([*arguments_without_name(grid, point), f"--run.name={grid.name}"], after=after)
+    return runs
+
+
+def workloads(run: PlannedRun, device: torch.device) -> dict[str, Callable[[], Any]]:
+    """What is timed of a network, by name: forward of one image, and forward, backward and AdamW of a batch."""
+    layout, data = run.classifier.image_format, run.data
+    network = run.classifier.network.to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    image, batch = (
+        torch.randn(count, data.in_chans, data.image_size, data.image_size, device=device).contiguous(memory_format=layout)
+        for count in (1, data.batch_size)
+    )
+    labels = torch.arange(data.batch_size, device=device) % len(data.class_names)
+
+    def infer() -> Tensor:
+        with torch.inference_mode():
+            return network.eval()(image)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(network.train()(batch), labels).backward()
+        optimizer.step()
+
+    return {"inference": infer, "training": train}
+
+
+def measured(grid: Grid) -> dict[str, Any]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    meter = GpuMeter() if device.type == "cuda" else CpuMeter()
+    runs = networks(grid)
+    timed = {(name, what): do for name, run in runs.items() for what, do in workloads(run, device).items()}
+    times: dict[str, dict[str, Any]] = {name: {} for name in runs}
+    for (name, what), values in in_turns(timed, REPEATS, meter).items():
+        times[name][what] = spread(values)
+    batch = next(iter(runs.values())).data.batch_size
+    return {
+        "date": f"{datetime.now(UTC):%F}",
+        "machine": meter.machine(),
+        "batch": batch,
+        "repeats": REPEATS,
+        "milliseconds": times,
+    }
+
+
+def main() -> int:
+    given = parse("Measure an experiment's networks, and draw their accuracy against their time.")
+    report = results(given)
+    path = report.with_name(f"{report.name}-latency.json")
+    path.parent.mkdir(exist_ok=True)
+    grid = at_budget(read_grid(HERE / given.experiment / f"{given.grid}.yaml"), given.budget, given.data, given.root)
+    path.write_text(json.dumps(measured(grid), indent=1) + "\n")
+    print(f"written: {path}")
+    draw(path, report)
+    return 0
+
+
+def draw(path: Path, report: Path) -> None:
+    """Accuracy against both times, if there are rows."""
+    rows, found = report.with_suffix(".jsonl"), json.loads(path.read_text())
+    if not rows.exists():
+        return
+    for what, words in WORKLOADS.items():
+        costs = {variant: times[what]["median"] for variant, times in found["milliseconds"].items()}
+        label = f"{words} ({found['machine']['device']}, {found['machine'].get('threads', '-')} threads)"
+        draw_accuracy_cost(read_rows([rows]), costs=costs, cost=label).savefig(report / f"accuracy_{what}.png", dpi=130)
+        print(f"written: {report}/accuracy_{what}.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
