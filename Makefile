@@ -1,15 +1,19 @@
 # make demo: install and train the same small network with five extractors. make test: install and run the tests.
+# make thorough: every case of every test, which takes more than twice as long.
 # A second call reuses .venv. PYTHON names another interpreter, 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test thorough lint clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/00_first_look/run.py
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2
+
+thorough: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 --thorough
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

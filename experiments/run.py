@@ -76,7 +76,7 @@ def main() -> int:
     try:
         grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
         trained, choosing = (at_budget(grid, budget, given.data, given.root) for budget in (given.budget, CHOOSING[given.budget]))
-        choosing = replace(choosing, seeds=[0], settings={LEARNING_RATE: list(RATES)})
+        choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=[0], settings={LEARNING_RATE: list(RATES)})
         failed = sweep(choosing, rows=rates)
         if not given.dry_run:
             best = chosen_rates(choosing, rates)

@@ -1,5 +1,9 @@
+"""What all tests share. By default tests marked ``sampled(n)`` run every n-th of their cases, ``thorough`` ones none: ``--thorough``
+runs everything."""
+
 import os
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -10,6 +14,24 @@ if not torch.cuda.is_available():
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports timm: it would ask the network for weights
 
 torch.set_num_threads(1)  # the tests run side by side, and their tensors are small
+
+
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="run every case of every test, slow ones included")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("thorough"):
+        return
+    cases, left_out = Counter(), []
+    for item in items:
+        sampled = item.get_closest_marker("sampled")
+        cases[test := item.nodeid.split("[")[0]] += 1
+        if item.get_closest_marker("thorough") or (sampled and (cases[test] - 1) % sampled.args[0]):
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    unwanted = set(left_out)
+    items[:] = [item for item in items if item not in unwanted]
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ def all_presets():
 
 
 PRESETS = dict(all_presets())
+COUNTED = [pytest.param(name, marks=pytest.mark.thorough) if name == "neighborhood_attention" else name for name in PRESETS]
+"""Names for tests that count operations: where windows are shifted at the border, there are very many."""
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -36,6 +36,7 @@ def test_an_exported_program_equals_the_network(name):
     assert "unified_extractor" not in str(program.graph)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnxruntime_gives_the_networks_values(name, tmp_path):
     network, x = made(name)
@@ -44,6 +45,7 @@ def test_onnxruntime_gives_the_networks_values(name, tmp_path):
     assert_equal_in_onnxruntime(network, tmp_path / "network.onnx", x, torch.randn(3, 3, 64, 64))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", ["rednet", "volo", "internimage"])
 def test_one_onnx_file_serves_other_sizes(family, tmp_path):
     network, x = SMALL[family](10).eval(), torch.randn(2, 3, 64, 64)

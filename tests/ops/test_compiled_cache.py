@@ -71,6 +71,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert seconds < first_seconds / 2
 
 
+@pytest.mark.thorough
 def test_processes_that_compile_at_once_leave_a_usable_cache(tmp_path):
     together = [begun(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)]
     results = [ended(process) for process in together]

@@ -73,6 +73,7 @@ def test_gradients_equal_finite_differences(mode, backend):
     assert gradcheck(function, leaves)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("backend", ["eager", "reference"])
 def test_second_gradients_equal_finite_differences(mode, backend):
@@ -80,6 +81,7 @@ def test_second_gradients_equal_finite_differences(mode, backend):
     assert gradgradcheck(function, leaves)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("geometry", [{"padding": 1}, {"padding": 2, "dilation": 2}, {"stride": 2, "padding": "same"}])
 @pytest.mark.parametrize("backend", ["eager", "reference"])
 def test_composed_fold_has_both_gradients(geometry, backend):

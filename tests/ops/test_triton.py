@@ -73,6 +73,7 @@ SEEDS = {
 }
 
 
+@pytest.mark.sampled(3)
 @both_ways(SEEDS)
 def test_random_call_equals_the_reference(case, poisoned_memory):
     call = random_call(case)
@@ -159,12 +160,14 @@ CHANNELS_LAST = (
 )
 
 
+@pytest.mark.sampled(3)
 @both_ways({name: name in ORDERED for name in CASES})
 def test_case_equals_the_reference(case, poisoned_memory):
     call = made_call(**CASES[case])
     assert_same(run(call), reference(call))
 
 
+@pytest.mark.sampled(2)
 @both_ways({name: name in ORDERED[:2] for name in CHANNELS_LAST})
 def test_channels_last_in_is_channels_last_out_and_equals_the_reference(case, poisoned_memory):
     call = made_call(**CASES[case])
@@ -207,6 +210,7 @@ NEIGHBOURS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", NEIGHBOURS)
 def test_taps_that_are_neighbours_in_memory_equal_the_reference(case, layout, poisoned_memory):
@@ -216,6 +220,7 @@ def test_taps_that_are_neighbours_in_memory_equal_the_reference(case, layout, po
     assert_same(run(call | other), reference(call))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("case", [*NEIGHBOURS, "several tiles of positions", "several tiles of pixels"])
 def test_every_configuration_that_may_be_measured_gives_the_same_values(case, number, poisoned_memory, monkeypatch):
@@ -253,6 +258,7 @@ COTANGENTS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("layout", ["sliced", "transposed", "reversed"])
 @pytest.mark.parametrize("case", TENSORS)
 def test_memory_layout_does_not_change_values(case, layout):
@@ -274,6 +280,7 @@ def test_expanded_tensors_equal_their_copies(case):
     assert_same(run(call | expanded), reference(call | copies))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("layout", COTANGENTS)
 @pytest.mark.parametrize("case", TENSORS)
 def test_gradients_may_have_any_memory_layout(case, layout):
@@ -306,6 +313,7 @@ def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(case, poisoned_
     assert not any(results[name].any() for name in results)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", MODES)
 def test_errors_are_at_most_twice_those_of_plain_torch(mode, dtype):
@@ -420,6 +428,7 @@ def products(backend, **call):
     return similarity(**call, backend=backend)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @both_ways({name: "moved" in case for name, case in HEADS.items()})
 def test_similarity_equals_the_reference(case, layout, poisoned_memory):
@@ -496,6 +505,7 @@ def images_in(layout, tensors):
     return [None if t is None else relayout(t, layout) for t in tensors]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("case", "layout"),
     [(case, "contiguous") for case in OPERATOR_CALLS]
@@ -527,6 +537,7 @@ def test_similarity_keeps_the_laws_of_torch(case, layout):
     opcheck(torch.ops.unified_extractor.triton_similarity, (*tensors, 2, window))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("case", ["gather", "fold", "similarity"])
 def test_compiled_without_graph_breaks_equals_uncompiled(case, dynamic):
@@ -595,6 +606,7 @@ def forced(monkeypatch):
     return force
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("case", PRESETS)
 def test_a_preset_equals_the_reference(case, stride, forced):

@@ -40,9 +40,13 @@ def compiled_for(architecture, *options):
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module", params=[("80", "--defaults"), ("90",)], ids=["sm_80", "sm_90"])
+ARCHITECTURES = {"sm_90": ("90", "--defaults"), "sm_80": ("80", "--defaults"), "sm_90, all configurations": ("90",)}
+FIRST, *OTHERS = ARCHITECTURES
+
+
+@pytest.fixture(scope="module", params=[FIRST, *(pytest.param(name, marks=pytest.mark.thorough) for name in OTHERS)])
 def kernels(request):
-    return compiled_for(*request.param)
+    return compiled_for(*ARCHITECTURES[request.param])
 
 
 def name_of(row):

@@ -66,6 +66,7 @@ def as_call(call):
     return Call(call["x"], call.get("static_kernel"), None, call.get("offsets"), window, *options, generator=generator)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 @pytest.mark.parametrize("normalisation", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
@@ -77,6 +78,7 @@ def test_a_kernel_made_in_registers_equals_the_reference(case, normalisation, ch
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", [seed for seed in range(20_000, 20_060) if is_short(random_call(seed))])
 def test_random_calls_equal_the_reference(seed, poisoned_memory):  # noqa: F811
     """What does not fit is made before, in either pass."""

@@ -253,6 +253,7 @@ FAR = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(GPU, reason="takes as much memory as it spans")
 @pytest.mark.parametrize("case", FAR)
 def test_a_tensor_that_spans_more_than_two_to_the_31_elements_gives_the_same_bits(case):

@@ -59,10 +59,19 @@ def same(one: Any, two: Any, path: str = "") -> None:
 
 
 def unbroken(tmp_path: Path, *options: str, **changes: Any) -> Path:
+    """The folder of a run that nothing stops."""
     file = write_config(tmp_path, run__name="unbroken", trainer__callbacks=[AVERAGE], **{**EVERYTHING, **changes})
     done = in_its_own_process("fit", "--config", file, "--ckpt_path", "last", *options)
     assert done.returncode == 0, done.stderr
     return Path("runs/unbroken/version_0")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of one run for all tests that change nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        return unbroken(Path.cwd()).absolute()
 
 
 def broken(tmp_path: Path, step: int, *options: str, number: int = signal.SIGKILL, **changes: Any) -> Path:
@@ -88,8 +97,8 @@ def assert_equal_ends(one: Path, two: Path) -> None:
     assert rows[0] == rows[1]
 
 
-def test_killed_in_the_middle_of_an_epoch(tmp_path: Path):
-    assert_equal_ends(unbroken(tmp_path), broken(tmp_path, step=20))  # 8 steps an epoch
+def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, whole: Path):
+    assert_equal_ends(whole, broken(tmp_path, step=20))  # 8 steps an epoch
 
 
 def test_killed_in_the_first_epoch_starts_anew(tmp_path: Path):
@@ -103,7 +112,13 @@ def test_killed_in_the_first_epoch_starts_anew(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "loading", [{}, {"on_device": False, "stateful": True}, {"on_device": False, "stateful": True, "num_workers": 2}]
+    "loading",
+    [
+        {"on_device": False, "stateful": True, "num_workers": 2},
+        pytest.param({"on_device": False, "stateful": True}, marks=pytest.mark.thorough),
+        pytest.param({}, marks=pytest.mark.thorough),
+    ],
+    ids=["two processes", "no processes", "on the device"],
 )
 def test_killed_between_checkpoints_within_an_epoch(tmp_path: Path, loading: dict[str, Any]):
     within = ("--checkpoint_every_n_steps", "3")
@@ -114,24 +129,24 @@ def test_killed_between_checkpoints_within_an_epoch(tmp_path: Path, loading: dic
     assert_equal_ends(one, two)
 
 
+@pytest.mark.thorough
 def test_killed_with_two_processes(tmp_path: Path):
     devices = ("--trainer.devices=2", "--trainer.strategy=ddp")
     changes = {"data__init_args__batch_size": 64}
     assert_equal_ends(unbroken(tmp_path, *devices, **changes), broken(tmp_path, 20, *devices, **changes))
 
 
-def test_sigterm_stops_the_run_and_the_same_command_goes_on(tmp_path: Path):
-    assert_equal_ends(unbroken(tmp_path), broken(tmp_path, step=20, number=signal.SIGTERM))
+def test_sigterm_stops_the_run_and_the_same_command_goes_on(tmp_path: Path, whole: Path):
+    assert_equal_ends(whole, broken(tmp_path, step=20, number=signal.SIGTERM))
 
 
-def test_slurm_preemption_requeues_and_resumes_from_the_last_epoch(tmp_path: Path):
+def test_slurm_preemption_requeues_and_resumes_from_the_last_epoch(tmp_path: Path, whole: Path):
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/requeued\nkill -TERM $PPID\n")
     scontrol.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
     slurm |= {"SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "localhost", "PATH": f"{scontrol.parent}:/usr/bin:/bin"}
-    one = unbroken(tmp_path)
     callbacks = [AVERAGE, killed(20, signal.SIGUSR1)]
     file = write_config(tmp_path, run__name="broken", trainer__callbacks=callbacks, **EVERYTHING)
     command = ("fit", "--config", str(file), "--ckpt_path", "last")
@@ -141,4 +156,4 @@ def test_slurm_preemption_requeues_and_resumes_from_the_last_epoch(tmp_path: Pat
     assert not (folder / "record.json").exists()
     again = in_its_own_process(*command, **slurm)
     assert again.returncode == 0, again.stderr
-    assert_equal_ends(one, folder)
+    assert_equal_ends(whole, folder)

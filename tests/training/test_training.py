@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -270,7 +271,8 @@ def test_mixing_gives_images_and_labels_in_one_proportion():
     ],
     ids=lambda options: options[0],
 )
-def test_ingredients_train(tmp_path: Path, options: list[str]):
+def test_ingredients_train(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # Inductor takes a minute
     file = write_config(
         tmp_path,
         trainer__max_epochs=1,
