@@ -4,7 +4,7 @@
     python experiments/run.py 08_normalisation --data cifar10     (torchvision's, in data/cifar10; --root names another folder)
     python experiments/run.py 08_normalisation --data digits      (nothing to fetch)
 
-What has a row in the experiment's results is not run again: a new variant is one entry in its grid.yaml, and the same command.
+What has a row in any experiment's results is not run again: a new variant is one entry in its grid.yaml, and the same command.
 """
 
 import argparse
@@ -72,7 +72,8 @@ def main() -> int:
     given = parse("Run an experiment and report it.")
     report = results(given)
     rates, rows = (report.with_name(f"{report.name}{end}.jsonl") for end in ("-rates", ""))
-    sweep = partial(run_sweep, workers=given.workers, dry_run=given.dry_run)
+    others = [path for path in HERE.glob("*/results/*.jsonl") if path not in (rates, rows) and path.parts[-3] != "00_first_look"]
+    sweep = partial(run_sweep, reuse=sorted(others), workers=given.workers, dry_run=given.dry_run)
     try:
         grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
         trained, choosing = (at_budget(grid, budget, given.data, given.root) for budget in (given.budget, CHOOSING[given.budget]))

@@ -1,9 +1,10 @@
-"""What all tests share. By default tests marked ``sampled(n)`` run every n-th of their cases, ``thorough`` ones none: ``--thorough``
-runs everything."""
+"""What all tests share. By default tests marked ``sampled(n)`` run an n-th of their cases, always the same, ``thorough`` ones none:
+``--thorough`` runs everything."""
 
 import os
 import sys
-from collections import Counter
+from collections import defaultdict
+from zlib import crc32
 
 import pytest
 import torch
@@ -23,15 +24,15 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     if config.getoption("thorough"):
         return
-    cases, left_out = Counter(), []
+    cases, left_out = defaultdict(list), {item for item in items if item.get_closest_marker("thorough")}
     for item in items:
-        sampled = item.get_closest_marker("sampled")
-        cases[test := item.nodeid.split("[")[0]] += 1
-        if item.get_closest_marker("thorough") or (sampled and (cases[test] - 1) % sampled.args[0]):
-            left_out.append(item)
-    config.hook.pytest_deselected(items=left_out)
-    unwanted = set(left_out)
-    items[:] = [item for item in items if item not in unwanted]
+        cases[item.nodeid.split("[")[0]].append(item)
+    for those in cases.values():
+        if sampled := those[0].get_closest_marker("sampled"):
+            mixed = sorted(those, key=lambda item: crc32(item.nodeid.encode()))  # every n-th could be of one backend
+            left_out.update(mixed[-(-len(mixed) // sampled.args[0]) :])
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -45,8 +45,9 @@ def test_onnxruntime_gives_the_networks_values(name, tmp_path):
     assert_equal_in_onnxruntime(network, tmp_path / "network.onnx", x, torch.randn(3, 3, 64, 64))
 
 
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize("family", ["rednet", "volo", "internimage"])
+@pytest.mark.parametrize(
+    "family", ["rednet", *(pytest.param(slow, marks=pytest.mark.thorough) for slow in ("volo", "internimage"))]
+)
 def test_one_onnx_file_serves_other_sizes(family, tmp_path):
     network, x = SMALL[family](10).eval(), torch.randn(2, 3, 64, 64)
     sizes = {"x": {0: "batch", 2: "height", 3: "width"}}

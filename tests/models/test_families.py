@@ -34,6 +34,7 @@ def ceil_sizes(size, reductions):
     return [-(-size // reduction) for reduction in reductions]
 
 
+@pytest.mark.sampled(2)
 @families
 @pytest.mark.parametrize("size", [64, 63])
 @pytest.mark.parametrize("preset", PRESETS)
@@ -154,6 +155,7 @@ def test_checkpointing_changes_no_gradient_and_no_statistic(family):
         torch.testing.assert_close(again, plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", ["resnet", "volo"])
 def test_checkpointing_compiles_and_counts_a_batch_once(family):
     torch._dynamo.reset()

@@ -146,6 +146,7 @@ def differentiable(case):
 DIFFERENTIABLE = [*LEAVES, "similarity", "similarity, moved"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", DIFFERENTIABLE)
 def test_second_gradients_equal_finite_differences(case):
     assert gradgradcheck(*differentiable(case))

@@ -16,6 +16,7 @@ def test_eager_and_reference_are_usable_everywhere():
     assert {"eager", "reference"} <= set(usable)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_call_equals_the_formula(seed, backend):
     call = random_call(seed)

@@ -119,6 +119,7 @@ def test_sums_do_not_depend_on_the_number_of_threads(made):
 LEAVES = ("x", "feature", "head_weight", "head_bias")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 @pytest.mark.parametrize("aggregation", ["gather", "fold"])
 def test_first_and_second_derivatives(aggregation, normalisation, made):

@@ -67,6 +67,7 @@ def call_of(mode, backend):
     return function, leaves
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_equal_finite_differences(mode, backend):
     function, leaves = call_of(mode, backend)

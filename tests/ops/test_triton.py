@@ -160,7 +160,7 @@ CHANNELS_LAST = (
 )
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @both_ways({name: name in ORDERED for name in CASES})
 def test_case_equals_the_reference(case, poisoned_memory):
     call = made_call(**CASES[case])
@@ -291,6 +291,7 @@ def test_gradients_may_have_any_memory_layout(case, layout):
     assert_same(run(call, changed), reference(call, changed))
 
 
+@pytest.mark.sampled(3)
 @both_ways({name: "moved" in case for name, case in TENSORS.items()})
 def test_only_the_gradients_asked_for_are_computed_and_they_are_the_same(case, poisoned_memory):
     call = on_device(made_call(**TENSORS[case]))
@@ -437,6 +438,7 @@ def test_similarity_equals_the_reference(case, layout, poisoned_memory):
     assert_same(run(other, products), reference(call, products))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", ["heads of several tiles", "moved"])
 def test_similarity_is_at_most_twice_as_wrong_as_plain_torch(case, dtype):
@@ -450,6 +452,7 @@ def test_similarity_is_at_most_twice_as_wrong_as_plain_torch(case, dtype):
     assert_as_exact_as_plain(run(call, products), values_and_gradients(plain, call), exact, dtype)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("compute", COMPUTATIONS)
 def test_second_derivatives_equal_those_of_the_reference(compute):
     x = torch.randn(1, 16, 5, 5, dtype=torch.float64)
@@ -649,6 +652,7 @@ def test_nothing_on_a_fixed_grid_is_added_by_atomics(case, atomics):
     assert not atomics
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", MOVED)
 def test_a_moved_image_has_the_same_gradient_by_atomics_and_sorted(case, atomics):
     call = made_call(**MOVED[case], dtype=torch.float32)

@@ -133,6 +133,7 @@ def test_it_is_chosen_where_planned_to_be_faster():
         assert planning.generates(as_call(call)) == chosen
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 def test_attention_is_the_same_without_its_kernel_being_kept(channels_last):
     call = attention_of("one head", channels=8, size=(3, 4), heads=2)

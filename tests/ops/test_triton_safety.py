@@ -180,6 +180,7 @@ def as_taps(call):
     return taps[:, 0, None, None] + rows[:, None], taps[:, 1, None, None] + columns
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", WINDOWS)
 def test_wild_offsets_touch_no_foreign_memory_and_have_no_gradient(case, dtype):
@@ -361,6 +362,7 @@ def test_configurations_are_few_and_measured_for_one_key():
         assert list(kernel.keys) == ["TUNED_FOR"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(GPU, reason="the interpreter always takes the default")
 @pytest.mark.parametrize("case", TENSORS)
 def test_what_is_measured_does_not_depend_on_the_batch(case, monkeypatch):

@@ -101,6 +101,7 @@ def test_a_cell_killed_once_goes_on_and_a_second_sweep_runs_nothing(tmp_path: Pa
     assert known[2].seconds == known[0].seconds  # measured, not estimated
 
 
+@pytest.mark.thorough
 def test_cells_outlive_their_driver_and_the_next_one_waits_for_them(tmp_path: Path):
     waiting = tmp_path / "waiting"
     file = write_grid(tmp_path, options=callback("Wait", folder=str(waiting)), seeds=[0, 1, 2])
@@ -181,6 +182,7 @@ def test_a_cell_that_fit_refuses_is_not_retried(tmp_path: Path, capsys: pytest.C
     assert failure.cell.log.read_text().count("$ ") == 1
 
 
+@pytest.mark.thorough
 def test_a_preempted_job_stops_its_cell_and_goes_on_when_it_is_queued_again(tmp_path: Path):
     """As on SLURM: the signal that the machine is taken back reaches the job; submitit's local cluster starts it again."""
     waiting = tmp_path / "waiting"
@@ -373,6 +375,25 @@ def test_what_has_a_row_is_finished_wherever_its_folder_is(tmp_path: Path, capsy
     assert main(command) == 0
     assert [row.seed for row in read_rows([rows])] == [0, 1]
     assert rows.read_text().splitlines()[0] == as_line(kept)
+
+
+def test_a_run_of_another_sweep_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows, more = tmp_path / "rows.jsonl", tmp_path / "more.jsonl"
+    grid = str(write_grid(tmp_path, seeds=[0]))
+    assert main(["sweep", grid, "--rows", str(rows)]) == 0
+    capsys.readouterr()
+    write_grid(tmp_path, seeds=[0, 1], name="another", variants={"other": {}})
+    assert main(["sweep", grid, "--rows", str(more), "--reuse", str(rows)]) == 0
+    text = capsys.readouterr().out
+    assert "2 cells, 1 finished" in text
+    assert "started other seed=1" in text
+    assert "seed=0" not in text.split("started", 1)[1]
+    (first,), found = read_rows([rows]), {row.seed: row for row in read_rows([more])}
+    assert found[0] == dataclasses.replace(first, question="another", variant="other")
+    assert found[1].run != first.run
+    with pytest.raises(SystemExit):
+        main(["sweep", grid, "--reuse", str(rows)])
+    assert "--reuse adds rows to the file of --rows" in capsys.readouterr().err
 
 
 def test_rows_that_are_none_are_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

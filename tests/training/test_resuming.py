@@ -140,6 +140,7 @@ def test_sigterm_stops_the_run_and_the_same_command_goes_on(tmp_path: Path, whol
     assert_equal_ends(whole, broken(tmp_path, step=20, number=signal.SIGTERM))
 
 
+@pytest.mark.thorough
 def test_slurm_preemption_requeues_and_resumes_from_the_last_epoch(tmp_path: Path, whole: Path):
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()

@@ -1,5 +1,6 @@
-"""Labels beside points so that none covers another."""
+"""Labels: beside points so that none covers another, and long names in lines."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,11 @@ _REACH = (9, 20, 34, 50, 70, 95, 125)
 """How far from the point a label may lie, in typographic points; beyond the first a line leads to it."""
 _Place = tuple[float, float, float]
 _PLACES: tuple[_Place, ...] = tuple((dx, dy, reach) for reach in _REACH for dx, dy in _DIRECTIONS)
+
+
+def broken(name: str, width: int = 14) -> str:
+    """A variant's name in lines of about that many letters, broken at underscores, hyphens and blanks."""
+    return textwrap.fill(name.replace("_", " "), width, break_long_words=False)
 
 
 def label_points(

@@ -31,10 +31,13 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--workers must be at least 1 and --retries at least 0, got {given.workers} and {given.retries}")
     if given.slurm and given.cluster != "slurm":
         parser.error("--slurm is of --cluster slurm alone")
+    if given.reuse and given.rows is None:
+        parser.error("--reuse adds rows to the file of --rows, which is not given")
     try:
         return run_sweep(
             read_grid(given.grid),
             rows=given.rows,
+            reuse=given.reuse,
             workers=given.workers,
             cluster=given.cluster,
             retries=given.retries,
@@ -63,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
         "--rows", type=Path, metavar="FILE.jsonl", help="keeps the rows of finished cells; what has a row there is not run again"
     )
     parser.add_argument(
+        "--reuse",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.jsonl",
+        help="rows of other sweeps: a run of the same configuration counts as the cell's and is added to --rows",
+    )
+    parser.add_argument(
         "--slurm", type=_setting, action="append", default=[], metavar="KEY=VALUE", help="for sbatch: partition=gpu, time=60"
     )
     return parser
@@ -72,6 +83,7 @@ def run_sweep(
     grid: Grid,
     *,
     rows: Path | None = None,
+    reuse: Sequence[Path] = (),
     workers: int = 1,
     cluster: Cluster = "local",
     retries: int = 1,
@@ -85,7 +97,7 @@ def run_sweep(
     """
     if not dry_run:
         check_submitit()
-    kept = KeptRows(rows)
+    kept = KeptRows(rows, reuse)
     cells = plan_cells(grid, elsewhere=dry_run or cluster == "slurm", kept=kept)
     _print_plan(cells, workers, with_commands)
     folder = Path(grid.root) / grid.name

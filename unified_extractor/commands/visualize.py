@@ -9,6 +9,7 @@ import torch
 from unified_extractor.analysis.modules import extractors
 from unified_extractor.analysis.pictures import draw_windows
 from unified_extractor.analysis.receptive_field import draw_receptive_fields
+from unified_extractor.analysis.record import Record
 from unified_extractor.analysis.sources import find_runs, read_run
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.trained import load_run
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         runs = find_runs(given.folders)
-        loaded = {read_run(run).name.rsplit("/")[-1]: load_run(run) for run in runs}
+        names = _names([read_run(run) for run in runs])
+        loaded = dict(zip(names, map(load_run, runs), strict=True))
         data = next(iter(loaded.values()))[1]
         for name, (network, other) in loaded.items():
             if (type(other), other.in_chans, other.image_size) != (type(data), data.in_chans, data.image_size):
@@ -60,6 +62,13 @@ def main(arguments: Sequence[str]) -> int:
         parser.exit(2, f"uniex: error: {error}\n")
     print(f"written: {picture} ({about})")
     return 0
+
+
+def _names(rows: Sequence[Record]) -> list[str]:
+    """The variants, with seed and number where several runs share one."""
+    variants = [row.variant for row in rows]
+    alone = len(set(variants)) == len(rows)
+    return variants if alone else [f"{row.variant} seed={row.seed} {row.run[:4]}" for row in rows]
 
 
 def _check_count(count: int, available: int) -> int:

@@ -35,6 +35,11 @@ class Cell:
     kept: bool = False
 
     @property
+    def config_hash(self) -> str:
+        """Of the resolved configuration."""
+        return self.name.rsplit("-", 1)[-1]
+
+    @property
     def command(self) -> list[str]:
         """The command as this interpreter runs it."""
         return [sys.executable, "-m", "unified_extractor", *self.arguments]

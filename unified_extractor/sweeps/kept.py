@@ -1,5 +1,7 @@
 """A file that keeps a sweep's rows: what has a row there is finished, wherever it ran, and what finishes gets one."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,25 +16,32 @@ class KeptRows:
 
     Args:
         path: of the file; ``None`` keeps nothing.
+        others: files of other sweeps' rows. A cell whose configuration has a row there is finished too: that run is this cell's,
+            and its row is added under the cell's question and variant.
 
     Raises:
-        RecordError: the file holds something else.
+        RecordError: a file holds something else.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, others: Iterable[Path] = ()) -> None:
         self.path = path
         self._hashes = {row.config_hash for row in read_rows([path])} if path is not None and path.exists() else set()
+        self._others = {row.config_hash: row for other in others for row in read_rows([other])}
 
     def holds(self, config_hash: str) -> bool:
         """Whether a run of this configuration has its row."""
-        return config_hash in self._hashes
+        return config_hash in self._hashes or config_hash in self._others
 
     def add(self, cell: Cell) -> None:
         """Add the row of a finished cell, unless it is there; other sweeps of the grid may add at the same time."""
-        folder = cell.run.finished()
-        if self.path is None or folder is None:
+        if self.path is None or cell.config_hash in self._hashes:
             return
-        (record,) = read_rows([folder / RECORD])
+        if folder := cell.run.finished():
+            (record,) = read_rows([folder / RECORD])
+        elif other := self._others.get(cell.config_hash):
+            record = replace(other, question=cell.run.question, variant=cell.run.variant)
+        else:
+            return
         lock = cell.run.path.parent / LOGS / "rows.lock"
         for place in (self.path, lock):
             place.parent.mkdir(parents=True, exist_ok=True)

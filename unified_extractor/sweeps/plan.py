@@ -82,7 +82,7 @@ def plan_cells(grid: Grid, *, elsewhere: bool = False, kept: KeptRows | None = N
     cells: dict[str, PlannedCell] = {}
     for point in points(grid):
         found = planner.plan(point)
-        other = cells.setdefault(found.cell.name.rsplit("-", 1)[-1], found)
+        other = cells.setdefault(found.cell.config_hash, found)
         if other is not found:
             raise SweepError(f"cells {other.cell.point} and {point}: have the same configuration")
     return planner.with_measured(list(cells.values()))
