@@ -52,6 +52,18 @@ def test_rows_of_a_file_are_of_one_cost_and_one_data_set(path):
         assert max(values) <= (1 + TOLERANCE) / (1 - TOLERANCE) * min(values)
 
 
+def test_the_committed_table_of_large_kernels_is_that_of_the_committed_measurement(monkeypatch):
+    folder = EXPERIMENTS / "07_large_kernels"
+    monkeypatch.syspath_prepend(folder)
+    measure = importlib.import_module("measure")
+    for path in sorted((folder / "results").glob("*.json")):
+        result = json.loads(path.read_text())
+        assert measure.table(result) == path.with_suffix(".md").read_text()
+        assert {(row["layer"], row["kernel_size"]) for row in result["rows"]} == {
+            (n, k) for n in measure.SPECS for k in measure.SIZES
+        }
+
+
 def test_every_variant_has_the_learning_rate_of_its_best_validation(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     run = importlib.import_module("run")
