@@ -88,7 +88,7 @@ def test_a_whole_experiment_runs_and_a_new_variant_alone_the_second_time(tmp_pat
     monkeypatch.setattr(run, "RATES", run.RATES[:1])
     assert run.main() == 0
     rates, rows = (read_rows([folder / "results" / f"smoke-digits{end}.jsonl"]) for end in ("-rates", ""))
-    assert [one.variant for one in rates] == ["static learning_rate=0.0025"]
+    assert [one.variant for one in rates] == ["static learning_rate=0.00125"]
     (trained,) = rows
     assert (trained.variant, trained.budget, trained.dataset, trained.epochs) == ("static", "smoke", "digits", 1)
     assert (folder / "results" / "smoke-digits" / "summary.md").is_file()
@@ -105,5 +105,5 @@ def test_a_whole_experiment_runs_and_a_new_variant_alone_the_second_time(tmp_pat
     assert run.main() == 0
     again, rows = (read_rows([folder / "results" / f"smoke-digits{end}.jsonl"]) for end in ("-rates", ""))
     assert again[:1] == rates
-    assert [one.variant for one in again[1:]] == ["dynamic learning_rate=0.0025"]
+    assert [one.variant for one in again[1:]] == ["dynamic learning_rate=0.00125"]
     assert [one.variant for one in rows] == ["static", "dynamic"]
