@@ -9,7 +9,7 @@ What has a row in any experiment's results is not run again: a new variant is on
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from unified_extractor.__main__ import main as uniex
 from unified_extractor.analysis.record import RecordError, read_rows
 from unified_extractor.commands.sweep import run_sweep
 from unified_extractor.sweeps.errors import SweepError
-from unified_extractor.sweeps.grid import Grid, points, read_grid
+from unified_extractor.sweeps.grid import Grid, Options, read_grid
 
 HERE = Path(__file__).parent
 LEARNING_RATE = "model.optimization.learning_rate"
-RATES = (0.00125, 0.0025, 0.005)
-"""The short list, for every variant the same. At 0.01 all four extractors of experiments/01_unified/learning_rates.yaml were worse."""
+RATES = (0.0025, 0.005)
+"""The short list, for every variant the same. One that is best at an end of it gets half or twice that rate as well, until it is not."""
+EXTENSIONS = 3
+"""How often at most."""
 DATA = {"smoke": "digits", "screen": "cifar10_jpeg", "cpu": "cifar10_jpeg", "gpu": "cifar10_jpeg_all"}
 CHOOSING = {"smoke": "smoke", "screen": "screen", "cpu": "screen", "gpu": "gpu_screen"}
 """The budget of the runs by which the learning rate is chosen."""
@@ -37,14 +39,41 @@ def at_budget(grid: Grid, budget: str, data: str, root: str | None) -> Grid:
     return replace(grid, name=f"{grid.name}/{budget}-{data}", config=[str(file) for file in files], options=options)
 
 
-def chosen_rates(grid: Grid, rows: Path) -> Mapping[str, float]:
-    """The learning rate of every variant with the highest validation accuracy, of equals the smaller; of those that did not fail."""
-    accuracy = {row.variant: row.val_accuracy for row in read_rows([rows])}
+def accuracies(grid: Grid, rows: Path) -> dict[str, dict[float, float]]:
+    """The validation accuracy of every variant at every learning rate that it has a row for."""
     found: dict[str, dict[float, float]] = {}
-    for point in points(grid):
-        if point.label in accuracy:
-            found.setdefault(point.variant, {})[point.options[LEARNING_RATE]] = accuracy[point.label]
-    return {variant: max(sorted(by_rate), key=by_rate.__getitem__) for variant, by_rate in found.items()}
+    for row in read_rows([rows]):
+        variant, _, rate = row.variant.rpartition(" learning_rate=")
+        if variant in grid.variants:
+            found.setdefault(variant, {})[float(rate)] = row.val_accuracy
+    return found
+
+
+def best(by_rate: Mapping[float, float]) -> float:
+    """The learning rate with the highest accuracy, of equals the smaller."""
+    return max(sorted(by_rate), key=by_rate.__getitem__)
+
+
+def beyond(by_rate: Mapping[float, float]) -> list[float]:
+    """Where the best rate is an end of those tried: the next one beyond it."""
+    rate = best(by_rate)
+    return [rate / 2] * (rate == min(by_rate)) + [rate * 2] * (rate == max(by_rate))
+
+
+def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int]) -> dict[str, float]:
+    """Run every variant at all rates of the short list and beyond, until none is best at an end; the best of each.
+
+    A variant that has no row at any rate, because all its runs failed, has no rate.
+    """
+    sweep(replace(grid, settings={LEARNING_RATE: list(RATES)}), rows=rows)
+    for _ in range(EXTENSIONS):
+        wanted: dict[float, dict[str, Options]] = {}
+        for variant, by_rate in accuracies(grid, rows).items():
+            for rate in beyond(by_rate):
+                wanted.setdefault(rate, {})[variant] = grid.variants[variant]
+        for rate, variants in wanted.items():
+            sweep(replace(grid, variants=variants, settings={LEARNING_RATE: [rate]}), rows=rows)
+    return {variant: best(by_rate) for variant, by_rate in accuracies(grid, rows).items()}
 
 
 def results(given: argparse.Namespace) -> Path:
@@ -77,13 +106,16 @@ def main() -> int:
     try:
         grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
         trained, choosing = (at_budget(grid, budget, given.data, given.root) for budget in (given.budget, CHOOSING[given.budget]))
-        choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=[0], settings={LEARNING_RATE: list(RATES)})
-        failed = sweep(choosing, rows=rates)
-        if not given.dry_run:
-            best = chosen_rates(choosing, rates)
-            variants = {name: {**options, LEARNING_RATE: best[name]} for name, options in grid.variants.items() if name in best}
+        choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=[0])
+        if given.dry_run:
+            sweep(replace(choosing, settings={LEARNING_RATE: list(RATES)}), rows=rates)
+        else:
+            chosen = choose_rates(choosing, rates, sweep)
+            variants = {
+                name: {**options, LEARNING_RATE: chosen[name]} for name, options in grid.variants.items() if name in chosen
+            }
             trained = replace(trained, variants=variants)
-        failed |= sweep(trained, rows=rows)
+        failed = sweep(trained, rows=rows)
     except (SweepError, RecordError) as error:
         sys.exit(f"run.py: error: {error}")
     return failed if given.dry_run else uniex(["report", str(rows), "--output", str(report)]) or failed

@@ -1,7 +1,9 @@
 """Experiments: every variant can be had at the protocol's cost, rows are of one cost, and a whole experiment runs."""
 
 import importlib
+import itertools
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -64,14 +66,28 @@ def test_the_committed_table_of_large_kernels_is_that_of_the_committed_measureme
         }
 
 
-def test_every_variant_has_the_learning_rate_of_its_best_validation(tmp_path, monkeypatch):
+def test_learning_rates_are_tried_until_the_best_is_no_end_of_the_list(tmp_path, monkeypatch):
+    """Sweeps whose runs are the best at a known rate, and of a variant whose runs all fail."""
     monkeypatch.syspath_prepend(EXPERIMENTS)
     run = importlib.import_module("run")
-    grid = Grid(name="x", config=[], variants={"a": {}, "b": {}, "c": {}}, seeds=[0], settings={run.LEARNING_RATE: [0.1, 0.2]})
-    accuracy = {("a", 0.1): 0.5, ("a", 0.2): 0.6, ("b", 0.1): 0.5, ("b", 0.2): 0.5, ("c", 0.1): 0.1}  # c failed at 0.2
-    rows = [row(f"{name} learning_rate={rate}", val_accuracy=value) for (name, rate), value in accuracy.items()]
-    write_rows(tmp_path / "rates.jsonl", rows)
-    assert run.chosen_rates(grid, tmp_path / "rates.jsonl") == {"a": 0.2, "b": 0.1, "c": 0.1}
+    optima, tried = {"low": 0.0007, "middle": 0.003, "high": 1.0}, []
+
+    def sweep(grid, rows):
+        made = {one.variant: one for one in (read_rows([rows]) if rows.exists() else [])}
+        for variant, rate in itertools.product(grid.variants, grid.settings[run.LEARNING_RATE]):
+            tried.append((variant, rate))
+            label = f"{variant} learning_rate={rate}"
+            if variant in optima:
+                made[label] = row(label, val_accuracy=1 / (1 + abs(math.log(rate / optima[variant]))))
+        rows.unlink(missing_ok=True)
+        write_rows(rows, made.values())
+
+    grid = Grid(name="x", config=[], variants={name: {} for name in (*optima, "failing")}, seeds=[0])
+    found = run.choose_rates(grid, tmp_path / "rates.jsonl", sweep)
+    assert found == {"low": 0.000625, "middle": 0.0025, "high": 0.04}
+    assert ("low", 0.0003125) in tried
+    assert ("middle", 0.00125) in tried
+    assert run.best({0.1: 0.5, 0.2: 0.5}) == 0.1, "of equals the smaller"
 
 
 def test_a_whole_experiment_runs_and_a_new_variant_alone_the_second_time(tmp_path, monkeypatch, capsys):
@@ -86,9 +102,10 @@ def test_a_whole_experiment_runs_and_a_new_variant_alone_the_second_time(tmp_pat
     monkeypatch.setattr(sys, "argv", ["run.py", str(folder), "--budget", "smoke"])
     monkeypatch.setenv("PYTHONPATH", str(EXPERIMENTS.parent))
     monkeypatch.setattr(run, "RATES", run.RATES[:1])
+    monkeypatch.setattr(run, "EXTENSIONS", 0)
     assert run.main() == 0
     rates, rows = (read_rows([folder / "results" / f"smoke-digits{end}.jsonl"]) for end in ("-rates", ""))
-    assert [one.variant for one in rates] == ["static learning_rate=0.00125"]
+    assert [one.variant for one in rates] == ["static learning_rate=0.0025"]
     (trained,) = rows
     assert (trained.variant, trained.budget, trained.dataset, trained.epochs) == ("static", "smoke", "digits", 1)
     assert (folder / "results" / "smoke-digits" / "summary.md").is_file()
@@ -105,5 +122,5 @@ def test_a_whole_experiment_runs_and_a_new_variant_alone_the_second_time(tmp_pat
     assert run.main() == 0
     again, rows = (read_rows([folder / "results" / f"smoke-digits{end}.jsonl"]) for end in ("-rates", ""))
     assert again[:1] == rates
-    assert [one.variant for one in again[1:]] == ["dynamic learning_rate=0.00125"]
+    assert [one.variant for one in again[1:]] == ["dynamic learning_rate=0.0025"]
     assert [one.variant for one in rows] == ["static", "dynamic"]
