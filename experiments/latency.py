@@ -2,9 +2,10 @@
 
     python experiments/latency.py 01_unified --grid finals        (some minutes; nothing else may run)
 
-Options as of run.py. Writes results/<name>-latency.json and, if there are rows, results/<name>/accuracy_{inference,training}.png.
+Writes results/<name>-latency.json and, if there are rows, results/<name>/accuracy_{inference,training}.png.
 """
 
+import copy
 import json
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from run import HERE, at_budget, parse, results
+from run import HERE, at_budget, parse, parser, results
 from torch import Tensor
 
 from unified_extractor.analysis.curves import draw_accuracy_cost
@@ -23,6 +24,7 @@ from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter
 from unified_extractor.benchmarks.timing import in_turns, spread
 from unified_extractor.sweeps.cell import arguments_without_name
 from unified_extractor.sweeps.grid import Grid, points, read_grid
+from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.planning import PlannedRun, planned
 
 REPEATS = 60
@@ -42,7 +44,8 @@ def networks(grid: Grid) -> dict[str, PlannedRun]:
 def workloads(run: PlannedRun, device: torch.device) -> dict[str, Callable[[], Any]]:
     """What is timed of a network, by name: forward of one image, and forward, backward and AdamW of a batch."""
     layout, data = run.classifier.image_format, run.data
-    network = run.classifier.network.to(device)
+    network = run.classifier.network.to(device).train()
+    tested = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     image, batch = (
         torch.randn(count, data.in_chans, data.image_size, data.image_size, device=device).contiguous(memory_format=layout)
@@ -52,11 +55,11 @@ def workloads(run: PlannedRun, device: torch.device) -> dict[str, Callable[[], A
 
     def infer() -> Tensor:
         with torch.inference_mode():
-            return network.eval()(image)
+            return tested(image)
 
     def train() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(network.train()(batch), labels).backward()
+        F.cross_entropy(network(batch), labels).backward()
         optimizer.step()
 
     return {"inference": infer, "training": train}
@@ -81,12 +84,15 @@ def measured(grid: Grid) -> dict[str, Any]:
 
 
 def main() -> int:
-    given = parse("Measure an experiment's networks, and draw their accuracy against their time.")
+    given = parse(parser("Measure an experiment's networks, and draw their accuracy against their time."))
     report = results(given)
     path = report.with_name(f"{report.name}-latency.json")
     path.parent.mkdir(exist_ok=True)
     grid = at_budget(read_grid(HERE / given.experiment / f"{given.grid}.yaml"), given.budget, given.data, given.root)
-    path.write_text(json.dumps(measured(grid), indent=1) + "\n")
+    try:
+        path.write_text(json.dumps(measured(grid), indent=1) + "\n")
+    except ConfigurationError as error:
+        sys.exit(f"latency.py: error: {error}")
     print(f"written: {path}")
     draw(path, report)
     return 0
@@ -97,6 +103,7 @@ def draw(path: Path, report: Path) -> None:
     rows, found = report.with_suffix(".jsonl"), json.loads(path.read_text())
     if not rows.exists():
         return
+    report.mkdir(exist_ok=True)
     for what, words in WORKLOADS.items():
         costs = {variant: times[what]["median"] for variant, times in found["milliseconds"].items()}
         label = f"{words} ({found['machine']['device']}, {found['machine'].get('threads', '-')} threads)"

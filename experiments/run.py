@@ -82,27 +82,39 @@ def results(given: argparse.Namespace) -> Path:
     return HERE / given.experiment / "results" / name
 
 
-def parse(about: str) -> argparse.Namespace:
-    """The command's options, the data that the budget implies filled in."""
+def parser(about: str) -> argparse.ArgumentParser:
+    """The options that name an experiment's grid, budget and data."""
     made = argparse.ArgumentParser(description=about)
     made.add_argument("experiment", help="its folder, such as 08_normalisation")
     made.add_argument("--grid", default="grid", help="the experiment's grid file, without its ending (default grid)")
     made.add_argument("--budget", choices=DATA, default="cpu", help="the class of its cost (default cpu)")
     made.add_argument("--data", help="a file of protocol/data, without its ending")
     made.add_argument("--root", help="the folder of the images")
-    made.add_argument("--workers", type=int, default=2, help="runs at once (default 2)")
-    made.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
+    return made
+
+
+def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was given, the data that the budget implies filled in. Exits for an experiment or data that are not there."""
     given = made.parse_args()
     given.data = given.data or DATA[given.budget]
+    for path in (HERE / given.experiment / f"{given.grid}.yaml", HERE / "protocol" / "data" / f"{given.data}.yaml"):
+        if not path.is_file():
+            made.error(f"{path}: no such file")
     return given
 
 
 def main() -> int:
-    given = parse("Run an experiment and report it.")
+    made = parser("Run an experiment and report it.")
+    made.add_argument("--workers", type=int, default=2, help="runs at once (default 2)")
+    made.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
+    given = parse(made)
+    if given.workers < 1:
+        made.error(f"--workers must be at least 1, got {given.workers}")
     report = results(given)
     rates, rows = (report.with_name(f"{report.name}{end}.jsonl") for end in ("-rates", ""))
     others = [path for path in HERE.glob("*/results/*.jsonl") if path not in (rates, rows) and path.parts[-3] != "00_first_look"]
     sweep = partial(run_sweep, reuse=sorted(others), workers=given.workers, dry_run=given.dry_run)
+    without: list[str] = []
     try:
         grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
         trained, choosing = (at_budget(grid, budget, given.data, given.root) for budget in (given.budget, CHOOSING[given.budget]))
@@ -115,10 +127,15 @@ def main() -> int:
                 name: {**options, LEARNING_RATE: chosen[name]} for name, options in grid.variants.items() if name in chosen
             }
             trained = replace(trained, variants=variants)
+            without = [name for name in grid.variants if name not in chosen]
         failed = sweep(trained, rows=rows)
     except (SweepError, RecordError) as error:
         sys.exit(f"run.py: error: {error}")
-    return failed if given.dry_run else uniex(["report", str(rows), "--output", str(report)]) or failed
+    for name in without:
+        print(f"run.py: {name} is left out: its runs failed at every learning rate", file=sys.stderr)
+    if given.dry_run:
+        return failed
+    return uniex(["report", str(rows), "--output", str(report)]) or failed or bool(without)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from submitit.core.utils import UncompletedJobError
 
 from tests.sweeps.grids import REPOSITORY, callback, write_grid
 from unified_extractor.__main__ import main
-from unified_extractor.analysis.record import as_line, read_rows
+from unified_extractor.analysis.record import as_line, read_rows, write_rows
 from unified_extractor.sweeps.cell import Cell
 from unified_extractor.sweeps.cluster import cell_job, make_executor
 from unified_extractor.sweeps.grid import read_grid
@@ -391,6 +391,11 @@ def test_a_run_of_another_sweep_is_not_repeated(tmp_path: Path, capsys: pytest.C
     (first,), found = read_rows([rows]), {row.seed: row for row in read_rows([more])}
     assert found[0] == dataclasses.replace(first, question="another", variant="other")
     assert found[1].run != first.run
+    write_rows(of_another := tmp_path / "gpu.jsonl", [dataclasses.replace(first, budget="gpu")])
+    for reused, states in ((rows, ["finished", "finished"]), (of_another, ["new", "finished"])):
+        assert main(["sweep", grid, "--rows", str(tmp_path / "none.jsonl"), "--reuse", str(reused), "--dry_run"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│ other")]
+        assert [line.split("│")[3].strip() for line in lines] == states
     with pytest.raises(SystemExit):
         main(["sweep", grid, "--reuse", str(rows)])
     assert "--reuse adds rows to the file of --rows" in capsys.readouterr().err

@@ -28,9 +28,10 @@ class KeptRows:
         self._hashes = {row.config_hash for row in read_rows([path])} if path is not None and path.exists() else set()
         self._others = {row.config_hash: row for other in others for row in read_rows([other])}
 
-    def holds(self, config_hash: str) -> bool:
-        """Whether a run of this configuration has its row."""
-        return config_hash in self._hashes or config_hash in self._others
+    def holds(self, config_hash: str, budget: str) -> bool:
+        """Whether a run of this configuration has its row; in the file of another sweep, one of this budget."""
+        other = self._others.get(config_hash)
+        return config_hash in self._hashes or (other is not None and other.budget == budget)
 
     def add(self, cell: Cell) -> None:
         """Add the row of a finished cell, unless it is there; other sweeps of the grid may add at the same time."""
@@ -38,8 +39,8 @@ class KeptRows:
             return
         if folder := cell.run.finished():
             (record,) = read_rows([folder / RECORD])
-        elif other := self._others.get(cell.config_hash):
-            record = replace(other, question=cell.run.question, variant=cell.run.variant)
+        elif cell.kept:
+            record = replace(self._others[cell.config_hash], question=cell.run.question, variant=cell.run.variant)
         else:
             return
         lock = cell.run.path.parent / LOGS / "rows.lock"

@@ -103,7 +103,7 @@ class _Planner:
             run = self._planned(point)
             if self._start_up is None:  # what this process has done so far is about what fit does before its first step
                 self._start_up = min(time.process_time(), _AT_MOST_START_UP)
-            cell = as_cell(self._grid, point, run.config_hash, kept=self._kept.holds(run.config_hash))
+            cell = as_cell(self._grid, point, run.config_hash, kept=self._kept.holds(run.config_hash, run.run.budget))
             key, work = work_key(run), schedule(run)
             if key not in self._multiply_adds:
                 shape = (run.data.in_chans, run.data.image_size, run.data.image_size)
