@@ -88,7 +88,7 @@ def main() -> int:
     report = results(given)
     path = report.with_name(f"{report.name}-latency.json")
     path.parent.mkdir(exist_ok=True)
-    grid = at_budget(read_grid(HERE / given.experiment / f"{given.grid}.yaml"), given.budget, given.data, given.root)
+    grid = at_budget(read_grid(HERE / given.experiment / f"{given.grid}.yaml"), given.budget, given)
     try:
         path.write_text(json.dumps(measured(grid), indent=1) + "\n")
     except ConfigurationError as error:

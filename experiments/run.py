@@ -3,6 +3,7 @@
     python experiments/run.py 08_normalisation                    (CIFAR-10 from JPEG files in data/cifar10_jpeg, budget cpu)
     python experiments/run.py 08_normalisation --data cifar10     (torchvision's, in data/cifar10; --root names another folder)
     python experiments/run.py 08_normalisation --data digits      (nothing to fetch)
+    python experiments/run.py 08_normalisation --accelerator gpu --workers 12    (the same runs where there is a GPU, to be had in minutes)
 
 What has a row in any experiment's results is not run again: a new variant is one entry in its grid.yaml, and the same command.
 """
@@ -31,12 +32,21 @@ CHOOSING = {"smoke": "smoke", "screen": "screen", "cpu": "screen", "gpu": "gpu_s
 """The budget of the runs by which the learning rate is chosen."""
 
 
-def at_budget(grid: Grid, budget: str, data: str, root: str | None) -> Grid:
-    """The grid with the protocol's files for a budget and a data set."""
+def at_budget(grid: Grid, budget: str, given: argparse.Namespace) -> Grid:
+    """The grid with the protocol's files for a budget and the given data set, on the given accelerator."""
     protocol = HERE / "protocol"
-    files = [protocol / "network.yaml", protocol / f"{budget}.yaml", protocol / "data" / f"{data}.yaml"]
-    options = {**grid.options, **({"data.init_args.root": root} if root else {})}
-    return replace(grid, name=f"{grid.name}/{budget}-{data}", config=[str(file) for file in files], options=options)
+    files = [protocol / "network.yaml", protocol / f"{budget}.yaml", protocol / "data" / f"{given.data}.yaml"]
+    options = dict(grid.options)
+    if given.root:
+        options["data.init_args.root"] = given.root
+    if given.accelerator:
+        options |= {"trainer.accelerator": given.accelerator, "trainer.devices": 1}
+    return replace(grid, name=f"{grid.name}/{title(budget, given)}", config=[str(file) for file in files], options=options)
+
+
+def title(budget: str, given: argparse.Namespace) -> str:
+    """What runs have in common: budget and data set, and the accelerator where it is not the budget's own."""
+    return f"{budget}-{given.data}" + (f"-on_{given.accelerator}" if given.accelerator else "")
 
 
 def accuracies(grid: Grid, rows: Path) -> dict[str, dict[float, float]]:
@@ -78,8 +88,8 @@ def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int]) -> dict[str,
 
 def results(given: argparse.Namespace) -> Path:
     """The folder of the report; rows lie beside it, under the same name."""
-    name = f"{given.grid}-{given.budget}-{given.data}".removeprefix("grid-")
-    return HERE / given.experiment / "results" / name
+    name = title(given.budget, given)
+    return HERE / given.experiment / "results" / (name if given.grid == "grid" else f"{given.grid}-{name}")
 
 
 def parser(about: str) -> argparse.ArgumentParser:
@@ -90,6 +100,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     made.add_argument("--budget", choices=DATA, default="cpu", help="the class of its cost (default cpu)")
     made.add_argument("--data", help="a file of protocol/data, without its ending")
     made.add_argument("--root", help="the folder of the images")
+    made.add_argument("--accelerator", choices=("cpu", "gpu"), help="where to run what another budget's device is meant for")
     return made
 
 
@@ -117,7 +128,7 @@ def main() -> int:
     without: list[str] = []
     try:
         grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
-        trained, choosing = (at_budget(grid, budget, given.data, given.root) for budget in (given.budget, CHOOSING[given.budget]))
+        trained, choosing = (at_budget(grid, budget, given) for budget in (given.budget, CHOOSING[given.budget]))
         choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=[0])
         if given.dry_run:
             sweep(replace(choosing, settings={LEARNING_RATE: list(RATES)}), rows=rates)

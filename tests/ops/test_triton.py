@@ -676,4 +676,7 @@ def test_random_call_on_the_gpu_is_at_most_twice_as_wrong_as_eager(seed, dtype):
     low = {name: t.to(dtype) if isinstance(t, torch.Tensor) else t for name, t in random_call(seed).items()}
     exact = reference({name: t.double() if isinstance(t, torch.Tensor) else t for name, t in low.items()}, seed=seed)
     eager = values_and_gradients(lambda **call: ux.extract(**call, backend="eager"), low, seed)
-    assert_as_exact_as_plain(run(low, seed=seed), eager, exact, dtype)
+    if dtype == torch.float64:  # the reference adds up in the same order as eager, whose error is none
+        assert_same(run(low, seed=seed), exact, 1e-12)
+    else:
+        assert_as_exact_as_plain(run(low, seed=seed), eager, exact, dtype)

@@ -8,16 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_AUTOCASTING = [
+    device for device in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla") if torch.amp.is_autocast_available(device)
+]
+"""Asked once: torch.compile does not trace the question in every PyTorch."""
+
 
 def is_recorded() -> bool:
     """Whether a program is being made that runs without this package: exported, or traced."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return (
+        torch.compiler._is_exporting_flag or torch.jit.is_tracing()
+    )  # PyTorch 2.11's is_exporting() is true in torch.compile, too
 
 
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on for the device of ``x``."""
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return x.device.type in _AUTOCASTING and torch.is_autocast_enabled(x.device.type)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:

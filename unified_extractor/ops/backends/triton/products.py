@@ -85,7 +85,8 @@ def map_gradient(
     ``of_feature`` ``[blocks, B, Ho, Wo, R]``; ``of_weight``, ``of_bias`` ``[programs, G*K, R]``, ``[programs, G*K]``, zero before: a
     program adds up ``steps`` tiles one after the other.
     """
-    positions: tl.constexpr = plan.tile_positions * SCALE
+    # sixteen at least, over which a product adds up
+    positions: tl.constexpr = plan.tile_positions * SCALE if plan.tile_positions * SCALE > 16 else 16
     block, share = tl.program_id(0) % plan.blocks, tl.program_id(0) // plan.blocks
     channels = channels_of(block, plan)
     tiles = tl.cdiv(sizes.rows * sizes.columns, positions)
