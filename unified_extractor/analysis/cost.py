@@ -149,7 +149,7 @@ def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[st
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
-            _on_meta(module, shape)
+            on_meta(module, shape)
     finally:
         for handle in handles:
             handle.remove()
@@ -195,8 +195,9 @@ def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:
     return peak_bytes(forward_and_backward, x, *state.values())
 
 
-def _on_meta(module: nn.Module, shape: tuple[int, ...]) -> None:
-    torch.func.functional_call(module, _state(module, "meta"), (torch.empty(shape, device="meta"),))
+def on_meta(module: nn.Module, shape: tuple[int, ...]) -> Any:
+    """What a module returns for an input of a shape: shapes alone, on the meta device, where nothing is computed or compiled."""
+    return torch.func.functional_call(module, _state(module, "meta"), (torch.empty(shape, device="meta"),))
 
 
 def _state(module: nn.Module, device: str) -> dict[str, Tensor]:

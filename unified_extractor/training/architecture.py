@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unified_extractor.analysis.cost import on_meta
 from unified_extractor.data import ImageDataModule
 from unified_extractor.training.checkpoints import read_checkpoint
 from unified_extractor.training.errors import ConfigurationError
@@ -45,7 +46,7 @@ def check_network(network: nn.Module, data: ImageDataModule) -> None:
     training = network.training
     try:
         with torch.no_grad():
-            logits = network.eval()(torch.zeros(shape, device=next(network.parameters()).device))
+            logits = on_meta(network.eval(), shape)  # what a GPU trains, the CPU need not be made ready for
     except ValueError as error:
         raise ConfigurationError(
             f"model.network: does not take images {list(shape)} of {type(data).__name__}: {error}"
