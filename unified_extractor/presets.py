@@ -161,15 +161,17 @@ def unified(
     reduction: int = 4,
     normalisation: Literal["none", "softmax", "sigmoid", "group_norm"] = "none",
     aggregation: Literal["gather", "fold"] = "gather",
+    offsets: bool = True,
 ) -> ExtractorSpec:
     """The unified extractor: learned offsets, a static depthwise kernel and a generated one, both from a wide view.
 
-    Gather starts as a plain depthwise convolution: offsets are zero and S*(1 + D) has D zero. Fold only multiplies.
+    Gather starts as a plain depthwise convolution: offsets are zero and S*(1 + D) has D zero. Fold only multiplies. Without offsets it
+    was as accurate where the two were compared (``experiments/01_unified``).
     """
     fold = aggregation == "fold"
     return ExtractorSpec(
         kernel_size=kernel_size,
-        offsets=Offsets(kind="learned", groups=offset_groups),
+        offsets=Offsets(kind="learned", groups=offset_groups) if offsets else Offsets(),
         static_kernel=StaticKernel(channels="depthwise"),
         dynamic_kernel=DynamicKernel(
             source="generated",

@@ -195,8 +195,10 @@ def test_ls_convolution_is_its_formula(size, training):
     assert_equal(layer, formula, torch.randn(2, 16, *size), tolerance=1e-9)
 
 
-def test_unified_gather_starts_as_a_plain_depthwise_convolution():
-    layer = ux.UnifiedExtractor2d(32, 32, presets.unified())
+@pytest.mark.parametrize("offsets", [True, False])
+def test_unified_gather_starts_as_a_plain_depthwise_convolution(offsets):
+    layer = ux.UnifiedExtractor2d(32, 32, presets.unified(offsets=offsets))
+    assert hasattr(layer, "offsets") == offsets
     x = torch.randn(2, 32, 7, 6)
     torch.testing.assert_close(layer(x), F.conv2d(x, layer.static_kernel, padding=1, groups=32))
 

@@ -127,10 +127,14 @@ def test_what_is_too_large_for_registers_is_made_before():
     assert planning.generates_forward(as_call(many | {"normalisation": "none"}))
 
 
-def test_it_is_chosen_where_planned_to_be_faster():
+def test_it_is_chosen_where_measured_to_be_faster():
     for depth, chosen in ((16, True), (32, True), (33, False)):
         call = with_generator(made_call(channels=32, kernels=2, kernel_size=7, padding=3, size=(3, 3)), depth=depth)
         assert planning.generates(as_call(call)) == chosen
+        call["head_weight"].requires_grad_()
+        assert not planning.generates(as_call(call))
+        with torch.no_grad():
+            assert planning.generates(as_call(call)) == chosen
 
 
 @pytest.mark.sampled(2)

@@ -26,7 +26,7 @@ _MIXING_POSITIONS, _MIXING_CHANNELS, _MIXING_OUTPUTS = 32, 32, 256
 _LEAST = 16
 """Of each axis of a matrix product."""
 _WORTH_GENERATING = 2
-"""Multiply-adds that make a kernel, for each in which it is used. Planned from the traffic, not measured."""
+"""Multiply-adds that make a kernel, for each in which it is used: measured up to this ratio, with 7x7 taps."""
 _DEPTH, _SOFTMAX_TAPS = 64, 16
 """The most channels of a feature, and taps of a softmax, of which registers hold all that a tile's kernels need."""
 
@@ -96,13 +96,16 @@ def generates_backward(call: Call) -> bool:
 
 
 def generates(call: Call) -> bool:
-    """Whether making this call's kernel in both passes is planned to be faster than to keep it.
+    """Whether making this call's kernel is faster than to store it, as measured (``benchmarks/gpu.md``): without gradients it is.
 
-    Backward makes it tap by tap without the matrix units: as in the compiled backend, at most twice the work in which it is used.
+    Backward makes it tap by tap without the matrix units, and a step takes longer than with the kernel stored.
     """
-    assert call.generator is not None
+    generator = call.generator
+    assert generator is not None
     used = _WORTH_GENERATING * call.window.size * call.x.shape[1]
-    return generates_backward(call) and generating_work(call.generator, call.window) <= used
+    leaves = (call.x, generator.feature, generator.weight, generator.bias)
+    differentiated = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
+    return not differentiated and generates_backward(call) and generating_work(generator, call.window) <= used
 
 
 def _batch_step(tensor: Tensor) -> int:
