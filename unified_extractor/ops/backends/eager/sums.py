@@ -92,7 +92,9 @@ class TapSum(torch.autograd.Function):
             for i in range(window.size if fold else 1):
                 kernels.add(_output(y, i, window, fold), value, i, k)
         y = cropped(y, window).contiguous() if fold else y
-        return y.to(x.dtype, copy=torch.compiler.is_compiling())  # PyTorch 2.11 loses the gradient of what it has changed in place
+        return y.to(
+            x.dtype, copy=torch.compiler.is_compiling()
+        )  # PyTorch 2.11 loses the gradient of what it has changed in place
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
