@@ -104,10 +104,13 @@ def draw(path: Path, report: Path) -> None:
     if not rows.exists():
         return
     report.mkdir(exist_ok=True)
+    threads = found["machine"].get("threads")
+    where = found["machine"]["device"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else "")
     for what, words in WORKLOADS.items():
         costs = {variant: times[what]["median"] for variant, times in found["milliseconds"].items()}
-        label = f"{words} ({found['machine']['device']}, {found['machine'].get('threads', '-')} threads)"
-        draw_accuracy_cost(read_rows([rows]), costs=costs, cost=label).savefig(report / f"accuracy_{what}.png", dpi=130)
+        draw_accuracy_cost(read_rows([rows]), costs=costs, cost=f"{words} ({where})").savefig(
+            report / f"accuracy_{what}.png", dpi=130
+        )
         print(f"written: {report}/accuracy_{what}.png")
 
 
