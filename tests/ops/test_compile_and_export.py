@@ -6,6 +6,8 @@ import torch
 import unified_extractor as ux
 from tests.comparing import assert_same, values_and_gradients
 from tests.random_calls import random_call
+from unified_extractor.ops import checks
+from unified_extractor.ops.composed import compose_fold
 
 SIZE = (5, 6)
 MODES = {
@@ -80,6 +82,19 @@ def test_generalized_unfold_compiles_without_graph_breaks():
 
     compiled = torch.compile(unfold, fullgraph=True, backend="aot_eager")
     assert_same(values_and_gradients(compiled, call), values_and_gradients(unfold, call))
+
+
+@pytest.mark.parametrize("padding", ["same", 0])
+def test_composing_compiles_without_graph_breaks(padding):
+    torch._dynamo.reset()
+    window = checks.window(torch.empty(2, 4, *SIZE), 2, 1, padding, 1)
+
+    def composed(dynamic):
+        return compose_fold(dynamic, window)
+
+    compiled = torch.compile(composed, fullgraph=True, backend="aot_eager")
+    call = {"dynamic": torch.randn(2, 2, 4, 4, *window.output, dtype=torch.float64)}
+    assert_same(values_and_gradients(compiled, call), values_and_gradients(composed, call))
 
 
 @pytest.mark.parametrize("mode", MODES)

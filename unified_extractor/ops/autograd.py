@@ -26,6 +26,11 @@ def autocasts(x: Tensor) -> bool:
     return x.device.type in _AUTOCASTING and torch.is_autocast_enabled(x.device.type)
 
 
+def returned(y: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a function with a hand-written gradient returns, in a dtype: PyTorch 2.11 compiles what it changed in place without gradient."""
+    return y.to(dtype, copy=torch.compiler.is_compiling())
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """No autocast inside: a backend chooses the precision of its sums itself."""
     return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()

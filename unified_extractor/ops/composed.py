@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unified_extractor.ops.autograd import returned
 from unified_extractor.ops.geometry import Window, canvas, cropped, padded
 
 
@@ -44,7 +45,7 @@ class _Compose(torch.autograd.Function):
         composed = canvas(dynamic, groups * taps, window)
         for i in range(window.size):
             _block(composed, groups, i, window).add_(dynamic[:, :, i].unflatten(2, window.kernel_size))
-        return cropped(composed, window).reshape(batch, groups, taps, *window.image).to(dynamic.dtype)
+        return returned(cropped(composed, window).reshape(batch, groups, taps, *window.image), dynamic.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

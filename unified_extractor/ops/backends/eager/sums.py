@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from unified_extractor.ops.autograd import full_precision_backward
+from unified_extractor.ops.autograd import full_precision_backward, returned
 from unified_extractor.ops.backends.eager.taps import Wanted, taps
 from unified_extractor.ops.geometry import Window, canvas, cropped, padded, precision
 
@@ -91,10 +91,7 @@ class TapSum(torch.autograd.Function):
             value = reader.read(k).value.to(y.dtype)
             for i in range(window.size if fold else 1):
                 kernels.add(_output(y, i, window, fold), value, i, k)
-        y = cropped(y, window).contiguous() if fold else y
-        return y.to(
-            x.dtype, copy=torch.compiler.is_compiling()
-        )  # PyTorch 2.11 loses the gradient of what it has changed in place
+        return returned(cropped(y, window).contiguous() if fold else y, x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
