@@ -1,5 +1,6 @@
 """Pictures of extractors: the operator as a drawing, and what trained ones do on an image."""
 
+import copy
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,10 +47,10 @@ def draw_windows(networks: Mapping[str, nn.Module], image: Tensor, *, layer: int
 
 
 def draw_stages(network: nn.Module, image: Tensor, *, shown: Tensor | None = None) -> Figure:
-    """The same for one network: a row for its last extractor on every size of the map."""
+    """The same for one network, wherever it is: a row for its last extractor on every size of the map."""
     last = {}
-    for extractor, x in extractor_inputs(network, image):
-        last[f"{x.shape[2]}x{x.shape[3]}"] = (extractor, x)
+    for extractor, x in extractor_inputs(network, image.to(next(network.parameters()).device)):
+        last[f"{x.shape[2]}x{x.shape[3]}"] = (copy.deepcopy(extractor).cpu(), x.cpu())
     return _draw_rows(last, image, shown)
 
 

@@ -31,7 +31,7 @@ class WindowPictures(L.Callback):
         due = epoch & (epoch - 1) == 0 and trainer.is_global_zero and not trainer.sanity_checking
         if not due or not isinstance(network, nn.Module) or not extractors(network) or not isinstance(data, ImageDataModule):
             return
-        network, images = copy.deepcopy(network).cpu().float().eval(), data.images("val")
+        network, images = copy.deepcopy(network).float().eval(), data.images("val")
         self.folder.mkdir(exist_ok=True)
         for index in range(min(IMAGES, len(images))):  # type: ignore[arg-type]
             place = index * (len(images) // IMAGES)  # type: ignore[arg-type]
