@@ -44,6 +44,9 @@ class FakeMeter:
         compute()
         return 1000
 
+    def kernels(self, compute):
+        return {"spread": 0.5, "gather": 0.25}
+
     def machine(self):
         return {
             "device": "a GPU",
@@ -198,6 +201,7 @@ def test_the_command_writes_the_file_and_its_table(gpu):
     assert "a GPU, CUDA 0.0" in table
     assert "forward %" in table
     assert "Geometric mean over the involutions, bfloat16" in table
+    assert "ms: spread 0.500, gather 0.250; all of them 0.750." in table
 
 
 def test_what_is_measured_is_kept_when_a_later_case_fails(gpu, capsys):
@@ -264,4 +268,5 @@ def test_the_gpu_meter_sees_time_and_memory():
     meter, x = meters.GpuMeter(), torch.randn(2048, 2048, device="cuda")
     assert 0 < meter.milliseconds(lambda: x @ x) < meter.milliseconds(lambda: [x @ x for _ in range(50)])
     assert meter.peak_bytes(lambda: torch.empty(2**26, dtype=torch.uint8, device="cuda")) == 2**26
+    assert sum(meter.kernels(lambda: x @ x).values()) > 0
     assert set(meter.machine()["peak_multiply_adds_per_second"]) == {"bfloat16", "float32"}

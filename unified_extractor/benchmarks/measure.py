@@ -32,7 +32,7 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
         The name, what each pass must do at least, and for every candidate: milliseconds of forward and of forward plus backward
         (median, 20th and 80th percentile), the bytes it holds at most beside its inputs, those that autograd keeps between the
         passes, its largest relative difference from ours (in half precision: from the same in float32), and how many times longer
-        than ours it takes. A rival that fails has the reason instead: ``failed``.
+        than ours it takes; for ours also the device's time in each kernel. A rival that fails has the reason instead: ``failed``.
 
     Raises:
         ValuesDifferError: a difference above :data:`TOLERANCE`, or in half precision ours errs too much.
@@ -68,6 +68,8 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
         }
         for rival in case.candidates
     }
+    if kernels := meter.kernels(case.candidates[OURS].step):
+        rows[OURS]["kernels_ms"] = kernels
     return {"name": name, "dtype": str(case.dtype).removeprefix("torch."), **_needs(case), "candidates": rows}
 
 

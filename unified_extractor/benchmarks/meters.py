@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from unified_extractor.ops.dispatch import backends
 
@@ -24,6 +25,9 @@ class Meter(Protocol):
 
     def peak_bytes(self, compute: Callable[[], object]) -> int | None:
         """How much more memory is in use at the worst moment, than before; None where the system does not tell."""
+
+    def kernels(self, compute: Callable[[], object]) -> dict[str, float] | None:
+        """Milliseconds of every kernel of the device, the longest first; None where it has none."""
 
     def machine(self) -> dict[str, Any]:
         """Where and with what is measured, and two limits of the device: multiply-adds and bytes a second."""
@@ -50,6 +54,9 @@ class CpuMeter:
         except (OSError, AttributeError):
             return None
 
+    def kernels(self, compute: Callable[[], object]) -> None:
+        """See :class:`Meter`."""
+
     def machine(self) -> dict[str, Any]:
         """See :class:`Meter`."""
         return {
@@ -70,7 +77,7 @@ class GpuMeter:
     charged for the rest.
     """
 
-    _ELEMENTS, _TIMES = 2**26, 16
+    _ELEMENTS, _TIMES, _PROFILED = 2**26, 16, 5
 
     def __init__(self) -> None:
         self._buffer = torch.zeros(self._ELEMENTS, device="cuda")
@@ -94,6 +101,15 @@ class GpuMeter:
         compute()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+
+    def kernels(self, compute: Callable[[], object]) -> dict[str, float] | None:
+        """See :class:`Meter`; means of a few runs."""
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            for _ in range(self._PROFILED):
+                compute()
+            torch.cuda.synchronize()
+        times = {event.key: event.device_time_total / 1000 / self._PROFILED for event in profiler.key_averages()}
+        return {name: round(time, 4) for name, time in sorted(times.items(), key=lambda item: -item[1]) if time > 0}
 
     def machine(self) -> dict[str, Any]:
         """See :class:`Meter`; multiply-adds a second by dtype."""

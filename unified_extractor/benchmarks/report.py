@@ -16,6 +16,8 @@ _COLUMNS = (
     "largest of any value, relative to the largest magnitude of its tensor; in float32 from ours, in bfloat16 from the plain "
     "formulation in float32.\n"
 )
+_LONGEST, _NAME = 5, 40
+"""Kernels that a case's line has, and characters of their names."""
 _NO_TIMES = ("forward ms", "both ms", "20-80 %", "x ours", "peak MB")
 
 
@@ -111,6 +113,9 @@ def markdown(result: dict[str, Any]) -> str:
         ]
         table = as_markdown(as_table(case, pass_floors(case, machine)))
         parts.append(f"**{case['name']}** ({'; '.join(filter(None, facts))})\n\n" + table)
+        if times := case["candidates"][OURS].get("kernels_ms"):
+            longest = ", ".join(f"{name[:_NAME]} {time:.3f}" for name, time in list(times.items())[:_LONGEST])
+            parts.append(f"The longest of our kernels in a step, ms: {longest}; all of them {sum(times.values()):.3f}.\n")
     for dtype in dict.fromkeys(case.get("dtype") for case in result["cases"]):
         means = geometric_means([case for case in result["cases"] if case.get("dtype") == dtype])
         text = ", ".join(f"{name} {value:.1f}" for name, value in means.items())
