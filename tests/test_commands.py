@@ -10,7 +10,7 @@ import unified_extractor as ux
 from tests.rows import row
 from tests.test_spec import PRESETS
 from unified_extractor.__main__ import main
-from unified_extractor.analysis.labels import broken
+from unified_extractor.analysis.labels import wrapped
 from unified_extractor.analysis.pictures import draw_operator
 from unified_extractor.analysis.words import describe, formula, in_words
 from unified_extractor.commands import visualize
@@ -115,8 +115,8 @@ def test_networks_are_called_by_their_variants_and_runs_of_one_variant_by_their_
     assert visualize._names([row("static"), row("offsets")]) == ["static", "offsets"]
     runs = [row("static", 0, run="1234abcd"), row("static", 0, run="5678abcd"), row("offsets", 1, run="9012abcd")]
     assert visualize._names(runs) == ["static seed=0 1234", "static seed=0 5678", "offsets seed=1 9012"]
-    assert broken("offsets-static-residual-wide") == "offsets-\nstatic-\nresidual-wide"
-    assert broken("deformable_convolution_v2") == "deformable\nconvolution v2"
+    assert wrapped("offsets-static-residual-wide") == "offsets-\nstatic-\nresidual-wide"
+    assert wrapped("deformable_convolution_v2") == "deformable\nconvolution v2"
 
 
 def test_visualize_refuses_folders_without_usable_runs(runs, tmp_path, capsys):

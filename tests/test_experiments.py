@@ -21,7 +21,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 GRIDS = sorted(EXPERIMENTS.glob("*/*.yaml"))
 GRIDS = [path for path in GRIDS if path.parent.name != "protocol"]
 ROWS = sorted(path for path in EXPERIMENTS.glob("*/results/*.jsonl") if path.parts[-3] != "00_first_look")
-SPEC = "model.network.init_args.spec"
+NETWORK = "model.network.init_args."
 
 
 def spec_of(value, folder):
@@ -35,12 +35,18 @@ def spec_of(value, folder):
 def test_every_variant_can_be_had_at_the_protocols_cost(path, monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
     trained = [one.specs for file in ROWS for one in read_rows([file])]  # their costs are in the rows
-    network = yaml.safe_load((EXPERIMENTS / "protocol" / "network.yaml").read_text())["model"]["network"]["init_args"]
-    shape = Shape(in_chans=3, **{key: network[key] for key in ("num_classes", "image_size", "widths", "depths", "stem_stride")})
+    protocol = yaml.safe_load((EXPERIMENTS / "protocol" / "network.yaml").read_text())["model"]["network"]["init_args"]
     for name, options in read_grid(path).variants.items():
-        spec = spec_of(options[SPEC], path.parent)
-        if [asdict(one) for one in (spec if isinstance(spec, list) else [spec] * 3)] in trained:
+        network = protocol | {
+            option.removeprefix(NETWORK): value for option, value in options.items() if option.startswith(NETWORK)
+        }
+        spec = spec_of(network["spec"], path.parent)
+        specs = [asdict(one) for one in (spec if isinstance(spec, list) else [spec] * 3)]
+        if specs in trained and network | {"spec": None} == protocol | {"spec": None}:
             continue
+        shape = Shape(
+            in_chans=3, **{key: network[key] for key in ("num_classes", "image_size", "widths", "depths", "stem_stride")}
+        )
         found = matching_widths(spec, shape, Budget(network["multiply_adds"], network["parameters"]), "both")
         assert min(found) >= 1, name
 
@@ -49,8 +55,9 @@ def test_every_variant_can_be_had_at_the_protocols_cost(path, monkeypatch):
 def test_rows_of_a_file_are_of_one_cost_and_one_data_set(path):
     rows = read_rows([path])
     assert len({(row.dataset, row.budget, row.train_images, row.epochs, row.batch_size) for row in rows}) == 1
-    for figure in ("parameters", "multiply_adds"):
-        values = [getattr(row, figure) for row in rows]
+    sizes = {row.variant.split(" ")[0].partition("@")[2] for row in rows}
+    for size, figure in itertools.product(sizes, ("parameters", "multiply_adds")):
+        values = [getattr(row, figure) for row in rows if row.variant.split(" ")[0].partition("@")[2] == size]
         assert max(values) <= (1 + TOLERANCE) / (1 - TOLERANCE) * min(values)
 
 
@@ -96,7 +103,7 @@ def test_a_whole_experiment_runs_and_a_new_variant_alone_the_second_time(tmp_pat
     folder = tmp_path / "99_question"
     folder.mkdir()
     grid = {"name": "99_question", "config": str(EXPERIMENTS / "protocol" / "network.yaml"), "seeds": [0]}
-    variants = {"static": {SPEC: {"static_kernel": {"channels": "depthwise"}}}}
+    variants = {"static": {f"{NETWORK}spec": {"static_kernel": {"channels": "depthwise"}}}}
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid | {"variants": variants}))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py", str(folder), "--budget", "smoke"])
@@ -117,7 +124,7 @@ def test_a_whole_experiment_runs_and_a_new_variant_alone_the_second_time(tmp_pat
     for kind in latency.WORKLOADS:
         assert (folder / "results" / "smoke-digits" / f"accuracy_{kind}.png").is_file()
 
-    variants["dynamic"] = {SPEC: {"dynamic_kernel": {"source": "generated", "channels_per_group": 16}}}
+    variants["dynamic"] = {f"{NETWORK}spec": {"dynamic_kernel": {"source": "generated", "channels_per_group": 16}}}
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid | {"variants": variants}))
     assert run.main() == 0
     again, rows = (read_rows([folder / "results" / f"smoke-digits{end}.jsonl"]) for end in ("-rates", ""))

@@ -206,6 +206,22 @@ def test_accuracy_is_drawn_against_a_cost_that_was_measured():
         draw_accuracy_cost(rows_of(), costs={"convolution": 1.0, "involution_k7": 1.0})
 
 
+def test_sizes_of_one_extractor_are_a_line_labelled_at_its_end():
+    rows = [
+        row(f"{name}@{size}M", seed=seed, multiply_adds=size * 1_000_000, test_accuracy=0.5 + size / 100 + seed / 1000)
+        for name, sizes in (("involution", (8, 16, 4)), ("convolution", (8,)))
+        for size in sizes
+        for seed in (0, 1)
+    ]
+    (axis,) = draw_accuracy_cost(rows).axes
+    assert [container.lines[0].get_xdata()[0] / 1e6 for container in axis.containers] == [8, 16, 4, 8]
+    assert {text.get_text(): text.xy[0] / 1e6 for text in axis.texts if text.get_text()} == {"involution": 16, "convolution": 8}
+    points = {container.lines[0] for container in axis.containers}
+    lines = [line for line in axis.lines if line not in points and len(line.get_xdata()) > 1]
+    assert [(line.get_xdata() / 1e6).tolist() for line in lines] == [[4, 8, 16]]
+    assert lines[0].get_ydata() == pytest.approx([54.05, 58.05, 66.05])
+
+
 def test_variants_of_one_cost_are_not_drawn_against_it_and_many_have_no_curves(tmp_path):
     same = [replace(row, multiply_adds=20_000_000 + len(row.variant)) for row in rows_of()]
     assert files(report(tmp_path, rows_of())) - TABLES == FIGURES

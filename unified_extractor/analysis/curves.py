@@ -89,6 +89,8 @@ def draw_accuracy_cost(
 ) -> Figure:
     """The metric against a cost, a labelled point a variant; bars are 95 % t-intervals over seeds, absent with one seed.
 
+    Variants ``name@size`` that share the name are one extractor at several sizes: a line through their points, labelled once.
+
     Args:
         rows: of one group.
         metric: what is shown.
@@ -107,21 +109,33 @@ def draw_accuracy_cost(
     scale = 100 if percent else 1
     along = "multiply_adds" if costs is None else "cost"
     places, means, bars = (table[name].to_numpy(float) for name in (along, metric, f"{metric}_half_width"))
+    means, bars = scale * means, scale * bars
+    extractors = table["variant"].str.partition("@")[0]
+    colour_of = dict(zip(extractors.unique(), _colours(extractors.nunique()), strict=True))
+    colours = [colour_of[extractor] for extractor in extractors]
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axis = figure.subplots()
-    colours = _colours(len(table))
-    for colour, place, mean, bar in zip(colours, places, scale * means, scale * bars, strict=True):
+    for colour, place, mean, bar in zip(colours, places, means, bars, strict=True):
         axis.errorbar(place, mean, yerr=None if np.isnan(bar) else bar, fmt="o", capsize=4, color=colour)
     if places.min() > 0 and places.max() > 10 * places.min():
         axis.set_xscale("log")
     else:
         axis.xaxis.set_major_formatter(EngFormatter())
     axis.margins(0.18, 0.12)
+    if len(colour_of) < len(table):  # labels at the ends of lines lie to their right
+        axis.margins(x=0.05)
+        axis.autoscale_view()
+        axis.set_xlim(right=axis.transData.inverted().transform(axis.transAxes.transform((1.4, 0)))[0])
     axis.set(xlabel=cost, ylabel=in_words(metric) + (" (%)" if percent else ""))
     bars_in_words = ": mean over seeds, bars are 95 % t-intervals" if not np.isnan(bars).all() else ""
     axis.set_title(title(rows) + bars_in_words, fontsize=10)
     axis.grid(alpha=0.3)
-    label_points(axis, table["variant"].tolist(), places, scale * means, scale * np.nan_to_num(bars), colours)
+    labels = [""] * len(table)
+    for extractor, colour in colour_of.items():
+        sizes = sorted(np.flatnonzero(extractors == extractor), key=places.__getitem__)
+        axis.plot(places[sizes], means[sizes], color=colour, linewidth=1.2, alpha=0.6)
+        labels[sizes[-1]] = extractor
+    label_points(axis, labels, places, means, np.nan_to_num(bars), colours)
     return figure
 
 

@@ -17,7 +17,7 @@ _Place = tuple[float, float, float]
 _PLACES: tuple[_Place, ...] = tuple((dx, dy, reach) for reach in _REACH for dx, dy in _DIRECTIONS)
 
 
-def broken(name: str, width: int = 14) -> str:
+def wrapped(name: str, width: int = 14) -> str:
     """A variant's name in lines of about that many letters, broken at underscores, hyphens and blanks."""
     return textwrap.fill(name.replace("_", " "), width, break_long_words=False)
 
@@ -29,7 +29,7 @@ def label_points(
 
     Args:
         axis: with all points drawn and its scales set.
-        labels: one a point.
+        labels: one a point; an empty one is not written.
         x, y: of the points.
         bars: half heights of their error bars, 0 without one.
         colours: of the lines that lead to labels farther away.
@@ -43,6 +43,8 @@ def label_points(
     written: list[Bbox] = []
     leaders: list[Path] = []
     for index in np.argsort(y, kind="stable"):
+        if not labels[index]:
+            continue
         at, others = (x[index], y[index]), [*points[:index], *points[index + 1 :], *written]
         start = axis.transData.transform(at)
         text = axis.annotate(labels[index], at, (0, 0), textcoords="offset points", fontsize=8)

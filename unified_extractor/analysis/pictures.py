@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from unified_extractor.analysis.labels import broken
+from unified_extractor.analysis.labels import wrapped
 from unified_extractor.analysis.windows import WindowReading, extractor_inputs, output_size, read_window
 from unified_extractor.analysis.words import formula, in_words
 from unified_extractor.spec import ExtractorSpec, as_pair
@@ -62,7 +62,7 @@ def _draw_rows(layers: Mapping[str, tuple[Any, Tensor]], image: Tensor, shown: T
     for row, (name, (extractor, x)) in zip(axes, layers.items(), strict=True):
         readings = [read_window(extractor, x, position) for position in _three_positions(output_size(extractor, x))]
         _draw_sampling(row[0], picture, readings, scale=(picture.shape[0] / x.shape[2], picture.shape[1] / x.shape[3]))
-        row[0].set_ylabel(broken(name))
+        row[0].set_ylabel(wrapped(name))
         for axis, reading, colour in zip(row[1:], readings, WINDOW_COLOURS, strict=True):
             _draw_kernel(axis, reading.weights.numpy(), colour)
     figure.suptitle(

@@ -8,7 +8,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from unified_extractor.analysis.labels import broken
+from unified_extractor.analysis.labels import wrapped
 from unified_extractor.analysis.modules import evaluating
 
 
@@ -78,6 +78,6 @@ def draw_receptive_fields(networks: Mapping[str, Any], images: Tensor) -> Figure
             axis.set_xlabel(f"half within {half_radius(field):.1f} px", fontsize=7)
             if not column:
                 axis.set_ylabel(f"stage {stage + 1}", fontsize=8)
-        axes[0, column].set_title(broken(name), fontsize=8)
+        axes[0, column].set_title(wrapped(name), fontsize=8)
     figure.suptitle(f"What the centre of a stage's map depends on, mean of {len(images)} images", fontsize=9)
     return figure

@@ -30,7 +30,7 @@ import yaml
 from unified_extractor.sweeps.errors import SweepError
 
 Options = Mapping[str, Any]
-_NAME = re.compile(r"[\w.+-]+")
+_NAME = re.compile(r"[\w.+@-]+")
 _RESERVED = ("run", "seed_everything", "ckpt_path", "config")
 
 
@@ -41,7 +41,8 @@ class Grid:
     Attributes:
         name: the question; runs lie in ``<root>/<name>``.
         config: files of the run that every cell starts from, a later one counts more; in the grid file a single one needs no list.
-        variants: what is compared, by name: the options in which it differs from ``config``.
+        variants: what is compared, by name: the options in which it differs from ``config``. Names ``name@size`` are one extractor at
+            several sizes: figures draw a line through them.
         seeds: of every variant in every setting.
         settings: the values of an option; all combinations are run.
         options: of every cell; a variant's own count more.
@@ -159,7 +160,7 @@ def _check(path: Path, content: Mapping[str, Any]) -> None:
         if not isinstance(content.get(key, ""), str):
             raise SweepError(f"{path}:{key}: must be text, got {content[key]!r}")
     if not _NAME.fullmatch(content["name"].replace("/", "")) or Path(content["name"]).is_absolute() or ".." in content["name"]:
-        raise SweepError(f"{path}:name: must be letters, digits, _ . + - and /, got {content['name']!r}")
+        raise SweepError(f"{path}:name: must be letters, digits, _ . + @ - and /, got {content['name']!r}")
     for file in _listed(content["config"]):
         if not isinstance(file, str) or not (path.parent / file).is_file():
             raise SweepError(f"{path}:config: no such file: {path.parent / str(file)}")
@@ -171,7 +172,7 @@ def _check(path: Path, content: Mapping[str, Any]) -> None:
         raise SweepError(f"{path}:variants: must be 'name: options' lines, at least one, got {content['variants']!r}")
     for name, options in content["variants"].items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise SweepError(f"{path}:variants.{name}: the name must be letters, digits, _ . + and -")
+            raise SweepError(f"{path}:variants.{name}: the name must be letters, digits, _ . + @ and -")
         _check_options(path, f"variants.{name}", options or {})
     settings = content.get("settings", {})
     _check_options(path, "settings", settings)
