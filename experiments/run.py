@@ -132,6 +132,9 @@ def main() -> int:
         choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=[0])
         if given.dry_run:
             sweep(replace(choosing, settings={LEARNING_RATE: list(RATES)}), rows=rates)
+            print(
+                f"not counted: rates beyond {' and '.join(map(str, RATES))}, for a variant that is best at an end, at most {EXTENSIONS}"
+            )
         else:
             chosen = choose_rates(choosing, rates, sweep)
             variants = {
