@@ -159,21 +159,13 @@ def generate_and_extract(
     x, feature, weight, static_kernel, head_bias, bias = _autocast(x, feature, head_weight, static_kernel, head_bias, bias)
     generator = KernelGenerator(feature, weight, head_bias, scale, normalisation)
     checks.extract(x, static_kernel, generator, offsets, bias, window, combine, aggregation)
-    checks.fused(fused)
-    if fused and backend in ("reference", "eager"):
-        raise ValueError(
-            f"fused=True needs a backend that does not store the kernel, 'compiled' or 'triton', got backend={backend!r}"
-        )
+    _check_fused(fused, backend)
     call = Call(x, static_kernel, None, offsets, window, aggregation, combine, generator=generator)
     return _generated(call, bias, fused, backend)
 
 
-def fuses(call: Call, fused: bool | None, backend: str | None = None) -> bool:
-    """Whether :func:`generate_and_extract` makes this call's kernel where it is used; arguments of these names as there."""
-    return _makes_on_the_way(_implementation(call, backend, fused), call, fused)
-
-
 def _makes_on_the_way(implementation: Any, call: Call, fused: bool | None) -> bool:
+    """Whether a call's kernel is made where it is used."""
     assert call.generator is not None
     generates = getattr(implementation, "generates", None)
     plain = call.generator.normalisation == "none" and abs(call.generator.scale) * torch.finfo(call.x.dtype).max > 1
