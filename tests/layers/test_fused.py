@@ -12,7 +12,6 @@ from unified_extractor import presets
 from unified_extractor.analysis import kept_activation_bytes, kept_bytes
 from unified_extractor.analysis.modules import extractors
 from unified_extractor.layers.generators import GeneratedKernel
-from unified_extractor.ops import functional
 
 pytest.importorskip("numba")
 CHANNELS = 32
@@ -94,10 +93,9 @@ def test_attention_is_the_same_fused_and_stored_and_keeps_no_kernel(stride):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """One entry for every kernel that was made to be stored, by the layer or by the operator; a hook would have it stored."""
-    made, forward, stored = [], GeneratedKernel.forward, functional.generated_kernel
+    """One entry for every kernel that was made to be stored; a hook would have it stored."""
+    made, forward = [], GeneratedKernel.forward
     monkeypatch.setattr(GeneratedKernel, "forward", lambda self, feature: made.append(1) or forward(self, feature))
-    monkeypatch.setattr(functional, "generated_kernel", lambda *arguments: made.append(1) or stored(*arguments))
     return made
 
 

@@ -11,9 +11,10 @@ from unified_extractor.layers.generators import Feature, GeneratedKernel, Simila
 from unified_extractor.layers.samplers import LearnedOffsets
 from unified_extractor.ops import checks
 from unified_extractor.ops.autograd import autocasts
-from unified_extractor.ops.functional import attend, extract, generate_and_extract
+from unified_extractor.ops.functional import attend, extract, fuses, generate_and_extract
 from unified_extractor.ops.generation import KernelGenerator
 from unified_extractor.ops.geometry import Window, window_shift
+from unified_extractor.ops.operators import Call
 from unified_extractor.ops.output import center_blended, overlap_normalised
 from unified_extractor.spec import ExtractorSpec, as_pair
 
@@ -172,7 +173,7 @@ class UnifiedExtractor2d(nn.Module):
         return self.kernel(x, offsets, window) if self.spec.dynamic_kernel.source == "similarity" else None
 
     def _aggregate(self, x: Tensor, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Tensor:
-        """The operator on ``value``, with what makes its kernel where the operator can make it itself."""
+        """The operator on ``value``, with a kernel made on the way or, where that does not pay, before."""
         spec = self.spec
         options: dict[str, Any] = {
             "kernel_size": spec.kernel_size,
@@ -187,7 +188,7 @@ class UnifiedExtractor2d(nn.Module):
             options |= {"normalisation": spec.dynamic_kernel.normalisation, "fused": self.fused}
             return attend(value, query, key, heads=self.kernel_groups, position=position, **options)
         options |= {"offsets": offsets, "padding": spec.padding, "aggregation": spec.aggregation}
-        if (made := self._map(feature, window)) is None:
+        if (made := self._map(value, feature, offsets, window)) is None:
             return extract(value, dynamic_kernel=self._dynamic_kernel(x, feature, offsets, window), **options)
         options |= {"scale": made.scale, "normalisation": made.normalisation, "fused": self.fused}
         return generate_and_extract(value, made.feature, head_weight=made.weight, head_bias=made.bias, **options)
@@ -198,11 +199,14 @@ class UnifiedExtractor2d(nn.Module):
             return None
         return self.kernel.products(x, offsets)
 
-    def _map(self, feature: Tensor | None, window: Window) -> KernelGenerator | None:
-        """What makes a generated kernel, if it can be made where it is used."""
-        if self.fused is False or feature is None or self.spec.dynamic_kernel.source != "generated":
+    def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> KernelGenerator | None:
+        """What makes a generated kernel, if it is to be made where it is used: else its modules are called, and counted in costs."""
+        spec = self.spec
+        if self.fused is False or feature is None or spec.dynamic_kernel.source != "generated":
             return None
-        return self.kernel.map(feature, window) if isinstance(self.kernel, GeneratedKernel) else None
+        made = self.kernel.map(feature, window) if isinstance(self.kernel, GeneratedKernel) else None
+        call = Call(value, self.static_kernel, None, offsets, window, spec.aggregation, spec.combine, generator=made)
+        return made if made is not None and fuses(call, self.fused) else None
 
     @property
     def _inner_bias(self) -> Tensor | None:

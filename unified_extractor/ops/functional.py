@@ -164,8 +164,12 @@ def generate_and_extract(
     return _generated(call, bias, fused, backend)
 
 
+def fuses(call: Call, fused: bool | None, backend: str | None = None) -> bool:
+    """Whether :func:`generate_and_extract` makes this call's kernel where it is used; arguments of these names as there."""
+    return _makes_on_the_way(_implementation(call, backend, fused), call, fused)
+
+
 def _makes_on_the_way(implementation: Any, call: Call, fused: bool | None) -> bool:
-    """Whether a call's kernel is made where it is used."""
     assert call.generator is not None
     generates = getattr(implementation, "generates", None)
     plain = call.generator.normalisation == "none" and abs(call.generator.scale) * torch.finfo(call.x.dtype).max > 1
