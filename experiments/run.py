@@ -110,7 +110,8 @@ def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
     given.data = given.data or DATA[given.budget]
     for path in (HERE / given.experiment / f"{given.grid}.yaml", HERE / "protocol" / "data" / f"{given.data}.yaml"):
         if not path.is_file():
-            made.error(f"{path}: no such file")
+            others = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
+            made.error(f"{path}: no such file" + (f"; there are {others}" if others else ""))
     return given
 
 

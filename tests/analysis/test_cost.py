@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import unified_extractor as ux
 from tests.models.families import SMALL
 from tests.test_spec import COUNTED, PRESETS
+from unified_extractor.analysis.cost import multiply_adds
 
 presets = ux.presets
 
@@ -66,6 +67,9 @@ def test_parts_add_up_and_counting_changes_nothing(name):
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert ux.analysis.cost(net, (2, 3, 16, 16)).multiply_adds == 2 * cost.multiply_adds
+    assert multiply_adds(net, (3, 16, 16)) == cost.multiply_adds, (
+        "the count alone, with no hooks that have kernels stored, misses some"
+    )
 
 
 @pytest.mark.parametrize("family", SMALL)

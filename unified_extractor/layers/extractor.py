@@ -200,7 +200,7 @@ class UnifiedExtractor2d(nn.Module):
         return self.kernel.products(x, offsets)
 
     def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> KernelGenerator | None:
-        """What makes a generated kernel, if it is to be made where it is used: else its modules are called, and counted in costs."""
+        """What makes a generated kernel where it is used; None: it is stored, by its modules, whose calls are what costs count."""
         spec = self.spec
         if self.fused is False or feature is None or spec.dynamic_kernel.source != "generated":
             return None
