@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -149,5 +150,12 @@ def read_image(path: Path, form: Form) -> Tensor:
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 [B, C, H, W] as a network sees it, float32."""
-    scale, shift = (images.new_tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (std, mean))
+    scale, shift = (_constant(tuple(values), images.device) for values in (std, mean))
     return (images.float() / 255 - shift) / scale
+
+
+@lru_cache(maxsize=16)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A value a channel, [C, 1, 1]; made once, since a GPU is waited for when it is."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)

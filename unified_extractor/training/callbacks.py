@@ -28,7 +28,11 @@ class ReseedEachStep(L.Callback):
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         place = f"{self.seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest()))
+        seed = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest())
+        # torch.manual_seed would do both, and where CUDA is not used write down a traceback each time
+        torch.default_generator.manual_seed(seed)
+        if (device := trainer.strategy.root_device).type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
 
 
 class NarrowProgressBar(RichProgressBar):

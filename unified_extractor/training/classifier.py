@@ -63,7 +63,8 @@ class ImageClassifier(L.LightningModule):
         if fused is not None:
             for layer in extractors(network).values():
                 layer.fused = fused
-        self.train_loss, self.train_accuracy = MeanMetric(), MeanMetric()
+        # what torchmetrics does about nan waits for the device at every step; a loss that is not finite ends the run anyway
+        self.train_loss, self.train_accuracy = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         for metric in (self.train_loss, self.train_accuracy):
             metric.persistent(True)  # a checkpoint within an epoch keeps its means
 
@@ -95,11 +96,12 @@ class ImageClassifier(L.LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        self.train_loss(loss.detach())
-        self.train_accuracy(logits.argmax(dim=1) == likeliest)
-        log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
-        log("train/loss", self.train_loss, prog_bar=True)
-        log("train/accuracy", self.train_accuracy)
+        self.train_loss.update(loss.detach())
+        self.train_accuracy.update(logits.argmax(dim=1) == likeliest)
+        if self.trainer.is_last_batch:  # each log takes a millisecond
+            log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
+            log("train/loss", self.train_loss, prog_bar=True)
+            log("train/accuracy", self.train_accuracy)
         return loss
 
     @override

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
@@ -15,14 +16,24 @@ from unified_extractor.training.errors import DivergedError
 _KEPT = "The last checkpoint is from before"
 
 
+class _Loss(NamedTuple):
+    """The loss of a batch, whether it is finite, on the host, and when that has come there."""
+
+    images: Tensor
+    loss: Tensor
+    finite: Tensor
+    copied: torch.cuda.Event | None
+
+
 class StopWhenDiverged(L.Callback):
     """Raises :class:`DivergedError` before a loss that is not finite moves the weights, and before one is saved among them.
 
-    Checkpoints are therefore good ones. The check waits for the device once a step.
+    Checkpoints are therefore good ones. A GPU is asked before backward and has answered when the host is done with launching it.
     """
 
     def __init__(self) -> None:
         self._images: Tensor | None = None
+        self._losses: list[_Loss] = []
 
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -30,15 +41,31 @@ class StopWhenDiverged(L.Callback):
 
     @override
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        finite = bool(torch.isfinite(loss))
+        assert self._images is not None
+        loss = loss.detach()
+        finite, copied = torch.isfinite(loss), None
+        if finite.is_cuda:
+            finite, copied = finite.to("cpu", non_blocking=True), torch.cuda.Event()
+            copied.record()
+        self._losses.append(_Loss(self._images, loss, finite, copied))
+
+    @override
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        losses, self._losses = self._losses, []
+        for of_batch in losses:
+            self._check(trainer, pl_module, of_batch)
+
+    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule, of_batch: _Loss) -> None:
+        if of_batch.copied is not None:
+            of_batch.copied.synchronize()
+        finite = bool(of_batch.finite)
         if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
         if finite:
             raise DivergedError(f"the loss of another process is not finite at {_place(trainer)}")
-        assert self._images is not None
         with trainer.precision_plugin.train_step_context():
-            began = first_not_finite(pl_module.network, self._images)  # type: ignore[arg-type]
-        raise DivergedError(f"the loss is {float(loss.detach())} at {_place(trainer)}; {began}. {_KEPT}")
+            began = first_not_finite(pl_module.network, of_batch.images)  # type: ignore[arg-type]
+        raise DivergedError(f"the loss is {float(of_batch.loss)} at {_place(trainer)}; {began}. {_KEPT}")
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
