@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from unified_extractor.analysis.record import read_rows
 from unified_extractor.training import ConfigurationError
 from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint, remove_old
 from unified_extractor.training.cli import main
-from unified_extractor.training.divergence import first_not_finite
+from unified_extractor.training.divergence import StopWhenDiverged, first_not_finite
+from unified_extractor.training.errors import DivergedError
 from unified_extractor.training.planning import planned
 from unified_extractor.training.run_folder import RunFolder, release_locks
 
@@ -205,6 +207,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_layer(tmp_pa
     assert all(bool(torch.isfinite(value).all()) for value in state["state_dict"].values())
 
 
+def test_every_batch_that_a_step_takes_must_have_a_finite_loss():
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda finite, all: finite)
+    precision = SimpleNamespace(train_step_context=nullcontext)
+    trainer: Any = SimpleNamespace(strategy=strategy, precision_plugin=precision, current_epoch=0, global_step=4)
+    module: Any = SimpleNamespace(network=nn.Flatten())
+    watch = StopWhenDiverged()
+    for images in (torch.full((1, 2), float("nan")), torch.ones(1, 2)):  # gradients of two batches are added
+        watch.on_train_batch_start(trainer, module, (images, None), 0)
+        watch.on_before_backward(trainer, module, images.sum())
+    with pytest.raises(DivergedError, match="the loss is nan at epoch 1, step 5 of the run; the images are not finite already"):
+        watch.on_before_optimizer_step(trainer, module, None)  # type: ignore[arg-type]
+    watch.on_before_backward(trainer, module, images.sum())
+    watch.on_before_optimizer_step(trainer, module, None)  # type: ignore[arg-type]
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     spoil = {"class_path": "tests.tiny_runs.SpoilWeights", "init_args": {"epoch": 1}}
     file = write_config(tmp_path, trainer__max_epochs=3, trainer__callbacks=[spoil])
@@ -257,6 +274,15 @@ def test_the_tested_weights_are_the_averaged_ones_of_the_best_checkpoint(tmp_pat
     capsys.readouterr()
     assert main(["test", "--config", str(file), "--ckpt_path=runs/tiny/version_0/checkpoints/best.ckpt"]) == 0
     assert f"{record.test_loss:.6f}"[:7] in capsys.readouterr().out
+
+
+def test_a_point_of_the_curve_is_the_mean_over_the_epochs_steps(tmp_path: Path):
+    losses = {"class_path": "tests.tiny_runs.LossFile", "init_args": {"path": "losses"}}
+    file = write_config(tmp_path, trainer__max_epochs=2, trainer__callbacks=[losses])
+    assert main(["fit", "--config", str(file)]) == 0
+    (record,) = read_rows([Path("runs/tiny/version_0/record.json")])
+    steps = torch.tensor([float(line) for line in Path("losses").read_text().split()])
+    assert [point.train_loss for point in record.curve] == pytest.approx(steps.reshape(2, -1).mean(1).tolist())
 
 
 def test_only_validated_epochs_are_points_of_the_curve(tmp_path: Path):
