@@ -19,8 +19,8 @@ from unified_extractor.analysis.statistics import differences, summary
 from unified_extractor.analysis.tables import as_latex, as_markdown, as_rich, formatted, in_words, results_table
 
 KINDS = ("csv", "md", "tex")
-_MOST_LINES = 20
-"""More variants cannot be told apart by colour: they have a ranking alone."""
+_MOST_CURVES, _MOST_POINTS = 14, 20
+"""More variants cannot be told apart, curves by colour, points by their labels: they have a ranking alone."""
 _COSTS_DIFFER = 1.1
 """Accuracy is drawn against cost where the largest is so many times the smallest; networks that were matched differ by less."""
 
@@ -124,9 +124,9 @@ def make_report(
         )
     figures = {"ranking": draw_ranking(rows, metric)}
     costs = tables["summary"]["multiply_adds"]
-    if len(costs) <= _MOST_LINES:
+    if len(costs) <= _MOST_CURVES:
         figures["curves"] = draw_curves(rows)
-    if len(costs) <= _MOST_LINES and costs.max() > _COSTS_DIFFER * costs.min():
+    if len(costs) <= _MOST_POINTS and costs.max() > _COSTS_DIFFER * costs.min():
         figures["accuracy_cost"] = draw_accuracy_cost(rows, metric)
     if with_gradients:
         figures["gradient_norms"] = draw_gradient_norms(rows)
