@@ -56,6 +56,16 @@ class LossFile(L.Callback):
                 file.write(f"{float(loss)!r}\n")
 
 
+class StopAt(L.Callback):
+    """Stops the training after a step, as a limit of time does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+
+
 class Poison(L.Callback):
     """Makes one layer put out a value that is not finite, from a step on; on one rank alone if that is given."""
 

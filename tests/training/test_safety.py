@@ -15,6 +15,7 @@ from torch import nn
 from tests.tiny_runs import final, write_config
 from unified_extractor.analysis.record import read_rows
 from unified_extractor.training import ConfigurationError
+from unified_extractor.training.callbacks import RunHistory
 from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint, remove_old
 from unified_extractor.training.cli import main
 from unified_extractor.training.divergence import StopWhenDiverged, first_not_finite
@@ -213,12 +214,22 @@ def test_every_batch_that_a_step_takes_must_have_a_finite_loss():
     trainer: Any = SimpleNamespace(strategy=strategy, precision_plugin=precision, current_epoch=0, global_step=4)
     module: Any = SimpleNamespace(network=nn.Flatten())
     watch = StopWhenDiverged()
-    for images in (torch.full((1, 2), float("nan")), torch.ones(1, 2)):  # gradients of two batches are added
+    bad, good = torch.full((1, 2), float("nan")), torch.ones(1, 2)
+
+    def batch(images: torch.Tensor) -> None:
         watch.on_train_batch_start(trainer, module, (images, None), 0)
         watch.on_before_backward(trainer, module, images.sum())
-    with pytest.raises(DivergedError, match="the loss is nan at epoch 1, step 5 of the run; the images are not finite already"):
+
+    said = "the loss is nan at epoch 1, step 5 of the run; the images are not finite already"
+    batch(bad)
+    with pytest.raises(DivergedError, match=said):
+        batch(good)  # its gradients are added to those of the one before
+    batch(bad)
+    with pytest.raises(DivergedError, match=said):
         watch.on_before_optimizer_step(trainer, module, None)  # type: ignore[arg-type]
-    watch.on_before_backward(trainer, module, images.sum())
+    with torch.autograd.set_detect_anomaly(True), pytest.raises(DivergedError, match=said):
+        batch(bad)
+    batch(good)
     watch.on_before_optimizer_step(trainer, module, None)  # type: ignore[arg-type]
 
 
@@ -283,6 +294,34 @@ def test_a_point_of_the_curve_is_the_mean_over_the_epochs_steps(tmp_path: Path):
     (record,) = read_rows([Path("runs/tiny/version_0/record.json")])
     steps = torch.tensor([float(line) for line in Path("losses").read_text().split()])
     assert [point.train_loss for point in record.curve] == pytest.approx(steps.reshape(2, -1).mean(1).tolist())
+
+
+def test_no_checkpoint_within_an_epoch_is_of_its_end(tmp_path: Path):
+    assert main(["fit", "--config", str(write_config(tmp_path, trainer__max_epochs=2)), "--checkpoint_every_n_steps=4"]) == 0
+    names = sorted(path.name for path in Path("runs/tiny/version_0/checkpoints").glob("step_*"))
+    assert names == ["step_00000004.ckpt", "step_00000012.ckpt"]
+
+
+def test_steps_whose_gradients_overflow_are_not_in_their_mean_norm():
+    module: Any = SimpleNamespace(network=SimpleNamespace(stages=[nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)]))
+    history, trainer = RunHistory(), SimpleNamespace(strategy=None)
+    for one, other in ((3.0, 1.0), (float("inf"), 2.0)):
+        for stage, value in zip(module.network.stages, (one, other), strict=True):
+            stage.weight.grad = torch.full((1, 1), value)
+        history.on_before_optimizer_step(trainer, module, None)  # type: ignore[arg-type]
+    assert history.state_dict()["norms"].tolist() == [3.0, 3.0]
+    assert history.state_dict()["normed_steps"].tolist() == [1, 2]
+
+
+def test_an_epoch_that_is_cut_short_has_its_own_training_loss(tmp_path: Path):
+    stop = {"class_path": "tests.tiny_runs.StopAt", "init_args": {"step": 12}}
+    losses = {"class_path": "tests.tiny_runs.LossFile", "init_args": {"path": "losses"}}
+    file = write_config(tmp_path, trainer__max_epochs=4, trainer__callbacks=[losses, stop])
+    assert main(["fit", "--config", str(file)]) == 0
+    (record,) = read_rows([Path("runs/tiny/version_0/record.json")])
+    steps = [float(line) for line in Path("losses").read_text().split()]
+    assert len(steps) == 12
+    assert record.curve[1].train_loss == pytest.approx(sum(steps[8:]) / 4)
 
 
 def test_only_validated_epochs_are_points_of_the_curve(tmp_path: Path):

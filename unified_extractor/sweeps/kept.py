@@ -49,6 +49,7 @@ class KeptRows:
         with FileLock(lock, is_singleton=False):
             there = read_rows([self.path]) if self.path.exists() else []
             if record.run not in {row.run for row in there}:
+                torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size > 0
                 with self.path.open("a") as file:
-                    file.write(as_line(record) + "\n")
+                    file.write("\n" * torn + as_line(record) + "\n")
         self._hashes.add(record.config_hash)

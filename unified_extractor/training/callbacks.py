@@ -62,7 +62,7 @@ class RunHistory(L.Callback):
         self._ends: list[float] = []
         self._validated = self._stopped = False
         self._norms: Tensor | None = None
-        self._normed_steps = 0
+        self._normed_steps = torch.tensor(0)
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -82,8 +82,11 @@ class RunHistory(L.Callback):
         if not stages or isinstance(trainer.strategy, FSDPStrategy):
             return  # no stages, or this process holds a shard of the gradients
         norms = torch.stack([get_total_norm([p.grad for p in stage.parameters() if p.grad is not None]) for stage in stages])
-        self._norms = norms if self._norms is None else self._norms + norms
-        self._normed_steps += 1
+        finite = torch.isfinite(norms)  # float16's are not at a step that its scaler then skips
+        norms = norms.where(finite, 0.0)
+        # what came from a checkpoint lies on the CPU
+        self._norms = norms if self._norms is None else self._norms.to(norms.device) + norms
+        self._normed_steps = torch.as_tensor(self._normed_steps, device=norms.device) + finite.int()
 
     @override
     def on_train_batch_end(self, *_: Any) -> None:
@@ -99,9 +102,9 @@ class RunHistory(L.Callback):
         names = [f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "accuracy")]
         if self._validated and set(names) <= trainer.callback_metrics.keys():
             point = {name.replace("/", "_"): float(trainer.callback_metrics[name]) for name in names}
-            norms = None if self._norms is None else (self._norms / self._normed_steps).tolist()
+            norms = None if self._norms is None else (self._norms / self._normed_steps.clamp(min=1)).tolist()
             self.curve.append({"epoch": trainer.current_epoch + 1, **point, "gradient_norms": norms})
-        self._validated, self._norms, self._normed_steps = False, None, 0
+        self._validated, self._norms, self._normed_steps = False, None, torch.tensor(0)
 
     @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -125,4 +128,4 @@ class RunHistory(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.curve, self.epoch_seconds = list(state_dict["curve"]), list(state_dict["epoch_seconds"])
         self.step_seconds = list(state_dict["step_seconds"])
-        self._norms, self._normed_steps = state_dict.get("norms"), state_dict.get("normed_steps", 0)
+        self._norms, self._normed_steps = state_dict.get("norms"), torch.as_tensor(state_dict.get("normed_steps", 0))

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
@@ -30,6 +31,20 @@ class _MovableCheckpoint(ModelCheckpoint):
             best = {here(path): score for path, score in state_dict["best_k_models"].items()}
             state_dict = {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
         super().load_state_dict(state_dict)
+
+
+class _WithinEpochCheckpoint(_MovableCheckpoint):
+    """Writes none after an epoch's last batch, from which Lightning would go on behind its validation, and none again when it goes on."""
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step
+
+    @override
+    def on_train_batch_end(self, trainer: L.Trainer, *others: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *others)
 
 
 def run_checkpoints(folder: Path, every_n_steps: int | None = None, *, validated_every: int = 1) -> list[ModelCheckpoint]:
@@ -57,7 +72,7 @@ def run_checkpoints(folder: Path, every_n_steps: int | None = None, *, validated
         _MovableCheckpoint(filename="epoch_{epoch:04d}", save_on_train_epoch_end=True, **newest),
     ]
     if every_n_steps is not None:
-        checkpoints.append(_MovableCheckpoint(filename="step_{step:08d}", every_n_train_steps=every_n_steps, **newest))
+        checkpoints.append(_WithinEpochCheckpoint(filename="step_{step:08d}", every_n_train_steps=every_n_steps, **newest))
     return checkpoints
 
 

@@ -65,6 +65,7 @@ class ImageClassifier(L.LightningModule):
                 layer.fused = fused
         # what torchmetrics does about nan waits for the device at every step; a loss that is not finite ends the run anyway
         self.train_loss, self.train_accuracy = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self._logged_epoch = -1
         for metric in (self.train_loss, self.train_accuracy):
             metric.persistent(True)  # a checkpoint within an epoch keeps its means
 
@@ -98,7 +99,10 @@ class ImageClassifier(L.LightningModule):
         likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self.train_loss.update(loss.detach())
         self.train_accuracy.update(logits.argmax(dim=1) == likeliest)
-        if self.trainer.is_last_batch:  # each log takes a millisecond
+        if (
+            self._logged_epoch != self.current_epoch
+        ):  # once: each log takes a millisecond, and Lightning asks the metrics when the epoch ends
+            self._logged_epoch = self.current_epoch
             log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
             log("train/loss", self.train_loss, prog_bar=True)
             log("train/accuracy", self.train_accuracy)

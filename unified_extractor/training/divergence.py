@@ -41,6 +41,7 @@ class StopWhenDiverged(L.Callback):
 
     @override
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self._check_all(trainer, pl_module)  # of an earlier batch whose gradients are added to this one's
         assert self._images is not None
         loss = loss.detach()
         finite, copied = torch.isfinite(loss), None
@@ -48,9 +49,14 @@ class StopWhenDiverged(L.Callback):
             finite, copied = finite.to("cpu", non_blocking=True), torch.cuda.Event()
             copied.record()
         self._losses.append(_Loss(self._images, loss, finite, copied))
+        if torch.is_anomaly_enabled():  # else backward would raise first, and say less
+            self._check_all(trainer, pl_module)
 
     @override
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        self._check_all(trainer, pl_module)
+
+    def _check_all(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         losses, self._losses = self._losses, []
         for of_batch in losses:
             self._check(trainer, pl_module, of_batch)

@@ -17,7 +17,7 @@ def run_loggers(folder: Path, step: int) -> list[Logger]:
 
 
 class _ContinuedCSVLogger(CSVLogger):
-    """A CSV logger that keeps the rows of a run it continues, up to where that goes on. Lightning's deletes them."""
+    """A CSV logger that keeps the whole rows of a run it continues, up to where that goes on. Lightning's deletes them."""
 
     def __init__(self, folder: Path, step: int) -> None:
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=1)
@@ -29,7 +29,7 @@ class _ContinuedCSVLogger(CSVLogger):
         if self._experiment is not None or not path.is_file() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return super().experiment
         with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["step"]) < self._step]
+            rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) < self._step]
         writer = super().experiment
         writer.metrics = rows
         writer.save()
