@@ -23,6 +23,7 @@ from unified_extractor.analysis.record import read_rows
 from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter
 from unified_extractor.benchmarks.timing import in_turns, spread
 from unified_extractor.sweeps.cell import arguments_without_name
+from unified_extractor.sweeps.errors import SweepError
 from unified_extractor.sweeps.grid import Grid, points, read_grid
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.planning import PlannedRun, planned
@@ -88,10 +89,10 @@ def main() -> int:
     report = results(given)
     path = report.with_name(f"{report.name}-latency.json")
     path.parent.mkdir(exist_ok=True)
-    grid = at_budget(read_grid(HERE / given.experiment / f"{given.grid}.yaml"), given.budget, given)
     try:
+        grid = at_budget(read_grid(HERE / given.experiment / f"{given.grid}.yaml"), given.budget, given)
         path.write_text(json.dumps(measured(grid), indent=1) + "\n")
-    except ConfigurationError as error:
+    except (ConfigurationError, SweepError) as error:
         sys.exit(f"latency.py: error: {error}")
     print(f"written: {path}")
     draw(path, report)

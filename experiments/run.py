@@ -52,7 +52,7 @@ def title(budget: str, given: argparse.Namespace) -> str:
 def accuracies(grid: Grid, rows: Path) -> dict[str, dict[float, float]]:
     """The validation accuracy of every variant at every learning rate that it has a row for."""
     found: dict[str, dict[float, float]] = {}
-    for row in read_rows([rows]):
+    for row in read_rows([rows]) if rows.exists() else []:  # none: every run has failed
         variant, _, rate = row.variant.rpartition(" learning_rate=")
         if variant in grid.variants:
             found.setdefault(variant, {})[float(rate)] = row.val_accuracy

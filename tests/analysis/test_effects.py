@@ -69,6 +69,7 @@ def test_rows_that_differ_in_more_than_the_switches_are_no_part_of_it():
         row("nothing generated", specs=[{"static_kernel": {"channels": "depthwise"}}]),
         row("larger", specs=[spec_of(1, 1, 0, 0, 0, kernel_size=7)]),
         row("residual", specs=[spec_of(1, 1, 0, 0, 0, combine="residual")]),
+        row("unknown", specs=[]),
         row("mixed", specs=[spec_of(1, 1, 0, 0, 0), spec_of(0, 1, 0, 0, 0)]),
     ]
     assert factorial([*others, *rows])["variant"].tolist() == [row.variant for row in rows]
@@ -86,6 +87,11 @@ def test_rows_that_differ_in_more_than_the_switches_are_no_part_of_it():
 def test_what_is_no_factorial_is_refused(kept, message):
     with pytest.raises(RecordError, match=message):
         effects(kept(rows_of(lambda *_: 0.5, seeds=1, noise=0.01)))
+
+
+def test_a_spec_of_another_version_is_named():
+    with pytest.raises(RecordError, match=r"a spec of another version: .*'colour'"):
+        effects([*rows_of(lambda *_: 0.5), row("later", specs=[{"colour": "red"}])])
 
 
 def test_figures_show_every_effect_and_every_variant_by_rank():

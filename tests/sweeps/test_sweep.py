@@ -371,6 +371,7 @@ def test_what_has_a_row_is_finished_wherever_its_folder_is(tmp_path: Path, capsy
     assert "1 cells, 1 finished" in text
     assert f"1 of 1 cells have their record; their table: uniex report {rows}" in text
     assert not Path("runs").exists()
+    rows.write_text(rows.read_text().rstrip("\n"))  # as an editor may leave it
     write_grid(tmp_path, seeds=[0, 1])  # one more seed: only that is run
     assert main(command) == 0
     assert [row.seed for row in read_rows([rows])] == [0, 1]

@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from torch import nn
 
 from tests.tiny_runs import final, write_config
 from unified_extractor.analysis.record import read_rows
 from unified_extractor.training import ConfigurationError
 from unified_extractor.training.callbacks import RunHistory
-from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint, remove_old
+from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint, remove_old, run_checkpoints
 from unified_extractor.training.cli import main
 from unified_extractor.training.divergence import StopWhenDiverged, first_not_finite
 from unified_extractor.training.errors import DivergedError
 from unified_extractor.training.planning import planned
+from unified_extractor.training.resolved import config_hash
 from unified_extractor.training.run_folder import RunFolder, release_locks
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
@@ -369,12 +371,51 @@ def test_the_hash_is_of_what_decides_the_numbers(tmp_path: Path):
     assert not Path("runs").exists()
 
 
+def test_images_of_another_folder_are_other_data_unless_they_are_called_the_same():
+    def hash_of(**data: Any) -> str:
+        return config_hash(Namespace(data=Namespace(init_args=Namespace(**data))))
+
+    assert (
+        hash_of(root="a/birds", name=None) == hash_of(root="elsewhere/birds", name=None) == hash_of(root="a/birds", name="birds")
+    )
+    assert hash_of(root="a/birds", name=None) != hash_of(root="a/cats", name=None)
+    assert hash_of(root="a", name="birds") == hash_of(root="b", name="birds")
+    assert hash_of(root="a") == hash_of(root="b")  # the data set's class says which it is
+
+
+def test_a_checkpoint_within_an_epoch_is_not_written_again_where_a_run_goes_on(tmp_path: Path):
+    *_, within = run_checkpoints(tmp_path, 2)
+    within.on_train_start(SimpleNamespace(global_step=4), None)  # type: ignore[arg-type]
+    assert within._last_global_step_saved == 4
+
+
+def test_a_torn_row_of_the_metrics_is_left_out_when_a_run_goes_on(tmp_path: Path):
+    command = ["fit", "--config", str(write_config(tmp_path, trainer__max_epochs=2)), "--ckpt_path=last"]
+    assert main(command) == 0
+    folder = Path("runs/tiny/version_0")
+    for name in ("record.json", "checkpoints/epoch_0001.ckpt"):
+        (folder / name).unlink()
+    metrics = folder / "metrics.csv"
+    whole = metrics.read_text()
+    metrics.write_text(whole + "1,")
+    assert main(command) == 0
+    assert len(metrics.read_text().splitlines()) == len(whole.splitlines())
+
+
 def test_a_plan_refuses_what_fit_would_refuse(tmp_path: Path):
     file = str(write_config(tmp_path))
     for wrong, reason in (
         ("--data.batch_size=2000", "data.init_args.batch_size: must not exceed"),
         ("--model.network.init_args.num_classes=7", "model.network.init_args.num_classes: must be 10"),
         ("--trainer.max_epochs=0", "trainer.max_epochs: must not be 0"),
+        ("--trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches: must be at least 1, got 0"),
+        (
+            '--trainer.callbacks=[{"class_path": "lightning.pytorch.callbacks.GradientAccumulationScheduler", '
+            '"init_args": {"scheduling": {"1": 2}}}]',
+            "trainer.callbacks: GradientAccumulationScheduler changes the steps of an epoch",
+        ),
+        ("--trainer.check_val_every_n_epoch=99", "trainer.check_val_every_n_epoch: must not exceed max_epochs"),
+        ("--trainer.limit_test_batches=0.01", "trainer.limit_test_batches: leaves no batch to test, got 0.01"),
         ("--trainer.max_epoch=1", "trainer.max_epoch: unknown key"),
     ):
         with pytest.raises(ConfigurationError, match=reason):

@@ -61,7 +61,7 @@ def draw_gradient_norms(rows: Sequence[Record]) -> Figure:
         RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no gradient norms of as many stages as the first.
     """
     variants = by_variant(rows)
-    stages = len(rows[0].curve[0].gradient_norms or ())
+    stages = len(rows[0].curve[0].gradient_norms or ()) if rows[0].curve else 0
     for row in rows:
         if not stages or any(len(point.gradient_norms or ()) != stages for point in row.curve):
             raise RecordError(f"run {row.run} has no gradient norms of {stages or 'its'} stages")

@@ -46,7 +46,12 @@ def factorial(rows: Sequence[Record]) -> pd.DataFrame:
     by_variant(rows)
     families: dict[str, dict[int, dict[str, object]]] = {}
     for index, row in enumerate(rows):
-        specs = {ExtractorSpec(**spec) for spec in row.specs}
+        try:
+            specs = {ExtractorSpec(**spec) for spec in row.specs}
+        except TypeError as error:
+            raise RecordError(f"run {row.run} has a spec of another version: {error}") from error
+        if not specs:
+            continue
         rest, levels = asdict(specs.pop()), {}
         for name, factor in FACTORS.items():
             fields = rest[factor.part] if factor.part else rest

@@ -49,7 +49,7 @@ class KeptRows:
         with FileLock(lock, is_singleton=False):
             there = read_rows([self.path]) if self.path.exists() else []
             if record.run not in {row.run for row in there}:
-                torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size > 0
+                before = self.path.read_text() if self.path.exists() else ""
                 with self.path.open("a") as file:
-                    file.write("\n" * torn + as_line(record) + "\n")
+                    file.write("\n" * (before != "" and not before.endswith("\n")) + as_line(record) + "\n")
         self._hashes.add(record.config_hash)

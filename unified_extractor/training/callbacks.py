@@ -86,7 +86,7 @@ class RunHistory(L.Callback):
         norms = norms.where(finite, 0.0)
         # what came from a checkpoint lies on the CPU
         self._norms = norms if self._norms is None else self._norms.to(norms.device) + norms
-        self._normed_steps = torch.as_tensor(self._normed_steps, device=norms.device) + finite.int()
+        self._normed_steps = self._normed_steps.to(norms.device) + finite.int()
 
     @override
     def on_train_batch_end(self, *_: Any) -> None:

@@ -87,6 +87,10 @@ class ImageClassifier(L.LightningModule):
         return logits
 
     @override
+    def on_train_start(self) -> None:
+        self._logged_epoch = -1
+
+    @override
     def on_train_epoch_start(self) -> None:
         self.train_loss.reset()
         self.train_accuracy.reset()
@@ -99,9 +103,8 @@ class ImageClassifier(L.LightningModule):
         likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)
         self.train_loss.update(loss.detach())
         self.train_accuracy.update(logits.argmax(dim=1) == likeliest)
-        if (
-            self._logged_epoch != self.current_epoch
-        ):  # once: each log takes a millisecond, and Lightning asks the metrics when the epoch ends
+        # once: each log takes a millisecond, and Lightning asks the metrics themselves when the epoch ends, however early
+        if self._logged_epoch != self.current_epoch:
             self._logged_epoch = self.current_epoch
             log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
             log("train/loss", self.train_loss, prog_bar=True)

@@ -33,7 +33,7 @@ class StopWhenDiverged(L.Callback):
 
     def __init__(self) -> None:
         self._images: Tensor | None = None
-        self._losses: list[_Loss] = []
+        self._asked: _Loss | None = None
 
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -41,37 +41,35 @@ class StopWhenDiverged(L.Callback):
 
     @override
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self._check_all(trainer, pl_module)  # of an earlier batch whose gradients are added to this one's
+        self._check(trainer, pl_module)  # an earlier batch, to whose gradients this one's are added
         assert self._images is not None
         loss = loss.detach()
         finite, copied = torch.isfinite(loss), None
         if finite.is_cuda:
             finite, copied = finite.to("cpu", non_blocking=True), torch.cuda.Event()
             copied.record()
-        self._losses.append(_Loss(self._images, loss, finite, copied))
+        self._asked = _Loss(self._images, loss, finite, copied)
         if torch.is_anomaly_enabled():  # else backward would raise first, and say less
-            self._check_all(trainer, pl_module)
+            self._check(trainer, pl_module)
 
     @override
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        self._check_all(trainer, pl_module)
+        self._check(trainer, pl_module)
 
-    def _check_all(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        losses, self._losses = self._losses, []
-        for of_batch in losses:
-            self._check(trainer, pl_module, of_batch)
-
-    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule, of_batch: _Loss) -> None:
-        if of_batch.copied is not None:
-            of_batch.copied.synchronize()
-        finite = bool(of_batch.finite)
+    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        if asked.copied is not None:
+            asked.copied.synchronize()
+        finite = bool(asked.finite)
         if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
         if finite:
             raise DivergedError(f"the loss of another process is not finite at {_place(trainer)}")
         with trainer.precision_plugin.train_step_context():
-            began = first_not_finite(pl_module.network, of_batch.images)  # type: ignore[arg-type]
-        raise DivergedError(f"the loss is {float(of_batch.loss)} at {_place(trainer)}; {began}. {_KEPT}")
+            began = first_not_finite(pl_module.network, asked.images)  # type: ignore[arg-type]
+        raise DivergedError(f"the loss is {float(asked.loss)} at {_place(trainer)}; {began}. {_KEPT}")
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -19,11 +19,11 @@ from unified_extractor.training.divergence import StopWhenDiverged
 from unified_extractor.training.environment import read_environment, write_environment
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.loggers import run_loggers
-from unified_extractor.training.preflight import check_batch_norm, check_room, check_trainer_settings
+from unified_extractor.training.preflight import check_accumulation, check_batch_norm, check_room, check_trainer_settings
 from unified_extractor.training.record import make_record
 from unified_extractor.training.resolved import config_hash
 from unified_extractor.training.run_folder import RECORD, Claim, RunFolder
-from unified_extractor.training.steps import planned_steps
+from unified_extractor.training.steps import limited_images, planned_steps
 from unified_extractor.training.window_pictures import WindowPictures
 
 PICTURES = "pictures"
@@ -57,6 +57,7 @@ class Fit:
     def check(self, trial: L.Trainer) -> None:
         """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` has the trainer's settings."""
         check_trainer_settings(self.settings.trainer)
+        check_accumulation(trial)
         check_batch_norm(trial, self.settings.trainer.sync_batchnorm)
         if not first_process():
             return
@@ -69,6 +70,8 @@ class Fit:
             raise ConfigurationError(
                 f"trainer.max_steps: must end with an epoch, which has {steps.per_epoch} steps here, got {trial.max_steps}"
             )
+        if limited_images(trial, self.data) == 0:
+            raise ConfigurationError(f"trainer.limit_test_batches: leaves no batch to test, got {trial.limit_test_batches}")
         check_network(self.classifier.network, self.data)
         check_room(self.run.path, self.classifier.network, trial)
 

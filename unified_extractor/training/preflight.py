@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, WeightAveraging
 from torch import nn
 
 from unified_extractor.training.errors import ConfigurationError
@@ -39,8 +39,24 @@ def check_trainer_settings(settings: Namespace) -> None:
     ):
         if settings[name] not in (None, 1.0):
             raise ConfigurationError(f"trainer.{name}: cannot be set, {instead}, got {settings[name]}")
+    if settings.accumulate_grad_batches < 1:
+        raise ConfigurationError(f"trainer.accumulate_grad_batches: must be at least 1, got {settings.accumulate_grad_batches}")
     if not settings.check_val_every_n_epoch:
         raise ConfigurationError("trainer.check_val_every_n_epoch: must be at least 1, the best epoch is chosen by validation")
+    if settings.max_epochs not in (None, -1) and settings.check_val_every_n_epoch > settings.max_epochs:
+        raise ConfigurationError(
+            "trainer.check_val_every_n_epoch: must not exceed max_epochs, the best epoch is chosen by validation, "
+            f"got {settings.check_val_every_n_epoch}, max_epochs {settings.max_epochs}"
+        )
+
+
+def check_accumulation(trainer: L.Trainer) -> None:
+    """Raise ``ConfigurationError`` where the steps of an epoch change during the run: the learning rate's schedule counts them before."""
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigurationError(
+            "trainer.callbacks: GradientAccumulationScheduler changes the steps of an epoch, which the learning rate follows; "
+            "set trainer.accumulate_grad_batches"
+        )
 
 
 def check_batch_norm(trainer: L.Trainer, asked: bool) -> None:

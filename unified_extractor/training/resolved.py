@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -27,6 +28,11 @@ def config_hash(settings: Namespace, *, seeded: bool = True) -> str:
     Without ``seeded`` the seed is left out: runs that are repetitions of each other have equal digits.
     """
     content = _plain(settings.as_dict())
+    data = (content.get("data") or {}).get("init_args") or {}
+    if (
+        data.get("root") and "name" in data
+    ):  # where images lie says nothing, but a data set without a name is called by its folder's
+        data["name"] = data["name"] or Path(data["root"]).resolve().name
     for path in ASIDE if seeded else (*ASIDE, "seed_everything"):
         *parents, last = path.split(".")
         place = content

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from llvmlite import binding
 from numba import njit
 from numba.core.caching import FunctionCache
 
-_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+_HERE = Path(__file__).parent
+_FILES = [*sorted(_HERE.glob("*.py")), _HERE.parents[1] / "operators.py"]
+"""What decides the machine code and how its arguments lie in memory: those here, and the one with the record of wanted gradients."""
+_SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
+VECTOR_BITS = 512 if binding.get_host_cpu_features().get("avx512f") else 256
+"""Of a register. Numba's own key knows the processor, but not if ``NUMBA_CPU_NAME`` gives it another name."""
 
 inlined: Callable[[Callable[..., Any]], Any] = njit(forceinline=True)
 """A function that becomes part of the kernel that calls it."""
@@ -48,10 +54,10 @@ class _Announced:
 
 
 class _Cache(FunctionCache):
-    """Numba's cache on disk, keyed by the sources of all files here, safe with several processes, and with a notice."""
+    """Numba's cache on disk, keyed by the sources and the width of registers too, safe with several processes, and with a notice."""
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(signature, codegen), _SOURCES)
+        return (*super()._index_key(signature, codegen), _SOURCES, VECTOR_BITS)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         found = super().load_overload(signature, target_context)

@@ -4,23 +4,23 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, get_type_hints
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import models, register_model
 from torch import Tensor
 
+from unified_extractor.ops.backends.compiled.compilation import VECTOR_BITS
 from unified_extractor.ops.backends.compiled.tables import Table
 
 T = 8
 """Positions in a tile."""
-_BITS = 512 if binding.get_host_cpu_features().get("avx512f") else 256
 INDEX, _SHUFFLE = ir.IntType(64), ir.IntType(32)
 
 
 def lanes_of(bits: int) -> int:
     """L, the channels in a tile of numbers with so many bits."""
-    return _BITS // bits
+    return VECTOR_BITS // bits
 
 
 class _Registers(types.Type):
@@ -28,7 +28,7 @@ class _Registers(types.Type):
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
-        super().__init__(name=f"{type(self).__name__}({dtype}, {_BITS})")
+        super().__init__(name=f"{type(self).__name__}({dtype}, {VECTOR_BITS})")
 
 
 class Tile(_Registers):
