@@ -144,6 +144,11 @@ def test_a_folder_that_does_not_make_a_network_is_refused_with_its_name(folder):
     change(folder, num_classes=5, wings=2)
     with pytest.raises(ValueError, match="wings"):
         ux.interop.load(folder)
+    change(folder, num_classes=5)
+    for spec, said in ((5, "must be a mapping"), ({"colour": 1}, "colour")):
+        change(folder, spec=spec)
+        with pytest.raises(ValueError, match=f"configuration and weights do not make a ResNet: .*{said}"):
+            ux.interop.load(folder)
     (folder / "config.json").write_text("[1]")
     with pytest.raises(ValueError, match="no configuration of a network"):
         ux.interop.load(folder)

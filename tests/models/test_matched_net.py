@@ -38,6 +38,12 @@ def test_what_cannot_be_met_is_refused_with_what_the_extractor_costs_alone():
         ux.models.MatchedNet(10, ux.presets.convolution(), **BUDGET | {"parameters": 4_200})
 
 
+def test_where_all_stages_cost_alike_there_is_one_dial():
+    alike = {"widths": (32, 32), "depths": (1, 1), "image_size": 1}
+    with pytest.raises(NoMatchError, match="no MLP widths give 1,000 multiply-adds"):
+        ux.models.MatchedNet(10, ux.presets.involution(), multiply_adds=1000, parameters=2000, **alike)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -207,3 +207,16 @@ def test_wrong_calls_are_refused_by_name_and_value(changed, patterns):
         attend(**call)
     for pattern in patterns:
         assert re.search(pattern, str(error.value)), f"{pattern!r} is not in {error.value}"
+
+
+@pytest.mark.parametrize(
+    ("position", "error", "message"),
+    [
+        ([1], TypeError, "position must be"),
+        (torch.zeros(2, 3, 3, device="meta"), ValueError, "position must be on the device of x, cpu, got meta"),
+    ],
+)
+def test_a_position_is_a_tensor_of_the_same_device(position, error, message):
+    x = torch.zeros(1, 4, 5, 5, dtype=torch.bfloat16)
+    with pytest.raises(error, match=message):
+        ux.attend(x, x, x, 3, heads=2, position=position)

@@ -53,12 +53,12 @@ def load(folder: str | Path) -> models.StagedNetwork:
     network_class = getattr(models, str(name), None)
     if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
         raise ValueError(f"{path}: network must be a class of unified_extractor.models, got {name!r}")
-    for field in _SPECS:
-        if isinstance(config.get(field), list):
-            config[field] = [ExtractorSpec(**fields) for fields in config[field]]
-        elif config.get(field) is not None:
-            config[field] = ExtractorSpec(**config[field])
     try:
+        for field in _SPECS:
+            if isinstance(config.get(field), list):
+                config[field] = [ExtractorSpec(**fields) for fields in config[field]]
+            elif config.get(field) is not None:
+                config[field] = ExtractorSpec(**config[field])
         weights = read_state_dict(Path(folder) / _WEIGHTS)
         precisions = {value.dtype for value in weights.values() if value.is_floating_point()}
         network = network_class(**config)

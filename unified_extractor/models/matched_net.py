@@ -87,8 +87,8 @@ def matching_widths(
     missing = Budget(*(asked - there for asked, there in zip(target, base, strict=True)))
     turns = [[width * cost for cost in slope] for width, slope in zip(shape.widths, slopes, strict=True)]
     early, late = [sum(costs) for costs in zip(*turns[:last], strict=True)] or [0, 0], turns[last]
-    if match == "both" and last:
-        whole = early[0] * late[1] - late[0] * early[1]
+    whole = early[0] * late[1] - late[0] * early[1]  # 0: both dials turn the two figures alike, as if there were one
+    if match == "both" and whole:
         first = (missing.multiply_adds * late[1] - missing.parameters * late[0]) / whole
         second = (missing.parameters * early[0] - missing.multiply_adds * early[1]) / whole
     else:

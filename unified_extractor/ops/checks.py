@@ -102,6 +102,8 @@ def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, no
         if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or channels % heads:
             raise ValueError(f"heads must divide the channels of {name}, got heads={heads!r}, channels={channels}")
     if position is not None:
+        tensor("position", position, "[G, kh, kw]")
+        _same_device("position", position, value)
         if position.dtype != torch.float32 or value.dtype not in HALF:
             companion("position", position, "[G, kh, kw]", value)
         if position.shape != (heads, *window.kernel_size):
