@@ -1,9 +1,9 @@
 """Run an experiment: choose every variant's learning rate on validation images, train all seeds with it, make tables and figures.
 
-    python experiments/run.py 08_normalisation                    (CIFAR-10 from JPEG files in data/cifar10_jpeg, budget cpu)
-    python experiments/run.py 08_normalisation --data cifar10     (torchvision's, in data/cifar10; --root names another folder)
-    python experiments/run.py 08_normalisation --data digits      (nothing to fetch)
-    python experiments/run.py 08_normalisation --accelerator gpu --workers 12    (the same runs where there is a GPU, to be had in minutes)
+    python experiments/run.py 08_normalization                    (CIFAR-10 from JPEG files in data/cifar10_jpeg, budget cpu)
+    python experiments/run.py 08_normalization --data cifar10     (torchvision's, in data/cifar10; --root names another folder)
+    python experiments/run.py 08_normalization --data digits      (nothing to fetch)
+    python experiments/run.py 08_normalization --accelerator gpu --workers 12    (the same runs where there is a GPU, to be had in minutes)
 
 What has a row in any experiment's results is not run again: a new variant is one entry in its grid.yaml, and the same command.
 """
@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from unified_extractor.__main__ import main as uniex
-from unified_extractor.analysis.record import RecordError, read_rows
 from unified_extractor.commands.sweep import run_sweep
+from unified_extractor.results.record import RecordError, read_rows
 from unified_extractor.sweeps.errors import SweepError
 from unified_extractor.sweeps.grid import Grid, Options, read_grid
 
@@ -95,7 +95,7 @@ def results(given: argparse.Namespace) -> Path:
 def parser(about: str) -> argparse.ArgumentParser:
     """The options that name an experiment's grid, budget and data."""
     made = argparse.ArgumentParser(description=about)
-    made.add_argument("experiment", help="its folder, such as 08_normalisation")
+    made.add_argument("experiment", help="its folder, such as 08_normalization")
     made.add_argument("--grid", default="grid", help="the experiment's grid file, without its ending (default grid)")
     made.add_argument("--budget", choices=DATA, default="cpu", help="the class of its cost (default cpu)")
     made.add_argument("--data", help="a file of protocol/data, without its ending")

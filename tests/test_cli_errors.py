@@ -8,10 +8,10 @@ import pytest
 import torch
 import yaml
 
-from tests.image_folders import image_folder
-from tests.tiny_runs import tiny_config
-from unified_extractor.training.cli import main
-from unified_extractor.training.messages import one_line
+from tests.support.image_folders import image_folder
+from tests.support.tiny_runs import tiny_config
+from unified_extractor.training.cli.commands import main
+from unified_extractor.training.cli.messages import one_line
 
 Change = Callable[[dict[str, Any]], Any]
 

@@ -7,14 +7,14 @@ import pytest
 import yaml
 
 import unified_extractor as ux
-from tests.rows import row
+from tests.support.rows import row
 from tests.test_spec import PRESETS
 from unified_extractor.__main__ import main
-from unified_extractor.analysis.labels import wrapped
-from unified_extractor.analysis.pictures import draw_operator
-from unified_extractor.analysis.words import describe, formula, in_words
 from unified_extractor.commands import visualize
 from unified_extractor.commands.describe import read_spec
+from unified_extractor.visualize.labels import wrapped
+from unified_extractor.visualize.pictures import draw_operator
+from unified_extractor.visualize.words import describe, formula, in_words
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

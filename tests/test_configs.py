@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.image_folders import image_folder
-from tests.torchvision_files import write_cifar, write_fashion_mnist
+from tests.support.image_folders import image_folder
+from tests.support.torchvision_files import write_cifar, write_fashion_mnist
 from unified_extractor import ExtractorSpec, presets
 from unified_extractor.__main__ import main as uniex
 from unified_extractor.data import CIFAR10, CIFAR100
-from unified_extractor.training.cli import main
+from unified_extractor.training.cli.commands import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = {

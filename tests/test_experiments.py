@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.rows import row
-from unified_extractor.analysis.record import read_rows, write_rows
+from tests.support.rows import row
 from unified_extractor.models.matched_net import TOLERANCE, Budget, Shape, matching_widths
+from unified_extractor.results.record import read_rows, write_rows
 from unified_extractor.spec import ExtractorSpec
 from unified_extractor.sweeps.grid import Grid, read_grid
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import unified_extractor as ux
-from tests.interop.official_states import official_state
+from tests.support.official_states import official_state
 
 README = Path(__file__).parents[1] / "README.md"
 PIECES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

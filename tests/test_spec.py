@@ -72,7 +72,7 @@ CONTRADICTIONS = [
     ({"static_kernel": DEPTHWISE, "dynamic_kernel": GENERATED, "combine": "add", "aggregation": "fold"}, "combine='add'"),
     ({"static_kernel": DENSE, "combine": "residual"}, "combine='residual' needs both kernels"),
     ({"dynamic_kernel": GENERATED, "combine": "add"}, "combine='add' needs both kernels"),
-    ({"dynamic_kernel": GENERATED, "overlap_normalise": True}, "overlap_normalise needs aggregation='fold'"),
+    ({"dynamic_kernel": GENERATED, "overlap_normalize": True}, "overlap_normalize needs aggregation='fold'"),
     ({"dynamic_kernel": SIMILARITY, "aggregation": "fold"}, "aggregation='fold' needs a kernel of K"),
     ({"dynamic_kernel": SIMILARITY, "generator": Generator(reduction=4)}, "has nothing to generate"),
     ({"dynamic_kernel": SIMILARITY, "padding": 0}, "dynamic_kernel.source='similarity' needs padding='same'"),
@@ -112,8 +112,8 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: DynamicKernel(source="generated"), "exactly one of dynamic_kernel.groups and dynamic_kernel.channels_per_group"),
         (lambda: DynamicKernel(source="generated", groups=1, channels_per_group=1), "exactly one of"),
         (
-            lambda: DynamicKernel(normalisation="softmax"),
-            "dynamic_kernel.normalisation='softmax' contradicts dynamic_kernel.source",
+            lambda: DynamicKernel(normalization="softmax"),
+            "dynamic_kernel.normalization='softmax' contradicts dynamic_kernel.source",
         ),
         (lambda: DynamicKernel(source="generated", groups=1, relative_position=True), "relative_position needs"),
         (lambda: DynamicKernel(source="similarity", groups=1, remove_center=True), "remove_center=True contradicts"),
@@ -157,7 +157,7 @@ def random_spec(rng):
     dynamic = {"source": source}
     if source != "none":
         dynamic |= {rng.choice(["groups", "channels_per_group"]): rng.choice([1, 2, 4])}
-        dynamic |= {"normalisation": rng.choice(["none", "softmax", "sigmoid", "group_norm"])}
+        dynamic |= {"normalization": rng.choice(["none", "softmax", "sigmoid", "group_norm"])}
         dynamic |= {"channel_order": rng.choice(["contiguous", "interleaved"]), "scale_by_head_dim": rng.random() < 0.5}
         dynamic |= {"remove_center": rng.random() < 0.2, "relative_position": rng.random() < 0.3}
     generator = {}
@@ -180,7 +180,7 @@ def random_spec(rng):
         "generator": generator,
         "combine": rng.choice(["multiply", "multiply", "add", "residual"]),
         "aggregation": rng.choice(["gather", "gather", "fold"]),
-        "overlap_normalise": rng.random() < 0.2,
+        "overlap_normalize": rng.random() < 0.2,
         "center_feature_scale": rng.random() < 0.2,
         "projection": {"input": rng.choice(["none", "linear", "affine"]), "output": rng.choice(["none", "linear", "affine"])},
         "bias": rng.random() < 0.3,

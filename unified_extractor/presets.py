@@ -37,7 +37,7 @@ def squeeze_excitation(reduction: int = 16) -> ExtractorSpec:
     """Squeeze-and-excitation (Hu et al. 2018): a 1x1 window, one sigmoid weight a channel, generated from the whole image."""
     return ExtractorSpec(
         kernel_size=1,
-        dynamic_kernel=DynamicKernel(source="generated", channels_per_group=1, normalisation="sigmoid"),
+        dynamic_kernel=DynamicKernel(source="generated", channels_per_group=1, normalization="sigmoid"),
         generator=Generator(view="global", reduction=reduction, activation="relu"),
     )
 
@@ -65,7 +65,7 @@ def deformable_convolution(
                 "center_feature_scale and remove_center need version 3 or 4, got "
                 f"version={version}, center_feature_scale={center_feature_scale}, remove_center={remove_center}"
             )
-        masked = DynamicKernel(source="generated", groups=offset_groups, normalisation="sigmoid", initial="zero")
+        masked = DynamicKernel(source="generated", groups=offset_groups, normalization="sigmoid", initial="zero")
         return ExtractorSpec(
             kernel_size=kernel_size,
             dilation=dilation,
@@ -85,7 +85,7 @@ def deformable_convolution(
         dynamic_kernel=DynamicKernel(
             source="generated",
             groups=groups,
-            normalisation="softmax" if version == 3 else "none",
+            normalization="softmax" if version == 3 else "none",
             remove_center=remove_center,
             initial="zero",
         ),
@@ -108,7 +108,7 @@ def outlook_attention(kernel_size: Pair = 3, heads: int = 1, qkv_bias: bool = Fa
     """Outlook attention (VOLO, Yuan et al. 2021): the centre pixel generates K x K attention values, folded back."""
     return ExtractorSpec(
         kernel_size=kernel_size,
-        dynamic_kernel=DynamicKernel(source="generated", groups=heads, normalisation="softmax", scale_by_head_dim=True),
+        dynamic_kernel=DynamicKernel(source="generated", groups=heads, normalization="softmax", scale_by_head_dim=True),
         aggregation="fold",
         projection=Projection(input="affine" if qkv_bias else "linear", output="affine"),
     )
@@ -121,7 +121,7 @@ def local_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bo
         dynamic_kernel=DynamicKernel(
             source="similarity",
             groups=heads,
-            normalisation="softmax",
+            normalization="softmax",
             scale_by_head_dim=True,
             relative_position=relative_position,
         ),
@@ -147,7 +147,7 @@ def ls_convolution(kernel_size: Pair = 3, view: Pair = 7, channels_per_group: in
             source="generated",
             channels_per_group=channels_per_group,
             channel_order="interleaved",
-            normalisation="group_norm",
+            normalization="group_norm",
         ),
         generator=Generator(view=view, reduction=2, pointwise=True, norm="batch", activation="relu"),
     )
@@ -159,7 +159,7 @@ def unified(
     offset_groups: int = 1,
     view: Pair = 7,
     reduction: int = 4,
-    normalisation: Literal["none", "softmax", "sigmoid", "group_norm"] = "none",
+    normalization: Literal["none", "softmax", "sigmoid", "group_norm"] = "none",
     aggregation: Literal["gather", "fold"] = "gather",
     offsets: bool = True,
 ) -> ExtractorSpec:
@@ -176,7 +176,7 @@ def unified(
         dynamic_kernel=DynamicKernel(
             source="generated",
             channels_per_group=channels_per_group,
-            normalisation=normalisation,
+            normalization=normalization,
             initial="random" if fold else "zero",
         ),
         generator=Generator(view=view, reduction=reduction, pointwise=True, norm="batch", activation="relu"),

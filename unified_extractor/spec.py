@@ -86,12 +86,12 @@ class DynamicKernel(_Config):
     """Number of channels that share one kernel. Set this or ``groups``."""
     channel_order: Literal["contiguous", "interleaved"] = "contiguous"
     """Which channels share a kernel: neighbours (c // n), or every G-th (c % G)."""
-    normalisation: Literal["none", "softmax", "sigmoid", "group_norm"] = "none"
+    normalization: Literal["none", "softmax", "sigmoid", "group_norm"] = "none"
     """Applied to the generated values; softmax runs over the taps (fold: over the source taps)."""
     scale_by_head_dim: bool = False
-    """Multiply the values by (channels per group)^-0.5 before the normalisation, as attention does."""
+    """Multiply the values by (channels per group)^-0.5 before the normalization, as attention does."""
     remove_center: bool = False
-    """Generate and normalise one tap less and put a zero at the centre (DCNv3)."""
+    """Generate and normalize one tap less and put a zero at the centre (DCNv3)."""
     relative_position: bool = False
     """Add a learned bias for every displacement between query and key."""
     initial: Literal["random", "zero"] = "random"
@@ -112,7 +112,7 @@ class DynamicKernel(_Config):
         if self.relative_position and self.source != "similarity":
             raise ValueError("dynamic_kernel.relative_position needs dynamic_kernel.source='similarity', got source='generated'")
         if self.source == "similarity":
-            for name, value in (("remove_center", True), ("initial", "zero"), ("normalisation", "group_norm")):
+            for name, value in (("remove_center", True), ("initial", "zero"), ("normalization", "group_norm")):
                 if getattr(self, name) == value:
                     raise ValueError(f"dynamic_kernel.{name}={value!r} contradicts dynamic_kernel.source='similarity'")
 
@@ -134,7 +134,7 @@ class Generator(_Config):
     pointwise: bool = False
     """Mix the hidden channels by a 1x1 convolution after the view."""
     norm: Literal["none", "batch", "layer"] = "none"
-    """Normalisation after every hidden convolution."""
+    """Normalization after every hidden convolution."""
     activation: Literal["none", "relu", "gelu"] = "none"
     """Activation after the reduction and after the last hidden convolution."""
     head_multiple: int = 1
@@ -201,7 +201,7 @@ class ExtractorSpec(_Config):
     """Static S and dynamic D: ``S*D``, ``S + D`` or ``S*(1 + D)``."""
     aggregation: Literal["gather", "fold"] = "gather"
     """``gather``: one output a window. ``fold``: K outputs a window, added where the window's taps lie."""
-    overlap_normalise: bool = False
+    overlap_normalize: bool = False
     """Divide a fold by the number of windows that cover the pixel."""
     center_feature_scale: bool = False
     """Blend the value at the window's centre into the output by a generated gate, one a group (DCNv3)."""
@@ -290,8 +290,8 @@ class ExtractorSpec(_Config):
             raise ValueError(
                 "dynamic_kernel.remove_center=True contradicts aggregation='fold': it is defined for one kernel a window"
             )
-        if self.overlap_normalise and not fold:
-            raise ValueError("overlap_normalise needs aggregation='fold', got aggregation='gather'")
+        if self.overlap_normalize and not fold:
+            raise ValueError("overlap_normalize needs aggregation='fold', got aggregation='gather'")
         if not self.center_feature_scale:
             return
         for name, value, allowed in (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.models.families import SMALL
+from tests.support.families import SMALL
 
 NETWORKS = {
     "rednet26": lambda: ux.models.rednet26(10),

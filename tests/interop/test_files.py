@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 import unified_extractor as ux
-from tests.interop.official_states import official_state
-from tests.models.families import SMALL
+from tests.support.families import SMALL
+from tests.support.official_states import official_state
 from unified_extractor.interop.hub import HubNetwork
 
 

@@ -6,8 +6,8 @@ import torch
 import torchvision
 
 import unified_extractor as ux
-from tests import network_oracles
-from tests.interop.official_states import official_state, randomised
+from tests.support import network_oracles
+from tests.support.official_states import official_state, randomised
 
 INTERNIMAGE_LINEAR = ("dcn.offset.", "dcn.mask.", "dcn.input_proj.", "dcn.output_proj.", "mlp.")
 

@@ -10,8 +10,8 @@ import unified_extractor as ux
 from tests.test_spec import PRESETS
 from unified_extractor import presets
 from unified_extractor.analysis import kept_activation_bytes, kept_bytes
-from unified_extractor.analysis.modules import extractors
 from unified_extractor.layers.generators import GeneratedKernel
+from unified_extractor.profiling.modules import extractors
 
 pytest.importorskip("numba")
 CHANNELS = 32
@@ -23,7 +23,7 @@ POINTWISE = {
     "deformable_convolution 4": presets.deformable_convolution(4, groups=2),
     "unified": presets.unified(),
     "sigmoid": ux.ExtractorSpec(
-        kernel_size=3, dynamic_kernel=ux.DynamicKernel(source="generated", groups=4, normalisation="sigmoid")
+        kernel_size=3, dynamic_kernel=ux.DynamicKernel(source="generated", groups=4, normalization="sigmoid")
     ),
     "interleaved": ux.ExtractorSpec(
         kernel_size=3, dynamic_kernel=ux.DynamicKernel(source="generated", groups=4, channel_order="interleaved")

@@ -147,7 +147,7 @@ def test_a_bias_is_added_last_to_its_own_channel():
     spread = ux.DynamicKernel(source="generated", groups=1, initial="zero")
     for spec in (
         ux.ExtractorSpec(dynamic_kernel=interleaved, bias=True),
-        ux.ExtractorSpec(dynamic_kernel=spread, aggregation="fold", overlap_normalise=True, bias=True),
+        ux.ExtractorSpec(dynamic_kernel=spread, aggregation="fold", overlap_normalize=True, bias=True),
     ):
         layer = UnifiedExtractor2d(4, 4, spec)
         torch.nn.init.normal_(layer.bias)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torchvision.ops import SqueezeExcitation, deform_conv2d
 
 import unified_extractor as ux
-from tests import oracles
+from tests.support import oracles
 
 presets = ux.presets
 SIZES = [(7, 6), (8, 8), (5, 9)]
@@ -204,17 +204,17 @@ def test_unified_gather_starts_as_a_plain_depthwise_convolution(offsets):
 
 
 @pytest.mark.parametrize("aggregation", ["gather", "fold"])
-@pytest.mark.parametrize("normalisation", ["none", "softmax", "sigmoid"])
-def test_unified_is_the_operator_on_what_its_parts_generate(aggregation, normalisation):
+@pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
+def test_unified_is_the_operator_on_what_its_parts_generate(aggregation, normalization):
     layer = layer_of(
-        presets.unified(channels_per_group=4, offset_groups=2, aggregation=aggregation, normalisation=normalisation), 8
+        presets.unified(channels_per_group=4, offset_groups=2, aggregation=aggregation, normalization=normalization), 8
     )
 
     def formula(x):
         feature = layer.feature(x)
         offsets = layer.offsets.head(feature).unflatten(1, (2, 9, 2))
         values = layer.kernel.head(feature).unflatten(1, (2, 9) if aggregation == "gather" else (2, 9, 9))
-        values = {"none": lambda v: v, "softmax": lambda v: v.softmax(-3), "sigmoid": torch.sigmoid}[normalisation](values)
+        values = {"none": lambda v: v, "softmax": lambda v: v.softmax(-3), "sigmoid": torch.sigmoid}[normalization](values)
         combine = "residual" if aggregation == "gather" else "multiply"
         options = {"padding": 1, "combine": combine, "aggregation": aggregation}
         return oracles.extract(x, 3, layer.static_kernel, values, offsets, **options)

@@ -16,7 +16,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import MultiScaleRoIAlign, StochasticDepth
 
 import unified_extractor as ux
-from tests.models.families import REDUCTIONS, SMALL
+from tests.support.families import REDUCTIONS, SMALL
 from tests.test_spec import PRESETS
 from unified_extractor.models.arguments import drop_path_rates
 from unified_extractor.models.staged import Stage

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
-from tests.oracles import output_size
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.oracles import output_size
 
 GEOMETRIES = [
     {"kernel_size": (3, 3), "stride": 1, "padding": 1, "dilation": 1},

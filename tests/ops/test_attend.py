@@ -10,12 +10,12 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
 from tests.ops.test_compiled import poisoned_memory  # noqa: F401  (a fixture)
+from tests.support.comparing import assert_same, values_and_gradients
 from unified_extractor.analysis import kept_bytes
 from unified_extractor.ops import checks
+from unified_extractor.ops.custom_ops import numbers
 from unified_extractor.ops.functional import attend
-from unified_extractor.ops.operators import numbers
 
 CASES = {
     "one head": {"heads": 1, "kernel_size": 3},
@@ -29,7 +29,7 @@ CASES = {
     "tiles inside the image": {"heads": 2, "kernel_size": 3, "size": (6, 34), "batch": 1},
     "depthwise": {"heads": 2, "kernel_size": 3, "static": 1},
     "dense": {"channels": 20, "heads": 2, "kernel_size": 3, "static": 20},
-    "residual, not normalised": {"heads": 2, "kernel_size": 3, "static": 1, "combine": "residual", "normalisation": "none"},
+    "residual, not normalized": {"heads": 2, "kernel_size": 3, "static": 1, "combine": "residual", "normalization": "none"},
     "residual": {"heads": 2, "kernel_size": 3, "static": 1, "combine": "residual"},
     "add": {"heads": 2, "kernel_size": 3, "static": 1, "combine": "add"},
 }
@@ -56,30 +56,30 @@ def call_of(case, dtype=torch.float64, *, position=True, **options):
     }
 
 
-def in_steps(value, query, key, kernel_size, heads, position=None, normalisation="softmax", **options):
+def in_steps(value, query, key, kernel_size, heads, position=None, normalization="softmax", **options):
     """Every pair of a query and a key by itself: columns of keys, a mask of columns of ones, and `extract` of the reference."""
     geometry = {name: options[name] for name in ("stride", "dilation") if name in options} | {"padding": "same"}
     keys = ux.generalized_unfold(key, kernel_size, **geometry).unflatten(1, (heads, -1))
     values = torch.einsum("bgehw,bgekhw->bgkhw", query.unflatten(1, (heads, -1)), keys)
     if position is not None:
         values = values + position.flatten(1)[None, :, :, None, None]
-    if normalisation == "softmax":
+    if normalization == "softmax":
         inside = ux.generalized_unfold(torch.ones_like(key[:, :1]), kernel_size, **geometry) > 0
         values = values.masked_fill(~inside, -torch.inf)
         powers = (values - values.detach().amax(2, keepdim=True)).exp()
         kernel = powers / powers.sum(2, keepdim=True)
     else:
-        kernel = values.sigmoid() if normalisation == "sigmoid" else values
+        kernel = values.sigmoid() if normalization == "sigmoid" else values
     return ux.extract(value, kernel_size=kernel_size, dynamic_kernel=kernel, padding="same", backend="reference", **options)
 
 
 fused = partial(attend, backend="compiled", fused=True)
 
 
-@pytest.mark.parametrize("normalisation", ["none", "softmax", "sigmoid"])
+@pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
-def test_it_equals_attention_in_steps(case, normalisation, made, poisoned_memory):  # noqa: F811
-    call = call_of(case, position=False) if "not normalised" in case else call_of(case, normalisation=normalisation)
+def test_it_equals_attention_in_steps(case, normalization, made, poisoned_memory):  # noqa: F811
+    call = call_of(case, position=False) if "not normalized" in case else call_of(case, normalization=normalization)
     assert_same(values_and_gradients(fused, call), values_and_gradients(in_steps, call))
 
 
@@ -196,7 +196,7 @@ def test_a_scale_is_of_products_and_position(made):
         ({"heads": True}, ("heads", "True")),
         ({"position": torch.zeros(2, 9)}, ("position", "2, 9")),
         ({"position": torch.zeros(1, 3, 3)}, ("position", "2, 3, 3", "1, 3, 3")),
-        ({"normalisation": "group_norm"}, ("normalisation", "group_norm")),
+        ({"normalization": "group_norm"}, ("normalization", "group_norm")),
         ({"fused": 1.5}, ("fused", "1.5")),
         ({"fused": True, "backend": "reference"}, ("fused", "reference")),
     ],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
+from tests.support.comparing import assert_same, values_and_gradients
 
 
 def zeros(*shape, dtype=torch.float32):

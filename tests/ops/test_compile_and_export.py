@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
-from tests.random_calls import random_call
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.random_calls import random_call
 from unified_extractor.ops import checks
-from unified_extractor.ops.composed import compose_fold
+from unified_extractor.ops.fold_as_gather import compose_fold
 
 SIZE = (5, 6)
 MODES = {

@@ -10,10 +10,10 @@ from torch.autograd import gradgradcheck
 from torch.library import opcheck
 
 import unified_extractor as ux
-from tests import made_calls
-from tests.comparing import assert_same, values_and_gradients
-from tests.made_calls import extract_or_unfold
-from tests.random_calls import random_call
+from tests.support import made_calls
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.made_calls import extract_or_unfold
+from tests.support.random_calls import random_call
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.functional import similarity
 
@@ -21,7 +21,7 @@ pytest.importorskip("numba")
 import numba
 
 from unified_extractor.ops.backends.compiled import OPERATORS
-from unified_extractor.ops.operators import numbers
+from unified_extractor.ops.custom_ops import numbers
 
 made_call = partial(made_calls.made_call, size=(5, 6), kernel_size=3, batch=2)
 

@@ -10,10 +10,10 @@ import torch
 from torch.autograd import forward_ad
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
-from tests.made_calls import extract_or_unfold
 from tests.ops.test_compiled import WORTH_IT, made_call
-from tests.oracles import output_size
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.made_calls import extract_or_unfold
+from tests.support.oracles import output_size
 
 pytest.importorskip("numba")
 from unified_extractor.ops.backends.compiled import backward, forward, launch, threads

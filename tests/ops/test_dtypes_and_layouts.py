@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import unified_extractor as ux
-from tests import oracles
-from tests.comparing import assert_same, values_and_gradients
+from tests.support import oracles
+from tests.support.comparing import assert_same, values_and_gradients
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HALVES = DTYPES[1:]

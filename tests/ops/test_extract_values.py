@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests import oracles
-from tests.comparing import assert_same, values_and_gradients
-from tests.random_calls import random_call, relayout
+from tests.support import oracles
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.random_calls import random_call, relayout
 
 SEEDS = range(400)
 

@@ -10,14 +10,14 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
-from tests.generators import NORMALISATIONS, in_two_steps, kernel_of, random_generating_call, with_generator
-from tests.made_calls import made_call
 from tests.ops.test_compiled import BLOCKS, poisoned_memory  # noqa: F401  (a fixture)
-from tests.random_calls import random_call
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.generators import NORMALIZATIONS, in_two_steps, kernel_of, random_generating_call, with_generator
+from tests.support.made_calls import made_call
+from tests.support.random_calls import random_call
 from unified_extractor.analysis import kept_bytes
 from unified_extractor.ops import checks
-from unified_extractor.ops.operators import numbers
+from unified_extractor.ops.custom_ops import numbers
 
 STORING = ("reference", "eager")
 GENERATED = {name: case for name, case in BLOCKS.items() if case.get("kernels") and not case.get("shared")}
@@ -48,17 +48,17 @@ def test_backends_that_store_the_kernel_equal_the_reference(seed, backend):
         assert_same(values_and_gradients(stored, call, seed), values_and_gradients(in_two_steps, call, seed))
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("case", GENERATED)
-def test_blocks_of_channels_equal_the_reference(case, normalisation, made, poisoned_memory):  # noqa: F811
-    call = call_of(case, normalisation=normalisation, scale=0.7)
+def test_blocks_of_channels_equal_the_reference(case, normalization, made, poisoned_memory):  # noqa: F811
+    call = call_of(case, normalization=normalization, scale=0.7)
     assert_same(values_and_gradients(fused, call), values_and_gradients(in_two_steps, call))
 
 
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("case", GENERATED)
-def test_single_precision_is_at_most_twice_as_wrong_as_in_two_steps(case, normalisation, made):
-    call = call_of(case, torch.float32, normalisation=normalisation)
+def test_single_precision_is_at_most_twice_as_wrong_as_in_two_steps(case, normalization, made):
+    call = call_of(case, torch.float32, normalization=normalization)
     double = {name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()}
     exact = values_and_gradients(in_two_steps, double)
     ours, plain = values_and_gradients(fused, call), values_and_gradients(partial(in_two_steps, backend="eager"), call)
@@ -69,9 +69,9 @@ def test_single_precision_is_at_most_twice_as_wrong_as_in_two_steps(case, normal
 
 
 @pytest.mark.parametrize("values", [(-200.0, 0.0), (-88.5, -86.0), (80.0, 88.8), (88.7, 300.0), (-720.0, -700.0), (-1e4, 1e4)])
-@pytest.mark.parametrize("normalisation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("normalization", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_large_values_are_normalised_as_torch_does(values, normalisation, dtype, made):
+def test_large_values_are_normalized_as_torch_does(values, normalization, dtype, made):
     """Where powers of e leave the range of the dtype."""
     x = torch.ones(1, 16, 6, 50, dtype=dtype)
     feature = torch.linspace(*values, 300, dtype=dtype).view(1, 1, 6, 50)
@@ -82,16 +82,16 @@ def test_large_values_are_normalised_as_torch_does(values, normalisation, dtype,
         "head_weight": weight,
         "kernel_size": 2,
         "padding": "same",
-        "normalisation": normalisation,
+        "normalization": normalization,
     }
     expected = ux.generate_and_extract(**call, backend="eager")
     torch.testing.assert_close(fused(**call), expected)
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_a_value_that_is_not_finite_spoils_its_window_alone(value, normalisation, made):
-    call = call_of("whole blocks", normalisation=normalisation)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_value_that_is_not_finite_spoils_its_window_alone(value, normalization, made):
+    call = call_of("whole blocks", normalization=normalization)
     clean = fused(**call)
     call["feature"][1, 3, 2, 4] = value
     spoiled, stored = fused(**call), ux.generate_and_extract(**call, backend="eager")
@@ -120,11 +120,11 @@ LEAVES = ("x", "feature", "head_weight", "head_bias")
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("aggregation", ["gather", "fold"])
-def test_first_and_second_derivatives(aggregation, normalisation, made):
+def test_first_and_second_derivatives(aggregation, normalization, made):
     base = made_call(channels=2, size=(3, 2), kernels=1, aggregation=aggregation)
-    call = with_generator(base, depth=2, normalisation=normalisation)
+    call = with_generator(base, depth=2, normalization=normalization)
     leaves = [call.pop(name).requires_grad_() for name in LEAVES]
 
     def function(*leaves):
@@ -157,7 +157,7 @@ def test_the_operator_passes_torchs_own_checks(made):
 
 
 def test_it_compiles_without_a_graph_break(made):
-    call = call_of("whole blocks", torch.float32, normalisation="softmax")
+    call = call_of("whole blocks", torch.float32, normalization="softmax")
 
     def loss(feature):
         return fused(**call | {"feature": feature}).square().sum()
@@ -171,7 +171,7 @@ def test_it_compiles_without_a_graph_break(made):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_as_precise_as_in_two_steps(dtype, made):
-    call = call_of("whole blocks", dtype, normalisation="softmax", depth=40)
+    call = call_of("whole blocks", dtype, normalization="softmax", depth=40)
     double = {name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()}
     exact = values_and_gradients(in_two_steps, double)
     ours, plain = values_and_gradients(fused, call), values_and_gradients(partial(in_two_steps, backend="eager"), call)
@@ -194,7 +194,7 @@ def test_multiply_adds_are_those_of_both_steps(made):
 @pytest.mark.parametrize("aggregation", ["gather", "fold"])
 def test_autograd_keeps_what_the_kernel_is_made_from_and_not_the_kernel(aggregation, made):
     base = made_call(channels=32, kernels=2, kernel_size=3, size=(10, 11), dtype=torch.float32, aggregation=aggregation)
-    call = with_generator(base, depth=4, normalisation="softmax")
+    call = with_generator(base, depth=4, normalization="softmax")
     leaves = [call[name].requires_grad_() for name in LEAVES]
     expected = sum(leaf.untyped_storage().nbytes() for leaf in leaves)
     assert kept_bytes(lambda: fused(**call)) == expected
@@ -203,9 +203,9 @@ def test_autograd_keeps_what_the_kernel_is_made_from_and_not_the_kernel(aggregat
     assert stored == kernel
 
 
-def test_a_normalised_kernel_that_one_is_added_to_is_stored():
+def test_a_normalized_kernel_that_one_is_added_to_is_stored():
     pytest.importorskip("numba")
-    call = with_generator(made_call(channels=20, static=(20, 1), kernels=2, combine="residual"), depth=3, normalisation="softmax")
+    call = with_generator(made_call(channels=20, static=(20, 1), kernels=2, combine="residual"), depth=3, normalization="softmax")
     assert_same(values_and_gradients(fused, call), values_and_gradients(in_two_steps, call))
 
 
@@ -229,8 +229,8 @@ WRONG = [
     ({"scale": 0.0}, ("scale", "0")),
     ({"scale": torch.inf}, ("scale", "inf")),
     ({"scale": "1"}, ("scale", "1")),
-    ({"normalisation": "group_norm"}, ("normalisation", "group_norm", "softmax")),
-    ({"normalisation": None}, ("normalisation", "None")),
+    ({"normalization": "group_norm"}, ("normalization", "group_norm", "softmax")),
+    ({"normalization": None}, ("normalization", "None")),
     ({"fused": "yes"}, ("fused", "yes")),
     ({"fused": True, "backend": "eager"}, ("fused", "eager")),
     ({"backend": "cuda"}, ("backend", "cuda")),

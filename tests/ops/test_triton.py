@@ -5,15 +5,15 @@ import torch
 from torch.library import opcheck
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
-from tests.made_calls import extract_or_unfold, made_call
 from tests.ops.test_double_backward import COMPUTATIONS
 from tests.ops.test_dtypes_and_layouts import KERNEL, MODES, SIZE, assert_as_exact_as_plain, tensors_of
-from tests.oracles import output_size
-from tests.random_calls import as_pair, random_call, relayout
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.made_calls import extract_or_unfold, made_call
+from tests.support.oracles import output_size
+from tests.support.random_calls import as_pair, random_call, relayout
 from unified_extractor.ops import checks, dispatch
+from unified_extractor.ops.custom_ops import numbers
 from unified_extractor.ops.functional import similarity
-from unified_extractor.ops.operators import numbers
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)

@@ -30,7 +30,7 @@ PLANNED_SOFTMAX = PLANNED_WARPS | {"gather": 12}
 def compiled_for(architecture, *options):
     """The report of `offline.py`, one dict a kernel."""
     run = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("offline.py")), str(architecture), *options],
+        [sys.executable, str(ROOT / "tests" / "support" / "offline.py"), str(architecture), *options],
         env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -7,17 +7,17 @@ import torch
 from torch.library import opcheck
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
-from tests.generators import in_two_steps, random_generating_call, with_generator
-from tests.made_calls import made_call
 from tests.ops.test_attend import LEAVES as ATTENTION
 from tests.ops.test_attend import call_of as attention_of
 from tests.ops.test_attend import in_steps
-from tests.random_calls import random_call, relayout
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.generators import in_two_steps, random_generating_call, with_generator
+from tests.support.made_calls import made_call
+from tests.support.random_calls import random_call, relayout
 from unified_extractor.ops import checks
+from unified_extractor.ops.custom_ops import Call, numbers
+from unified_extractor.ops.dynamic_kernels import KernelGenerator
 from unified_extractor.ops.functional import attend
-from unified_extractor.ops.generation import KernelGenerator
-from unified_extractor.ops.operators import Call, numbers
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
@@ -39,11 +39,11 @@ CASES = {
 }
 
 
-def call_of(case, normalisation="none", dtype=torch.float64, *, channels_last=False, **options):
+def call_of(case, normalization="none", dtype=torch.float64, *, channels_last=False, **options):
     """As of `generate_and_extract`."""
     made = dict(CASES[case])
     depth = made.pop("depth")
-    call = with_generator(made_call(**made, dtype=dtype), depth=depth, normalisation=normalisation, scale=0.7, **options)
+    call = with_generator(made_call(**made, dtype=dtype), depth=depth, normalization=normalization, scale=0.7, **options)
     if channels_last:
         call |= {name: relayout(call[name], "channels_last") for name in ("x", "feature")}
     return call
@@ -61,19 +61,19 @@ def as_call(call):
     """As the backend sees it."""
     names = ("kernel_size", "stride", "padding", "dilation")
     window = checks.window(call["x"], *(call.get(name, 1) for name in names))
-    generator = KernelGenerator(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalisation")))
+    generator = KernelGenerator(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalization")))
     options = (call.get("aggregation", "gather"), call.get("combine", "multiply"))
     return Call(call["x"], call.get("static_kernel"), None, call.get("offsets"), window, *options, generator=generator)
 
 
 @pytest.mark.sampled(7)
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
-@pytest.mark.parametrize("normalisation", ["none", "softmax", "sigmoid"])
+@pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_kernel_made_in_registers_equals_the_reference(case, normalisation, channels_last, poisoned_memory):  # noqa: F811
-    call = call_of(case, normalisation, channels_last=channels_last)
+def test_a_kernel_made_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_memory):  # noqa: F811
+    call = call_of(case, normalization, channels_last=channels_last)
     assert planning.generates_forward(as_call(call))
-    plain = case not in ("moved", "depthwise", "residual") and normalisation != "softmax"
+    plain = case not in ("moved", "depthwise", "residual") and normalization != "softmax"
     assert planning.generates_backward(as_call(call)) == plain
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
@@ -122,9 +122,9 @@ def test_what_is_too_large_for_registers_is_made_before():
     deep = call_of("eight taps and one")
     deep |= {"feature": torch.zeros(2, 65, 3, 4), "head_weight": torch.zeros(36, 65)}
     assert not planning.generates_forward(as_call(deep))
-    many = with_generator(made_call(channels=4, kernels=2, kernel_size=5, padding=2), depth=2, normalisation="softmax")
+    many = with_generator(made_call(channels=4, kernels=2, kernel_size=5, padding=2), depth=2, normalization="softmax")
     assert not planning.generates_forward(as_call(many))
-    assert planning.generates_forward(as_call(many | {"normalisation": "none"}))
+    assert planning.generates_forward(as_call(many | {"normalization": "none"}))
 
 
 def test_it_is_chosen_where_measured_to_be_faster():

@@ -12,15 +12,15 @@ import torch
 from torch.autograd import forward_ad
 
 import unified_extractor as ux
-from tests.comparing import assert_same, values_and_gradients
-from tests.made_calls import extract_or_unfold, made_call
 from tests.ops.test_triton import DEVICE, GPU, TENSORS, made_similarity, on_device, products, reference, run
-from tests.oracles import output_size
+from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.made_calls import extract_or_unfold, made_call
+from tests.support.oracles import output_size
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.backends import triton
 from unified_extractor.ops.backends.triton import OPERATORS, launch, planning, tuning
 from unified_extractor.ops.backends.triton.records import Field, Image
-from unified_extractor.ops.operators import Call, Wanted
+from unified_extractor.ops.custom_ops import Call, Wanted
 
 Autotuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
 MODULES = [importlib.import_module(f"{triton.__name__}.{module.name}") for module in pkgutil.iter_modules(triton.__path__)]

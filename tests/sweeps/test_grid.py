@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.sweeps.grids import write_grid
+from tests.support.grids import write_grid
 from unified_extractor.__main__ import main
 from unified_extractor.sweeps.cell import as_cell
 from unified_extractor.sweeps.errors import SweepError
 from unified_extractor.sweeps.grid import points, read_grid
 from unified_extractor.sweeps.plan import duration, plan_cells
-from unified_extractor.training.planning import planned
+from unified_extractor.training.run.planning import planned
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ import pytest
 from rich.console import Console
 from submitit.core.utils import UncompletedJobError
 
-from tests.sweeps.grids import REPOSITORY, callback, write_grid
+from tests.support.grids import REPOSITORY, callback, write_grid
 from unified_extractor.__main__ import main
-from unified_extractor.analysis.record import as_line, read_rows, write_rows
+from unified_extractor.results.record import as_line, read_rows, write_rows
 from unified_extractor.sweeps.cell import Cell
 from unified_extractor.sweeps.cluster import cell_job, make_executor
 from unified_extractor.sweeps.grid import read_grid
@@ -26,7 +26,7 @@ from unified_extractor.sweeps.job import CellJob, is_locked
 from unified_extractor.sweeps.plan import plan_cells
 from unified_extractor.sweeps.progress import Progress
 from unified_extractor.sweeps.running import Sweep
-from unified_extractor.training.run_folder import release_locks
+from unified_extractor.training.run.folder import release_locks
 
 WAITING = 90.0
 

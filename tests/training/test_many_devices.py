@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.tiny_runs import in_its_own_process, write_config
 from tests.test_spec import PRESETS
-from tests.tiny_runs import in_its_own_process, write_config
 from unified_extractor import UnifiedExtractor2d, models, presets
-from unified_extractor.training.cli import main
+from unified_extractor.training.cli.commands import main
 
 WITHOUT_BATCH_NORM: dict[str, Any] = {
-    "model__network": {"class_path": "tests.tiny_runs.WithoutBatchNorm"},
+    "model__network": {"class_path": "tests.support.tiny_runs.WithoutBatchNorm"},
     # Adam would blow up the rounding of gradients that are zero but for it
     "model__optimization": {"optimizer": "sgd", "learning_rate": 0.05},
     "trainer__max_epochs": 2,
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def run(tmp_path: Path, name: str, batch: int, *options: str, prefix: tuple[str, ...] = ()) -> tuple[list[float], dict[str, Any]]:
-    losses = {"class_path": "tests.tiny_runs.LossFile", "init_args": {"path": f"{name}.losses"}}
+    losses = {"class_path": "tests.support.tiny_runs.LossFile", "init_args": {"path": f"{name}.losses"}}
     changes = {**WITHOUT_BATCH_NORM, "data__init_args__batch_size": batch, "trainer__callbacks": [losses], "run__name": name}
     done = in_its_own_process("fit", "--config", write_config(tmp_path, **changes), *options, prefix=prefix)
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ def test_two_processes_get_the_losses_and_metrics_of_one(tmp_path: Path):
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path, rank: int):
-    poison = {"class_path": "tests.tiny_runs.Poison", "init_args": {"layer": "stem", "step": 3, "rank": rank}}
+    poison = {"class_path": "tests.support.tiny_runs.Poison", "init_args": {"layer": "stem", "step": 3, "rank": rank}}
     file = write_config(tmp_path, **{**WITHOUT_BATCH_NORM, "trainer__callbacks": [poison]})
     done = in_its_own_process("fit", "--config", file, "--trainer.strategy=ddp", "--trainer.devices=2")
     assert done.returncode == 1

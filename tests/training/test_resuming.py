@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny_runs import final, in_its_own_process, write_config
+from tests.support.tiny_runs import final, in_its_own_process, write_config
 
 EVERYTHING: dict[str, Any] = {
     "model__label_smoothing": 0.1,
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 def killed(step: int, number: int = signal.SIGKILL) -> dict[str, Any]:
     return {
-        "class_path": "tests.tiny_runs.KillOnce",
+        "class_path": "tests.support.tiny_runs.KillOnce",
         "init_args": {"step": step, "marker": "killed", "number": int(number)},
     }
 

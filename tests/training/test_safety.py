@@ -13,17 +13,17 @@ import torch
 from jsonargparse import Namespace
 from torch import nn
 
-from tests.tiny_runs import final, write_config
-from unified_extractor.analysis.record import read_rows
+from tests.support.tiny_runs import final, write_config
+from unified_extractor.results.record import read_rows
 from unified_extractor.training import ConfigurationError
-from unified_extractor.training.callbacks import RunHistory
-from unified_extractor.training.checkpoints import newest_checkpoint, read_checkpoint, remove_old, run_checkpoints
-from unified_extractor.training.cli import main
-from unified_extractor.training.divergence import StopWhenDiverged, first_not_finite
+from unified_extractor.training.callbacks.divergence import StopWhenDiverged, first_not_finite
+from unified_extractor.training.callbacks.history import RunHistory
+from unified_extractor.training.cli.commands import main
 from unified_extractor.training.errors import DivergedError
-from unified_extractor.training.planning import planned
-from unified_extractor.training.resolved import config_hash
-from unified_extractor.training.run_folder import RunFolder, release_locks
+from unified_extractor.training.run.checkpoints import newest_checkpoint, read_checkpoint, remove_old, run_checkpoints
+from unified_extractor.training.run.folder import RunFolder, release_locks
+from unified_extractor.training.run.planning import planned
+from unified_extractor.training.run.settings_hash import config_hash
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
@@ -198,7 +198,7 @@ def test_a_disk_that_fills_up_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    poison = {"class_path": "tests.tiny_runs.Poison", "init_args": {"layer": "stage1.1.0", "step": 12}}
+    poison = {"class_path": "tests.support.tiny_runs.Poison", "init_args": {"layer": "stage1.1.0", "step": 12}}
     file = write_config(tmp_path, trainer__callbacks=[poison])
     assert main(["fit", "--config", str(file), "--ckpt_path=last"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
@@ -236,7 +236,7 @@ def test_every_batch_that_a_step_takes_must_have_a_finite_loss():
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    spoil = {"class_path": "tests.tiny_runs.SpoilWeights", "init_args": {"epoch": 1}}
+    spoil = {"class_path": "tests.support.tiny_runs.SpoilWeights", "init_args": {"epoch": 1}}
     file = write_config(tmp_path, trainer__max_epochs=3, trainer__callbacks=[spoil])
     assert main(["fit", "--config", str(file)]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
@@ -290,7 +290,7 @@ def test_the_tested_weights_are_the_averaged_ones_of_the_best_checkpoint(tmp_pat
 
 
 def test_a_point_of_the_curve_is_the_mean_over_the_epochs_steps(tmp_path: Path):
-    losses = {"class_path": "tests.tiny_runs.LossFile", "init_args": {"path": "losses"}}
+    losses = {"class_path": "tests.support.tiny_runs.LossFile", "init_args": {"path": "losses"}}
     file = write_config(tmp_path, trainer__max_epochs=2, trainer__callbacks=[losses])
     assert main(["fit", "--config", str(file)]) == 0
     (record,) = read_rows([Path("runs/tiny/version_0/record.json")])
@@ -316,8 +316,8 @@ def test_steps_whose_gradients_overflow_are_not_in_their_mean_norm():
 
 
 def test_an_epoch_that_is_cut_short_has_its_own_training_loss(tmp_path: Path):
-    stop = {"class_path": "tests.tiny_runs.StopAt", "init_args": {"step": 12}}
-    losses = {"class_path": "tests.tiny_runs.LossFile", "init_args": {"path": "losses"}}
+    stop = {"class_path": "tests.support.tiny_runs.StopAt", "init_args": {"step": 12}}
+    losses = {"class_path": "tests.support.tiny_runs.LossFile", "init_args": {"path": "losses"}}
     file = write_config(tmp_path, trainer__max_epochs=4, trainer__callbacks=[losses, stop])
     assert main(["fit", "--config", str(file)]) == 0
     (record,) = read_rows([Path("runs/tiny/version_0/record.json")])

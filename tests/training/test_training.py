@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.image_folders import write_images
-from tests.tiny_runs import final, write_config
+from tests.support.image_folders import write_images
+from tests.support.tiny_runs import final, write_config
 from unified_extractor import presets
-from unified_extractor.analysis.modules import extractors
-from unified_extractor.analysis.record import read_rows
 from unified_extractor.data import Digits
 from unified_extractor.models import VOLO, ExtractorNet
+from unified_extractor.profiling.modules import extractors
+from unified_extractor.results.record import read_rows
 from unified_extractor.training import ConfigurationError, ImageClassifier
 from unified_extractor.training.architecture import (
     check_checkpoint,
@@ -27,9 +27,9 @@ from unified_extractor.training.architecture import (
     layer_specs,
     network_specs,
 )
-from unified_extractor.training.callbacks import ReseedEachStep
-from unified_extractor.training.cli import main
-from unified_extractor.training.mixing import Mixing
+from unified_extractor.training.callbacks.history import ReseedEachStep
+from unified_extractor.training.cli.commands import main
+from unified_extractor.training.mixup import Mixing
 from unified_extractor.training.optimization import Optimization, parameter_groups
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
@@ -120,7 +120,7 @@ def test_validation_measures_what_torch_says_of_the_same_logits(tmp_path: Path):
     found = trainer.validate(model, data, verbose=False)[0]
     split = data.images("val")
     with torch.no_grad():
-        logits = model.eval()(data.normalise(split.images))
+        logits = model.eval()(data.normalize(split.images))
     shares, labels = logits.softmax(1), split.labels
     top = logits.topk(5).indices == labels[:, None]
     assert found["val/accuracy"] == pytest.approx(float(top[:, 0].float().mean()))

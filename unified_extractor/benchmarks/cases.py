@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from unified_extractor import presets
-from unified_extractor.analysis.modules import extractors
 from unified_extractor.benchmarks.rivals import (
     grid_sample_matmul,
     grid_sample_multiply_sum,
@@ -23,10 +22,11 @@ from unified_extractor.benchmarks.rivals import (
 )
 from unified_extractor.models import rednet26
 from unified_extractor.ops import checks
-from unified_extractor.ops.composed import compose_fold
+from unified_extractor.ops.custom_ops import Call
+from unified_extractor.ops.dynamic_kernels import KernelGenerator
+from unified_extractor.ops.fold_as_gather import compose_fold
 from unified_extractor.ops.functional import extract, generate_and_extract
-from unified_extractor.ops.generation import KernelGenerator
-from unified_extractor.ops.operators import Call
+from unified_extractor.profiling.modules import extractors
 
 OURS = "unified_extractor"
 
@@ -278,8 +278,8 @@ def _run(call: Call, backend: str | None, fused: bool | None = None) -> Tensor:
     }
     if generator is None:
         return extract(call.x, dynamic_kernel=call.dynamic, **options)
-    feature, weight, bias, scale, normalisation, _ = generator
-    options |= {"head_weight": weight, "head_bias": bias, "scale": scale, "normalisation": normalisation, "fused": fused}
+    feature, weight, bias, scale, normalization, _ = generator
+    options |= {"head_weight": weight, "head_bias": bias, "scale": scale, "normalization": normalization, "fused": fused}
     return generate_and_extract(call.x, feature, **options)
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from unified_extractor import models, presets
-from unified_extractor.analysis.cost import cost, kept_activation_bytes
-from unified_extractor.analysis.modules import extractors
-from unified_extractor.analysis.tables import as_markdown
+from unified_extractor.profiling.cost import cost, kept_activation_bytes
+from unified_extractor.profiling.modules import extractors
+from unified_extractor.results.tables import as_markdown
 
 _SHAPE = (3, 224, 224)
 _NOTES = """Parameters and multiply-adds of one image of 224 x 224 pixels with 1000 classes, by `uniex bench models`. *ours* is counted by

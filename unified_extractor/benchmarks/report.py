@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unified_extractor.analysis.tables import as_markdown
 from unified_extractor.benchmarks.cases import OURS, Case
-from unified_extractor.benchmarks.traffic import H200, kernels, limits, step_bytes, stored_step_bytes, traffic
+from unified_extractor.ops.backends.triton.roofline import H200, kernels, limits, step_bytes, stored_step_bytes, traffic
+from unified_extractor.results.tables import as_markdown
 
 _COLUMNS = (
     "The machine's rates allow a pass no less time than every multiply-add once, its inputs read once and its results written once. "

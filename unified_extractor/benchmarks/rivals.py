@@ -38,8 +38,8 @@ def _grid_sampled(x: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
     positions = torch.stack([rows, columns]) + grid[:, :, None, None] + offsets.to(precise)  # [B, G, K, 2, Ho, Wo]
     x_position = (2 * positions[:, :, :, 1] + 1) / width - 1
     y_position = (2 * positions[:, :, :, 0] + 1) / height - 1
-    normalised = torch.stack([x_position, y_position], -1).flatten(0, 1).flatten(1, 2)
-    read = F.grid_sample(x.reshape(batch * groups, -1, height, width).to(precise), normalised, align_corners=False)
+    normalized = torch.stack([x_position, y_position], -1).flatten(0, 1).flatten(1, 2)
+    read = F.grid_sample(x.reshape(batch * groups, -1, height, width).to(precise), normalized, align_corners=False)
     return read.view(batch, groups, -1, taps, height, width).to(x.dtype)
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from unified_extractor import models, presets
-from unified_extractor.analysis.tables import as_markdown
 from unified_extractor.benchmarks.meters import Meter
 from unified_extractor.benchmarks.timing import in_turns, in_words, spread
 from unified_extractor.data import Augmentation, Digits, ImageDataModule, Loading
 from unified_extractor.data.base import Split
 from unified_extractor.data.images import MemoryImages
+from unified_extractor.results.tables import as_markdown
 
 PATHS = {
     "on the device": Loading(),
@@ -25,7 +25,7 @@ PATHS = {
     "a loader, 2 processes": Loading(on_device=False, num_workers=2),
 }
 """How the images of a case are brought."""
-_NOTES = """Milliseconds a batch, medians (20th to 80th percentile), by `uniex bench train`. *input*: the next augmented, normalised
+_NOTES = """Milliseconds a batch, medians (20th to 80th percentile), by `uniex bench train`. *input*: the next augmented, normalized
 batch, alone; *step*: forward, backward and AdamW on a batch that is there already; *both*: one after the other, as in training.
 *input / step* is what the data cost where they are not brought while the network computes. Lightning's loop, metrics and logs come on top.
 """

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from unified_extractor import presets
-from unified_extractor.analysis.cost import cost
-from unified_extractor.analysis.pictures import draw_operator
-from unified_extractor.analysis.words import describe
 from unified_extractor.layers import UnifiedExtractor2d
+from unified_extractor.profiling.cost import cost
 from unified_extractor.spec import ExtractorSpec, asdict_changed
+from unified_extractor.visualize.pictures import draw_operator
+from unified_extractor.visualize.words import describe
 
 
 def main(arguments: Sequence[str]) -> int:

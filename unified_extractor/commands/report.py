@@ -9,14 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from unified_extractor.analysis.curves import draw_accuracy_cost, draw_curves, draw_gradient_norms
-from unified_extractor.analysis.effects import effects
-from unified_extractor.analysis.groups import groups, title
-from unified_extractor.analysis.intervals import draw_effects, draw_ranking
-from unified_extractor.analysis.record import Record, RecordError, write_rows
-from unified_extractor.analysis.sources import find_rows
-from unified_extractor.analysis.statistics import differences, summary
-from unified_extractor.analysis.tables import as_latex, as_markdown, as_rich, formatted, in_words, results_table
+from unified_extractor.results.effects import effects
+from unified_extractor.results.groups import groups, title
+from unified_extractor.results.intervals import draw_effects, draw_ranking
+from unified_extractor.results.record import Record, RecordError, write_rows
+from unified_extractor.results.sources import find_rows
+from unified_extractor.results.statistics import differences, summary
+from unified_extractor.results.tables import as_latex, as_markdown, as_rich, formatted, in_words, results_table
+from unified_extractor.visualize.curves import draw_accuracy_cost, draw_curves, draw_gradient_norms
 
 KINDS = ("csv", "md", "tex")
 _MOST_CURVES, _MOST_POINTS = 14, 20

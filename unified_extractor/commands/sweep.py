@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from unified_extractor.analysis.record import RecordError
+from unified_extractor.results.record import RecordError
 from unified_extractor.sweeps.cell import LOGS
 from unified_extractor.sweeps.cluster import Cluster, check_submitit, make_executor
 from unified_extractor.sweeps.errors import SweepError

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from unified_extractor.analysis.modules import extractors
-from unified_extractor.analysis.pictures import draw_windows
-from unified_extractor.analysis.receptive_field import draw_receptive_fields
-from unified_extractor.analysis.record import Record
-from unified_extractor.analysis.sources import find_runs, read_run
+from unified_extractor.profiling.modules import extractors
+from unified_extractor.results.record import Record
+from unified_extractor.results.sources import find_runs, read_run
 from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.trained import load_run
+from unified_extractor.training.run.trained import load_run
+from unified_extractor.visualize.pictures import draw_windows
+from unified_extractor.visualize.receptive_field import draw_receptive_fields
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,12 +49,12 @@ def main(arguments: Sequence[str]) -> int:
         if given.receptive_fields is not None:
             about = f"{_check_count(given.receptive_fields, len(images))} test images"  # type: ignore[arg-type]
             spread = torch.linspace(0, len(images) - 1, given.receptive_fields).long()  # type: ignore[arg-type]
-            figure = draw_receptive_fields(networks, data.normalise(torch.stack([images[int(i)][0] for i in spread])))
+            figure = draw_receptive_fields(networks, data.normalize(torch.stack([images[int(i)][0] for i in spread])))
         else:
             pixels, label = images[given.image]
             about = f"test image {given.image}, class {data.class_names[label]}"
             shown = (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]) / 255
-            figure = draw_windows(networks, data.normalise(pixels[None]), layer=given.layer, shown=shown)
+            figure = draw_windows(networks, data.normalize(pixels[None]), layer=given.layer, shown=shown)
         picture = given.output or given.folders[0] / ("windows.png" if given.receptive_fields is None else "receptive_fields.png")
         picture.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture, dpi=130)

@@ -1,4 +1,4 @@
-"""What all data modules share: splits, loaders, augmentation, normalisation."""
+"""What all data modules share: splits, loaders, augmentation, normalization."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from unified_extractor.data.images import (
     MemoryImages,
     NamedImages,
     image_files,
-    normalised,
+    normalized,
 )
 from unified_extractor.data.loading import Loading
 from unified_extractor.data.resident import ResidentLoader
@@ -42,7 +42,7 @@ class ImageDataModule(L.LightningDataModule):
     """Square images with one label each, in three splits: train; val, which selects the model; test, for the final number only.
 
     A subclass sets ``name``, ``in_chans``, ``image_size``, ``mean``, ``std`` and ``class_names``, and reads a split. Loaders give
-    ``images`` float32 [B, in_chans, image_size, image_size], normalised, and ``labels`` int64 [B], -1 for an image that counts for
+    ``images`` float32 [B, in_chans, image_size, image_size], normalized, and ``labels`` int64 [B], -1 for an image that counts for
     nothing; the predict loader gives images and the names of their files.
 
     Args:
@@ -111,7 +111,7 @@ class ImageDataModule(L.LightningDataModule):
             )
 
     def images(self, split: Split) -> Dataset[tuple[Tensor, int]]:
-        """A split as it is, neither augmented nor normalised; read once."""
+        """A split as it is, neither augmented nor normalized; read once."""
         if split not in self._read:
             self._read[split] = self.read(split)
         return self._read[split]
@@ -124,9 +124,9 @@ class ImageDataModule(L.LightningDataModule):
         """Batches an epoch on every device."""
         return len(self.images("train")) // self._ranks()[0] // self.batch_size  # type: ignore[arg-type]
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] as the network sees it, float32."""
-        return normalised(images, self.mean, self.std)
+        return normalized(images, self.mean, self.std)
 
     @override
     def train_dataloader(self) -> Loader:
@@ -207,12 +207,12 @@ def _stateful_loader() -> type[DataLoader[Any]]:
 
 @dataclass(frozen=True)
 class _Collate:
-    """A batch from its samples: images stacked and normalised, labels as a tensor, file names as a list."""
+    """A batch from its samples: images stacked and normalized, labels as a tensor, file names as a list."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, samples: list[tuple[Tensor, int | str]]) -> tuple[Tensor, Tensor | list[str]]:
         images, targets = zip(*samples, strict=True)
-        batch = normalised(torch.stack(images), self.mean, self.std)
+        batch = normalized(torch.stack(images), self.mean, self.std)
         return batch, list(targets) if isinstance(targets[0], str) else torch.tensor(targets)

@@ -1,4 +1,4 @@
-"""Labelled images as datasets of ``(image, label)``: uint8 [C, S, S] and a class index. Normalisation is the batch's business."""
+"""Labelled images as datasets of ``(image, label)``: uint8 [C, S, S] and a class index. Normalization is the batch's business."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -148,7 +148,7 @@ def read_image(path: Path, form: Form) -> Tensor:
     return transform.center_crop(transform.resize(image, [shorter], antialias=True), [form.size])
 
 
-def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalized(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 [B, C, H, W] as a network sees it, float32."""
     scale, shift = (_constant(tuple(values), images.device) for values in (std, mean))
     return (images.float() / 255 - shift) / scale

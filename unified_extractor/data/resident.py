@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unified_extractor.data.augmentation import DRAWS, Augmentation, augmented
-from unified_extractor.data.images import MemoryImages, normalised
+from unified_extractor.data.images import MemoryImages, normalized
 from unified_extractor.data.sampler import EpochSampler, EvaluationSampler
 
 
 class ResidentLoader:
-    """Batches of ``images`` float32 [B, C, S, S], normalised, and ``labels`` int64 [B], -1 where an image stands for none.
+    """Batches of ``images`` float32 [B, C, S, S], normalized, and ``labels`` int64 [B], -1 where an image stands for none.
 
     Its position within an epoch is part of Lightning's checkpoints.
 
@@ -73,7 +73,7 @@ class ResidentLoader:
 
     def _batch(self, chosen: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.augmentation is None or draws is None:
-            return normalised(self._images[chosen], self.mean, self.std), self._labels[chosen].where(chosen >= 0, -1)
+            return normalized(self._images[chosen], self.mean, self.std), self._labels[chosen].where(chosen >= 0, -1)
         crops, erased = augmented(self._images, chosen, draws, self.augmentation)
-        batch = normalised(crops, self.mean, self.std)
+        batch = normalized(crops, self.mean, self.std)
         return batch if erased is None else batch.masked_fill_(erased, 0.0), self._labels[chosen]

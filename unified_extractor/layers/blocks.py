@@ -39,7 +39,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of every pixel."""
+    """Layer normalization over the channels of every pixel."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same."""

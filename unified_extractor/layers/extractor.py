@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel
 from unified_extractor.layers.samplers import LearnedOffsets
 from unified_extractor.ops import checks
-from unified_extractor.ops.autograd import autocasts
+from unified_extractor.ops.autocast import autocasts
+from unified_extractor.ops.custom_ops import Call
+from unified_extractor.ops.dynamic_kernels import KernelGenerator
+from unified_extractor.ops.epilogue import center_blended, overlap_normalized
 from unified_extractor.ops.functional import attend, extract, fuses, generate_and_extract
-from unified_extractor.ops.generation import KernelGenerator
 from unified_extractor.ops.geometry import Window, window_shift
-from unified_extractor.ops.operators import Call
-from unified_extractor.ops.output import center_blended, overlap_normalised
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -130,8 +130,8 @@ class UnifiedExtractor2d(nn.Module):
         offsets = self._offsets(x, feature, window)
         value = self._dealt(self.value(x) if self.spec.projection.input != "none" else x)
         y = self._aggregate(x, value, feature, offsets, window)
-        if self.spec.overlap_normalise:
-            y = overlap_normalised(y, window)
+        if self.spec.overlap_normalize:
+            y = overlap_normalized(y, window)
         if self.spec.center_feature_scale:
             y = center_blended(y, value, self.center_gate(feature), window)
         y = self._collected(y)
@@ -185,12 +185,12 @@ class UnifiedExtractor2d(nn.Module):
         }
         if spec.dynamic_kernel.source == "similarity" and (products := self._products(x, offsets)) is not None:
             query, key, position = products
-            options |= {"normalisation": spec.dynamic_kernel.normalisation, "fused": self.fused}
+            options |= {"normalization": spec.dynamic_kernel.normalization, "fused": self.fused}
             return attend(value, query, key, heads=self.kernel_groups, position=position, **options)
         options |= {"offsets": offsets, "padding": spec.padding, "aggregation": spec.aggregation}
         if (made := self._map(value, feature, offsets, window)) is None:
             return extract(value, dynamic_kernel=self._dynamic_kernel(x, feature, offsets, window), **options)
-        options |= {"scale": made.scale, "normalisation": made.normalisation, "fused": self.fused}
+        options |= {"scale": made.scale, "normalization": made.normalization, "fused": self.fused}
         return generate_and_extract(value, made.feature, head_weight=made.weight, head_bias=made.bias, **options)
 
     def _products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:

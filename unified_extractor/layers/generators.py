@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import SameConv2d, hidden_layer
+from unified_extractor.ops.dynamic_kernels import NORMALIZATIONS, KernelGenerator, inside_alone, normalized
 from unified_extractor.ops.functional import similarity
-from unified_extractor.ops.generation import NORMALISATIONS, KernelGenerator, inside_alone, normalised
 from unified_extractor.ops.geometry import Window, displacements
 from unified_extractor.spec import ExtractorSpec, as_pair
 
@@ -92,29 +92,29 @@ def _is_untouched(module: nn.Module, kind: type) -> bool:
 
 
 class GeneratedKernel(nn.Module):
-    """The dynamic kernel as a linear function of the feature, normalised."""
+    """The dynamic kernel as a linear function of the feature, normalized."""
 
     def __init__(self, feature: Feature, groups: int, head_dim: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
         dynamic = spec.dynamic_kernel
         self.taps = spec.taps
         self.remove_center = dynamic.remove_center
-        self.normalisation = dynamic.normalisation
+        self.normalization = dynamic.normalization
         self.scale = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0
         emitted = spec.taps - dynamic.remove_center
         self.shape = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
         self.channels = torch.Size(self.shape).numel()
         surplus = -(self.channels + offset_channels(spec)) % spec.generator.head_multiple
         self.head = head(feature, self.channels + surplus, spec, stride, zero=dynamic.initial == "zero")
-        if dynamic.normalisation == "group_norm":
+        if dynamic.normalization == "group_norm":
             self.norm = nn.GroupNorm(groups, self.channels)
 
     def forward(self, feature: Tensor) -> Tensor:
         """``[B, hidden, h, w]`` to ``[B, G, K, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap)."""
         values = self.head(feature)[:, : self.channels]
-        if self.normalisation == "group_norm":
+        if self.normalization == "group_norm":
             values = self.norm(values)
-        values = normalised(values.unflatten(1, self.shape) * self.scale, self.normalisation)
+        values = normalized(values.unflatten(1, self.shape) * self.scale, self.normalization)
         return with_center(values, self.taps) if self.remove_center else values
 
     def map(self, feature: Tensor, window: Window) -> KernelGenerator | None:
@@ -122,14 +122,14 @@ class GeneratedKernel(nn.Module):
         if (
             not (_is_untouched(self, GeneratedKernel) and _is_untouched(self.head, nn.Conv2d))
             or self.head.kernel_size != (1, 1)
-            or self.normalisation not in NORMALISATIONS
+            or self.normalization not in NORMALIZATIONS
             or self.remove_center
             or feature.shape[2:] != window.output
         ):
             return None
         weight, bias = self.head.weight.flatten(1)[: self.channels], self.head.bias
         bias = None if bias is None else bias[: self.channels]
-        return KernelGenerator(feature, weight, bias, self.scale, self.normalisation)
+        return KernelGenerator(feature, weight, bias, self.scale, self.normalization)
 
 
 class SimilarityKernel(nn.Module):
@@ -163,8 +163,8 @@ class SimilarityKernel(nn.Module):
         )
         if self.position is not None:
             values = values + self._bias(self.position, window)
-        normalisation = self.spec.dynamic_kernel.normalisation
-        return normalised(inside_alone(values, window, offsets, normalisation), normalisation)
+        normalization = self.spec.dynamic_kernel.normalization
+        return normalized(inside_alone(values, window, offsets, normalization), normalization)
 
     def products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
         """Query ``[B, C, Ho, Wo]``, keys ``[B, C, H, W]`` and a bias ``[G, kh, kw]``, where these make the kernel: on the regular grid."""

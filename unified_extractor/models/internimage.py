@@ -51,7 +51,7 @@ class InternImage(StagedNetwork):
         published: what ``spec=None`` stands for, one a stage; None: InternImage's own, DCNv3 with a group for 16 channels.
         width: channels of the first stage; every further one has twice as many.
         depths: blocks of every stage.
-        post_norm: normalise what a branch gives instead of what it takes.
+        post_norm: normalize what a branch gives instead of what it takes.
         layer_scale: initial value of a learned factor on every branch; None: no factor.
         mlp_bias: whether the MLP's second layer has a bias.
         in_chans: channels of the image.

@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from unified_extractor.analysis.cost import multiply_adds
 from unified_extractor.models.arguments import Specs, check_sizes
 from unified_extractor.models.extractor_net import ExtractorNet
+from unified_extractor.profiling.cost import multiply_adds
 
 TOLERANCE = 0.03
 """By how much a matched figure may differ from what was asked for, relative."""
@@ -117,7 +117,7 @@ class MatchedNet(ExtractorNet):
     Args:
         num_classes: outputs.
         spec: one extractor for all stages, or one each; None: :func:`unified_extractor.presets.unified`.
-        multiply_adds: of one image, as :func:`unified_extractor.analysis.cost` counts them.
+        multiply_adds: of one image, as :func:`unified_extractor.profiling.cost` counts them.
         parameters: of the network.
         image_size: pixels along either side, at which multiply-adds are counted; other sizes run too.
         match: which of the two must be met within 3 %; "both" turns two dials, the MLPs of the last stage and all others.

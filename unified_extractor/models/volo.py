@@ -142,7 +142,7 @@ class ClassAttentionHead(nn.Module):
         self.auxiliary = classifier(self.channels, num_classes)
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, C, h, w]`` to the class token ``[B, C]`` and the pixels ``[B, h*w, C]``, normalised."""
+        """``[B, C, h, w]`` to the class token ``[B, C]`` and the pixels ``[B, h*w, C]``, normalized."""
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], 1)
         tokens = self.norm(self.blocks(tokens))
         return tokens[:, 0], tokens[:, 1:]

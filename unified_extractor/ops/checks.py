@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.generation import NORMALISATIONS, KernelGenerator
+from unified_extractor.ops.dynamic_kernels import NORMALIZATIONS, KernelGenerator
 from unified_extractor.ops.geometry import Window
 
 Ints = int | tuple[int, int]
@@ -86,10 +86,10 @@ def fused(value: Any) -> None:
         raise TypeError(f"fused must be None, True or False, got {value!r}")
 
 
-def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, normalisation: Any, window: Window) -> None:
+def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, normalization: Any, window: Window) -> None:
     """Check what :func:`unified_extractor.ops.functional.attend` makes its kernel from against the image."""
     tensor("value", value, "[B, C, H, W]")
-    one_of("normalisation", normalisation, NORMALISATIONS)
+    one_of("normalization", normalization, NORMALIZATIONS)
     companion("query", query, "[B, E, Ho, Wo]", value)
     companion("key", key, "[B, E, H, W]", value)
     if (key.shape[0], *key.shape[2:]) != (value.shape[0], *window.image):
@@ -112,11 +112,11 @@ def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, no
 
 def generator(x: Tensor, generator: KernelGenerator, window: Window, aggregation: Any) -> None:
     """Check what makes a dynamic kernel against the image."""
-    feature, weight, bias, scale, normalisation, heads = generator
+    feature, weight, bias, scale, normalization, heads = generator
     if heads:
         return
     one_of("aggregation", aggregation, ("gather", "fold"))
-    one_of("normalisation", normalisation, NORMALISATIONS)
+    one_of("normalization", normalization, NORMALIZATIONS)
     companion("feature", feature, "[B, R, Ho, Wo]", x)
     if feature.shape[1] < 1 or (feature.shape[0], *feature.shape[2:]) != (x.shape[0], *window.output):
         expected = [x.shape[0], "R", *window.output]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from unified_extractor.ops.autograd import is_recorded
+from unified_extractor.ops.autocast import is_recorded
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Backend:
 
 
 def _reference() -> Any:
-    from unified_extractor.ops import reference
+    from unified_extractor.ops.backends import reference
 
     return reference
 

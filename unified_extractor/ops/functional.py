@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops import checks, dispatch
-from unified_extractor.ops.autograd import autocasts, full_precision
+from unified_extractor.ops.autocast import autocasts, full_precision
 from unified_extractor.ops.checks import Ints, Padding
-from unified_extractor.ops.generation import KernelGenerator, generated_kernel
+from unified_extractor.ops.custom_ops import Call
+from unified_extractor.ops.dynamic_kernels import KernelGenerator, generated_kernel
 from unified_extractor.ops.geometry import Window
-from unified_extractor.ops.operators import Call
 
 
 def generalized_unfold(
@@ -118,7 +118,7 @@ def generate_and_extract(
     head_weight: Tensor,
     head_bias: Tensor | None = None,
     scale: float = 1.0,
-    normalisation: Literal["none", "softmax", "sigmoid"] = "none",
+    normalization: Literal["none", "softmax", "sigmoid"] = "none",
     static_kernel: Tensor | None = None,
     offsets: Tensor | None = None,
     bias: Tensor | None = None,
@@ -130,7 +130,7 @@ def generate_and_extract(
     fused: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """:func:`extract` with the dynamic kernel ``D = normalised(scale * (head_weight @ feature + head_bias))``, never stored.
+    """:func:`extract` with the dynamic kernel ``D = normalized(scale * (head_weight @ feature + head_bias))``, never stored.
 
     Each part of the kernel is made where it is used, and made again in backward: autograd keeps ``feature`` instead of a kernel
     that for involution has three times as many values as the image. Values and gradients are those of making it first.
@@ -140,12 +140,12 @@ def generate_and_extract(
         feature: what the kernel is generated from at every output position, ``[B, R, Ho, Wo]``.
         head_weight: ``[G*K, R]``, of a fold ``[G*K*K, R]`` (output tap before source tap): a 1x1 convolution's, flattened.
         head_bias: ``[G*K]``, of a fold ``[G*K*K]``.
-        scale: what the values are multiplied by before they are normalised.
-        normalisation: "none", "sigmoid", or "softmax" over the taps, of a fold over the source taps.
+        scale: what the values are multiplied by before they are normalized.
+        normalization: "none", "sigmoid", or "softmax" over the taps, of a fold over the source taps.
         kernel_size, static_kernel, offsets, bias, stride, padding, dilation, combine, aggregation, backend: as in :func:`extract`.
         fused: None: where that is faster than storing the kernel. True: also where it is slower, so that autograd does not keep the
             kernel (the peak of a single layer may be higher). False: never. The backends "compiled" and "triton" do it; others, and
-            a normalised kernel with ``combine="residual"``, store it.
+            a normalized kernel with ``combine="residual"``, store it.
 
     Returns:
         ``[B, O, Ho, Wo]`` for gather, ``[B, C, H, W]`` for fold.
@@ -157,7 +157,7 @@ def generate_and_extract(
     """
     window = checks.window(x, kernel_size, stride, padding, dilation)
     x, feature, weight, static_kernel, head_bias, bias = _autocast(x, feature, head_weight, static_kernel, head_bias, bias)
-    generator = KernelGenerator(feature, weight, head_bias, scale, normalisation)
+    generator = KernelGenerator(feature, weight, head_bias, scale, normalization)
     checks.extract(x, static_kernel, generator, offsets, bias, window, combine, aggregation)
     _check_fused(fused, backend)
     call = Call(x, static_kernel, None, offsets, window, aggregation, combine, generator=generator)
@@ -172,8 +172,8 @@ def fuses(call: Call, fused: bool | None, backend: str | None = None) -> bool:
 def _makes_on_the_way(implementation: Any, call: Call, fused: bool | None) -> bool:
     assert call.generator is not None
     generates = getattr(implementation, "generates", None)
-    plain = call.generator.normalisation == "none" and abs(call.generator.scale) * torch.finfo(call.x.dtype).max > 1
-    fits = call.combine != "residual" or plain  # one more in the bias: what is normalised, or scaled to nothing, has no such bias
+    plain = call.generator.normalization == "none" and abs(call.generator.scale) * torch.finfo(call.x.dtype).max > 1
+    fits = call.combine != "residual" or plain  # one more in the bias: what is normalized, or scaled to nothing, has no such bias
     return generates is not None and fits and fused is not False and (fused or generates(call))
 
 
@@ -185,7 +185,7 @@ def attend(
     *,
     heads: int,
     position: Tensor | None = None,
-    normalisation: Literal["none", "softmax", "sigmoid"] = "softmax",
+    normalization: Literal["none", "softmax", "sigmoid"] = "softmax",
     static_kernel: Tensor | None = None,
     bias: Tensor | None = None,
     stride: Ints = 1,
@@ -194,7 +194,7 @@ def attend(
     fused: bool | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Local attention: :func:`extract` with the dynamic kernel ``D = normalised(query . key + position)``, which is never stored.
+    """Local attention: :func:`extract` with the dynamic kernel ``D = normalized(query . key + position)``, which is never stored.
 
     As in :func:`generate_and_extract`, each part of the kernel is made where it is used, and made again in backward. Padding is
     "same"; a softmax takes only taps inside the image.
@@ -205,7 +205,7 @@ def attend(
         key: image ``[B, E, H, W]``.
         heads: G, contiguous channel groups of all three; divides C and E.
         position: what each tap of a head adds, ``[G, kh, kw]``; may be float32 beside half precision.
-        normalisation: "softmax" or "sigmoid" of the products, or as they are.
+        normalization: "softmax" or "sigmoid" of the products, or as they are.
         kernel_size, static_kernel, bias, stride, dilation, combine, backend: as in :func:`extract`.
         fused: as in :func:`generate_and_extract`.
 
@@ -220,8 +220,8 @@ def attend(
     checks.tensor("value", value, "[B, C, H, W]")
     window = checks.window(value, kernel_size, stride, "same", dilation)
     value, query, key, static_kernel, bias = _autocast(value, query, key, static_kernel, bias)
-    checks.attention(value, query, key, position, heads, normalisation, window)
-    generator = KernelGenerator(query, key, None if position is None else position.flatten(), 1.0, normalisation, heads)
+    checks.attention(value, query, key, position, heads, normalization, window)
+    generator = KernelGenerator(query, key, None if position is None else position.flatten(), 1.0, normalization, heads)
     checks.extract(value, static_kernel, generator, None, bias, window, combine, "gather")
     _check_fused(fused, backend)
     call = Call(value, static_kernel, None, None, window, "gather", combine, generator=generator)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from unified_extractor.sweeps.grid import Grid, Point, as_text
 from unified_extractor.sweeps.job import is_locked
-from unified_extractor.training.checkpoints import CHECKPOINTS
-from unified_extractor.training.run_folder import RunFolder
+from unified_extractor.training.run.checkpoints import CHECKPOINTS
+from unified_extractor.training.run.folder import RunFolder
 
 State = Literal["new", "unfinished", "running", "finished"]
 LOGS = "logs"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from unified_extractor.analysis.record import as_line, read_rows
+from unified_extractor.results.record import as_line, read_rows
 from unified_extractor.sweeps.cell import LOGS, Cell
-from unified_extractor.training.run_folder import RECORD
+from unified_extractor.training.run.folder import RECORD
 
 
 class KeptRows:

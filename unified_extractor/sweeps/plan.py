@@ -14,17 +14,17 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.table import Table
 
-from unified_extractor.analysis.cost import multiply_adds
-from unified_extractor.analysis.record import Record, RecordError, read_rows
+from unified_extractor.profiling.cost import multiply_adds
+from unified_extractor.results.record import Record, RecordError, read_rows
 from unified_extractor.sweeps.cell import Cell, State, arguments_without_name, as_cell
 from unified_extractor.sweeps.errors import SweepError
 from unified_extractor.sweeps.grid import Grid, Point, points
 from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
 from unified_extractor.training import ConfigurationError
-from unified_extractor.training.environment import device_name
-from unified_extractor.training.planning import PlannedRun, planned
-from unified_extractor.training.run_folder import RECORD
+from unified_extractor.training.run.environment import device_name
+from unified_extractor.training.run.folder import RECORD
+from unified_extractor.training.run.planning import PlannedRun, planned
 
 _AT_MOST_START_UP = 30.0
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unified_extractor.analysis.cost import on_meta
 from unified_extractor.data import ImageDataModule
-from unified_extractor.training.checkpoints import read_checkpoint
+from unified_extractor.profiling.cost import on_meta
 from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.run.checkpoints import read_checkpoint
 
 
 def network_specs(network: nn.Module) -> list[dict[str, Any]]:

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
-from unified_extractor.analysis.modules import extractors
 from unified_extractor.data import ImageDataModule
+from unified_extractor.profiling.modules import extractors
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
 from unified_extractor.training.metrics import classification_metrics
-from unified_extractor.training.mixing import Mixing
+from unified_extractor.training.mixup import Mixing
 from unified_extractor.training.optimization import Optimization
-from unified_extractor.training.steps import planned_steps
+from unified_extractor.training.run.steps import planned_steps
 
 Batch = tuple[Tensor, Tensor]
 

@@ -43,7 +43,7 @@ from unified_extractor.ops.backends.compiled.vectors import (
     unpacked,
 )
 from unified_extractor.ops.backends.compiled.work import Inputs, Taps, begin, is_first, is_last, pack_unit, read, unpack_unit
-from unified_extractor.ops.operators import Wanted
+from unified_extractor.ops.custom_ops import Wanted
 
 
 class Gradients(NamedTuple):

@@ -99,7 +99,7 @@ def generate(work, group, p):
                 part = multiply_add(value, each_channel(panel, start + r * lanes(panel)), part)
             total = add(total, part)
         store_columns(space.weights, column * T, T, total)
-    normalise(space.weights, work.plan.results, work.plan.taps, generated.normalisation)
+    normalize(space.weights, work.plan.results, work.plan.taps, generated.normalization)
 
 
 @inlined
@@ -107,7 +107,7 @@ def pull_kernel(work, gradients, wanted, partial, group, p):
     """The adjoint of ``generate``, from ``weights_gradient[row, t]``, which it changes."""
     generated, space, panel = work.plan.generated, work.space, work.inputs.map.transposed
     pulled = space.weights_gradient
-    pull_normalised(space.weights, pulled, work.plan.results, work.plan.taps, generated.normalisation)
+    pull_normalized(space.weights, pulled, work.plan.results, work.plan.taps, generated.normalization)
     where = places(generated.places, p, 0)
     share = partial * work.plan.dynamic.groups + group
     for channel in range(0, generated.width, lanes(panel)):
@@ -185,9 +185,9 @@ def compare(work, b, p, group, first):
     for j in range(generated.key_blocks):
         tile = query_tile(work, b, p, group, j)
         correlate(key_taps(work, work.space.keys, p, group - first, j), plan.taps, tile, inputs.static, 0, 0, weights, 0)
-    if generated.normalisation == SOFTMAX and generated.inside[p // T] == 0:
+    if generated.normalization == SOFTMAX and generated.inside[p // T] == 0:
         exclude_outside(plan, weights, p)
-    normalise(weights, 1, plan.taps, generated.normalisation)
+    normalize(weights, 1, plan.taps, generated.normalization)
 
 
 @inlined
@@ -207,7 +207,7 @@ def pull_products(work, gradients, wanted, partial, b, p, group, first):
     """The adjoint of ``compare``, from ``weights_gradient[tap, t]``, which it changes."""
     plan, generated, space, static = work.plan, work.plan.generated, work.space, work.inputs.static
     pulled = space.weights_gradient
-    pull_normalised(space.weights, pulled, 1, plan.taps, generated.normalisation)
+    pull_normalized(space.weights, pulled, 1, plan.taps, generated.normalization)
     for j in range(generated.key_blocks):
         if wanted.feature:
             tile = contract(key_taps(work, space.keys, p, group - first, j), plan.taps, pulled, 0, static, 0, 0)
@@ -222,12 +222,12 @@ def pull_products(work, gradients, wanted, partial, b, p, group, first):
 
 
 @inlined
-def normalise(values, results, taps, normalisation):
-    """Normalise ``values[results, taps, T]`` in their place."""
-    if normalisation == SOFTMAX:
+def normalize(values, results, taps, normalization):
+    """Normalize ``values[results, taps, T]`` in their place."""
+    if normalization == SOFTMAX:
         for result in range(results):
             softmax(values, result * taps * T, taps)
-    elif normalisation == SIGMOID:
+    elif normalization == SIGMOID:
         for row in range(0, results * taps * T, T):
             falling = exponential(subtract(each_of(number(values, 0)), load_row(values, row)))
             store_row(values, row, reciprocal(add(each_of(number(values, 1)), falling)))
@@ -250,9 +250,9 @@ def softmax(values, start, taps):
 
 
 @inlined
-def pull_normalised(values, gradient, results, taps, normalisation):
-    """The adjoint of ``normalise``, in the gradient's place; ``values``: the normalised ones."""
-    if normalisation == SOFTMAX:
+def pull_normalized(values, gradient, results, taps, normalization):
+    """The adjoint of ``normalize``, in the gradient's place; ``values``: the normalized ones."""
+    if normalization == SOFTMAX:
         for first in range(0, results * taps * T, taps * T):
             total = multiply(load_row(values, first), load_row(gradient, first))
             for k in range(1, taps):
@@ -260,7 +260,7 @@ def pull_normalised(values, gradient, results, taps, normalisation):
             for k in range(taps):
                 value = multiply(load_row(values, first + k * T), subtract(load_row(gradient, first + k * T), total))
                 store_row(gradient, first + k * T, value)
-    elif normalisation == SIGMOID:
+    elif normalization == SIGMOID:
         for row in range(0, results * taps * T, T):
             value = load_row(values, row)
             slope = subtract(value, multiply(value, value))

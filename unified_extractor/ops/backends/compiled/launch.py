@@ -19,7 +19,7 @@ from unified_extractor.ops.backends.compiled.static import StaticLayout
 from unified_extractor.ops.backends.compiled.tables import FOLD, GATHER, UNFOLD, Plan, Shapes, plan_for
 from unified_extractor.ops.backends.compiled.threads import share
 from unified_extractor.ops.backends.compiled.work import Inputs
-from unified_extractor.ops.operators import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
+from unified_extractor.ops.custom_ops import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
 
 _MODES = {"gather": GATHER, "fold": FOLD, "unfold": UNFOLD}
 _LIKE = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
@@ -125,7 +125,7 @@ def _shapes(call: Call) -> Shapes:
     x, window, mode = call.x, call.window, _MODES[call.aggregation]
     shape, generator = call.dynamic_shape(), call.generator
     dynamic = None if call.dynamic is None and generator is None and not call.heads else (shape[1], *shape[-2:])
-    generated = None if generator is None else (generator.weight.shape[1], CODES[generator.normalisation], generator.heads)
+    generated = None if generator is None else (generator.weight.shape[1], CODES[generator.normalization], generator.heads)
     offsets = None if call.offsets is None else (call.offsets.shape[1], *call.offsets.shape[-2:])
     static = None if call.static is None else (call.static.shape[0], call.static.shape[1])
     alone = static == (x.shape[1], 1)

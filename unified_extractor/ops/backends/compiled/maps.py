@@ -11,8 +11,8 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.compiled.generating import Map, MapGradients
 from unified_extractor.ops.backends.compiled.tables import NONE, SIGMOID, SOFTMAX, Plan
-from unified_extractor.ops.generation import KernelGenerator, generating_work
-from unified_extractor.ops.operators import Call, Wanted
+from unified_extractor.ops.custom_ops import Call, Wanted
+from unified_extractor.ops.dynamic_kernels import KernelGenerator, generating_work
 
 CODES = {"none": NONE, "softmax": SOFTMAX, "sigmoid": SIGMOID}
 _NOTHING = Map(None, None, None, None)

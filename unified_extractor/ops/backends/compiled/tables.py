@@ -18,7 +18,7 @@ Numbers = NDArray[np.floating] | Tensor | None
 GATHER, FOLD, UNFOLD = 0, 1, 2
 """What becomes of a window: one weighted sum; K sums added on the regular grid; its taps as they are."""
 NONE, SOFTMAX, SIGMOID = 0, 1, 2
-"""How a generated kernel is normalised."""
+"""How a generated kernel is normalized."""
 _PARTS = 16
 """Of a batch, that may be worked on at once where all channels of an image share a feature, whose gradient each part adds up for itself."""
 
@@ -39,7 +39,7 @@ class Shapes(NamedTuple):
     offsets: tuple[int, int, int] | None
     """Offset groups, height and width; the latter two may be 1."""
     generator: tuple[int, int, int] | None
-    """Channels of the feature or of the keys, normalisation and heads, where the dynamic kernel is generated."""
+    """Channels of the feature or of the keys, normalization and heads, where the dynamic kernel is generated."""
     tile: int
     lanes: int
     dtype: str
@@ -83,7 +83,7 @@ class Generated(NamedTuple):
     """I*K, values of a group."""
     columns: int
     """The same, filled up to whole blocks of L."""
-    normalisation: int
+    normalization: int
     size: int
     """Of the feature's canvas ``[P, width]``, P filled up to a whole tile."""
     places: Table
@@ -291,7 +291,7 @@ def _generating(shapes: Shapes) -> int:
 
 
 def _generated(shapes: Shapes, rows: int, units: int) -> Generated:
-    channels, normalisation, heads = shapes.generator or (0, NONE, 0)
+    channels, normalization, heads = shapes.generator or (0, NONE, 0)
     depth, positions = 0 if heads else channels, shapes.window.output[0] * shapes.window.output[1]
     width, count = _whole(depth, shapes.lanes), _whole(positions, shapes.tile)
     return Generated(
@@ -299,7 +299,7 @@ def _generated(shapes: Shapes, rows: int, units: int) -> Generated:
         width=width,
         rows=rows,
         columns=_whole(rows, shapes.lanes),
-        normalisation=normalisation,
+        normalization=normalization,
         size=count * width,
         places=np.arange(count) * width,
         heads=heads,

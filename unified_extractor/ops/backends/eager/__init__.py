@@ -7,12 +7,12 @@ moved tap is read again in backward. Gradients are written in differentiable tor
 
 from torch import Tensor
 
-from unified_extractor.ops.autograd import is_recorded
+from unified_extractor.ops.autocast import is_recorded
 from unified_extractor.ops.backends.eager import columns
 from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum
-from unified_extractor.ops.composed import compose_fold, composed_window, composing_is_cheaper
-from unified_extractor.ops.decomposed import decomposed
+from unified_extractor.ops.fold_as_gather import compose_fold, composed_window, composing_is_cheaper
 from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.rewrites import decomposed
 
 
 def _product(

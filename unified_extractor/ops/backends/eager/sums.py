@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from unified_extractor.ops.autograd import full_precision_backward, returned
+from unified_extractor.ops.autocast import full_precision_backward, returned
 from unified_extractor.ops.backends.eager.taps import Wanted, taps
 from unified_extractor.ops.geometry import Window, canvas, cropped, padded, precision
 

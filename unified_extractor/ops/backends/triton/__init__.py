@@ -19,9 +19,9 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.triton import launch
 from unified_extractor.ops.backends.triton.planning import generates
-from unified_extractor.ops.decomposed import Dynamic, decomposed
+from unified_extractor.ops.custom_ops import Kernels, numbers, registered, split_dynamic
 from unified_extractor.ops.geometry import Window
-from unified_extractor.ops.operators import Kernels, numbers, registered, split_dynamic
+from unified_extractor.ops.rewrites import Dynamic, decomposed
 
 __all__ = ["OPERATORS", "extract", "generalized_unfold", "generates", "similarity"]
 

@@ -9,8 +9,8 @@ from unified_extractor.ops.backends.triton.planning import image_of, sizes_of
 from unified_extractor.ops.backends.triton.records import Plan
 from unified_extractor.ops.backends.triton.tiles import of_image
 from unified_extractor.ops.backends.triton.tuning import start, tuned
+from unified_extractor.ops.custom_ops import Call
 from unified_extractor.ops.geometry import Window, precision
-from unified_extractor.ops.operators import Call
 
 
 @tuned({"num_warps": 1})

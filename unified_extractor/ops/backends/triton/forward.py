@@ -33,7 +33,7 @@ def gather(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR,
     channels, windows = channels_of(place.block, plan), windows_of(place.tile, positions, sizes, plan)
     starts = of_image(x, place.batch), of_image(dynamic, place.batch), of_image(offsets, place.batch), of_image(y, place.batch)
     total = zeros(positions, plan)
-    if plan.normalisation == "softmax":
+    if plan.normalization == "softmax":
         low, high = sixteen_weights(dynamic, feature_of(dynamic, starts[1], windows, plan), channels, plan)
         for t in tl.static_range(plan.taps):
             kernel = low[t] if t < 8 else high[t - 8]

@@ -44,9 +44,9 @@ def kernels_at(generator, feature, first, channels, WIDTH: tl.constexpr, plan):
     values = product(feature, tl.trans(map_weights(generator, row, exist, plan)), plan)
     if generator.bias is not None:
         values += precise(tl.load(generator.bias + row, mask=exist, other=0.0))[None, :]
-    if plan.normalisation == "sigmoid":
+    if plan.normalization == "sigmoid":
         values = tl.sigmoid(values)
-    elif plan.normalisation == "softmax":
+    elif plan.normalization == "softmax":
         each = tl.reshape(values, [values.shape[0], plan.tile_units, WIDTH])
         each = tl.where((tl.arange(0, WIDTH) < plan.taps)[None, None, :], each, float("-inf"))
         powers = tl.exp(each - tl.max(each, 2, keep_dims=True))
@@ -81,4 +81,4 @@ def kernel_at(generator, start, tap, windows, channels, plan):
     if generator.bias is not None:
         bias = precise(tl.load(generator.bias + row, mask=exist, other=0.0))
         pair += bias[None, :] if plan.channels_last else bias[:, None]
-    return tl.sigmoid(pair) if plan.normalisation == "sigmoid" else pair
+    return tl.sigmoid(pair) if plan.normalization == "sigmoid" else pair

@@ -29,8 +29,8 @@ from unified_extractor.ops.backends.triton.products import kernel_gradient, map_
 from unified_extractor.ops.backends.triton.records import Field, Map, Plan
 from unified_extractor.ops.backends.triton.spread import spread
 from unified_extractor.ops.backends.triton.tuning import start
+from unified_extractor.ops.custom_ops import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
 from unified_extractor.ops.geometry import precision
-from unified_extractor.ops.operators import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
 
 _MAP_SHARES = 512
 """At most so many programs a block of channels that each add up a share of a generator's gradients: enough for every multiprocessor."""

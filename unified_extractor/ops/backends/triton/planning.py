@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.backends.triton.records import Field, Image, Map, Plan, Sizes
-from unified_extractor.ops.generation import KernelGenerator, generating_work
+from unified_extractor.ops.custom_ops import Call
+from unified_extractor.ops.dynamic_kernels import KernelGenerator, generating_work
 from unified_extractor.ops.geometry import Window
-from unified_extractor.ops.operators import Call
 
 _TILE = 2048
 """Bytes of a tile: one load of 16 bytes for each of 128 threads, so a value of the pair at most for every other thread. A pair must
@@ -84,14 +84,14 @@ def generates_forward(call: Call) -> bool:
     if generator is None or generator.heads or call.aggregation != "gather" or groups.mixing or groups.kernel != 1:
         return False
     whole = _tile_of_channels(groups, is_channels_last(call.x))[1] >= groups.unit
-    few = generator.normalisation != "softmax" or call.window.size <= _SOFTMAX_TAPS
+    few = generator.normalization != "softmax" or call.window.size <= _SOFTMAX_TAPS
     return whole and few and generator.feature.shape[1] <= _DEPTH
 
 
 def generates_backward(call: Call) -> bool:
     """Whether backward can make it again: on the regular grid, from this window's taps alone, without a static kernel."""
     assert call.generator is not None
-    simple = call.static is None and call.offsets is None and call.generator.normalisation != "softmax"
+    simple = call.static is None and call.offsets is None and call.generator.normalization != "softmax"
     return simple and generates_forward(call)
 
 
@@ -166,7 +166,7 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         together=call.generator is not None or (call.dynamic is not None and call.dynamic.stride(-3) == 1),
         depth=depth,
         tile_depth=max(_power(depth), _LEAST),
-        normalisation="none" if call.generator is None else call.generator.normalisation,
+        normalization="none" if call.generator is None else call.generator.normalization,
         static="none" if call.static is None else "mixing" if mixing else "each",
         units=groups.units,
         unit=groups.unit,

@@ -110,7 +110,7 @@ def map_gradient(
                 pairs = join_sixteen(pairs, others)
             row, exist = map_rows(first, channels, width, plan)
             values = tl.where(exist[None, :], from_pairs(pairs, plan), 0.0)
-            if plan.normalisation == "sigmoid":
+            if plan.normalization == "sigmoid":
                 kernel = kernels_at(dynamic, feature, first, channels, width, plan)
                 values *= kernel * (1.0 - kernel)
             pulled += product(values, map_weights(dynamic, row, exist, plan), plan)

@@ -94,7 +94,7 @@ class Plan(NamedTuple):
     """Channels of the feature that the dynamic kernel is generated from; 0: it lies in memory."""
     tile_depth: int
     """The same, filled up to a power of two."""
-    normalisation: str
+    normalization: str
     """Of a generated kernel: none or sigmoid; softmax over at most sixteen taps."""
     static: str
     """none, each (one weight a channel and tap) or mixing."""

@@ -60,7 +60,7 @@ def suitable(configs: list[Any], plan: Plan) -> list[Any]:
     eights = _plain(plan.together) and not _plain(plan.moved) and _plain(plan.taps) >= 8
     taps = {8} if eights and generated else {1, 8} if eights else {1}
     found = [config for config in configs if config.kwargs.get("TAPS", 1) in taps or "TAPS" not in config.kwargs]
-    if generated and (_plain(plan.dtype) not in ("bfloat16", "float16") or _plain(plan.normalisation) == "softmax"):
+    if generated and (_plain(plan.dtype) not in ("bfloat16", "float16") or _plain(plan.normalization) == "softmax"):
         found = [config for config in found if config.kwargs.get("SCALE", 1) == 1]
     if any(
         config.maxnreg == 128 for config in found

@@ -1,0 +1,137 @@
+"""Mistakes that keep every shape intact: each is made on purpose, and the comparison with independent values must notice it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import unified_extractor as ux
+from tests.golden.test_official_values import FILES, build, test_output_and_every_gradient_equal_the_official_values
+from tests.layers.test_presets import assert_equal, deformable_formula, layer_of
+from unified_extractor.interop.official import layers
+from unified_extractor.layers import generators, samplers
+
+
+def official_values(name, *, fused=False):
+    """The comparison with one file of official values."""
+    return lambda: test_output_and_every_gradient_equal_the_official_values(next(p for p in FILES if name in p.stem), fused)
+
+
+def torchvision_values():
+    layer = layer_of(ux.presets.deformable_convolution(2, offset_groups=2), 4)
+    assert_equal(layer, deformable_formula(layer, offset_groups=2, groups=1, masked=True), torch.randn(2, 4, 6, 7))
+
+
+def after(monkeypatch, module, change):
+    """Change what a module's forward returns."""
+    original = module.forward
+    monkeypatch.setattr(module, "forward", lambda *arguments: change(original(*arguments)))
+
+
+def built_with(monkeypatch, **fields):
+    """Build the layer with other spec fields."""
+
+    def changed(values, fused):
+        layer = build(values)
+        spec = dataclasses.replace(layer.spec, **{k: v(layer.spec) if callable(v) else v for k, v in fields.items()})
+        layer_of_spec = ux.UnifiedExtractor2d(layer.in_channels, layer.out_channels, spec, layer.stride, fused=fused)
+        return layer_of_spec.double().train(layer.training)
+
+    monkeypatch.setattr("tests.golden.test_official_values.build", changed)
+
+
+def made_from(monkeypatch, change):
+    """Change what a fused kernel is made from."""
+    original = generators.GeneratedKernel.map
+    monkeypatch.setattr(generators.GeneratedKernel, "map", lambda *arguments: change(original(*arguments)))
+
+
+def transposed(generator):
+    rows = torch.arange(generator.weight.shape[0]).view(-1, 9, 9).transpose(1, 2).flatten()
+    return generator._replace(weight=generator.weight[rows], bias=generator.bias[rows])
+
+
+def interleaved(spec):
+    return dataclasses.replace(spec.dynamic_kernel, channel_order="interleaved")
+
+
+def softmax_over(axis):
+    return lambda values, normalization: values.softmax(axis)
+
+
+MISTAKES = {
+    "offsets as (x, y)": (official_values("dcnv3_c16"), lambda m: after(m, samplers.LearnedOffsets, lambda o: o.flip(3))),
+    "taps column-major": (
+        official_values("dcnv3_c16"),
+        lambda m: m.setattr(layers, "_row_major_from_column_major", lambda layer: list(range(9))),
+    ),
+    "offsets planar instead of paired": (
+        torchvision_values,
+        lambda m: after(m, samplers.LearnedOffsets, lambda o: o.flatten(2, 3).unflatten(2, (2, 9)).transpose(2, 3)),
+    ),
+    "mask applied twice": (torchvision_values, lambda m: after(m, generators.GeneratedKernel, lambda d: d * d)),
+    "groups interleaved": (official_values("involution_c32_k3_s1_eval"), lambda m: built_with(m, dynamic_kernel=interleaved)),
+    "K x K transposed": (
+        official_values("outlook_c24_h2"),
+        lambda m: after(m, generators.GeneratedKernel, lambda d: d.transpose(2, 3)),
+    ),
+    "softmax over the output tap": (
+        official_values("outlook_c24_h2"),
+        lambda m: m.setattr(generators, "normalized", softmax_over(-4)),
+    ),
+    "softmax over the heads": (official_values("dcnv3_c16"), lambda m: m.setattr(generators, "normalized", softmax_over(1))),
+    "kernel branch strided instead of pooled": (
+        official_values("involution_c48_k5_s2_eval"),
+        lambda m: m.setattr(generators.F, "avg_pool2d", lambda x, k, s, ceil_mode: x[..., :: s[0], :: s[1]]),
+    ),
+    "fold divided by its overlap": (official_values("outlook_c24_h3_k3_s2"), lambda m: built_with(m, overlap_normalize=True)),
+    "logits not scaled": (
+        official_values("outlook_c24_h2"),
+        lambda m: built_with(m, dynamic_kernel=lambda s: dataclasses.replace(s.dynamic_kernel, scale_by_head_dim=False)),
+    ),
+    "fused, K x K transposed": (official_values("outlook_c24_h2", fused=True), lambda m: made_from(m, transposed)),
+    "fused, logits not scaled": (
+        official_values("outlook_c24_h2", fused=True),
+        lambda m: made_from(m, lambda generator: generator._replace(scale=1.0)),
+    ),
+    "fused, not normalized": (
+        official_values("dcnv3_c16", fused=True),
+        lambda m: made_from(m, lambda generator: generator._replace(normalization="none")),
+    ),
+    "fused, groups interleaved": (
+        official_values("involution_c32_k3_s1_eval", fused=True),
+        lambda m: built_with(m, dynamic_kernel=interleaved),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_the_mistake_is_noticed(name, monkeypatch):
+    check, mistake = MISTAKES[name]
+    check()
+    mistake(monkeypatch)
+    with pytest.raises(AssertionError, match="not close"):
+        check()
+
+
+def test_a_strided_fold_of_a_constant_has_the_checkerboard_gain_of_its_overlap_unless_normalized():
+    """VOLO never divides by the number of covering windows: 1, 2 and 4 at stride 2 inside the image."""
+    x, uniform = torch.ones(1, 1, 9, 9, dtype=torch.float64), torch.full((1, 1, 9, 9, 1, 1), 1 / 9, dtype=torch.float64)
+    options = {"kernel_size": 3, "stride": 2, "aggregation": "fold"}
+    y = ux.extract(x, dynamic_kernel=uniform, **options)
+    assert sorted(set(y[0, 0, 2:7, 2:7].flatten().round(decimals=9).tolist())) == [1, 2, 4]
+    layer = ux.UnifiedExtractor2d(
+        2, 2, ux.ExtractorSpec(**{**vars(ux.presets.outlook_attention()), "overlap_normalize": True}), 2
+    )
+    ux.interop.load_official(
+        layer,
+        {
+            "v.weight": torch.eye(2),
+            "attn.weight": torch.zeros(81, 2),
+            "attn.bias": torch.zeros(81),
+            "proj.weight": torch.eye(2),
+            "proj.bias": torch.zeros(2),
+        },
+        "outlook_attention",
+    )
+    torch.testing.assert_close(layer(torch.ones(1, 2, 9, 9))[..., 2:7, 2:7], torch.ones(1, 2, 5, 5))

@@ -1,0 +1,275 @@
+"""``uniex report``: tables and figures from rows alone, a folder a group, nothing written when something is wrong."""
+
+import json
+from dataclasses import asdict, replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Annotation
+
+from tests.results.test_effects import rows_of as factorial_rows
+from tests.support.rows import ROW, row
+from tests.test_commands import refused
+from unified_extractor.__main__ import main
+from unified_extractor.results.record import EpochMetrics, RecordError, read_rows, write_rows
+from unified_extractor.visualize.curves import draw_accuracy_cost, draw_curves
+
+TABLES = {f"{table}.{kind}" for table in ("results", "summary", "differences") for kind in ("csv", "md", "tex")}
+FIGURES = {"curves.png", "accuracy_cost.png", "ranking.png"}
+VARIANTS = {"convolution": (0.91, 35_000_000), "involution_k7": (0.94, 21_000_000), "unified": (0.96, 24_000_000)}
+
+
+def rows_of(seeds=3, **fields):
+    """Three variants that learn over fifteen epochs."""
+    random = np.random.default_rng(0)
+    rows = []
+    for variant, (top, multiply_adds) in VARIANTS.items():
+        for seed in range(seeds):
+            accuracies = top - 0.5 * np.exp(-0.3 * np.arange(15)) + random.normal(0, 0.01, 15)
+            curve = [
+                EpochMetrics(epoch=epoch, train_loss=2.0 / epoch, train_accuracy=0.9, val_loss=2.5 / epoch, val_accuracy=float(a))
+                for epoch, a in enumerate(accuracies, 1)
+            ]
+            of_run = {"curve": curve, "epochs": 15, "test_accuracy": float(accuracies[-1]), "multiply_adds": multiply_adds}
+            rows.append(row(variant, seed, **of_run, **fields))
+    return rows
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def report(tmp_path, rows, *arguments):
+    """The output folder of a report that succeeds."""
+    source = tmp_path / f"rows{len(list(tmp_path.glob('*.jsonl')))}.jsonl"
+    write_rows(source, rows)
+    assert main(["report", str(source), "--output", str(tmp_path / "out"), *map(str, arguments)]) == 0
+    return tmp_path / "out"
+
+
+def test_a_report_has_every_table_and_figure_with_the_rows_numbers(tmp_path, capsys):
+    rows = rows_of()
+    output = report(tmp_path, rows)
+    assert files(output) == TABLES | FIGURES
+    results = pd.read_csv(output / "results.csv").set_index("run")
+    for expected in rows:
+        assert results.loc[expected.run, "test_accuracy"] == expected.test_accuracy
+        assert f"{expected.test_accuracy:.2%}" in (output / "results.md").read_text()
+        assert f"{100 * expected.test_accuracy:.2f}\\%" in (output / "results.tex").read_text()
+    summary = pd.read_csv(output / "summary.csv").set_index("variant")
+    mean = np.mean([row.test_accuracy for row in rows if row.variant == "unified"])
+    assert summary.loc["unified", "test_accuracy"] == pytest.approx(mean)
+    differences = (output / "differences.md").read_text()
+    assert "test accuracy minus that of convolution, paired by seed; 95 % t-intervals, 2 comparisons made" in differences
+    printed = capsys.readouterr().out
+    assert f"{mean:.2%}" in printed
+    assert "35,000,000" in printed
+    assert str(output) in printed
+
+
+def test_baseline_and_metric_are_chosen(tmp_path):
+    output = report(tmp_path, rows_of(), "--baseline", "unified", "--metric", "test_loss")
+    table = pd.read_csv(output / "differences.csv")
+    assert set(table["baseline"]) == {"unified"}
+    assert set(table["variant"]) == set(VARIANTS) - {"unified"}
+    assert "test_loss_difference" in table
+    assert "test_loss_half_width" in pd.read_csv(output / "summary.csv")
+
+
+def test_groups_get_a_folder_each_and_share_nothing(tmp_path):
+    rows = [*rows_of(), *rows_of(dataset="cifar10", budget="cpu"), *rows_of(seeds=1, dataset="cifar10", budget="gpu")]
+    output = report(tmp_path, rows)
+    assert {path.name for path in output.iterdir()} == {"digits", "cifar10-cpu", "cifar10-gpu"}
+    for folder, count in (("digits", 9), ("cifar10-cpu", 9), ("cifar10-gpu", 3)):
+        results = pd.read_csv(output / folder / "results.csv")
+        assert len(results) == count
+        assert results["run"].str.endswith(folder.replace("-", "")).all()
+        assert files(output / folder) >= FIGURES
+
+
+def test_without_pairs_there_are_no_differences_not_even_old_ones(tmp_path):
+    assert files(report(tmp_path, rows_of())) == TABLES | FIGURES
+    output = report(tmp_path, rows_of(seeds=1))
+    assert files(output) == {name for name in TABLES if not name.startswith("differences")} | FIGURES
+    assert pd.read_csv(output / "summary.csv")["test_accuracy_half_width"].isna().all()
+    assert "± (points)" in (output / "summary.md").read_text()
+    assert "0.00 |" not in (output / "summary.md").read_text()
+
+
+def test_run_folders_need_nothing_but_their_record_and_the_report_goes_beside_them(tmp_path, capsys):
+    for number, record in enumerate(rows_of(seeds=1)):
+        (tmp_path / f"version_{number}").mkdir()
+        write_rows(tmp_path / f"version_{number}" / "record.json", [record])
+    assert main(["report", str(tmp_path)]) == 0
+    assert len(pd.read_csv(tmp_path / "report" / "results.csv")) == 3
+    assert f"{rows_of(seeds=1)[0].test_accuracy:.2%}" in capsys.readouterr().out
+    assert main(["report", str(tmp_path), "--rows", str(tmp_path / "kept" / "rows.jsonl")]) == 0
+    assert main(["report", str(tmp_path / "kept" / "rows.jsonl")]) == 0
+    for table in ("results", "summary"):
+        assert (tmp_path / "kept" / "report" / f"{table}.csv").read_text() == (tmp_path / "report" / f"{table}.csv").read_text()
+
+
+def test_rows_are_gathered_in_one_new_file(tmp_path, capsys):
+    rows = [*rows_of(), *rows_of(dataset="cifar10")]
+    report(tmp_path, rows, "--rows", tmp_path / "all.jsonl")
+    assert read_rows([tmp_path / "all.jsonl"]) == rows
+    capsys.readouterr()
+    arguments = (tmp_path / "rows0.jsonl", "--rows", tmp_path / "all.jsonl", "--output", tmp_path / "again")
+    assert "all.jsonl exists: rows are never overwritten" in refused(capsys, "report", *arguments)
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "message"),
+    [
+        (
+            [row(), replace(row(), run="the-other-one")],
+            (),
+            "with seed 0: runs run-involution-0-digits and the-other-one; name the folders",
+        ),
+        ([row(), row(seed=1, parameters=7)], (), "differ in parameters: 12345 in run run-involution-0-digits, 7 in run"),
+        ([row("a"), row("b")], ("--baseline", "c"), "no variant 'c' to be the baseline of digits, there are a, b"),
+        ([row("a"), row("b", dataset="x")], ("--baseline", "a"), "no variant 'a' to be the baseline of x, there are b"),
+        ([row()], ("--metric", "accuracy"), "the metrics are test_accuracy"),
+        ([row(test_top5_accuracy=None)], ("--metric", "test_top5_accuracy"), "has no test_top5_accuracy"),
+        ([], (), "no rows in"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_writes_nothing(tmp_path, capsys, rows, arguments, message):
+    write_rows(tmp_path / "rows.jsonl", rows)
+    outputs = ("--output", tmp_path / "out", "--rows", tmp_path / "new" / "all.jsonl")
+    assert message in refused(capsys, "report", tmp_path / "rows.jsonl", *arguments, *outputs)
+    assert files(tmp_path) == {"rows.jsonl"}
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_unusable_sources_are_refused(tmp_path, capsys):
+    assert "no such file or folder" in refused(capsys, "report", tmp_path / "nowhere")
+    assert "no record.json in or below it" in refused(capsys, "report", tmp_path)
+    (tmp_path / "record.json").write_text(json.dumps(asdict(row()), indent=2))
+    assert "record.json:1: not a row" in refused(capsys, "report", tmp_path)
+    assert files(tmp_path) == {"record.json"}
+
+
+def test_curves_are_the_mean_and_the_range_of_the_seeds():
+    rows = rows_of()
+    accuracy, loss = draw_curves(rows).axes
+    assert len(accuracy.lines) == len(accuracy.collections) == 3
+    assert len(loss.lines) == 6
+    values = 100 * np.array([[point.val_accuracy for point in row.curve] for row in rows[:3]])
+    assert accuracy.lines[0].get_xdata().tolist() == list(range(1, 16))
+    assert accuracy.lines[0].get_ydata() == pytest.approx(values.mean(0))
+    heights = accuracy.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((values.min(), values.max()))
+    (legend,) = accuracy.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"{variant} (3 seeds)" for variant in VARIANTS]
+
+
+def test_a_single_run_of_a_single_epoch_has_curves():
+    figure = draw_curves([row(epochs=1, curve=row().curve[:1])])
+    figure.canvas.draw()
+    accuracy, loss = figure.axes
+    assert not accuracy.collections
+    assert [line.get_ydata().tolist() for line in (*accuracy.lines, *loss.lines)] == [[61.0], [0.9], [1.1]]
+
+
+def test_figures_refuse_what_cannot_be_compared():
+    for draw in (draw_curves, draw_accuracy_cost):
+        for rows in ([row(), row(dataset="x")], [row(), replace(row(), run="the-other-one")]):
+            with pytest.raises(RecordError):
+                draw(rows)
+
+
+def test_accuracy_against_cost_has_a_labelled_point_a_variant_and_bars_over_seeds():
+    (axis,) = draw_accuracy_cost(rows_of()).axes
+    assert len(axis.containers) == 3
+    points = {float(container.lines[0].get_xdata()[0]): container for container in axis.containers}
+    assert set(points) == {multiply_adds for _, multiply_adds in VARIANTS.values()}
+    assert all(container.has_yerr for container in points.values())
+    labels = {text.get_text(): text.xy for text in axis.texts if text.get_text()}
+    assert set(labels) == set(VARIANTS)
+    for variant, (_, multiply_adds) in VARIANTS.items():
+        assert labels[variant] == (multiply_adds, points[multiply_adds].lines[0].get_ydata()[0])
+    (axis,) = draw_accuracy_cost(rows_of(seeds=1)).axes
+    assert not any(container.has_yerr for container in axis.containers)
+
+
+def test_accuracy_is_drawn_against_a_cost_that_was_measured():
+    milliseconds = dict(zip(VARIANTS, (1.5, 4.0, 2.5), strict=True))
+    (axis,) = draw_accuracy_cost(rows_of(), costs=milliseconds, cost="ms").axes
+    assert axis.get_xlabel() == "ms"
+    assert {text.get_text(): text.xy[0] for text in axis.texts if text.get_text()} == milliseconds
+    with pytest.raises(RecordError, match="there is no cost of unified"):
+        draw_accuracy_cost(rows_of(), costs={"convolution": 1.0, "involution_k7": 1.0})
+
+
+def test_sizes_of_one_extractor_are_a_line_labelled_at_its_end():
+    rows = [
+        row(f"{name}@{size}M", seed=seed, multiply_adds=size * 1_000_000, test_accuracy=0.5 + size / 100 + seed / 1000)
+        for name, sizes in (("involution", (8, 16, 4)), ("convolution", (8,)))
+        for size in sizes
+        for seed in (0, 1)
+    ]
+    (axis,) = draw_accuracy_cost(rows).axes
+    assert [container.lines[0].get_xdata()[0] / 1e6 for container in axis.containers] == [8, 16, 4, 8]
+    assert {text.get_text(): text.xy[0] / 1e6 for text in axis.texts if text.get_text()} == {"involution": 16, "convolution": 8}
+    points = {container.lines[0] for container in axis.containers}
+    lines = [line for line in axis.lines if line not in points and len(line.get_xdata()) > 1]
+    assert [(line.get_xdata() / 1e6).tolist() for line in lines] == [[4, 8, 16]]
+    assert lines[0].get_ydata() == pytest.approx([54.05, 58.05, 66.05])
+
+
+def test_variants_of_one_cost_are_not_drawn_against_it_and_many_have_no_curves(tmp_path):
+    same = [replace(row, multiply_adds=20_000_000 + len(row.variant)) for row in rows_of()]
+    assert files(report(tmp_path, rows_of())) - TABLES == FIGURES
+    assert files(report(tmp_path, same)) - TABLES == FIGURES - {"accuracy_cost.png"}
+    many = [replace(row(f"variant{number}"), multiply_adds=10_000_000 * (1 + number)) for number in range(21)]
+    assert files(report(tmp_path, many)) - TABLES == {"ranking.png"}
+
+
+@pytest.mark.parametrize("spread", [0.001, 0])
+def test_labels_cover_neither_each_other_nor_points(spread):
+    """Ten variants near each other in two columns, or at one height in a row with one far away."""
+    random = np.random.default_rng(1)
+    accuracies = 0.95 + spread * random.normal(0, 1, 10)
+    costs = [20_000_000 + (number % 2 if spread else 300_000 * number + 10_000_000 * (number == 9)) for number in range(10)]
+    rows = [
+        row(f"variant_{number}_of_some_length", test_accuracy=float(accuracy), multiply_adds=cost)
+        for number, (accuracy, cost) in enumerate(zip(accuracies, costs, strict=True))
+    ]
+    figure = draw_accuracy_cost(rows)
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.texts if isinstance(text, Annotation) and text.get_text()]
+    assert len(boxes) == 10
+    assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    points = axis.transData.transform([text.xy for text in axis.texts if text.get_text()])
+    assert not [1 for box in boxes for point in points if box.contains(*point)]
+    frame = axis.get_window_extent()
+    assert all(frame.contains(*corner) for box in boxes for corner in box.corners())
+
+
+def test_chosen_variants_are_reported_in_the_order_asked_for(tmp_path, capsys):
+    output = report(tmp_path, rows_of(), "--variants", "unified", "convolution")
+    assert pd.read_csv(output / "summary.csv")["variant"].tolist() == ["unified", "convolution"]
+    assert pd.read_csv(output / "differences.csv")["baseline"].tolist() == ["unified"]
+    source = tmp_path / "rows0.jsonl"
+    assert "no row of variant 'volo', there are convolution" in refused(capsys, "report", source, "--variants", "volo")
+
+
+def test_effects_and_gradients_are_made_when_asked_for(tmp_path, capsys):
+    norms = [EpochMetrics(**asdict(ROW.curve[0]) | {"gradient_norms": [0.5, 0.25]})]
+    rows = [replace(row, curve=norms) for row in factorial_rows(lambda *levels: 0.5 + 0.02 * levels[0], noise=0.01)]
+    output = report(tmp_path, rows, "--effects", "--gradients")
+    assert files(output) - TABLES - FIGURES == {"effects.csv", "effects.md", "effects.tex", "effects.png", "gradient_norms.png"}
+    table = pd.read_csv(output / "effects.csv").set_index("effect")
+    assert f"{100 * table.loc['offsets', 'test_accuracy_difference']:+.2f}" in (output / "effects.md").read_text()
+    assert "15 comparisons made, not corrected for it" in (output / "effects.md").read_text()
+    report(tmp_path, rows)
+    assert not files(output) - TABLES - FIGURES
+    write_rows(without := tmp_path / "without.jsonl", rows_of())
+    assert "has no gradient norms of its stages" in refused(capsys, "report", without, "--gradients")
+    assert "effects need a factorial of at least two switches" in refused(capsys, "report", without, "--effects")

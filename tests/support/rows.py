@@ -1,0 +1,56 @@
+"""Rows of runs that never happened."""
+
+from dataclasses import replace
+
+from unified_extractor.results.record import EpochMetrics, Record
+
+ROW = Record(
+    schema=2,
+    run="run-00000000",
+    name="digits/involution",
+    question="",
+    variant="involution",
+    budget="",
+    dataset="digits",
+    config_hash="0123abcd",
+    settings_hash="5e771195",
+    network="unified_extractor.models.ExtractorNet",
+    specs=[{"kernel_size": [3, 3], "dynamic_kernel": {"source": "generated", "groups": 4}}],
+    parameters=12_345,
+    multiply_adds=1_234_567,
+    seed=0,
+    epochs=2,
+    best_epoch=2,
+    train_images=1000,
+    epoch_images=992,
+    test_images=200,
+    batch_size=64,
+    test_accuracy=0.9625,
+    test_top5_accuracy=0.9987,
+    test_loss=0.125,
+    test_calibration_error=0.0314,
+    val_accuracy=0.9712,
+    val_loss=0.111,
+    seconds_per_epoch=1.25,
+    seconds_per_step=0.01,
+    peak_memory_bytes=300 * 2**20,
+    device="cpu x86_64",
+    devices=1,
+    precision="32-true",
+    threads=1,
+    versions={"torch": "2.11"},
+    commit=None,
+    dirty=None,
+    finished="2025-01-01T00:00:00+00:00",
+    curve=[
+        EpochMetrics(epoch=1, train_loss=1.1, train_accuracy=0.5, val_loss=0.9, val_accuracy=0.61),
+        EpochMetrics(epoch=2, train_loss=0.4, train_accuracy=0.9, val_loss=0.3, val_accuracy=0.9712),
+    ],
+)
+
+
+def row(variant="involution", seed=0, **fields):
+    """A row whose run's name tells variant, seed and group."""
+    dataset, budget = fields.get("dataset", "digits"), fields.get("budget", "")
+    run = f"run-{variant}-{seed}-{dataset}{budget}"
+    return replace(ROW, **{"run": run, "name": f"{dataset}/{variant}", "variant": variant, "seed": seed, **fields})

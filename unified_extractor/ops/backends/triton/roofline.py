@@ -1,0 +1,233 @@
+"""What the Triton kernels must move and compute, from a call's shapes alone, and how long a GPU needs for it at its best.
+
+B batch, C input channels, O output channels, F offset groups, K taps, P output positions, R results of a window (K for a fold, else 1).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unified_extractor.ops.custom_ops import Call
+from unified_extractor.ops.dynamic_kernels import generating_work
+
+
+class Work(NamedTuple):
+    """What a kernel cannot do without."""
+
+    bytes: int
+    """Every tensor it needs read once, every result written once."""
+    multiply_adds: int
+    """One value at a time, in float32 whatever the tensors' dtype. A bilinear read counts 4."""
+    matrix_multiply_adds: int = 0
+    """Those of matrix products."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU's peak rates, a second, from its data sheet."""
+
+    name: str
+    bytes: float
+    multiply_adds: float
+    matrix_multiply_adds: float
+    """Dense, half precision. In float32 matrix products run as other arithmetic does, TF32 being off by default."""
+
+
+H200 = Device("NVIDIA H200", bytes=4.8e12, multiply_adds=33.5e12, matrix_multiply_adds=495e12)
+"""4.8 TB/s; 67 TFLOP/s in float32 and 990 in bfloat16 matrix products, two operations a multiply-add."""
+
+
+class Limits(NamedTuple):
+    """Microseconds at a device's peak rates."""
+
+    bandwidth: float
+    arithmetic: float
+
+    @property
+    def larger(self) -> str:
+        """What limits: "bandwidth" or "arithmetic"."""
+        return "bandwidth" if self.bandwidth >= self.arithmetic else "arithmetic"
+
+
+def limits(work: Work, dtype: torch.dtype, device: Device = H200) -> Limits:
+    """How long the device needs at least. Matrix units work beside the others in half precision, in float32 there are none."""
+    single, matrix = work.multiply_adds / device.multiply_adds, work.matrix_multiply_adds / device.matrix_multiply_adds
+    if dtype not in (torch.float16, torch.bfloat16):
+        single, matrix = (work.multiply_adds + work.matrix_multiply_adds) / device.multiply_adds, 0.0
+    return Limits(1e6 * work.bytes / device.bytes, 1e6 * max(single, matrix))
+
+
+def forward_bytes(inputs: Sequence[Tensor | None], output: Tensor) -> int:
+    """A forward pass: inputs read once, the output written once."""
+    return tensor_bytes([*inputs, output])
+
+
+def backward_bytes(inputs: Sequence[Tensor | None], gradient: Tensor, gradients: Sequence[Tensor]) -> int:
+    """A backward pass: inputs and the gradient of the output read once, their gradients written once."""
+    return tensor_bytes([*inputs, gradient, *gradients])
+
+
+def tensor_bytes(tensors: Sequence[Tensor | None]) -> int:
+    """Of all that are there."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+def step_bytes(call: Call) -> int:
+    """Of all kernels of a forward and backward pass."""
+    return sum(traffic(kernel, call).bytes for kernel in kernels(call) if kernel != "collect")
+
+
+def stored_step_bytes(call: Call) -> int:
+    """The same if a generated kernel were stored: the matrix product that makes it, and in backward the two by its gradient."""
+    assert call.generator is not None
+    kernel = torch.empty(call.dynamic_shape(), dtype=call.x.dtype, device="meta")
+    made_from = _made_from(call)
+    products = tensor_bytes([*made_from, kernel]) + tensor_bytes([kernel, kernel, *made_from[:2], *made_from])
+    return step_bytes(call._replace(dynamic=kernel, generator=None)) + products
+
+
+def traffic(kernel: str, call: Call) -> Work:
+    """The fewest bytes and multiply-adds of a kernel in a gather or fold; every input's gradient is wanted.
+
+    Args:
+        kernel: "gather", "spread" (a fold), "mix", "spread gradient" (of x, read on the regular grid), "kernel_gradient" (of the
+            dynamic kernel alone, read on the regular grid), "map_gradient" (of what a dynamic kernel is generated from),
+            "backward" (of x read at offsets, of offsets and of kernels), "mixing_gradient" (of a static kernel that mixes
+            channels) or "collect" (of x, where "backward" has written columns instead: deterministic algorithms).
+        call: its tensors may be on the device "meta".
+    """
+    return _TRAFFIC[kernel](call)
+
+
+def kernels(call: Call) -> list[str]:
+    """What runs for a call, forward and then backward; "collect" only under deterministic algorithms."""
+    if call.generator is not None:
+        return ["gather", "spread gradient", "map_gradient"]
+    mixing, moved = _mixes(call), call.offsets is not None
+    forward = "spread" if call.aggregation == "fold" else "mix" if mixing else "gather"
+    products = call.static is None and not moved and call.aggregation == "gather"
+    return [
+        forward,
+        *(["mixing_gradient"] if mixing else []),
+        *([] if moved else ["spread gradient"]),
+        *(["kernel_gradient"] if products else []),
+        *(
+            ["backward"]
+            if not products and (moved or call.dynamic is not None or (call.static is not None and not mixing))
+            else []
+        ),
+        *(["collect"] if moved else []),
+    ]
+
+
+def _mixes(call: Call) -> bool:
+    return call.static is not None and call.static.shape[:2] != (call.x.shape[1], 1)
+
+
+def _values(call: Call) -> int:
+    """B*C*K*P: what the taps read."""
+    return prod(call.x.shape[:2]) * call.window.size * prod(call.window.output)
+
+
+def _weighted(call: Call) -> int:
+    """Multiply-adds of every value with its weights, for every result; in a matrix product the static kernel's are counted there."""
+    weights = (call.dynamic is not None or call.generator is not None) + (call.static is not None and not _mixes(call))
+    return _values(call) * (call.window.size if call.aggregation == "fold" else 1) * (weights or (0 if _mixes(call) else 1))
+
+
+def _matrix(call: Call) -> int:
+    """Multiply-adds of a static kernel that mixes channels, in each of three products."""
+    if not _mixes(call):
+        return 0
+    assert call.static is not None
+    return call.x.shape[0] * call.static.numel() * prod(call.window.output)
+
+
+def _read(call: Call) -> int:
+    """Multiply-adds of reading every value once."""
+    return 4 * _values(call) if call.offsets is not None else 0
+
+
+def _inputs(call: Call) -> int:
+    return tensor_bytes([call.x, call.static, call.dynamic, call.offsets, *_made_from(call)])
+
+
+def _made_from(call: Call) -> Sequence[Tensor | None]:
+    """What the dynamic kernel is generated from."""
+    return () if call.generator is None else call.generator[:3]
+
+
+def _generating(call: Call) -> int:
+    """Multiply-adds of making a generated kernel once."""
+    return (
+        0 if call.generator is None else call.x.shape[0] * prod(call.window.output) * generating_work(call.generator, call.window)
+    )
+
+
+def _output(call: Call) -> int:
+    return prod(call.output_shape()) * call.x.element_size()
+
+
+def _forward(call: Call) -> Work:
+    """Of gather, mix and the fold's spread, which reads anew for every result."""
+    reads = _read(call) * (call.window.size if call.aggregation == "fold" else 1)
+    return Work(_inputs(call) + _output(call), reads + _weighted(call), _matrix(call) + _generating(call))
+
+
+def _spread_gradient(call: Call) -> Work:
+    moved = _output(call) + tensor_bytes([call.static, call.dynamic, call.x, *_made_from(call)])
+    return Work(moved, _weighted(call) + _generating(call), _matrix(call))
+
+
+def _map_gradient(call: Call) -> Work:
+    """The kernel's gradient, never written, times the map and times the feature."""
+    moved = _output(call) + _inputs(call) + tensor_bytes(_made_from(call))
+    return Work(moved, _values(call), 2 * _generating(call))
+
+
+def _mixing_gradient(call: Call) -> Work:
+    """The static kernel's gradient; the kernel itself is not read, so it stands for its gradient."""
+    weighted = _values(call) if call.dynamic is not None else 0
+    return Work(_inputs(call) + _output(call), _read(call) + weighted, _matrix(call))
+
+
+def _backward(call: Call) -> Work:
+    """The gradient of x is added up in float32. The dynamic kernel is read for other gradients than its own."""
+    values, results = _values(call), call.window.size if call.aggregation == "fold" else 1
+    moved, static = call.offsets is not None, call.static is not None and not _mixes(call)
+    written = tensor_bytes([call.dynamic, call.offsets, call.static if static else None])
+    count = _read(call) + (values * results if call.dynamic is not None else 0)  # the dynamic kernel's gradient
+    if static:
+        count += values * results * (1 if call.dynamic is None else 2)  # its own; the other's is weighted by it
+    if moved:
+        written += call.x.numel() * max(call.x.element_size(), 4)
+        count += _weighted(call) + 8 * values  # at the values; then 4 for the offsets, 4 into the corners
+    unread = 0 if moved or call.static is not None else tensor_bytes([call.dynamic])
+    return Work(_inputs(call) - unread + _output(call) + written, count, _matrix(call))
+
+
+def _collect(call: Call) -> Work:
+    """Columns in float32; for every corner of a read a weight in float32 and a place in 64 bits; and where each pixel's begin."""
+    assert call.offsets is not None
+    batch, groups = call.offsets.shape[:2]
+    corners = 4 * batch * groups * call.window.size * prod(call.window.output)
+    begins = 8 * batch * groups * (prod(call.window.image) + 1)
+    precise = max(call.x.element_size(), 4)
+    return Work(precise * _values(call) + (precise + 8) * corners + begins + tensor_bytes([call.x]), 4 * _values(call))
+
+
+_TRAFFIC: dict[str, Callable[[Call], Work]] = {
+    "gather": _forward,
+    "spread": _forward,
+    "mix": _forward,
+    "spread gradient": _spread_gradient,
+    "mixing_gradient": _mixing_gradient,
+    "kernel_gradient": _backward,
+    "map_gradient": _map_gradient,
+    "backward": _backward,
+    "collect": _collect,
+}

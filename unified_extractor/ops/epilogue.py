@@ -1,0 +1,39 @@
+"""What may happen to the aggregated map. B batch, C channels, G groups, H, W image, Ho, Wo output positions."""
+
+import torch
+from torch import Tensor
+
+from unified_extractor.ops.geometry import Window
+
+
+def overlap_normalized(y: Tensor, window: Window) -> Tensor:
+    """A fold divided by the number of windows that cover each pixel; a pixel that none covers keeps its zero.
+
+    Args:
+        y: the fold's output ``[B, C, H, W]``.
+        window: its geometry.
+    """
+    counts = []
+    for axis in (0, 1):
+        before, size, after = window.padding[axis], window.image[axis], window.padding_after[axis]
+        count = y.new_zeros(before + size + after)
+        for tap in range(window.kernel_size[axis]):
+            count[window.axis_slice(axis, tap)] += 1
+        counts.append(count[before : before + size])
+    return y / torch.outer(*counts).clamp(min=1)
+
+
+def center_blended(y: Tensor, x: Tensor, gate: Tensor, window: Window) -> Tensor:
+    """``(1 - s)*y + s*x`` with x at the windows' centres and ``s = sigmoid(gate)``, one a group.
+
+    Args:
+        y: the gather's output ``[B, C, Ho, Wo]``.
+        x: what the operator read, ``[B, C, H, W]``, its windows centred on every stride-th pixel.
+        gate: logits ``[B, G, Ho or 1, Wo or 1]``.
+        window: the operator's geometry.
+    Source: DCNv3's ``center_feature_scale`` (Wang et al., InternImage, CVPR 2023).
+    """
+    rows, columns = window.stride
+    centre = x[:, :, ::rows, ::columns].unflatten(1, (gate.shape[1], -1))
+    share = torch.sigmoid(gate).unsqueeze(2)
+    return ((1 - share) * y.unflatten(1, (gate.shape[1], -1)) + share * centre).flatten(1, 2)

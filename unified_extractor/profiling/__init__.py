@@ -1,0 +1,1 @@
+"""What a module costs: multiply-adds, memory, latency. Counts; never trains."""

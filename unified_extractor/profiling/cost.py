@@ -1,0 +1,211 @@
+"""What a module costs: parameters, multiply-adds by part, activation memory. Everything is counted on the meta device.
+
+Counting convention: one multiply-add is one multiplication with its addition. Convolutions and matrix products count as torch's
+flop counter counts them; the operator counts by the formulas of :func:`operator_multiply_adds`, whatever backend or shortcut runs.
+Norms, activations and biases count nothing there: they stand beside it, since some papers add them. Softmax and pooling count nothing.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from unified_extractor.ops import cost as counting
+from unified_extractor.ops.geometry import Window
+from unified_extractor.profiling.elementwise import counting_elementwise
+from unified_extractor.profiling.memory import kept_bytes, peak_bytes
+from unified_extractor.profiling.modules import evaluating, extractors
+from unified_extractor.spec import ExtractorSpec
+
+PARTS = ("operator", "generator", "projection", "rest")
+"""The aggregation itself with its static kernel; what generates kernel and offsets; pointwise projections; all outside extractors."""
+
+_PART_OF_CHILD = {"value": "projection", "projection": "projection"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a module costs at one input shape."""
+
+    parameters: int
+    multiply_adds: int
+    elementwise: int
+    """Operations of norms (2 a value), activations and biases (1 a value), not part of ``multiply_adds``."""
+    peak_activation_bytes: int
+    """Most bytes of float32 tensors alive at once in forward and backward, gradients included, beyond input and parameters."""
+    parameters_by_part: dict[str, int] = field(default_factory=dict)
+    multiply_adds_by_part: dict[str, int] = field(default_factory=dict)
+
+
+def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
+    """Count parameters, multiply-adds and activation memory of a layer or network in eval mode, without computing anything.
+
+    Args:
+        module: a network or a :class:`unified_extractor.UnifiedExtractor2d`; it is not changed.
+        input_shape: ``(C, H, W)`` for one image or ``(B, C, H, W)``; the counts are for the whole batch.
+
+    Raises:
+        ValueError, TypeError: an input shape of another rank, or one the module refuses.
+    """
+    shape = _batched(module, input_shape)
+    parameters = _parameters_by_part(module)
+    with evaluating(module):
+        with counting_elementwise(module) as elementwise:
+            products = _multiply_adds_by_part(module, shape)
+        peak = _peak_activation_bytes(module, shape)
+    return Cost(sum(parameters.values()), sum(products.values()), elementwise.total, peak, parameters, products)
+
+
+def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """The multiply-adds of :func:`cost` alone, which take a fraction of its time; arguments and errors as there."""
+    shape = _batched(module, input_shape)
+    with evaluating(module):
+        return sum(_multiply_adds_by_part(module, shape).values())
+
+
+def kept_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Bytes that autograd keeps of a float32 forward pass on the CPU until its backward, beyond input, parameters and buffers.
+
+    The module is taken in its own mode, train or eval; nothing is computed.
+
+    Args:
+        module: a network or layer; it is not changed.
+        input_shape: ``(C, H, W)`` for one image or ``(B, C, H, W)``.
+
+    Raises:
+        ValueError, TypeError: as :func:`cost`.
+    """
+    shape = _batched(module, input_shape)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        state = _state(module, "cpu")
+        x = torch.empty(shape)
+        return kept_bytes(lambda: torch.func.functional_call(module, state, (x,)), x, *state.values())
+
+
+def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, out_channels: int) -> int:
+    """Multiply-adds of the operator on one image.
+
+    Every tap of every window costs: 4 a channel for a learned position's bilinear read; 1 a channel (fold: K) for a dynamic
+    kernel; 1 an input-output pair inside the groups for a static kernel. Fold counts by its own formula of K*K products, also
+    where the composed form runs.
+
+    Args:
+        spec: the extractor.
+        window: its geometry on the image.
+        channels: C.
+        out_channels: channels the operator puts out, before an output projection.
+    """
+    static, dynamic = spec.static_kernel, spec.dynamic_kernel
+    static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
+    results = 0 if dynamic.source == "none" else window.size if spec.aggregation == "fold" else 1
+    moved = spec.offsets.kind == "learned"
+    return counting.multiply_adds(window, channels, static_outputs=static_outputs, results=results, moved=moved)
+
+
+def _batched(module: Any, input_shape: Any) -> tuple[int, ...]:
+    """The input's shape with its batch, both arguments checked."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch module, got {type(module).__name__}")
+    if (
+        not isinstance(input_shape, tuple | list)
+        or len(input_shape) not in (3, 4)
+        or any(not isinstance(size, int) or size < 1 for size in input_shape)
+    ):
+        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W), positive ints, got {_shown(input_shape)}")
+    return (1, *input_shape) if len(input_shape) == 3 else tuple(input_shape)
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, tuple | list | int | str) else f"a {type(value).__name__}"
+
+
+def _part(name: str, layers: list[str]) -> str:
+    """The part that a parameter or module of this name belongs to."""
+    for layer in layers:
+        prefix = f"{layer}." if layer else ""
+        if name == layer or name.startswith(prefix):
+            child = name.removeprefix(prefix).split(".")[0]
+            return "operator" if name == layer or child in ("static_kernel", "bias") else _PART_OF_CHILD.get(child, "generator")
+    return "rest"
+
+
+def _parameters_by_part(module: nn.Module) -> dict[str, int]:
+    names = list(extractors(module))
+    counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
+    for name, parameter in module.named_parameters():
+        counts[_part(name, names)] += parameter.numel()
+    return dict(counts)
+
+
+def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """Convolutions and products from torch's counter, module by module; the operator's own calls by formula instead."""
+    layers = extractors(module)
+    counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
+    handles = [layer.register_forward_hook(_operator_hook(counts)) for layer in layers.values()]
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            on_meta(module, shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    root = type(module).__name__
+    totals = {
+        name.removeprefix(root).removeprefix("."): sum(flops.values()) // 2
+        for name, flops in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+    for name, total in totals.items():
+        own = total - sum(other for key, other in totals.items() if _is_child(key, name))
+        part = _part(name, list(layers))
+        if part != "operator":
+            counts[part] += own
+    return dict(counts)
+
+
+def _is_child(name: str, parent: str) -> bool:
+    prefix = f"{parent}." if parent else ""
+    return name != parent and name.startswith(prefix) and "." not in name.removeprefix(prefix)
+
+
+def _operator_hook(counts: "Counter[str]") -> Any:
+    def count(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        spec, (x,) = layer.spec, inputs
+        window = layer.window(x)
+        out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
+        counts["operator"] += x.shape[0] * operator_multiply_adds(spec, window, layer.in_channels, out_channels)
+        if spec.dynamic_kernel.source == "similarity":
+            moved = spec.offsets.kind == "learned"
+            counts["generator"] += x.shape[0] * counting.multiply_adds(window, layer.in_channels, results=1, moved=moved)
+
+    return count
+
+
+def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:
+    x = torch.empty(shape, device="meta", requires_grad=True)
+    state = _state(module, "meta")
+
+    def forward_and_backward() -> None:
+        torch.func.functional_call(module, state, (x,)).sum().backward()
+
+    return peak_bytes(forward_and_backward, x, *state.values())
+
+
+def on_meta(module: nn.Module, shape: tuple[int, ...]) -> Any:
+    """What a module returns for an input of a shape: shapes alone, on the meta device, where nothing is computed or compiled."""
+    return torch.func.functional_call(module, _state(module, "meta"), (torch.empty(shape, device="meta"),))
+
+
+def _state(module: nn.Module, device: str) -> dict[str, Tensor]:
+    """Parameters and buffers of the module as shapes alone."""
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {
+        name: torch.empty(
+            value.shape, device=device, dtype=torch.float32 if value.is_floating_point() else value.dtype
+        ).requires_grad_(value.requires_grad)
+        for name, value in state.items()
+    }

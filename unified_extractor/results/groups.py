@@ -1,0 +1,98 @@
+"""Which rows may be compared: a group has one data set and budget, a variant one network and training, a seed one row."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from unified_extractor.results.record import Record, RecordError
+
+SHARED = (
+    "network",
+    "specs",
+    "parameters",
+    "multiply_adds",
+    "epochs",
+    "train_images",
+    "epoch_images",
+    "test_images",
+    "batch_size",
+    "settings_hash",
+)
+"""What the rows of a variant have in common: a mean over them would mix different things otherwise."""
+
+
+def title(rows: Sequence[Record]) -> str:
+    """Data set and budget of a group in words."""
+    row = rows[0]
+    return f"{row.dataset}, budget {row.budget}" if row.budget else row.dataset
+
+
+def groups(rows: Sequence[Record]) -> dict[str, list[Record]]:
+    """The rows of each data set and budget, in order, by a name for their folder, such as ``digits`` or ``cifar10-cpu``.
+
+    Raises:
+        RecordError: two groups would get the same folder.
+    """
+    found: dict[str, list[Record]] = {}
+    for row in rows:
+        parts = (re.sub(r"[^\w-]+", "-", part).strip("-").lower() for part in (row.dataset, row.budget))
+        own = found.setdefault("-".join(filter(None, parts)) or "group", [])
+        if own and _key(own[0]) != _key(row):
+            raise RecordError(f"the groups {title(own)} and {title([row])} would share a folder: report them one by one")
+        own.append(row)
+    return found
+
+
+def check_one_group(rows: Sequence[Record]) -> None:
+    """Raises ``RecordError`` unless all rows have one data set and budget: others never share a table or a figure."""
+    for row in rows:
+        if _key(row) != _key(rows[0]):
+            raise RecordError(f"rows of {title(rows)} and of {title([row])} cannot be compared: runs {rows[0].run} and {row.run}")
+
+
+def by_variant(rows: Sequence[Record]) -> dict[str, list[Record]]:
+    """The rows of each variant, in order.
+
+    Raises:
+        RecordError: rows of several groups, two rows of a variant with one seed, or rows of a variant that differ in a field of
+            ``SHARED``.
+    """
+    check_one_group(rows)
+    found: dict[str, list[Record]] = {}
+    for row in rows:
+        found.setdefault(row.variant, []).append(row)
+    for variant, own in found.items():
+        seeds: dict[int, Record] = {}
+        for row in own:
+            _check_same(own[0], row)
+            if other := seeds.get(row.seed):
+                raise RecordError(
+                    f"two rows of variant {variant} with seed {row.seed}: runs {other.run} and {row.run}; "
+                    "name the folders of the runs wanted"
+                )
+            seeds[row.seed] = row
+    return found
+
+
+def _key(row: Record) -> tuple[str, str]:
+    return row.dataset, row.budget
+
+
+def _check_same(first: Record, second: Record) -> None:
+    for field in SHARED:
+        if found := _difference(getattr(first, field), getattr(second, field), field):
+            where, one, other = found
+            raise RecordError(
+                f"rows of variant {first.variant} differ in {where}: {one!r} in run {first.run}, {other!r} in run {second.run}"
+            )
+
+
+def _difference(first: Any, second: Any, where: str) -> tuple[str, Any, Any] | None:
+    """The first place in which two values differ, with what either has there."""
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        parts = [(first[key], second[key], f"{where}.{key}") for key in first]
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        parts = [(one, other, f"{where}.{index}") for index, (one, other) in enumerate(zip(first, second, strict=True))]
+    else:
+        return None if first == second else (where, first, second)
+    return next(filter(None, (_difference(*part) for part in parts)), None)

@@ -1,0 +1,77 @@
+"""Numbers with their intervals, one below the other: variants by rank, and effects."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from unified_extractor.results.groups import title
+from unified_extractor.results.record import Record
+from unified_extractor.results.statistics import summary
+from unified_extractor.results.tables import in_words
+
+_ROW_INCHES = 0.21
+
+
+def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy") -> Figure:
+    """Every variant's mean, the highest on top; small dots are its seeds, bars 95 % t-intervals, absent with one seed.
+
+    Raises:
+        RecordError: the rows cannot be compared, or one has no such metric.
+    """
+    scale, unit = _scale(metric)
+    table = summary(rows, metric).sort_values(metric, ignore_index=True)
+    figure = _figure(len(table))
+    axis = figure.subplots()
+    places = {variant: place for place, variant in enumerate(table["variant"])}
+    if (table["seeds"] > 1).any():
+        seeds = [(scale * getattr(row, metric), places[row.variant]) for row in rows]
+        axis.plot(*zip(*seeds, strict=True), ".", color="0.6", markersize=3.5, zorder=1)
+    bars = scale * np.nan_to_num(table[f"{metric}_half_width"].to_numpy(float))
+    axis.errorbar(scale * table[metric], range(len(table)), xerr=bars, fmt="o", markersize=4, color="C0", capsize=2, linewidth=1)
+    axis.set_yticks(range(len(table)), table["variant"], fontsize=8)
+    axis.set(xlabel=in_words(metric) + unit, ylim=(-0.7, len(table) - 0.3))
+    axis.xaxis.set_major_locator(MaxNLocator(8))
+    axis.grid(axis="x", alpha=0.3)
+    several = "mean and 95 % t-interval over seeds" if bars.any() else "one seed each"
+    axis.set_title(f"{title(rows)}: {several}", fontsize=9)
+    return figure
+
+
+def draw_effects(table: pd.DataFrame, about: str, metric: str = "test_accuracy") -> Figure:
+    """Main effects above, interactions below, with their 95 % intervals; those whose interval leaves out zero are filled.
+
+    Args:
+        table: of :func:`~unified_extractor.results.effects.effects`.
+        about: what the rows are.
+        metric: what the effects are of.
+    """
+    scale, unit = _scale(metric)
+    single = ~table["effect"].str.contains(" x ")
+    figure = _figure(len(table) + 2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[single.sum() + 1, max(1, (~single).sum()) + 1])
+    for axis, part, heading in ((upper, table[single], "main effects"), (lower, table[~single], "two-way interactions")):
+        for place, (_, line) in enumerate(part.iloc[::-1].iterrows()):
+            mean, low, high = (scale * float(line[f"{metric}_{end}"]) for end in ("difference", "low", "high"))
+            clear = low > 0 or high < 0
+            axis.plot([low, high], [place, place], color="C0", linewidth=1.2)
+            axis.plot(mean, place, "o", markersize=5, color="C0", markerfacecolor="C0" if clear else "white")
+        axis.axvline(0, color="0.4", linewidth=0.8)
+        axis.set_yticks(range(len(part)), part["effect"].iloc[::-1], fontsize=8)
+        axis.set(ylim=(-0.7, len(part) - 0.3))
+        axis.set_title(heading, fontsize=9, loc="left")
+        axis.grid(axis="x", alpha=0.3)
+    lower.set_xlabel(f"difference in {in_words(metric)}{unit.replace('%', 'points')}; filled: the 95 % interval leaves out zero")
+    figure.suptitle(f"{about}: {int(table['runs'].iloc[0])} runs", fontsize=9)
+    return figure
+
+
+def _figure(lines: int) -> Figure:
+    return Figure(figsize=(8, 1.3 + _ROW_INCHES * lines), layout="constrained")
+
+
+def _scale(metric: str) -> tuple[float, str]:
+    """What a metric is multiplied by for people, and its unit."""
+    return (100, " (%)") if metric.endswith(("accuracy", "error")) else (1, "")

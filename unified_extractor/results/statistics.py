@@ -1,0 +1,91 @@
+"""Rows over seeds: means with t-intervals, and differences paired by seed."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import pandas as pd
+from scipy.stats import t
+
+from unified_extractor.results.groups import by_variant
+from unified_extractor.results.record import Record, RecordError
+
+METRICS = ("test_accuracy", "test_top5_accuracy", "test_loss", "test_calibration_error", "val_accuracy", "val_loss")
+"""The fields of a row that measure how well it learned."""
+CONFIDENCE = 0.95
+
+_MEANS = ("test_accuracy", "val_accuracy", "test_loss", "test_calibration_error")
+
+
+def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and half the width of its 95 % t-interval, NaN for a single value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return mean, quantile * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def values_of(rows: Sequence[Record], metric: str) -> list[float]:
+    """A metric of every row. Raises ``RecordError`` for what is not a metric, or a row without it."""
+    if metric not in METRICS:
+        raise RecordError(f"the metrics are {', '.join(METRICS)}, got {metric!r}")
+    values = [getattr(row, metric) for row in rows]
+    if None in values:
+        raise RecordError(f"run {rows[values.index(None)].run} has no {metric}")
+    return values
+
+
+def summary(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFrame:
+    """One line a variant: number of seeds, cost, mean of the metric with its interval's half width, means of the other metrics.
+
+    Raises:
+        RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no such metric.
+    """
+    lines = []
+    for variant, own in by_variant(rows).items():
+        mean, half_width = mean_and_half_width(values_of(own, metric))
+        lines.append(
+            {
+                "variant": variant,
+                "seeds": len(own),
+                "parameters": own[0].parameters,
+                "multiply_adds": own[0].multiply_adds,
+                metric: mean,
+                f"{metric}_half_width": half_width,
+                **{other: statistics.fmean(values_of(own, other)) for other in _MEANS if other != metric},
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def differences(rows: Sequence[Record], *, baseline: str | None = None, metric: str = "test_accuracy") -> pd.DataFrame:
+    """One line for every other variant with at least two of the baseline's seeds: mean of variant minus baseline, seed by seed.
+
+    Args:
+        rows: of one group.
+        baseline: the variant compared with, by default the first.
+        metric: what is subtracted.
+
+    Columns: variant, baseline, pairs, the mean difference and the two ends of its 95 % t-interval, and how many comparisons the
+    table makes; the intervals are not corrected for them. No line without anything to pair.
+
+    Raises:
+        RecordError: no such variant; the rows cannot be compared, see :func:`by_variant`; or one has no such metric.
+    """
+    seeds = {
+        variant: dict(zip([row.seed for row in own], values_of(own, metric), strict=True))
+        for variant, own in by_variant(rows).items()
+    }
+    baseline = next(iter(seeds)) if baseline is None else baseline
+    if baseline not in seeds:
+        raise RecordError(f"no variant {baseline!r} to be the baseline of {rows[0].dataset}, there are {', '.join(seeds)}")
+    reference, lines = seeds[baseline], []
+    for variant, values in seeds.items():
+        pairs = [value - reference[seed] for seed, value in values.items() if seed in reference]
+        if variant == baseline or len(pairs) < 2:
+            continue
+        mean, half_width = mean_and_half_width(pairs)
+        interval = {f"{metric}_difference": mean, f"{metric}_low": mean - half_width, f"{metric}_high": mean + half_width}
+        lines.append({"variant": variant, "baseline": baseline, "pairs": len(pairs), **interval})
+    return pd.DataFrame(lines).assign(comparisons=len(lines))

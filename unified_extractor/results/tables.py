@@ -1,0 +1,113 @@
+"""Tables of rows: numbers in a data frame, the same as text for people, and that text as Markdown, LaTeX or on a terminal."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from unified_extractor.results.groups import check_one_group
+from unified_extractor.results.record import Record
+
+RESULTS = (
+    "variant",
+    "seed",
+    "parameters",
+    "multiply_adds",
+    "val_accuracy",
+    "test_accuracy",
+    "test_top5_accuracy",
+    "test_loss",
+    "test_calibration_error",
+    "seconds_per_epoch",
+    "peak_memory_bytes",
+    "name",
+    "run",
+)
+_ABSENT = "-"
+_PERCENT = ("val_accuracy", "test_accuracy", "test_top5_accuracy", "test_calibration_error")
+_COST: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "parameters": ("parameters", "{:,}".format),
+    "multiply_adds": ("multiply-adds", "{:,}".format),
+    "seconds_per_epoch": ("s/epoch", "{:.2f}".format),
+    "peak_memory_bytes": ("peak memory (MiB)", lambda size: f"{size / 2**20:,.0f}"),
+}
+_HIDDEN = ("name", "run", "baseline", "comparisons")
+_SUFFIXES = {"_half_width": ("±", ""), "_difference": ("difference", "+")}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", "<": r"$<$", ">": r"$>$", "|": r"$|$"}
+)
+
+
+def results_table(rows: Sequence[Record]) -> pd.DataFrame:
+    """One line a run in the order given; accuracies as fractions. Raises ``RecordError`` for rows of several groups."""
+    check_one_group(rows)
+    table = pd.DataFrame([{field: getattr(row, field) for field in RESULTS} for row in rows], columns=list(RESULTS))
+    return table if table["test_top5_accuracy"].notna().any() else table.drop(columns="test_top5_accuracy")
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of results, of a summary or of differences for people: percent, thousands separated. All values are text.
+
+    A variant's name stays as it is; a run's own name and number are left out.
+    """
+    text: dict[str, list[str]] = {}
+    for column in table.columns.drop(list(_HIDDEN), errors="ignore"):
+        if column.endswith("_low"):
+            end = column.removesuffix("_low") + "_high"
+            show = _style(column.removesuffix("_low") + "_difference")[1]
+            text["95 % interval"] = [f"{show(low)} to {show(high)}" for low, high in zip(table[column], table[end], strict=True)]
+        elif not column.endswith("_high"):
+            header, show = _style(column)
+            text[header] = [_ABSENT if pd.isna(value) else show(value) for value in table[column]]
+    return pd.DataFrame(text)
+
+
+def as_markdown(text: pd.DataFrame, caption: str = "") -> str:
+    """A Markdown table of a table of text, below its caption; the first column to the left, numbers to the right."""
+    rows = [list(text.columns), [":--"] + ["--:"] * (len(text.columns) - 1), *text.values.tolist()]
+    lines = [f"| {' | '.join(str(value).replace('|', chr(92) + '|') for value in row)} |" for row in rows]
+    return (f"{caption}\n\n" if caption else "") + "\n".join(lines) + "\n"
+
+
+def as_latex(text: pd.DataFrame, caption: str) -> str:
+    """A LaTeX table of a table of text, all characters escaped. It needs the package booktabs."""
+    escaped = text.map(lambda value: str(value).translate(_LATEX)).rename(columns=lambda name: name.translate(_LATEX))
+    return escaped.style.hide(axis="index").to_latex(
+        column_format="l" + "r" * (len(text.columns) - 1),
+        caption=caption.translate(_LATEX),
+        position_float="centering",
+        hrules=True,
+    )
+
+
+def as_rich(text: pd.DataFrame, caption: str = "") -> Table:
+    """A table of text for a terminal, below its caption."""
+    table = Table(title=Text(caption) if caption else None, title_justify="left")
+    for index, name in enumerate(text.columns):
+        table.add_column(Text(str(name)), justify="right" if index else "left")
+    for row in text.values.tolist():
+        table.add_row(*(Text(str(value)) for value in row))
+    return table
+
+
+def in_words(field: str) -> str:
+    """A field of a row as it is called in a text."""
+    return field.replace("top5", "top-5").replace("_", " ")
+
+
+def _style(column: str) -> tuple[str, Callable[[Any], str]]:
+    """A column's heading, and how its values are written. Differences of percentages are points."""
+    if column in _COST:
+        return _COST[column]
+    for suffix, (heading, sign) in _SUFFIXES.items():
+        if column.removesuffix(suffix) in _PERCENT and column.endswith(suffix):
+            return f"{heading} (points)", lambda value, sign=sign: format(100 * value, f"{sign}.2f")
+        if column.endswith(suffix):
+            return heading, f"{{:{sign}.4f}}".format
+    if column in _PERCENT:
+        return in_words(column), "{:.2%}".format
+    return in_words(column), "{:.4f}".format if column.endswith("loss") else str

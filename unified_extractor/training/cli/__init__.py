@@ -1,0 +1,1 @@
+"""The training commands of ``uniex`` and their errors."""

@@ -1,0 +1,224 @@
+"""The training commands of ``uniex``: fit, validate, test, predict. Lightning's own, with one line for every mistake of a user.
+
+``fit`` trains, selects the epoch by validation accuracy, tests that epoch's checkpoint once, and writes the run's record.
+"""
+
+import csv
+import dataclasses
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from typing_extensions import override
+
+from unified_extractor.data import DataError, ImageDataModule
+from unified_extractor.training.classifier import ImageClassifier
+from unified_extractor.training.cli.config_objects import check_config_objects
+from unified_extractor.training.cli.quiet import quiet
+from unified_extractor.training.cli.refusals import refuse, unreadable_config, users_mistake
+from unified_extractor.training.cli.saved_config import SaveRunConfig
+from unified_extractor.training.errors import ConfigurationError, DivergedError
+from unified_extractor.training.run.checkpoints import read_checkpoint
+from unified_extractor.training.run.environment import versions
+from unified_extractor.training.run.fitting import Fit, callback_list
+from unified_extractor.training.run.folder import RunFolder, release_locks
+from unified_extractor.training.run.preflight import check_devices
+from unified_extractor.training.run.summary import summarise
+
+Built = TypeVar("Built")
+GROUPS: dict[str, type] = {"model": ImageClassifier, "data": ImageDataModule, "trainer": L.Trainer, "run": RunFolder}
+SINGLE: dict[str, type] = {"seed_everything": int, "threads": int, "checkpoint_every_n_steps": int, "ckpt_path": str}
+_GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run ``uniex fit | validate | test | predict`` with these arguments, by default the command line's. Returns the exit code.
+
+    A mistake of the user gives one line on stderr and 2. Anything else that goes wrong keeps its traceback.
+    """
+    quiet()
+    arguments = sys.argv[1:] if args is None else list(args)
+    if reason := unreadable_config(arguments):
+        return refuse(reason)
+    try:
+        TrainingCLI(arguments)
+    except Exception as error:
+        mistake = users_mistake(error, GROUPS | SINGLE)
+        if mistake is None:
+            raise
+        return refuse(mistake, code=1 if isinstance(error, DivergedError) else 2)
+    except SIGTERMException:
+        print(f"uniex: stopped by SIGTERM; {_GO_ON}", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except SystemExit as finished:
+        if isinstance(finished.__context__, KeyboardInterrupt):
+            print(f"uniex: interrupted; {_GO_ON}", file=sys.stderr)
+            return 130
+        return finished.code if isinstance(finished.code, int) else int(finished.code is not None)
+    finally:
+        release_locks()
+    return 0
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI for an ``ImageClassifier`` and an ``ImageDataModule``. Each ``fit`` has a folder of its own."""
+
+    def __init__(self, args: ArgsType = None) -> None:
+        set_parsing_settings(subclasses_disabled=[_is_config_object], omegaconf_absolute_to_relative_paths=True)
+        super().__init__(
+            ImageClassifier,
+            ImageDataModule,
+            subclass_mode_data=True,
+            save_config_callback=SaveRunConfig,
+            parser_class=_Parser,
+            trainer_defaults={"enable_model_summary": False},  # its count of operations does not know ours
+            load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    @override
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of initial weights, data order and augmentation."
+        )
+        parser.add_argument("--threads", type=int | None, default=None, help="Processor threads of torch, by default all.")
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Checkpoints within epochs, beside those between; exact with --data.loading.stateful or images on the device.",
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(RunFolder, "run")
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        command = self.config.subcommand
+        settings: Namespace = self.config[command]
+        check_config_objects(settings, GROUPS)
+        for name in ("threads", "checkpoint_every_n_steps"):
+            if settings[name] is not None and settings[name] < 1:
+                raise ConfigurationError(f"{name}: must be at least 1, got {settings[name]}")
+        if not 0 <= settings.seed_everything < 2**32:
+            raise ConfigurationError(f"seed_everything: must lie in 0..{2**32 - 1}, got {settings.seed_everything}")
+        self._check_devices(settings.trainer)
+        if command != "fit" and settings.ckpt_path in (None, "last", "best"):
+            given = settings.ckpt_path or "none"
+            raise ConfigurationError(f"ckpt_path: {command} needs the checkpoint file of a trained network, got {given}")
+        if settings.ckpt_path is not None and (command, settings.ckpt_path) != ("fit", "last"):
+            read_checkpoint(Path(settings.ckpt_path))
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        self.parser.add_instantiator(self._built, object)
+        if (threads := self.config[self.subcommand].threads) is not None:
+            torch.set_num_threads(threads)
+        if self.subcommand != "fit":
+            self.save_config_callback = None
+
+    @override
+    def instantiate_trainer(self, **settings: Any) -> L.Trainer:
+        given = self.config_init[self.subcommand].trainer
+        if self.subcommand == "fit":
+            return self._fit_trainer(given, settings)
+        settings.update(logger=given.logger or False, enable_checkpointing=False)
+        if self.subcommand == "predict" and given.enable_progress_bar is None:
+            settings["enable_progress_bar"] = False  # the table goes to stdout
+        trainer = self._trainer(**settings)
+        if self.subcommand == "predict" and trainer.world_size > 1:
+            raise ConfigurationError(f"trainer.devices: predict prints one table from one device, got {trainer.world_size}")
+        return trainer
+
+    def before_fit(self) -> None:
+        """Say what runs and where its files go."""
+        self.run.announce()
+
+    def after_fit(self) -> None:
+        """Test the best epoch, write the record, draw the curves, print the table."""
+        if (record := self.run.finish(self.trainer)) is not None and self.run.folder is not None:
+            summarise(record, self.run.folder)
+
+    def predict(self, **arguments: Any) -> None:
+        """Print file, class and probability of every image as CSV."""
+        batches: Any = self.trainer.predict(**arguments) or ()
+        table = csv.writer(sys.stdout)
+        table.writerow(["file", "class", "probability"])
+        names = self.datamodule.class_names
+        for batch in batches:
+            for file, label, probability in zip(batch["file"], batch["label"], batch["probability"], strict=True):
+                table.writerow([file, names[label], f"{probability:.4f}"])
+
+    def _check_devices(self, given: Namespace) -> None:
+        check_devices(given.accelerator, given.devices)
+
+    def _fit_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
+        """Checks everything with a trainer that writes nothing, takes the folder, then builds the one that trains."""
+        fit = self.config_init.fit
+        self.run = Fit(fit.run, self.model, self.datamodule, fit, self.config.fit)
+        self.run.check(self._trial_trainer(given, settings))
+        if not given.fast_dev_run:
+            self.run.check_checkpoint(self.config.fit.ckpt_path)
+            self.run.claim(self.config.fit.ckpt_path)
+            fit.ckpt_path = self.run.checkpoint
+        return self._trainer(**settings, **self.run.trainer_settings())
+
+    def _trial_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
+        callbacks = callback_list(given.callbacks)
+        if any(isinstance(callback, Checkpoint) for callback in callbacks):
+            raise ConfigurationError(
+                "trainer.callbacks: a run keeps its own checkpoints, the best and the last two epochs, so leave ModelCheckpoint out; "
+                "checkpoint_every_n_steps writes more"
+            )
+        return self._trainer(**settings, callbacks=callbacks, logger=False, enable_checkpointing=False)
+
+    def _trainer(self, **settings: Any) -> L.Trainer:
+        try:
+            return super().instantiate_trainer(**settings)
+        except (ValueError, MisconfigurationException) as error:
+            raise ConfigurationError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _built(self, kind: type[Built], /, *args: Any, **kwargs: Any) -> Built:
+        """An object of the configuration. Its own complaint about its arguments gets the path that they have in the file."""
+        try:
+            return kind(*args, **kwargs)
+        except (ConfigurationError, DataError):
+            raise
+        except ValueError as error:
+            raise ConfigurationError(f"{self._path_of(kind)}: {error}") from error
+
+    def _path_of(self, kind: type) -> str:
+        for path, group in GROUPS.items():
+            if kind is group:
+                return path
+        settings = self.config[self.subcommand]
+        for key in settings.keys(branches=True):
+            if key.endswith(".class_path") and settings[key].rsplit(".", 1)[-1] == kind.__name__:
+                return str(key.removesuffix(".class_path"))
+        return kind.__name__
+
+
+class _Parser(LightningArgumentParser):
+    """Raises instead of printing pages of usage. Files may use ``${...}`` and name further files."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("prog", "uniex")
+        kwargs.update(exit_on_error=False, allow_abbrev=False, parser_mode="omegaconf+")
+        kwargs["dump_header"] = [f"{name}=={version}" for name, version in versions().items()]
+        super().__init__(*args, **kwargs)
+
+
+def _is_config_object(kind: type) -> bool:
+    """Config objects are written as plain mappings: their class is known, no ``class_path`` needed."""
+    return dataclasses.is_dataclass(kind)

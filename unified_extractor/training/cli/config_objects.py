@@ -1,0 +1,54 @@
+"""Checks the config objects of a parsed configuration before anything is built, so that an error can name its path."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+
+from unified_extractor.training.cli.messages import imported
+from unified_extractor.training.errors import ConfigurationError
+
+
+def check_config_objects(config: Namespace, groups: Mapping[str, type], path: str = "") -> None:
+    """Raise ``ConfigurationError`` for the first dataclass among the arguments of a class whose fields contradict each other.
+
+    ``groups`` are the classes whose arguments stand in the file under a name, without a ``class_path``.
+    """
+    class_path, arguments = config.get("class_path"), config.get("init_args")
+    if isinstance(class_path, str) and isinstance(arguments, Namespace):
+        config, path = arguments, f"{path}.init_args"
+        owner = imported(class_path)
+        hints = typing.get_type_hints(owner.__init__) if owner else {}
+    else:
+        hints = typing.get_type_hints(groups[path].__init__) if path in groups else {}  # type: ignore[misc]
+    for key, value in vars(config).items():
+        here = f"{path}.{key}" if path else key
+        kind = _config_class(hints.get(key))
+        if kind is None and isinstance(value, Namespace):
+            check_config_objects(value, groups, here)
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if kind is not None:
+                    _check(kind, item, f"{here}[{index}]")
+                elif isinstance(item, Namespace):
+                    check_config_objects(item, groups, f"{here}[{index}]")
+        elif kind is not None:
+            _check(kind, value, here)
+
+
+def _check(kind: type[Any], value: Any, path: str) -> None:
+    if isinstance(value, Namespace):
+        fields = {name: item for name, item in value.as_dict().items() if not name.startswith("__")}
+        try:
+            kind(**fields)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _config_class(hint: Any) -> type[Any] | None:
+    """The dataclass in an annotation such as ``Spec | list[Spec] | None``, or ``None``."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return hint
+    return next((found for part in typing.get_args(hint) if (found := _config_class(part)) is not None), None)

@@ -1,0 +1,58 @@
+"""One line on stderr for a user's mistake, and which errors are one."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from unified_extractor.data import DataError
+from unified_extractor.training.cli.messages import one_line
+from unified_extractor.training.errors import ConfigurationError, DivergedError
+
+
+def refuse(reason: str, code: int = 2) -> int:
+    """Print ``uniex: error: reason`` and return the exit code: 2 for a wrong call."""
+    print(f"uniex: error: {reason}", file=sys.stderr)
+    return code
+
+
+def users_mistake(error: BaseException | None, roots: Mapping[str, type]) -> str | None:
+    """What a user needs to know of this error, or ``None`` if it is a bug. ``roots`` are the classes of the settings' groups."""
+    if isinstance(error, argparse.ArgumentError):
+        return one_line(str(error), roots)
+    if isinstance(error, MisconfigurationException):
+        return f"trainer: {' '.join(str(error).split())}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"run: the disk is full: {error.filename or error.strerror}; the last checkpoint that fitted is kept"
+    while error is not None:  # others may have wrapped it
+        if isinstance(error, ConfigurationError | DivergedError):
+            return str(error)
+        if isinstance(error, DataError):  # a worker's comes with its traceback, the reason last
+            if error.setting is not None:
+                return f"data.init_args.{error.setting}: {error}"
+            return "data: " + str(error).strip().splitlines()[-1].rsplit("DataError: ", 1)[-1]
+        error = error.__cause__
+    return None
+
+
+def unreadable_config(arguments: Sequence[str]) -> str | None:
+    """What is wrong with a ``--config`` file that is not there or not YAML: the parser's own message does not name the file."""
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if option in ("--config", "-c") or option.startswith("--config="):
+            path = Path(option.removeprefix("--config=") if "=" in option else value)
+            try:
+                content = yaml.safe_load(path.read_text())
+            except OSError as error:
+                return f"config: {path}: {error.strerror}"
+            except yaml.MarkedYAMLError as error:
+                line = error.problem_mark.line + 1 if error.problem_mark else "?"
+                return f"config: {path} is not valid YAML, line {line}: {error.problem}"
+            except (yaml.YAMLError, UnicodeDecodeError):
+                return f"config: {path} is not a YAML file"
+            if not isinstance(content, dict):
+                return f"config: {path} must hold 'key: value' lines"
+    return None

@@ -1,0 +1,189 @@
+"""One run of ``fit``: what is checked before it, what it writes into its folder, its record."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from unified_extractor.data import ImageDataModule
+from unified_extractor.results.record import Record, write_rows
+from unified_extractor.training.architecture import check_network, read_weights
+from unified_extractor.training.callbacks.divergence import StopWhenDiverged
+from unified_extractor.training.callbacks.history import NarrowProgressBar, ReseedEachStep, RunHistory
+from unified_extractor.training.callbacks.window_pictures import WindowPictures
+from unified_extractor.training.classifier import ImageClassifier
+from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.run.checkpoints import read_checkpoint, remove_old, run_checkpoints
+from unified_extractor.training.run.environment import read_environment, write_environment
+from unified_extractor.training.run.folder import RECORD, Claim, RunFolder
+from unified_extractor.training.run.loggers import run_loggers
+from unified_extractor.training.run.preflight import check_accumulation, check_batch_norm, check_room, check_trainer_settings
+from unified_extractor.training.run.record import make_record
+from unified_extractor.training.run.settings_hash import config_hash
+from unified_extractor.training.run.steps import limited_images, planned_steps
+
+PICTURES = "pictures"
+
+
+class Fit:
+    """A run that is about to be trained.
+
+    Args:
+        run: where its files go.
+        classifier: what is trained.
+        data: what it is trained on.
+        settings: the fit's settings, with built objects.
+        parsed: the fit's settings as they were parsed.
+
+    Attributes:
+        folder: the run's, once claimed; none for a trial.
+        checkpoint: to go on from, if there is one.
+    """
+
+    def __init__(
+        self, run: RunFolder, classifier: ImageClassifier, data: ImageDataModule, settings: Namespace, parsed: Namespace
+    ) -> None:
+        self.run, self.classifier, self.data, self.settings, self.parsed = run, classifier, data, settings, parsed
+        self.folder: Path | None = None
+        self.checkpoint: Path | None = None
+        self._history = RunHistory()
+        self._checkpoints: list[ModelCheckpoint] = []
+        self._identity = ""
+
+    def check(self, trial: L.Trainer) -> None:
+        """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` has the trainer's settings."""
+        check_trainer_settings(self.settings.trainer)
+        check_accumulation(trial)
+        check_batch_norm(trial, self.settings.trainer.sync_batchnorm)
+        if not first_process():
+            return
+        self.data.trainer = trial
+        self.data.prepare_data()
+        self.data.setup("fit")
+        self.data.setup("test")
+        steps = planned_steps(trial, self.data)
+        if trial.max_steps != -1 and steps.total % steps.per_epoch and not trial.fast_dev_run:  # type: ignore[attr-defined]
+            raise ConfigurationError(
+                f"trainer.max_steps: must end with an epoch, which has {steps.per_epoch} steps here, got {trial.max_steps}"
+            )
+        if limited_images(trial, self.data) == 0:
+            raise ConfigurationError(f"trainer.limit_test_batches: leaves no batch to test, got {trial.limit_test_batches}")
+        check_network(self.classifier.network, self.data)
+        check_room(self.run.path, self.classifier.network, trial)
+
+    def claim(self, go_on_from: str | None) -> None:
+        """Take a folder. ``go_on_from``: ``last``, or a checkpoint from which a new run starts, or none.
+
+        Raises ``SystemExit`` with code 0 if ``last`` is a finished run.
+        """
+        go_on, own = go_on_from == "last", config_hash(self.parsed)
+        if go_on and (earlier := self.run.current()) is not None:
+            self._check_same(earlier, own)
+        if go_on and (finished := self.run.finished()):
+            if first_process():
+                print(f"{finished}: finished, its record is there. Without --ckpt_path last, the same command starts another run")
+            raise SystemExit(0)
+        claim: Claim = self.run.claim(go_on=go_on) if first_process() else self.run.found(go_on=go_on)
+        self.folder = claim.folder
+        self.checkpoint = claim.checkpoint if go_on else Path(go_on_from) if go_on_from else None
+        if not first_process():
+            return
+        if go_on and self.checkpoint is None:
+            print(f"{self.run.path}: no unfinished run to go on with, starting anew")
+        if go_on and self.checkpoint is not None:
+            remove_old(self.checkpoint.parent, self.checkpoint)
+        try:
+            self._identity = write_environment(self.folder, own)
+        except OSError as error:
+            raise ConfigurationError(f"run: cannot write into {self.folder}: {error.strerror}") from error
+
+    def _check_same(self, folder: Path, own: str) -> None:
+        written = read_environment(folder).get("config_hash", own)
+        if written != own:
+            raise ConfigurationError(
+                f"ckpt_path: last: {folder} has another configuration, of hash {written}, not {own}; see its config.yaml. "
+                "Another --run.name, or no --ckpt_path, starts a run of its own"
+            )
+
+    def check_checkpoint(self, go_on_from: str | None) -> None:
+        """Raise ``ConfigurationError`` unless a given checkpoint is of this architecture."""
+        if go_on_from not in (None, "last") and first_process():
+            read_weights(go_on_from, self.classifier.network)
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """Loggers, checkpoints and callbacks of the run; without a folder, those of a trial."""
+        given = self.settings.trainer
+        callbacks: list[L.Callback] = [*callback_list(given.callbacks), ReseedEachStep(self.settings.seed_everything)]
+        callbacks += [StopWhenDiverged(), self._history]
+        if given.enable_progress_bar is not False:
+            callbacks.append(NarrowProgressBar())
+        if self.folder is None:
+            return {"callbacks": callbacks}
+        settings: dict[str, Any] = {"default_root_dir": self.folder, "callbacks": callbacks}
+        callbacks.append(WindowPictures(self.folder / PICTURES))
+        if given.enable_checkpointing is not False:
+            self._checkpoints = run_checkpoints(
+                self.folder, self.settings.checkpoint_every_n_steps, validated_every=given.check_val_every_n_epoch
+            )
+            callbacks.extend(self._checkpoints)
+        if given.logger in (None, True):
+            step = read_checkpoint(self.checkpoint)["global_step"] if self.checkpoint else 0
+            settings["logger"] = run_loggers(self.folder, step)
+            callbacks.append(LearningRateMonitor("epoch"))
+        return settings
+
+    def announce(self) -> None:
+        """Say what runs and where its files go."""
+        if first_process() and self.folder:
+            network = self.classifier.network
+            count = sum(parameter.numel() for parameter in network.parameters())
+            print(f"{self.folder}: {type(network).__name__} with {count:,} parameters on {self.data.name}")
+
+    def finish(self, trainer: L.Trainer) -> Record | None:
+        """Test the best epoch and write the record. Without checkpoints there is neither."""
+        if not self._checkpoints or self.folder is None:
+            return None
+        best = self._checkpoints[0]
+        if best.best_model_score is None:
+            raise ConfigurationError(
+                "trainer: no epoch was validated, so there is no best checkpoint to test and no record; see max_epochs, max_steps, "
+                "check_val_every_n_epoch"
+            )
+        path, history = (
+            Path(best.best_model_path),
+            copy.deepcopy(self._history),
+        )  # a test reads the callbacks' states of its checkpoint
+        # averaging callbacks would put the weights of the last step into the place of the average that the checkpoint holds
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+        tested = trainer.test(self.classifier, self.data, ckpt_path=path, verbose=False)[0]
+        if not trainer.is_global_zero:
+            return None
+        record = make_record(
+            identity=self._identity,
+            run=self.run,
+            parsed=self.parsed,
+            seed=self.settings.seed_everything,
+            classifier=self.classifier,
+            data=self.data,
+            trainer=trainer,
+            history=history,
+            best_epoch=read_checkpoint(path)["epoch"] + 1,
+            tested=dict(tested),
+        )
+        write_rows(self.folder / RECORD, [record])
+        return record
+
+
+def first_process() -> bool:
+    """Whether this process speaks and writes for the run."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    return rank == 0
+
+
+def callback_list(value: Any) -> list[Any]:
+    """The callbacks of a configuration: none, one, or several."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

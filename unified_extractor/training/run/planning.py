@@ -1,0 +1,95 @@
+"""What a ``fit`` command would do, without doing it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from jsonargparse import Namespace
+from typing_extensions import override
+
+from unified_extractor.data import ImageDataModule
+from unified_extractor.training.classifier import ImageClassifier
+from unified_extractor.training.cli.commands import GROUPS, SINGLE, TrainingCLI
+from unified_extractor.training.cli.quiet import quiet
+from unified_extractor.training.cli.refusals import unreadable_config, users_mistake
+from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.run.fitting import Fit
+from unified_extractor.training.run.folder import RunFolder
+from unified_extractor.training.run.settings_hash import config_hash
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that could start: everything that ``fit`` checks before its work has been checked.
+
+    Attributes:
+        run: where its files would go.
+        config_hash: of the resolved configuration.
+        settings: the resolved configuration.
+        classifier: what would be trained.
+        data: what it would be trained on, set up.
+        trainer: as configured; it writes nothing.
+        device_missing: why it is one on the CPU instead; empty if it is as configured.
+    """
+
+    run: RunFolder
+    config_hash: str
+    settings: Namespace
+    classifier: ImageClassifier
+    data: ImageDataModule
+    trainer: L.Trainer
+    device_missing: str = ""
+
+
+def planned(arguments: Sequence[str], *, elsewhere: bool = False, after: PlannedRun | None = None) -> PlannedRun:
+    """The run of ``uniex fit`` with these arguments. Raises ``ConfigurationError`` for whatever ``fit`` would refuse.
+
+    With ``elsewhere`` the run may need devices that only another machine has. What the run planned before, ``after`` which this one
+    comes, has read of the same data is not read again.
+    """
+    quiet()
+    if reason := unreadable_config(arguments):
+        raise ConfigurationError(reason)
+    try:
+        cli = _PlanningCLI(["fit", *arguments], elsewhere=elsewhere, after=after)
+    except Exception as error:
+        if (mistake := users_mistake(error, GROUPS | SINGLE)) is None:
+            raise
+        raise ConfigurationError(mistake) from error
+    settings: Namespace = cli.config.fit
+    return PlannedRun(
+        cli.config_init.fit.run, config_hash(settings), settings, cli.model, cli.datamodule, cli.trainer, cli.device_missing
+    )
+
+
+class _PlanningCLI(TrainingCLI):
+    """Parses, builds and checks."""
+
+    def __init__(self, args: list[str], *, elsewhere: bool, after: PlannedRun | None) -> None:
+        self.elsewhere, self.after, self.device_missing = elsewhere, after, ""
+        super().__init__(args)
+
+    @override
+    def _check_devices(self, given: Namespace) -> None:
+        try:
+            super()._check_devices(given)
+        except ConfigurationError as error:
+            if not self.elsewhere:
+                raise
+            self.device_missing = str(error)
+
+    @override
+    def _fit_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
+        if self.device_missing:
+            given.sync_batchnorm = False
+            settings |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
+        if self.after and self.after.settings.data == self.config.fit.data:
+            self.datamodule.adopt(self.after.data)
+        trial = self._trial_trainer(given, settings)
+        Fit(self.config_init.fit.run, self.model, self.datamodule, self.config_init.fit, self.config.fit).check(trial)
+        return trial
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing is trained."""

@@ -1,0 +1,31 @@
+"""A finished run, read back: its network with the best epoch's weights, and its data."""
+
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from unified_extractor.data import ImageDataModule
+from unified_extractor.training.architecture import read_weights
+from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.run.folder import CHECKPOINTS
+
+
+def load_run(run: Path) -> tuple[nn.Module, ImageDataModule]:
+    """The network of a run folder, on the CPU in eval mode, and its data module.
+
+    Raises:
+        ConfigurationError: the folder lacks a file that ``uniex fit`` writes, or the weights are of another network.
+    """
+    config, checkpoint = run / "config.yaml", run / CHECKPOINTS / "best.ckpt"
+    for path in (config, checkpoint):
+        if not path.is_file():
+            raise ConfigurationError(f"{path}: no such file")
+    settings = yaml.safe_load(config.read_text())
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "network")
+    parser.add_subclass_arguments(ImageDataModule, "data")
+    built = parser.instantiate_classes(parser.parse_object({"network": settings["model"]["network"], "data": settings["data"]}))
+    built.network.load_state_dict(read_weights(checkpoint, built.network))
+    return built.network.eval(), built.data

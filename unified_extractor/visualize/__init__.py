@@ -1,0 +1,1 @@
+"""Figures of results, and drawings of kernels, sampling points and receptive fields."""

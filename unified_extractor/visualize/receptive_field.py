@@ -1,0 +1,83 @@
+"""The effective receptive field: which pixels move the centre of a stage's map, and by how much (Luo et al. 2016)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from unified_extractor.profiling.modules import evaluating
+from unified_extractor.visualize.labels import wrapped
+
+
+def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Tensor:
+    """How strongly the centre of a stage's map depends on every pixel, the mean over images.
+
+    The centre's channels are summed; their gradient's magnitude is summed over the image's channels, divided by its total for every
+    image, and averaged.
+
+    Args:
+        network: with ``stages``; it runs in eval mode.
+        images: ``[B, C, H, W]``, normalized.
+        stage: which stage, counted from 0.
+
+    Returns:
+        ``[H, W]``, its sum is 1 (0 where nothing reaches the centre).
+
+    Raises:
+        ValueError: no such stage.
+    """
+    stages: list[nn.Module] = list(network.stages)
+    if not 0 <= stage < len(stages):
+        raise ValueError(f"stage must be below the number of stages, {len(stages)}, got {stage}")
+    seen: list[Tensor] = []
+    handle = stages[stage].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    x = images.detach().clone().requires_grad_()
+    try:
+        with evaluating(network), torch.enable_grad():
+            network(x)
+    finally:
+        handle.remove()
+    height, width = seen[0].shape[2:]
+    (gradient,) = torch.autograd.grad(seen[0][:, :, height // 2, width // 2].sum(), x)
+    strength = gradient.abs().sum(1)
+    return (strength / strength.sum((1, 2), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)).mean(0)
+
+
+def half_radius(field: Tensor) -> float:
+    """Pixels around a field's centre of mass within which half of it lies. ``field`` ``[H, W]``."""
+    rows, columns = torch.meshgrid(*(torch.arange(size, dtype=field.dtype) for size in field.shape), indexing="ij")
+    total = field.sum().clamp_min(torch.finfo(field.dtype).tiny)
+    centre = [(field * places).sum() / total for places in (rows, columns)]
+    distance, order = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2).sqrt().flatten().sort()
+    within = field.flatten()[order].cumsum(0) / total
+    return float(distance[min(int(torch.searchsorted(within, 0.5)), len(distance) - 1)])
+
+
+def draw_receptive_fields(networks: Mapping[str, Any], images: Tensor) -> Figure:
+    """The effective receptive field of every stage of every network: a column a network, a row a stage.
+
+    Args:
+        networks: by name, with equally many stages.
+        images: ``[B, C, H, W]``, normalized.
+    """
+    depth = max(len(list(network.stages)) for network in networks.values())
+    figure = Figure(figsize=(1.7 * len(networks) + 0.4, 1.95 * depth + 0.5), layout="constrained")
+    axes = figure.subplots(depth, len(networks), squeeze=False)
+    for column, (name, network) in enumerate(networks.items()):
+        for stage in range(depth):
+            axis = axes[stage, column]
+            axis.set(xticks=[], yticks=[])
+            if stage >= len(list(network.stages)):
+                axis.set_axis_off()
+                continue
+            field = effective_receptive_field(network, images, stage=stage)
+            axis.imshow(field / field.max().clamp_min(1e-30), cmap="magma", norm=PowerNorm(0.4, 0, 1))
+            axis.set_xlabel(f"half within {half_radius(field):.1f} px", fontsize=7)
+            if not column:
+                axis.set_ylabel(f"stage {stage + 1}", fontsize=8)
+        axes[0, column].set_title(wrapped(name), fontsize=8)
+    figure.suptitle(f"What the centre of a stage's map depends on, mean of {len(images)} images", fontsize=9)
+    return figure

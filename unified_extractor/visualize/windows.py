@@ -1,0 +1,92 @@
+"""What single windows of a layer do on an image: where their taps look and with which weight."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unified_extractor.ops.fold_as_gather import compose_fold, composed_window
+from unified_extractor.ops.geometry import Window
+from unified_extractor.profiling.modules import evaluating, extractors
+
+
+@dataclass(frozen=True)
+class WindowReading:
+    """One window of one layer."""
+
+    rows: Tensor
+    """Pixel rows of its taps on the layer's input, ``[kh, kw]``."""
+    columns: Tensor
+    """Pixel columns, ``[kh, kw]``."""
+    weights: Tensor
+    """Weight of every tap between the first input and the first output channel, ``[kh, kw]``; a fold's kernel is the composed one,
+    its window is then (2kh-1, 2kw-1)."""
+
+
+def extractor_inputs(network: nn.Module, image: Tensor) -> list[tuple[Any, Tensor]]:
+    """Every extractor of the network, in order, with what it receives for an image ``[1, C, H, W]``. The network runs in eval mode."""
+    seen: list[tuple[Any, Tensor]] = []
+    layers = extractors(network).values()
+    handles = [layer.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0]))) for layer in layers]
+    try:
+        with evaluating(network), torch.no_grad():
+            network(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+@torch.no_grad()
+def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReading:
+    """The window at an output position (row, column) of a layer that receives ``x``, ``[1, C, H, W]``.
+
+    A fold is read by its composed kernel, so there ``position`` is a pixel of the output map; one with offsets or a static kernel
+    has no composed kernel, and shows what the window's centre output reads.
+    """
+    spec, window = layer.spec, layer.window(x)
+    offsets, dynamic = layer.generate(x)
+    if spec.aggregation == "fold" and dynamic is not None:
+        if _composes(layer):
+            dynamic, window = compose_fold(dynamic, window), composed_window(window)
+        else:
+            dynamic = dynamic[:, :, window.size // 2]
+    weights = _weights(layer, None if dynamic is None else _at(dynamic[0, 0], position))
+    rows, columns = _positions(window, position, None if offsets is None else _at(offsets[0, 0], position))
+    return WindowReading(*(values.view(window.kernel_size) for values in (rows, columns, weights)))
+
+
+def output_size(layer: Any, x: Tensor) -> tuple[int, int]:
+    """Height and width of the positions that :func:`read_window` can read."""
+    window: Window = layer.window(x)
+    return window.image if layer.spec.aggregation == "fold" and _composes(layer) else window.output
+
+
+def _composes(layer: Any) -> bool:
+    """Whether a fold has a composed kernel."""
+    return layer.spec.offsets.kind == "none" and layer.static_kernel is None
+
+
+def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
+    """The combined kernel ``[K]`` of the first channels."""
+    if layer.static_kernel is None:
+        assert dynamic is not None
+        return dynamic
+    static = layer.static_kernel.detach()[0, 0].flatten()
+    if dynamic is None:
+        return static
+    return {"multiply": static * dynamic, "add": static + dynamic, "residual": static * (1 + dynamic)}[layer.spec.combine]
+
+
+def _positions(window: Window, position: tuple[int, int], moves: Tensor | None) -> tuple[Tensor, Tensor]:
+    taps = torch.tensor(window.taps, dtype=torch.float32)
+    start = [position[a] * window.stride[a] - window.padding[a] for a in (0, 1)]
+    grid = taps * torch.tensor(window.dilation) + torch.tensor(start)
+    return (grid if moves is None else grid + moves).unbind(1)  # type: ignore[return-value]
+
+
+def _at(field: Tensor, position: tuple[int, int]) -> Tensor:
+    """A field ``[..., Ho or 1, Wo or 1]`` at one position."""
+    row, column = (p if size > 1 else 0 for p, size in zip(position, field.shape[-2:], strict=True))
+    return field[..., row, column]

@@ -1,0 +1,127 @@
+"""An extractor in words: its formula with the switches written out."""
+
+from unified_extractor.profiling.cost import PARTS, Cost
+from unified_extractor.spec import ExtractorSpec, as_pair
+
+
+def formula(spec: ExtractorSpec) -> str:
+    """The operator's equation with only the symbols that this spec has."""
+    fold = spec.aggregation == "fold"
+    static = {"none": "", "dense": "S[o,c,k]", "depthwise": "S[c,k]"}[spec.static_kernel.channels]
+    dynamic = "" if spec.dynamic_kernel.source == "none" else "D[g(c),i,k,p]" if fold else "D[g(c),k,p]"
+    weight = {
+        "multiply": " ".join(filter(None, (static, dynamic))),
+        "add": f"({static} + [o=c] {dynamic})" if spec.static_kernel.channels == "dense" else f"({static} + {dynamic})",
+        "residual": f"{static} (1 + {dynamic})",
+    }[spec.combine]
+    moved = {"none": "", "learned": " + offset[f(c),k,p]", "window_shift": " + shift[p]"}[spec.offsets.kind]
+    scaled = f"{spec.offsets.scale:g}*" if spec.offsets.scale != 1 else ""
+    value = "v" if spec.projection.input != "none" else "x"
+    read = f"{value}[c, p + {scaled}t_k{moved.replace('offset', scaled + 'offset')}]"
+    if fold:
+        lines = [f"z[c,i,p] = sum_k {weight} {read}", "y[c,q]   = sum over windows p and taps i with p + t_i = q of z[c,i,p]"]
+        if spec.overlap_normalize:
+            lines[1] += ", divided by their number"
+        if spec.bias:
+            lines[1] += ", plus bias"
+        return "\n".join(lines)
+    dense = spec.static_kernel.channels == "dense"
+    bias = " + bias" if spec.bias else ""
+    return f"y[{'o' if dense else 'c'},p] = sum_k {'sum_c ' if dense else ''}{weight} {read}{bias}"
+
+
+def in_words(spec: ExtractorSpec) -> dict[str, str]:
+    """The operator's three questions, and what else is set, each answered in a phrase."""
+    kh, kw = as_pair(spec.kernel_size)
+    padding = "same" if spec.padding == "same" else f"{spec.padding} pixels"
+    words = {
+        "window": f"{kh}x{kw} taps, dilation {spec.dilation}, padding {padding}",
+        "where": _where(spec),
+        "weight": _weight(spec),
+        "shared by": _sharing(spec),
+    }
+    if spec.generates:
+        words["generator"] = _generator(spec)
+    words["aggregation"] = "gather: one output a window" if spec.aggregation == "gather" else "fold: K outputs a window, added"
+    if spec.center_feature_scale:
+        words["centre"] = "a generated gate blends in the value at the window's centre"
+    if (spec.projection.input, spec.projection.output) != ("none", "none"):
+        words["projection"] = f"pointwise, before: {spec.projection.input}, after: {spec.projection.output}"
+    return words
+
+
+def describe(title: str, spec: ExtractorSpec, cost: Cost, shape: tuple[int, int, int]) -> str:
+    """The text that ``uniex describe`` prints.
+
+    Args:
+        title: what it is called.
+        spec: the extractor.
+        cost: of a layer of it on an image of ``shape``, (C, H, W).
+    """
+    lines = [title, "", *(f"  {line}" for line in formula(spec).splitlines()), ""]
+    lines += [f"  {name:<12}{text}" for name, text in in_words(spec).items()]
+    channels, height, width = shape
+    lines += ["", f"  {channels} channels, {height} x {width} pixels{'parameters':>20}{'multiply-adds':>18}"]
+    for part in PARTS:
+        if cost.parameters_by_part[part] or cost.multiply_adds_by_part[part]:
+            lines.append(f"  {part:<32}{cost.parameters_by_part[part]:>16,}{cost.multiply_adds_by_part[part]:>18,}")
+    lines.append(f"  {'total':<32}{cost.parameters:>16,}{cost.multiply_adds:>18,}")
+    return "\n".join(lines)
+
+
+def _where(spec: ExtractorSpec) -> str:
+    if spec.offsets.kind == "learned":
+        groups = spec.offsets.groups
+        return f"offsets generated from the input, {groups} group{'s' * (groups > 1)}, zero at the start"
+    return {"none": "on the regular grid", "window_shift": "on a grid shifted as a whole to stay inside the image"}[
+        spec.offsets.kind
+    ]
+
+
+def _weight(spec: ExtractorSpec) -> str:
+    parts = []
+    if spec.static_kernel.channels != "none":
+        parts.append("static S, a parameter, the same at every position")
+    dynamic = spec.dynamic_kernel
+    if dynamic.source != "none":
+        source = "generated" if dynamic.source == "generated" else "query-key products"
+        form = "" if dynamic.normalization == "none" else f", {dynamic.normalization.replace('_', ' ')}"
+        position = ", with relative position" if dynamic.relative_position else ""
+        parts.append(f"dynamic D, {source}, its own at every position{position}{form}")
+    return (
+        f"; combined as {spec.combine}: ".join(parts)
+        if len(parts) == 2 and spec.combine != "multiply"
+        else "; times ".join(parts)
+    )
+
+
+def _sharing(spec: ExtractorSpec) -> str:
+    static, dynamic = spec.static_kernel, spec.dynamic_kernel
+    parts = []
+    if static.channels == "depthwise":
+        parts.append("S: no channel shares")
+    elif static.channels == "dense":
+        parts.append("S: one kernel a pair of channels" + (f" inside {static.groups} groups" if static.groups > 1 else ""))
+    if dynamic.source != "none":
+        shared = (
+            f"{dynamic.groups} group{'s' * (dynamic.groups > 1)}" if dynamic.groups else f"groups of {dynamic.channels_per_group}"
+        )
+        parts.append(f"D: channels in {shared}, {dynamic.channel_order}")
+    return "; ".join(parts)
+
+
+def _generator(spec: ExtractorSpec) -> str:
+    generator = spec.generator
+    view = {"window": "the window", "global": "the whole image"}.get(str(generator.view))
+    if view is None:
+        rows, columns = as_pair(generator.view)
+        view = "the window's own pixel" if rows == columns == 1 else f"{rows}x{columns} pixels"
+    steps = [f"sees {view}"]
+    if generator.reduction is not None:
+        steps.append(f"C/{generator.reduction} hidden channels")
+    if generator.looks_around:
+        steps.append(f"{generator.view_convolution} convolution")
+    if generator.pointwise:
+        steps.append("pointwise mixing")
+    steps += [name for name in (f"{generator.norm} norm", generator.activation) if not name.startswith("none")]
+    return ", ".join(steps)
