@@ -157,9 +157,9 @@ def test_a_bias_is_added_last_to_its_own_channel():
 def test_half_precision_offsets_mask_no_tap_inside_the_image():
     """In bfloat16 column 299 rounds to 300, the width."""
     x = torch.empty(1, 1, 2, 300)
-    window = checks.window(x, kernel_size=1, stride=1, padding=0, dilation=1)
+    geometry = checks.geometry(x, kernel_size=1, stride=1, padding=0, dilation=1)
     offsets = torch.zeros(1, 1, 1, 2, 2, 300, dtype=torch.bfloat16)
-    assert not reads_nothing(window, offsets, x.device).any()
+    assert not reads_nothing(geometry, offsets, x.device).any()
 
 
 def test_an_image_of_another_dtype_is_refused_outside_autocast():

@@ -46,7 +46,7 @@ def call_of(case, dtype=torch.float64, *, position=True, **options):
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
     value = normal(batch, channels, *size)
-    window = checks.window(value, made["kernel_size"], made.get("stride", 1), "same", made.get("dilation", 1))
+    window = checks.geometry(value, made["kernel_size"], made.get("stride", 1), "same", made.get("dilation", 1))
     return made | {
         "value": value,
         "query": normal(batch, embedding, *window.output) / embedding**0.5,
@@ -161,7 +161,7 @@ def test_the_operator_passes_torchs_own_checks(made):
 
     call = call_of("one head", torch.float32)
     value, query, key, position = (call[name].requires_grad_() for name in LEAVES)
-    window = numbers(checks.window(value, 3, 1, "same", 1))
+    window = numbers(checks.geometry(value, 3, 1, "same", 1))
     made_from = (query, key, position.flatten(), 0.5, "softmax", 1)
     opcheck(OPERATORS.aggregate, (value, None, None, None, window, "gather", "multiply", *made_from))
 
@@ -172,7 +172,7 @@ def test_a_scale_is_of_products_and_position(made):
 
     call = call_of("heads that fill no block")
     value, query, key, position = (call[name] for name in LEAVES)
-    window = numbers(checks.window(value, (3, 5), 1, "same", 1))
+    window = numbers(checks.geometry(value, (3, 5), 1, "same", 1))
 
     def scaled(value, query, key, position):
         made_from = (query, key, position.flatten(), 0.3, "softmax", 4)

@@ -87,7 +87,7 @@ def test_generalized_unfold_compiles_without_graph_breaks():
 @pytest.mark.parametrize("padding", ["same", 0])
 def test_composing_compiles_without_graph_breaks(padding):
     torch._dynamo.reset()
-    window = checks.window(torch.empty(2, 4, *SIZE), 2, 1, padding, 1)
+    window = checks.geometry(torch.empty(2, 4, *SIZE), 2, 1, padding, 1)
 
     def composed(dynamic):
         return compose_fold(dynamic, window)

@@ -177,7 +177,7 @@ def arguments(case):
     """The tensors, window and aggregation that the operators take."""
     call = made_call(**OPERATOR_CALLS[case], size=(3, 4), kernel_size=2, dtype=torch.float32)
     tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
-    return tensors, numbers(checks.window(call["x"], 2, 1, 1, 1)), call["aggregation"]
+    return tensors, numbers(checks.geometry(call["x"], 2, 1, 1, 1)), call["aggregation"]
 
 
 @pytest.mark.parametrize("case", OPERATOR_CALLS)

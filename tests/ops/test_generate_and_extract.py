@@ -150,7 +150,7 @@ def test_the_operator_passes_torchs_own_checks(made):
     from unified_extractor.ops.backends.compiled import OPERATORS
 
     call = with_generator(made_call(channels=4, kernels=2, kernel_size=3, size=(5, 6), dtype=torch.float32), depth=3)
-    window = numbers(checks.window(call["x"], 3, 1, 1, 1))
+    window = numbers(checks.geometry(call["x"], 3, 1, 1, 1))
     made_from = [call[name].requires_grad_() for name in LEAVES[1:]]
     arguments = (call["x"].requires_grad_(), None, None, None, window, "gather", "multiply", *made_from, 0.5, "softmax")
     opcheck(OPERATORS.aggregate, arguments)

@@ -487,7 +487,7 @@ def arguments(case):
     call = on_device(made_call(**OPERATOR_CALLS[case], size=(2, 3), kernel_size=(1, 2), batch=1, dtype=torch.float32))
     tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
     combine = call.get("combine", "multiply")
-    return tensors, (numbers(checks.window(call["x"], (1, 2), 1, 1, 1)), call["aggregation"], combine)
+    return tensors, (numbers(checks.geometry(call["x"], (1, 2), 1, 1, 1)), call["aggregation"], combine)
 
 
 OPERATOR_CALLS = {

@@ -60,7 +60,7 @@ def ours(call, seed=0):
 def as_call(call):
     """As the backend sees it."""
     names = ("kernel_size", "stride", "padding", "dilation")
-    window = checks.window(call["x"], *(call.get(name, 1) for name in names))
+    window = checks.geometry(call["x"], *(call.get(name, 1) for name in names))
     generator = KernelGenerator(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalization")))
     options = (call.get("aggregation", "gather"), call.get("combine", "multiply"))
     return Call(call["x"], call.get("static_kernel"), None, call.get("offsets"), window, *options, generator=generator)
@@ -150,7 +150,7 @@ def test_attention_is_the_same_without_its_kernel_being_kept(channels_last):
     found = {name: value.cpu() for name, value in values_and_gradients(attended, on_device(call)).items()}
     assert_same(found, values_and_gradients(in_steps, call))
     value, query, key, position = (on_device(call)[name].float().requires_grad_() for name in ATTENTION)
-    window = numbers(checks.window(value, 3, 1, "same", 1))
+    window = numbers(checks.geometry(value, 3, 1, "same", 1))
     made_from = (query, key, position.flatten(), 1.0, "softmax", 2)
     arguments = (value, None, None, None, window, "gather", "multiply", *made_from)
     gradient, wanted = torch.randn_like(value), [True, False, False, False, True, True, True]

@@ -26,7 +26,7 @@ def meta(*shape, dtype=torch.bfloat16):
 
 def involution(dtype=torch.bfloat16):
     x = meta(2, 32, 8, 8, dtype=dtype)
-    return Call(x, None, meta(2, 2, 49, 8, 8, dtype=dtype), None, checks.window(x, 7, 1, 3, 1), "gather")
+    return Call(x, None, meta(2, 2, 49, 8, 8, dtype=dtype), None, checks.geometry(x, 7, 1, 3, 1), "gather")
 
 
 def generated(dtype=torch.bfloat16):
@@ -37,12 +37,12 @@ def generated(dtype=torch.bfloat16):
 
 def outlook():
     x = meta(2, 32, 8, 8)
-    return Call(x, None, meta(2, 2, 9, 9, 4, 4), None, checks.window(x, 3, 2, 1, 1), "fold")
+    return Call(x, None, meta(2, 2, 9, 9, 4, 4), None, checks.geometry(x, 3, 2, 1, 1), "fold")
 
 
 def deformable(static=None):
     x, groups = meta(2, 32, 8, 8), 2 if static is None else 1
-    return Call(x, static, meta(2, groups, 9, 8, 8), meta(2, groups, 9, 2, 8, 8), checks.window(x, 3, 1, 1, 1), "gather")
+    return Call(x, static, meta(2, groups, 9, 8, 8), meta(2, groups, 9, 2, 8, 8), checks.geometry(x, 3, 1, 1, 1), "gather")
 
 
 X, KERNEL = 2 * 2 * 32 * 64, 2 * 2 * 2 * 49 * 64  # bytes of an image, of an involution's kernel

@@ -278,7 +278,7 @@ def test_a_tensor_that_spans_more_than_two_to_the_31_elements_gives_the_same_bit
 def test_results_that_span_more_than_two_to_the_31_elements_have_the_same_bits(kind, monkeypatch):
     made = made_call(**WIDE[kind], dtype=torch.bfloat16)
     geometry = (made.get(name, 1) for name in ("stride", "padding", "dilation"))
-    window = checks.window(made["x"], made["kernel_size"], *geometry)
+    window = checks.geometry(made["x"], made["kernel_size"], *geometry)
     tensors = [made.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
     wanted = Wanted(*(t is not None for t in tensors))
 
@@ -334,7 +334,7 @@ def test_addresses_are_wide_wherever_a_tensor_that_is_read_or_written_is(case, s
     shapes = {"static": None, "dynamic": None, "offsets": None} | LARGE[case]
     tensors = on_meta(**{name: shape for name, shape in shapes.items() if isinstance(shape, tuple)})
     kernel_size = 1 if "an image" in case or "mixing" in case else 7
-    window = checks.window(tensors["x"], kernel_size, 1, "same", 1)
+    window = checks.geometry(tensors["x"], kernel_size, 1, "same", 1)
     call = Call(*(tensors.get(n) for n in ("x", "static", "dynamic", "offsets")), window, shapes.get("aggregation", "gather"))
     if "heads" in shapes:
         call = call._replace(heads=shapes["heads"])
@@ -498,7 +498,7 @@ def test_only_a_matrix_product_of_float32_follows_torchs_tf32_switch(tf32):
     for static in (None, (4, 4)):
         call = made_call(kernels=1, static=static, dtype=torch.float32)
         assert_same(run(call), reference(call), 1e-2 if GPU else 1e-5)
-        window = checks.window(call["x"], 2, 1, 1, 1)
+        window = checks.geometry(call["x"], 2, 1, 1, 1)
         tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
         precisions.append(planning.plan_for(Call(*tensors, window, "gather"), interpreted=not GPU).precision)
     assert precisions == ["ieee", "tf32"]

@@ -34,5 +34,5 @@ def extract_or_unfold(backend, aggregation="gather", **call):
     if aggregation != "unfold":
         return ux.extract(**call, aggregation=aggregation, backend=backend)
     geometry = [call.get(name, 1) for name in ("stride", "padding", "dilation")]
-    window = checks.window(call["x"], call["kernel_size"], *geometry)
+    window = checks.geometry(call["x"], call["kernel_size"], *geometry)
     return dispatch.choose(backend, call["x"], 0).generalized_unfold(call["x"], call.get("offsets"), window)

@@ -57,13 +57,13 @@ def calls(dtype, channels_last):
     def call(
         x, kernel_size, static=None, dynamic=None, offsets=None, aggregation="gather", combine="multiply", stride=1, heads=0
     ):
-        return Call(x, static, dynamic, offsets, checks.window(x, kernel_size, stride, "same", 1), aggregation, combine, heads)
+        return Call(x, static, dynamic, offsets, checks.geometry(x, kernel_size, stride, "same", 1), aggregation, combine, heads)
 
     def static(*shape):
         return torch.empty(shape, dtype=dtype)
 
     def generated(call, depth, groups, normalization="none"):
-        rows, (height, width) = groups * call.window.size, call.window.output
+        rows, (height, width) = groups * call.geometry.tap_indices, call.geometry.output
         generator = KernelGenerator(new(2, depth, height, width), static(rows, depth), static(rows), 1.0, normalization)
         return call._replace(generator=generator)
 

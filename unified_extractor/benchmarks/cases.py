@@ -103,7 +103,7 @@ def involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU)
     x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (channels // 16, 49), size, size)
 
     def call(x: Tensor, kernel: Tensor) -> Call:
-        return Call(x, None, kernel, None, checks.window(x, 7, 1, 3, 1), "gather")
+        return Call(x, None, kernel, None, checks.geometry(x, 7, 1, 3, 1), "gather")
 
     work = batch * channels * 49 * size**2
     case = _case(setting, (x, kernel), call, {"unfold": lambda x, kernel: unfold_multiply_sum(x, kernel, 7)}, (work, 2 * work))
@@ -123,7 +123,7 @@ def generated_involution(channels: int, size: int, batch: int = 8, setting: Sett
 
     def call(x: Tensor, feature: Tensor, weight: Tensor, bias: Tensor) -> Call:
         generator = KernelGenerator(feature, weight, bias, 1.0, "none")
-        return Call(x, None, None, None, checks.window(x, 7, 1, 3, 1), "gather", generator=generator)
+        return Call(x, None, None, None, checks.geometry(x, 7, 1, 3, 1), "gather", generator=generator)
 
     def unfold(x: Tensor, feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         kernel = F.conv2d(feature, weight[:, :, None, None], bias)
@@ -147,7 +147,7 @@ def deformable_convolution_v2(batch: int = 8, channels: int = 64, size: int = 56
 
     def call(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Call:
         moves, kernel = fields(offsets, mask)
-        return Call(x, static, kernel, moves, checks.window(x, 3, 1, 1, 1), "gather")
+        return Call(x, static, kernel, moves, checks.geometry(x, 3, 1, 1, 1), "gather")
 
     def plain(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
         return grid_sample_matmul(x, static, *fields(offsets, mask), 3)
@@ -166,7 +166,7 @@ def deformable_convolution_v4(
     offsets = setting.offsets(batch, (groups, 9, 2), size, size)
 
     def call(x: Tensor, kernel: Tensor, offsets: Tensor) -> Call:
-        return Call(x, None, kernel, offsets, checks.window(x, 3, 1, 1, 1), "gather")
+        return Call(x, None, kernel, offsets, checks.geometry(x, 3, 1, 1, 1), "gather")
 
     reads = batch * 9 * size**2 * channels
     rivals = {"grid_sample": lambda x, kernel, offsets: grid_sample_multiply_sum(x, kernel, offsets, 3)}
@@ -178,10 +178,10 @@ def outlook_attention(batch: int = 8, channels: int = 192, size: int = 28, heads
     x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (heads, 9, 9), size // 2, size // 2)
 
     def call(x: Tensor, kernel: Tensor) -> Call:
-        return Call(x, None, kernel, None, checks.window(x, 3, 2, 1, 1), "fold")
+        return Call(x, None, kernel, None, checks.geometry(x, 3, 2, 1, 1), "fold")
 
     def composed(x: Tensor, kernel: Tensor) -> Tensor:
-        wide = compose_fold(kernel, checks.window(x, 3, 2, 1, 1))
+        wide = compose_fold(kernel, checks.geometry(x, 3, 2, 1, 1))
         return extract(x, kernel_size=5, dynamic_kernel=wide, padding=2, backend=setting.backend)
 
     work = batch * channels * 81 * (size // 2) ** 2
@@ -194,7 +194,7 @@ def convolution(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
     leaves = CPU.leaf(batch, channels, size, size), CPU.leaf(channels, channels, 3, 3)
 
     def call(x: Tensor, static: Tensor) -> Call:
-        return Call(x, static, None, None, checks.window(x, 3, 1, 1, 1), "gather")
+        return Call(x, static, None, None, checks.geometry(x, 3, 1, 1, 1), "gather")
 
     work = batch * channels**2 * 9 * size**2
     return _case(CPU, leaves, call, {"torch": lambda x, static: F.conv2d(x, static, padding=1)}, (work, 2 * work))
@@ -265,14 +265,14 @@ def _case(
 
 
 def _run(call: Call, backend: str | None, fused: bool | None = None) -> Tensor:
-    window, generator = call.window, call.generator
+    geometry, generator = call.geometry, call.generator
     options: dict[str, Any] = {
-        "kernel_size": window.kernel_size,
+        "kernel_size": geometry.kernel_size,
         "static_kernel": call.static,
         "offsets": call.offsets,
-        "stride": window.stride,
-        "padding": window.padding,
-        "dilation": window.dilation,
+        "stride": geometry.stride,
+        "padding": geometry.padding,
+        "dilation": geometry.dilation,
         "aggregation": call.aggregation,
         "backend": backend,
     }

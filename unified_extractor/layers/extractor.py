@@ -15,7 +15,7 @@ from unified_extractor.ops.custom_ops import Call
 from unified_extractor.ops.dynamic_kernels import KernelGenerator
 from unified_extractor.ops.epilogue import center_blended, overlap_normalized
 from unified_extractor.ops.functional import attend, extract, fuses, generate_and_extract
-from unified_extractor.ops.geometry import Window, window_shift
+from unified_extractor.ops.geometry import Geometry, window_shift
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -125,15 +125,15 @@ class UnifiedExtractor2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to ``[B, O, H', W']``."""
-        window = self.window(x)
+        geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
-        offsets = self._offsets(x, feature, window)
+        offsets = self._offsets(x, feature, geometry)
         value = self._dealt(self.value(x) if self.spec.projection.input != "none" else x)
-        y = self._aggregate(x, value, feature, offsets, window)
+        y = self._aggregate(x, value, feature, offsets, geometry)
         if self.spec.overlap_normalize:
-            y = overlap_normalized(y, window)
+            y = overlap_normalized(y, geometry)
         if self.spec.center_feature_scale:
-            y = center_blended(y, value, self.center_gate(feature), window)
+            y = center_blended(y, value, self.center_gate(feature), geometry)
         y = self._collected(y)
         if self.bias is not None and self._inner_bias is None:
             y = y + self.bias[:, None, None]
@@ -144,35 +144,35 @@ class UnifiedExtractor2d(nn.Module):
         ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``), h and w being Ho, Wo, or 1 for a global view; None for what the spec
         does not have.
         """
-        window = self.window(x)
+        geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
-        offsets = self._offsets(x, feature, window)
-        return offsets, self._dynamic_kernel(x, feature, offsets, window)
+        offsets = self._offsets(x, feature, geometry)
+        return offsets, self._dynamic_kernel(x, feature, offsets, geometry)
 
-    def window(self, x: Tensor) -> Window:
+    def geometry(self, x: Tensor) -> Geometry:
         """The geometry of this layer on an image. Raises ``ValueError`` or ``TypeError`` if the image does not fit."""
-        window = checks.window(x, self.spec.kernel_size, self.stride, self.spec.padding, self.spec.dilation)
+        geometry = checks.geometry(x, self.spec.kernel_size, self.stride, self.spec.padding, self.spec.dilation)
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x must have in_channels={self.in_channels} channels, got shape {list(x.shape)}")
         parameter = next(self.parameters(), x)
         if x.dtype != parameter.dtype and not autocasts(x):
             raise TypeError(f"x must have the dtype of the layer's parameters, {parameter.dtype}, got {x.dtype}")
-        return window
+        return geometry
 
-    def _offsets(self, x: Tensor, feature: Tensor | None, window: Window) -> Tensor | None:
+    def _offsets(self, x: Tensor, feature: Tensor | None, geometry: Geometry) -> Tensor | None:
         if self.spec.offsets.kind == "learned":
-            return self.offsets(feature, window)
+            return self.offsets(feature, geometry)
         if self.spec.offsets.kind == "window_shift":
-            shift = window_shift(window, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-            return shift.expand(x.shape[0], 1, window.size, 2, *window.output)
+            shift = window_shift(geometry, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+            return shift.expand(x.shape[0], 1, geometry.taps, 2, *geometry.output)
         return None
 
-    def _dynamic_kernel(self, x: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Tensor | None:
+    def _dynamic_kernel(self, x: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> Tensor | None:
         if self.spec.dynamic_kernel.source == "generated":
             return self.kernel(feature)
-        return self.kernel(x, offsets, window) if self.spec.dynamic_kernel.source == "similarity" else None
+        return self.kernel(x, offsets, geometry) if self.spec.dynamic_kernel.source == "similarity" else None
 
-    def _aggregate(self, x: Tensor, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> Tensor:
+    def _aggregate(self, x: Tensor, value: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         """The operator on ``value``, with a kernel made on the way or, where that does not pay, before."""
         spec = self.spec
         options: dict[str, Any] = {
@@ -188,8 +188,8 @@ class UnifiedExtractor2d(nn.Module):
             options |= {"normalization": spec.dynamic_kernel.normalization, "fused": self.fused}
             return attend(value, query, key, heads=self.kernel_groups, position=position, **options)
         options |= {"offsets": offsets, "padding": spec.padding, "aggregation": spec.aggregation}
-        if (made := self._map(value, feature, offsets, window)) is None:
-            return extract(value, dynamic_kernel=self._dynamic_kernel(x, feature, offsets, window), **options)
+        if (made := self._map(value, feature, offsets, geometry)) is None:
+            return extract(value, dynamic_kernel=self._dynamic_kernel(x, feature, offsets, geometry), **options)
         options |= {"scale": made.scale, "normalization": made.normalization, "fused": self.fused}
         return generate_and_extract(value, made.feature, head_weight=made.weight, head_bias=made.bias, **options)
 
@@ -199,13 +199,13 @@ class UnifiedExtractor2d(nn.Module):
             return None
         return self.kernel.products(x, offsets)
 
-    def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, window: Window) -> KernelGenerator | None:
+    def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> KernelGenerator | None:
         """What makes a generated kernel where it is used; None: it is stored, by its modules, whose calls are what costs count."""
         spec = self.spec
         if self.fused is False or feature is None or spec.dynamic_kernel.source != "generated":
             return None
-        made = self.kernel.map(feature, window) if isinstance(self.kernel, GeneratedKernel) else None
-        call = Call(value, self.static_kernel, None, offsets, window, spec.aggregation, spec.combine, generator=made)
+        made = self.kernel.map(feature, geometry) if isinstance(self.kernel, GeneratedKernel) else None
+        call = Call(value, self.static_kernel, None, offsets, geometry, spec.aggregation, spec.combine, generator=made)
         return made if made is not None and fuses(call, self.fused) else None
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unified_extractor.layers.blocks import SameConv2d, hidden_layer
 from unified_extractor.ops.dynamic_kernels import NORMALIZATIONS, KernelGenerator, inside_alone, normalized
 from unified_extractor.ops.functional import similarity
-from unified_extractor.ops.geometry import Window, displacements
+from unified_extractor.ops.geometry import Geometry, displacements
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -117,14 +117,14 @@ class GeneratedKernel(nn.Module):
         values = normalized(values.unflatten(1, self.shape) * self.scale, self.normalization)
         return with_center(values, self.taps) if self.remove_center else values
 
-    def map(self, feature: Tensor, window: Window) -> KernelGenerator | None:
+    def map(self, feature: Tensor, geometry: Geometry) -> KernelGenerator | None:
         """The same as a linear map of each position by itself, where it is one and nobody asks to see it being made."""
         if (
             not (_is_untouched(self, GeneratedKernel) and _is_untouched(self.head, nn.Conv2d))
             or self.head.kernel_size != (1, 1)
             or self.normalization not in NORMALIZATIONS
             or self.remove_center
-            or feature.shape[2:] != window.output
+            or feature.shape[2:] != geometry.output
         ):
             return None
         weight, bias = self.head.weight.flatten(1)[: self.channels], self.head.bias
@@ -150,7 +150,7 @@ class SimilarityKernel(nn.Module):
             self.position = nn.Parameter(torch.empty(groups, *extent))
             nn.init.trunc_normal_(self.position, std=0.02)
 
-    def forward(self, x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+    def forward(self, x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         """``[B, C, H, W]`` and its offsets to ``[B, G, K, Ho, Wo]``."""
         values = similarity(
             self._scaled_query(x),
@@ -162,9 +162,9 @@ class SimilarityKernel(nn.Module):
             dilation=self.spec.dilation,
         )
         if self.position is not None:
-            values = values + self._bias(self.position, window)
+            values = values + self._bias(self.position, geometry)
         normalization = self.spec.dynamic_kernel.normalization
-        return normalized(inside_alone(values, window, offsets, normalization), normalization)
+        return normalized(inside_alone(values, geometry, offsets, normalization), normalization)
 
     def products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
         """Query ``[B, C, Ho, Wo]``, keys ``[B, C, H, W]`` and a bias ``[G, kh, kw]``, where these make the kernel: on the regular grid."""
@@ -176,9 +176,9 @@ class SimilarityKernel(nn.Module):
         queried = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
         return self.query(queried) * self.scale
 
-    def _bias(self, position: Tensor, window: Window) -> Tensor:
+    def _bias(self, position: Tensor, geometry: Geometry) -> Tensor:
         """One value a displacement: a tap's own, or, where windows shift, that of the true displacement."""
         if self.spec.offsets.kind != "window_shift":
             return position.flatten(1)[:, :, None, None]
-        rows, columns = displacements(window, position.device)
+        rows, columns = displacements(geometry, position.device)
         return position[:, rows, columns]

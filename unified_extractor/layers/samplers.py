@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from unified_extractor.layers.generators import Feature, head, offset_channels, with_center
-from unified_extractor.ops.geometry import Window, scaled_offsets
+from unified_extractor.ops.geometry import Geometry, scaled_offsets
 from unified_extractor.spec import ExtractorSpec
 
 
@@ -17,9 +17,9 @@ class LearnedOffsets(nn.Module):
         self.shape = (spec.offsets.groups, spec.taps - self.remove_center, 2)
         self.head = head(feature, offset_channels(spec), spec, stride, zero=True)
 
-    def forward(self, feature: Tensor, window: Window) -> Tensor:
+    def forward(self, feature: Tensor, geometry: Geometry) -> Tensor:
         """``[B, hidden, h, w]`` to ``[B, F, K, 2, h, w]``, (y, x) in pixels."""
         offsets = self.head(feature).unflatten(1, self.shape)
         if self.remove_center:
             offsets = with_center(offsets, self.taps)
-        return scaled_offsets(offsets, self.scale, window)
+        return scaled_offsets(offsets, self.scale, geometry)

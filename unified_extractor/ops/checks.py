@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.dynamic_kernels import NORMALIZATIONS, KernelGenerator
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Geometry
 
 Ints = int | tuple[int, int]
 Padding = Ints | Literal["same"]
@@ -19,7 +19,7 @@ HALF = (torch.float16, torch.bfloat16)
 FLOATS = (*HALF, torch.float32, torch.float64)
 
 
-def window(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Window:
+def geometry(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> Geometry:
     """Check image and geometry, and return their sizes. Raises ``TypeError`` or ``ValueError``."""
     tensor("x", x, "[B, C, H, W]")
     if x.dtype not in FLOATS:
@@ -46,7 +46,7 @@ def window(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -
             f"the output is empty: kernel_size={kernel_size} at dilation={dilation} and padding={padding} does not fit into "
             f"x of height {height} and width {width}"
         )
-    return Window(kernel_size, stride, before, after, dilation, (height, width), output)
+    return Geometry(kernel_size, stride, before, after, dilation, (height, width), output)
 
 
 def extract(
@@ -55,7 +55,7 @@ def extract(
     dynamic_kernel: Any,
     offsets: Any,
     bias: Any,
-    window: Window,
+    geometry: Geometry,
     combine: Any,
     aggregation: Any,
 ) -> None:
@@ -65,14 +65,14 @@ def extract(
     channels = x.shape[1]
     out_channels = channels
     if static_kernel is not None:
-        _static(x, static_kernel, window)
+        _static(x, static_kernel, geometry)
         out_channels = static_kernel.shape[0]
     if isinstance(dynamic_kernel, KernelGenerator):
-        generator(x, dynamic_kernel, window, aggregation)
+        generator(x, dynamic_kernel, geometry, aggregation)
     elif dynamic_kernel is not None:
-        _dynamic(x, dynamic_kernel, window, aggregation)
+        _dynamic(x, dynamic_kernel, geometry, aggregation)
     if offsets is not None:
-        moved(x, offsets, window)
+        moved(x, offsets, geometry)
     _combination(static_kernel, dynamic_kernel, combine, aggregation, channels)
     if bias is not None:
         companion("bias", bias, "[O]", x)
@@ -86,16 +86,16 @@ def fused(value: Any) -> None:
         raise TypeError(f"fused must be None, True or False, got {value!r}")
 
 
-def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, normalization: Any, window: Window) -> None:
+def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, normalization: Any, geometry: Geometry) -> None:
     """Check what :func:`unified_extractor.ops.functional.attend` makes its kernel from against the image."""
     tensor("value", value, "[B, C, H, W]")
     one_of("normalization", normalization, NORMALIZATIONS)
     companion("query", query, "[B, E, Ho, Wo]", value)
     companion("key", key, "[B, E, H, W]", value)
-    if (key.shape[0], *key.shape[2:]) != (value.shape[0], *window.image):
+    if (key.shape[0], *key.shape[2:]) != (value.shape[0], *geometry.image):
         raise ValueError(f"key must be an image of the size of value, {list(value.shape)}, got {list(key.shape)}")
-    if query.shape != (*key.shape[:2], *window.output):
-        raise ValueError(f"query must have shape {[*key.shape[:2], *window.output]}, got {list(query.shape)}")
+    if query.shape != (*key.shape[:2], *geometry.output):
+        raise ValueError(f"query must have shape {[*key.shape[:2], *geometry.output]}, got {list(query.shape)}")
     for name, channels in (("key", key.shape[1]), ("value", value.shape[1])):
         if channels < 1:
             raise ValueError(f"{name} must have at least one channel, got shape {list(key.shape)}")
@@ -106,11 +106,11 @@ def attention(value: Tensor, query: Any, key: Any, position: Any, heads: Any, no
         _same_device("position", position, value)
         if position.dtype != torch.float32 or value.dtype not in HALF:
             companion("position", position, "[G, kh, kw]", value)
-        if position.shape != (heads, *window.kernel_size):
-            raise ValueError(f"position must have shape {[heads, *window.kernel_size]}, got {list(position.shape)}")
+        if position.shape != (heads, *geometry.kernel_size):
+            raise ValueError(f"position must have shape {[heads, *geometry.kernel_size]}, got {list(position.shape)}")
 
 
-def generator(x: Tensor, generator: KernelGenerator, window: Window, aggregation: Any) -> None:
+def generator(x: Tensor, generator: KernelGenerator, geometry: Geometry, aggregation: Any) -> None:
     """Check what makes a dynamic kernel against the image."""
     feature, weight, bias, scale, normalization, heads = generator
     if heads:
@@ -118,10 +118,10 @@ def generator(x: Tensor, generator: KernelGenerator, window: Window, aggregation
     one_of("aggregation", aggregation, ("gather", "fold"))
     one_of("normalization", normalization, NORMALIZATIONS)
     companion("feature", feature, "[B, R, Ho, Wo]", x)
-    if feature.shape[1] < 1 or (feature.shape[0], *feature.shape[2:]) != (x.shape[0], *window.output):
-        expected = [x.shape[0], "R", *window.output]
+    if feature.shape[1] < 1 or (feature.shape[0], *feature.shape[2:]) != (x.shape[0], *geometry.output):
+        expected = [x.shape[0], "R", *geometry.output]
         raise ValueError(f"feature must have shape [B, R, Ho, Wo] = {expected}, got {list(feature.shape)}")
-    taps = window.size if aggregation == "gather" else window.size**2
+    taps = geometry.taps if aggregation == "gather" else geometry.taps**2
     rows = "G*K" if aggregation == "gather" else "G*K*K"
     companion("head_weight", weight, f"[{rows}, R]", x)
     if weight.shape[1] != feature.shape[1]:
@@ -143,12 +143,12 @@ def generator(x: Tensor, generator: KernelGenerator, window: Window, aggregation
         raise ValueError(f"scale must be a finite number other than 0, got {scale!r}")
 
 
-def _static(x: Tensor, static_kernel: Any, window: Window) -> None:
+def _static(x: Tensor, static_kernel: Any, geometry: Geometry) -> None:
     companion("static_kernel", static_kernel, "[O, C/groups, kh, kw]", x)
     channels = x.shape[1]
     out_channels, per_group = static_kernel.shape[:2]
-    if tuple(static_kernel.shape[2:]) != window.kernel_size:
-        raise ValueError(f"static_kernel must end in kernel_size={window.kernel_size}, got shape {list(static_kernel.shape)}")
+    if tuple(static_kernel.shape[2:]) != geometry.kernel_size:
+        raise ValueError(f"static_kernel must end in kernel_size={geometry.kernel_size}, got shape {list(static_kernel.shape)}")
     if out_channels < 1 or per_group < 1 or channels % per_group:
         raise ValueError(
             f"static_kernel must be [O, C/groups, kh, kw] with C={channels} divisible by its second size, "
@@ -161,26 +161,26 @@ def _static(x: Tensor, static_kernel: Any, window: Window) -> None:
         )
 
 
-def _dynamic(x: Tensor, dynamic_kernel: Any, window: Window, aggregation: str) -> None:
+def _dynamic(x: Tensor, dynamic_kernel: Any, geometry: Geometry, aggregation: str) -> None:
     layout = "[B, G, K, Ho, Wo]" if aggregation == "gather" else "[B, G, K, K, Ho, Wo]"
     companion("dynamic_kernel", dynamic_kernel, f"{layout} for aggregation={aggregation!r}", x)
-    _batch_and_positions("dynamic_kernel", dynamic_kernel, x, window)
+    _batch_and_positions("dynamic_kernel", dynamic_kernel, x, geometry)
     divides("dynamic_kernel", "G", dynamic_kernel, x)
-    if any(size != window.size for size in dynamic_kernel.shape[2:-2]):
-        raise ValueError(f"dynamic_kernel must be {layout} with K={window.size} taps, got shape {list(dynamic_kernel.shape)}")
+    if any(size != geometry.taps for size in dynamic_kernel.shape[2:-2]):
+        raise ValueError(f"dynamic_kernel must be {layout} with K={geometry.taps} taps, got shape {list(dynamic_kernel.shape)}")
 
 
-def moved(x: Tensor, offsets: Any, window: Window) -> None:
+def moved(x: Tensor, offsets: Any, geometry: Geometry) -> None:
     """Check offsets against the image: shape, dtype (float32 is allowed beside a half-precision image), device."""
     layout = "[B, F, K, 2, Ho, Wo]"
     tensor("offsets", offsets, layout)
     if offsets.dtype != x.dtype and not (x.dtype in HALF and offsets.dtype == torch.float32):
         raise TypeError(f"offsets must have the dtype of x, {x.dtype}, or float32 beside a half-precision x, got {offsets.dtype}")
     _same_device("offsets", offsets, x)
-    _batch_and_positions("offsets", offsets, x, window)
+    _batch_and_positions("offsets", offsets, x, geometry)
     divides("offsets", "F", offsets, x)
-    if offsets.shape[2] != window.size or offsets.shape[3] != 2:
-        raise ValueError(f"offsets must be {layout} with K={window.size} taps and (y, x), got shape {list(offsets.shape)}")
+    if offsets.shape[2] != geometry.taps or offsets.shape[3] != 2:
+        raise ValueError(f"offsets must be {layout} with K={geometry.taps} taps and (y, x), got shape {list(offsets.shape)}")
 
 
 def _combination(static_kernel: Any, dynamic_kernel: Any, combine: str, aggregation: str, channels: int) -> None:
@@ -199,12 +199,14 @@ def _combination(static_kernel: Any, dynamic_kernel: Any, combine: str, aggregat
         )
 
 
-def _batch_and_positions(name: str, value: Tensor, x: Tensor, window: Window) -> None:
+def _batch_and_positions(name: str, value: Tensor, x: Tensor, geometry: Geometry) -> None:
     if value.shape[0] != x.shape[0]:
         raise ValueError(f"{name} must have the batch size of x, {x.shape[0]}, got shape {list(value.shape)}")
     for axis, label in ((-2, "Ho"), (-1, "Wo")):
-        if value.shape[axis] not in (1, window.output[axis]):
-            raise ValueError(f"{name} must have {label}={window.output[axis]} or 1 at axis {axis}, got shape {list(value.shape)}")
+        if value.shape[axis] not in (1, geometry.output[axis]):
+            raise ValueError(
+                f"{name} must have {label}={geometry.output[axis]} or 1 at axis {axis}, got shape {list(value.shape)}"
+            )
 
 
 def divides(name: str, letter: str, value: Tensor, x: Tensor) -> None:

@@ -19,7 +19,7 @@ from unified_extractor.ops.dynamic_kernels import (
     map_gradients,
     values_gradient,
 )
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Geometry
 
 
 class Wanted(NamedTuple):
@@ -45,7 +45,7 @@ class Call(NamedTuple):
     static: Tensor | None
     dynamic: Tensor | None
     offsets: Tensor | None
-    window: Window
+    geometry: Geometry
     aggregation: str
     """gather, fold or unfold."""
     combine: str = "multiply"
@@ -58,17 +58,17 @@ class Call(NamedTuple):
         """Of the output."""
         channels = self.x.shape[1] if self.static is None else self.static.shape[0]
         if self.aggregation == "fold":
-            return [self.x.shape[0], channels, *self.window.image]
-        taps = [self.window.size] if self.aggregation == "unfold" else []
-        return [self.x.shape[0], channels, *taps, *self.window.output]
+            return [self.x.shape[0], channels, *self.geometry.image]
+        taps = [self.geometry.taps] if self.aggregation == "unfold" else []
+        return [self.x.shape[0], channels, *taps, *self.geometry.output]
 
     def dynamic_shape(self) -> list[Any]:
         """Of the dynamic kernel."""
         if self.generator is not None:
-            return kernel_shape(self.generator, self.window, self.aggregation)
+            return kernel_shape(self.generator, self.geometry, self.aggregation)
         if self.dynamic is not None:
             return list(self.dynamic.shape)
-        return [self.x.shape[0], self.heads, self.window.size, *self.window.output]
+        return [self.x.shape[0], self.heads, self.geometry.taps, *self.geometry.output]
 
 
 class Kernels(NamedTuple):
@@ -93,16 +93,16 @@ class Operators(NamedTuple):
     """``(query, key, offsets, heads, window)``: query-key products, the gradient by the dynamic kernel of a gather of the keys."""
 
 
-def numbers(window: Window) -> list[int]:
+def numbers(geometry: Geometry) -> list[int]:
     """A window as an operator's argument."""
     pairs = (
-        window.kernel_size,
-        window.stride,
-        window.padding,
-        window.padding_after,
-        window.dilation,
-        window.image,
-        window.output,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.padding,
+        geometry.padding_after,
+        geometry.dilation,
+        geometry.image,
+        geometry.output,
     )
     return [size for pair in pairs for size in pair]
 
@@ -112,8 +112,8 @@ def split_dynamic(dynamic: Tensor | KernelGenerator | None) -> tuple[Tensor | No
     return (None, tuple(dynamic)) if isinstance(dynamic, KernelGenerator) else (dynamic, ())
 
 
-def _window(sizes: Sequence[int]) -> Window:
-    return Window(*zip(sizes[::2], sizes[1::2], strict=True))
+def _geometry(sizes: Sequence[int]) -> Geometry:
+    return Geometry(*zip(sizes[::2], sizes[1::2], strict=True))
 
 
 _SCHEMA = (
@@ -134,9 +134,9 @@ def _complete(arguments: Sequence[Any]) -> tuple[Any, ...]:
 
 def _call(*arguments: Any) -> Call:
     """From an operator's arguments."""
-    x, static, dynamic, offsets, window, aggregation, combine, *others = _complete(arguments)
+    x, static, dynamic, offsets, geometry, aggregation, combine, *others = _complete(arguments)
     generator = None if others[0] is None else KernelGenerator(*others)
-    return Call(x, static, dynamic, offsets, _window(window), aggregation, combine, generator=generator)
+    return Call(x, static, dynamic, offsets, _geometry(geometry), aggregation, combine, generator=generator)
 
 
 def registered(backend: str, kernels: Kernels) -> Operators:
@@ -161,8 +161,8 @@ def registered(backend: str, kernels: Kernels) -> Operators:
         lambda gradient, wanted, *arguments: kernels.new_gradients(_call(*arguments), Wanted(*wanted)),
     )
 
-    def keys(key: Tensor, offsets: Tensor | None, heads: int, window: Sequence[int]) -> Call:
-        return Call(key, None, None, offsets, _window(window), "gather", heads=heads)
+    def keys(key: Tensor, offsets: Tensor | None, heads: int, geometry: Sequence[int]) -> Call:
+        return Call(key, None, None, offsets, _geometry(geometry), "gather", heads=heads)
 
     similarity = operator(
         "similarity",
@@ -190,11 +190,11 @@ def registered(backend: str, kernels: Kernels) -> Operators:
 
     def keep_similarity(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[:3])
-        ctx.heads, ctx.window = inputs[3:]
+        ctx.heads, ctx.geometry = inputs[3:]
 
     def similarity_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         (query, key, offsets), asked = ctx.saved_tensors, ctx.needs_input_grad[:3]
-        arguments = (key, None, gradient, offsets, ctx.window, "gather", "multiply")
+        arguments = (key, None, gradient, offsets, ctx.geometry, "gather", "multiply")
         of_query = aggregate(*arguments) if asked[0] else None
         wanted = [asked[1], False, False, asked[2], False, False, False]
         if torch.is_grad_enabled():
@@ -221,10 +221,10 @@ def with_kernel(call: Call, gradients: Gradients) -> Call:
     """The same call with the kernel itself in place of its generator."""
     assert call.generator is not None
 
-    def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
-        return gradients(Call(key, None, None, offsets, window, "gather", heads=heads), query, _OF_KERNEL)[0]
+    def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
+        return gradients(Call(key, None, None, offsets, geometry, "gather", heads=heads), query, _OF_KERNEL)[0]
 
-    kernel = generated_kernel(call.generator, call.window, call.aggregation, similarity)
+    kernel = generated_kernel(call.generator, call.geometry, call.aggregation, similarity)
     return call._replace(dynamic=kernel, generator=None)
 
 
@@ -240,7 +240,7 @@ def gradients_with_kernel(
     if direct.dynamic:
         values = values_gradient(generator, whole.dynamic, results.pop("dynamic"))
         if generator.heads:
-            of_keys = Call(generator.weight, None, values, None, call.window, "gather")
+            of_keys = Call(generator.weight, None, values, None, call.geometry, "gather")
             (of_key,) = gradients(of_keys, generator.feature, Wanted(True, False, False, False))
             of_position = values.sum((0, 3, 4)).flatten()
             of_position = of_position if generator.bias is None else of_position.to(generator.bias.dtype)
@@ -263,14 +263,14 @@ def _names(wanted: Wanted) -> list[str]:
 
 def _aggregate_flops(*arguments: Any, **_: Any) -> int:
     """For torch's flop counter, which gives shapes in place of tensors and counts a multiply-add as two."""
-    x, static, dynamic, offsets, window, aggregation, _, *generator = arguments
-    place, channels = _window(window), x[1]
+    x, static, dynamic, offsets, geometry, aggregation, _, *generator = arguments
+    place, channels = _geometry(geometry), x[1]
     static_outputs = 0 if static is None else static[0] * static[1] // channels
     weight = generator[1] if generator else None
-    results = 0 if dynamic is None and weight is None else place.size if aggregation == "fold" else 1
+    results = 0 if dynamic is None and weight is None else place.taps if aggregation == "fold" else 1
     one = multiply_adds(place, channels, static_outputs=static_outputs, results=results, moved=offsets is not None)
     if weight is not None:
-        rows = weight[0] if len(weight) == 2 else place.size  # of a linear map; with keys a channel has one product a tap
+        rows = weight[0] if len(weight) == 2 else place.taps  # of a linear map; with keys a channel has one product a tap
         one += rows * weight[1] * place.output[0] * place.output[1]
     return 2 * x[0] * one
 
@@ -280,8 +280,8 @@ def _backward_flops(gradient: Any, wanted: Any, *arguments: Any, **_: Any) -> in
     return sum(wanted) * _aggregate_flops(*arguments)
 
 
-def _similarity_flops(query: Any, key: Any, offsets: Any, heads: int, window: Sequence[int], **_: Any) -> int:
-    return 2 * key[0] * multiply_adds(_window(window), key[1], results=1, moved=offsets is not None)
+def _similarity_flops(query: Any, key: Any, offsets: Any, heads: int, geometry: Sequence[int], **_: Any) -> int:
+    return 2 * key[0] * multiply_adds(_geometry(geometry), key[1], results=1, moved=offsets is not None)
 
 
 def _placed(results: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
@@ -301,10 +301,10 @@ def _differentiable_gradients(arguments: Sequence[Any], wanted: Sequence[bool], 
         call = _call(*arguments)
         dynamic = call.dynamic
         if call.generator is not None:
-            dynamic = generated_kernel(call.generator, call.window, call.aggregation, eager.similarity)
+            dynamic = generated_kernel(call.generator, call.geometry, call.aggregation, eager.similarity)
         if call.aggregation == "unfold":
-            y = eager.generalized_unfold(call.x, call.offsets, call.window)
+            y = eager.generalized_unfold(call.x, call.offsets, call.geometry)
         else:
-            y = eager.extract(call.x, call.static, dynamic, call.offsets, None, call.window, call.combine, call.aggregation)
+            y = eager.extract(call.x, call.static, dynamic, call.offsets, None, call.geometry, call.combine, call.aggregation)
         asked = [arguments[place] for place, wish in zip(_TENSORS, wanted, strict=True) if wish]
         return torch.autograd.grad(y, asked, gradient, create_graph=True) if asked else []

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Window, precision, reads_nothing
+from unified_extractor.ops.geometry import Geometry, precision, reads_nothing
 
 NORMALIZATIONS = ("none", "softmax", "sigmoid")
 """Those that need no more than the values of one window."""
 
 
-Products = Callable[[Tensor, Tensor, Tensor | None, int, Window], Tensor]
+Products = Callable[[Tensor, Tensor, Tensor | None, int, Geometry], Tensor]
 """``(query, key, offsets, heads, window)`` to ``[B, heads, K, Ho, Wo]``: a backend's ``similarity``."""
 
 
@@ -39,52 +39,52 @@ class KernelGenerator(NamedTuple):
     heads: int = 0
     """G of query-key products on the regular grid; 0: a linear map."""
 
-    def plus_one(self, window: Window) -> Self:
+    def plus_one(self, geometry: Geometry) -> Self:
         """What makes one plus the kernel, where that is not normalized."""
         assert self.normalization == "none"
-        rows = self.heads * window.size if self.heads else self.weight.shape[0]
+        rows = self.heads * geometry.taps if self.heads else self.weight.shape[0]
         bias = self.weight.new_zeros(rows) if self.bias is None else self.bias
         return self._replace(bias=bias + 1 / self.scale)
 
 
-def generating_work(generator: KernelGenerator, window: Window) -> int:
+def generating_work(generator: KernelGenerator, geometry: Geometry) -> int:
     """Multiply-adds of one window's kernel."""
     if generator.heads:
-        return window.size * generator.weight.shape[1]
+        return geometry.taps * generator.weight.shape[1]
     return generator.weight.shape[0] * generator.weight.shape[1]
 
 
-def kernel_shape(generator: KernelGenerator, window: Window, aggregation: str) -> list[Any]:
+def kernel_shape(generator: KernelGenerator, geometry: Geometry, aggregation: str) -> list[Any]:
     """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``."""
-    taps = [window.size] * (2 if aggregation == "fold" else 1)
+    taps = [geometry.taps] * (2 if aggregation == "fold" else 1)
     if generator.heads:
-        return [generator.feature.shape[0], generator.heads, *taps, *window.output]
-    return [generator.feature.shape[0], generator.weight.shape[0] // prod(taps), *taps, *window.output]
+        return [generator.feature.shape[0], generator.heads, *taps, *geometry.output]
+    return [generator.feature.shape[0], generator.weight.shape[0] // prod(taps), *taps, *geometry.output]
 
 
-def generated_kernel(generator: KernelGenerator, window: Window, aggregation: str, similarity: Products) -> Tensor:
+def generated_kernel(generator: KernelGenerator, geometry: Geometry, aggregation: str, similarity: Products) -> Tensor:
     """The dynamic kernel, of :func:`kernel_shape`; ``similarity``: what makes query-key products."""
     feature, weight, bias, scale, normalization, heads = generator
     if not heads:
         values = F.conv2d(feature, weight[:, :, None, None], bias)
-        return normalized(_scaled(values.reshape(kernel_shape(generator, window, aggregation)), scale), normalization)
-    values = similarity(feature, weight, None, heads, window)
+        return normalized(_scaled(values.reshape(kernel_shape(generator, geometry, aggregation)), scale), normalization)
+    values = similarity(feature, weight, None, heads, geometry)
     values = values.to(precision(values))  # a softmax of half-precision values would lose digits of the position
     if bias is not None:
         values = values + bias.view(heads, -1)[:, :, None, None]
-    return normalized(inside_alone(_scaled(values, scale), window, None, normalization), normalization).to(feature.dtype)
+    return normalized(inside_alone(_scaled(values, scale), geometry, None, normalization), normalization).to(feature.dtype)
 
 
 def _scaled(values: Tensor, scale: float) -> Tensor:
     return values if scale == 1 else scale * values
 
 
-def inside_alone(values: Tensor, window: Window, offsets: Tensor | None, normalization: str) -> Tensor:
+def inside_alone(values: Tensor, geometry: Geometry, offsets: Tensor | None, normalization: str) -> Tensor:
     """Query-key products ``[B, G, K, Ho, Wo]`` with those of taps that read nothing out of a softmax's reach."""
     if normalization != "softmax":
         return values
     # The lowest finite value, not -inf: a window wholly outside stays finite, and reads zeros anyway.
-    outside = reads_nothing(window, offsets, values.device)
+    outside = reads_nothing(geometry, offsets, values.device)
     outside = outside.repeat_interleave(values.shape[1] // outside.shape[1], 1)
     return values.masked_fill(outside, torch.finfo(values.dtype).min)
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Geometry
 
 
-def overlap_normalized(y: Tensor, window: Window) -> Tensor:
+def overlap_normalized(y: Tensor, geometry: Geometry) -> Tensor:
     """A fold divided by the number of windows that cover each pixel; a pixel that none covers keeps its zero.
 
     Args:
@@ -15,15 +15,15 @@ def overlap_normalized(y: Tensor, window: Window) -> Tensor:
     """
     counts = []
     for axis in (0, 1):
-        before, size, after = window.padding[axis], window.image[axis], window.padding_after[axis]
+        before, size, after = geometry.padding[axis], geometry.image[axis], geometry.padding_after[axis]
         count = y.new_zeros(before + size + after)
-        for tap in range(window.kernel_size[axis]):
-            count[window.axis_slice(axis, tap)] += 1
+        for tap in range(geometry.kernel_size[axis]):
+            count[geometry.axis_slice(axis, tap)] += 1
         counts.append(count[before : before + size])
     return y / torch.outer(*counts).clamp(min=1)
 
 
-def center_blended(y: Tensor, x: Tensor, gate: Tensor, window: Window) -> Tensor:
+def center_blended(y: Tensor, x: Tensor, gate: Tensor, geometry: Geometry) -> Tensor:
     """``(1 - s)*y + s*x`` with x at the windows' centres and ``s = sigmoid(gate)``, one a group.
 
     Args:
@@ -33,7 +33,7 @@ def center_blended(y: Tensor, x: Tensor, gate: Tensor, window: Window) -> Tensor
         window: the operator's geometry.
     Source: DCNv3's ``center_feature_scale`` (Wang et al., InternImage, CVPR 2023).
     """
-    rows, columns = window.stride
+    rows, columns = geometry.stride
     centre = x[:, :, ::rows, ::columns].unflatten(1, (gate.shape[1], -1))
     share = torch.sigmoid(gate).unsqueeze(2)
     return ((1 - share) * y.unflatten(1, (gate.shape[1], -1)) + share * centre).flatten(1, 2)

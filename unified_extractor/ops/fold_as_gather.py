@@ -10,57 +10,57 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.autocast import returned
-from unified_extractor.ops.geometry import Window, canvas, cropped, padded
+from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded
 
 
-def composing_is_cheaper(window: Window, *, channels: int, groups: int) -> bool:
+def composing_is_cheaper(geometry: Geometry, *, channels: int, groups: int) -> bool:
     """Whether composing and gathering cost less than the fold, whose multiply-adds count double: each reads and writes its sum."""
-    positions, pixels = window.output[0] * window.output[1], window.image[0] * window.image[1]
-    compose = window.size**2 * positions * groups
-    return compose + composed_window(window).size * pixels * channels < 2 * window.size**2 * positions * channels
+    positions, pixels = geometry.output[0] * geometry.output[1], geometry.image[0] * geometry.image[1]
+    compose = geometry.taps**2 * positions * groups
+    return compose + composed_geometry(geometry).taps * pixels * channels < 2 * geometry.taps**2 * positions * channels
 
 
-def composed_window(window: Window) -> Window:
+def composed_geometry(geometry: Geometry) -> Geometry:
     """The gather that equals a fold: a window at every pixel, a tap for every displacement between two taps."""
-    (kh, kw), (dy, dx) = window.kernel_size, window.dilation
+    (kh, kw), (dy, dx) = geometry.kernel_size, geometry.dilation
     reach = (dy * (kh - 1), dx * (kw - 1))
-    return Window((2 * kh - 1, 2 * kw - 1), (1, 1), reach, reach, window.dilation, window.image, window.image)
+    return Geometry((2 * kh - 1, 2 * kw - 1), (1, 1), reach, reach, geometry.dilation, geometry.image, geometry.image)
 
 
-def compose_fold(dynamic_kernel: Tensor, window: Window) -> Tensor:
+def compose_fold(dynamic_kernel: Tensor, geometry: Geometry) -> Tensor:
     """The dynamic kernel of :func:`composed_window`, ``[B, G, (2kh-1)*(2kw-1), H, W]``.
 
     Args:
         dynamic_kernel: ``[B, G, K, K, Ho, Wo]``, (output tap, source tap).
         window: the geometry of the fold.
     """
-    return _Compose.apply(dynamic_kernel.expand(*dynamic_kernel.shape[:4], *window.output), window)
+    return _Compose.apply(dynamic_kernel.expand(*dynamic_kernel.shape[:4], *geometry.output), geometry)
 
 
 class _Compose(torch.autograd.Function):
     @staticmethod
-    def forward(dynamic: Tensor, window: Window) -> Tensor:
+    def forward(dynamic: Tensor, geometry: Geometry) -> Tensor:
         batch, groups = dynamic.shape[:2]
-        taps = composed_window(window).size
-        composed = canvas(dynamic, groups * taps, window)
-        for i in range(window.size):
-            _block(composed, groups, i, window).add_(dynamic[:, :, i].unflatten(2, window.kernel_size))
-        return returned(cropped(composed, window).reshape(batch, groups, taps, *window.image), dynamic.dtype)
+        taps = composed_geometry(geometry).taps
+        composed = canvas(dynamic, groups * taps, geometry)
+        for i in range(geometry.taps):
+            _block(composed, groups, i, geometry).add_(dynamic[:, :, i].unflatten(2, geometry.kernel_size))
+        return returned(cropped(composed, geometry).reshape(batch, groups, taps, *geometry.image), dynamic.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.groups, ctx.window = inputs[0].shape[1], inputs[1]
+        ctx.groups, ctx.geometry = inputs[0].shape[1], inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        composed = padded(gradient.flatten(1, 2), ctx.window)
-        blocks = [_block(composed, ctx.groups, i, ctx.window).flatten(2, 3) for i in range(ctx.window.size)]
+        composed = padded(gradient.flatten(1, 2), ctx.geometry)
+        blocks = [_block(composed, ctx.groups, i, ctx.geometry).flatten(2, 3) for i in range(ctx.geometry.taps)]
         return torch.stack(blocks, 2), None
 
 
-def _block(composed: Tensor, groups: int, i: int, window: Window) -> Tensor:
+def _block(composed: Tensor, groups: int, i: int, geometry: Geometry) -> Tensor:
     """The view ``[B, G, kh, kw, Ho, Wo]`` of the composed kernel that output tap i of every window adds to."""
-    (kh, kw), (row, column) = window.kernel_size, window.taps[i]
-    rows, columns = window.slices(window.taps[i])
+    (kh, kw), (row, column) = geometry.kernel_size, geometry.tap_indices[i]
+    rows, columns = geometry.slices(geometry.tap_indices[i])
     taps = composed.unflatten(1, (groups, 2 * kh - 1, 2 * kw - 1))
     return taps[:, :, kh - 1 - row : 2 * kh - 1 - row, kw - 1 - column : 2 * kw - 1 - column, rows, columns]

@@ -18,7 +18,7 @@ from unified_extractor.ops.autocast import autocasts, full_precision
 from unified_extractor.ops.checks import Ints, Padding
 from unified_extractor.ops.custom_ops import Call
 from unified_extractor.ops.dynamic_kernels import KernelGenerator, generated_kernel
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Geometry
 
 
 def generalized_unfold(
@@ -49,13 +49,13 @@ def generalized_unfold(
 
     Source: bilinear sampling as in deformable convolution (Dai et al., ICCV 2017).
     """
-    window = checks.window(x, kernel_size, stride, padding, dilation)
+    geometry = checks.geometry(x, kernel_size, stride, padding, dilation)
     (x,) = _autocast(x)
     if offsets is not None:
-        checks.moved(x, offsets, window)
-    implementation = dispatch.choose(None, x, _work(window, offsets, x.shape[1]))
+        checks.moved(x, offsets, geometry)
+    implementation = dispatch.choose(None, x, _work(geometry, offsets, x.shape[1]))
     with full_precision(x):
-        return implementation.generalized_unfold(x, offsets, window)
+        return implementation.generalized_unfold(x, offsets, geometry)
 
 
 def extract(
@@ -102,12 +102,12 @@ def extract(
 
     Source: DESIGN of this package; the equation and its special cases are in ``paper_notes.md``.
     """
-    window = checks.window(x, kernel_size, stride, padding, dilation)
+    geometry = checks.geometry(x, kernel_size, stride, padding, dilation)
     x, static_kernel, dynamic_kernel, bias = _autocast(x, static_kernel, dynamic_kernel, bias)
-    checks.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
-    implementation = _implementation(Call(x, static_kernel, dynamic_kernel, offsets, window, aggregation, combine), backend)
+    checks.extract(x, static_kernel, dynamic_kernel, offsets, bias, geometry, combine, aggregation)
+    implementation = _implementation(Call(x, static_kernel, dynamic_kernel, offsets, geometry, aggregation, combine), backend)
     with full_precision(x):
-        return implementation.extract(x, static_kernel, dynamic_kernel, offsets, bias, window, combine, aggregation)
+        return implementation.extract(x, static_kernel, dynamic_kernel, offsets, bias, geometry, combine, aggregation)
 
 
 def generate_and_extract(
@@ -155,12 +155,12 @@ def generate_and_extract(
 
     Source: ``paper_notes.md``; recomputing in backward as Dao et al., FlashAttention (NeurIPS 2022).
     """
-    window = checks.window(x, kernel_size, stride, padding, dilation)
+    geometry = checks.geometry(x, kernel_size, stride, padding, dilation)
     x, feature, weight, static_kernel, head_bias, bias = _autocast(x, feature, head_weight, static_kernel, head_bias, bias)
     generator = KernelGenerator(feature, weight, head_bias, scale, normalization)
-    checks.extract(x, static_kernel, generator, offsets, bias, window, combine, aggregation)
+    checks.extract(x, static_kernel, generator, offsets, bias, geometry, combine, aggregation)
     _check_fused(fused, backend)
-    call = Call(x, static_kernel, None, offsets, window, aggregation, combine, generator=generator)
+    call = Call(x, static_kernel, None, offsets, geometry, aggregation, combine, generator=generator)
     return _generated(call, bias, fused, backend)
 
 
@@ -218,13 +218,13 @@ def attend(
     Source: Ramachandran et al., Stand-Alone Self-Attention in Vision Models (NeurIPS 2019).
     """
     checks.tensor("value", value, "[B, C, H, W]")
-    window = checks.window(value, kernel_size, stride, "same", dilation)
+    geometry = checks.geometry(value, kernel_size, stride, "same", dilation)
     value, query, key, static_kernel, bias = _autocast(value, query, key, static_kernel, bias)
-    checks.attention(value, query, key, position, heads, normalization, window)
+    checks.attention(value, query, key, position, heads, normalization, geometry)
     generator = KernelGenerator(query, key, None if position is None else position.flatten(), 1.0, normalization, heads)
-    checks.extract(value, static_kernel, generator, None, bias, window, combine, "gather")
+    checks.extract(value, static_kernel, generator, None, bias, geometry, combine, "gather")
     _check_fused(fused, backend)
-    call = Call(value, static_kernel, None, None, window, "gather", combine, generator=generator)
+    call = Call(value, static_kernel, None, None, geometry, "gather", combine, generator=generator)
     return _generated(call, bias, fused, backend)
 
 
@@ -256,20 +256,20 @@ def similarity(
 
     Source: Ramachandran et al., Stand-Alone Self-Attention in Vision Models (NeurIPS 2019).
     """
-    window = checks.window(key, kernel_size, stride, "same", dilation)
+    geometry = checks.geometry(key, kernel_size, stride, "same", dilation)
     key, query = _autocast(key, query)
     checks.companion("query", query, "[B, C, Ho, Wo]", key)
-    if query.shape != (*key.shape[:2], *window.output):
-        raise ValueError(f"query must have shape {[*key.shape[:2], *window.output]}, got {list(query.shape)}")
+    if query.shape != (*key.shape[:2], *geometry.output):
+        raise ValueError(f"query must have shape {[*key.shape[:2], *geometry.output]}, got {list(query.shape)}")
     if heads < 1 or key.shape[1] % heads:
         raise ValueError(f"heads must divide the channels of key, got heads={heads}, channels={key.shape[1]}")
     if offsets is not None:
-        checks.moved(key, offsets, window)
+        checks.moved(key, offsets, geometry)
         if heads % offsets.shape[1]:
             raise ValueError(f"offsets has F={offsets.shape[1]} groups, which must divide heads={heads}")
-    implementation = dispatch.choose(backend, key, _work(window, offsets, key.shape[1] // heads))
+    implementation = dispatch.choose(backend, key, _work(geometry, offsets, key.shape[1] // heads))
     with full_precision(key):
-        return implementation.similarity(query, key, offsets, heads, window)
+        return implementation.similarity(query, key, offsets, heads, geometry)
 
 
 def _check_fused(fused: bool | None, backend: str | None) -> None:
@@ -287,25 +287,25 @@ def _generated(call: Call, bias: Tensor | None, fused: bool | None, backend: str
     dynamic: KernelGenerator | Tensor = call.generator
     with full_precision(call.x):
         if not _makes_on_the_way(implementation, call, fused):
-            dynamic = generated_kernel(call.generator, call.window, call.aggregation, implementation.similarity)
-        options = (call.offsets, bias, call.window, call.combine, call.aggregation)
+            dynamic = generated_kernel(call.generator, call.geometry, call.aggregation, implementation.similarity)
+        options = (call.offsets, bias, call.geometry, call.combine, call.aggregation)
         y: Tensor = implementation.extract(call.x, call.static, dynamic, *options)
     return y
 
 
 def _implementation(call: Call, backend: str | None, fused: bool | None = None) -> Any:
     """The backend that runs a call, named or chosen; ``fused``: one that does not store a generated kernel, if any is usable."""
-    x, static, results = call.x, call.static, call.window.size if call.aggregation == "fold" else 1
+    x, static, results = call.x, call.static, call.geometry.taps if call.aggregation == "fold" else 1
     made = call.dynamic is not None or call.generator is not None
     if not made and call.offsets is None and call.aggregation == "gather":
         return dispatch.choose(backend, x, 0)  # any backend calls torch's convolution
     shared = x.shape[1] // call.dynamic_shape()[1] if made else x.shape[1]
     if static is not None and static.shape[:2] != (x.shape[1], 1):
         shared = min(shared, static.shape[1])
-    return dispatch.choose(backend, x, sys.maxsize if fused else _work(call.window, call.offsets, shared, results))
+    return dispatch.choose(backend, x, sys.maxsize if fused else _work(call.geometry, call.offsets, shared, results))
 
 
-def _work(window: Window, offsets: Tensor | None, shared: int, results: int = 1) -> int:
+def _work(geometry: Geometry, offsets: Tensor | None, shared: int, results: int = 1) -> int:
     """How much there is to do for what is brought into registers at once: multiply-adds at one position for at most 16 channels.
 
     Args:
@@ -314,7 +314,7 @@ def _work(window: Window, offsets: Tensor | None, shared: int, results: int = 1)
         shared: channels that share a kernel.
         results: outputs of a window.
     """
-    return results * window.size * min(shared, 16) * (1 if offsets is None else 100)
+    return results * geometry.taps * min(shared, 16) * (1 if offsets is None else 100)
 
 
 def _autocast(x: Tensor, *others: Any) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Window:
+class Geometry:
     """The checked geometry of a call. Window p, tap (i, j) lies at ``stride*p - padding + dilation*(i, j)``; pairs are (y, x)."""
 
     kernel_size: tuple[int, int]
@@ -25,12 +25,12 @@ class Window:
     output: tuple[int, int]
 
     @property
-    def size(self) -> int:
+    def taps(self) -> int:
         """K, the number of taps."""
         return self.kernel_size[0] * self.kernel_size[1]
 
     @property
-    def taps(self) -> list[tuple[int, int]]:
+    def tap_indices(self) -> list[tuple[int, int]]:
         """Row-major (i, j) of every tap."""
         return [(i, j) for i in range(self.kernel_size[0]) for j in range(self.kernel_size[1])]
 
@@ -45,27 +45,27 @@ class Window:
         return slice(start, start + self.stride[axis] * (self.output[axis] - 1) + 1, self.stride[axis])
 
 
-def padded(x: Tensor, window: Window) -> Tensor:
+def padded(x: Tensor, geometry: Geometry) -> Tensor:
     """The image between its zeros, so that ``window.slices`` are its pixels."""
-    (top, left), (bottom, right) = window.padding, window.padding_after
+    (top, left), (bottom, right) = geometry.padding, geometry.padding_after
     return F.pad(x, (left, right, top, bottom)) if top or left or bottom or right else x
 
 
-def cropped(canvas: Tensor, window: Window) -> Tensor:
+def cropped(canvas: Tensor, geometry: Geometry) -> Tensor:
     """The image inside its padding: the adjoint of :func:`padded`."""
-    (top, left), (height, width) = window.padding, window.image
+    (top, left), (height, width) = geometry.padding, geometry.image
     return canvas[:, :, top : top + height, left : left + width]
 
 
-def canvas_size(window: Window) -> tuple[int, int]:
+def canvas_size(geometry: Geometry) -> tuple[int, int]:
     """Height and width of the padded image."""
-    height, width = (window.padding[a] + window.image[a] + window.padding_after[a] for a in (0, 1))
+    height, width = (geometry.padding[a] + geometry.image[a] + geometry.padding_after[a] for a in (0, 1))
     return height, width
 
 
-def canvas(x: Tensor, channels: int, window: Window) -> Tensor:
+def canvas(x: Tensor, channels: int, geometry: Geometry) -> Tensor:
     """Zeros of the padded image's size, for sums of values that lie at taps."""
-    return x.new_zeros(x.shape[0], channels, *canvas_size(window), dtype=precision(x))
+    return x.new_zeros(x.shape[0], channels, *canvas_size(geometry), dtype=precision(x))
 
 
 def precision(x: Tensor) -> torch.dtype:
@@ -73,7 +73,7 @@ def precision(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def window_shift(window: Window, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+def window_shift(geometry: Geometry, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The offsets that keep every window inside the image: neighborhood attention's border rule. ``[1, 1, 1, 2, Ho, Wo]``, pixels.
 
     A window that would leave the image moves inwards by a multiple of the dilation, so it stays in its residue class.
@@ -84,22 +84,22 @@ def window_shift(window: Window, *, dtype: torch.dtype, device: torch.device) ->
     """
     shifts = []
     for axis, name in ((0, "height"), (1, "width")):
-        size, kernel, dilation = window.image[axis], window.kernel_size[axis], window.dilation[axis]
+        size, kernel, dilation = geometry.image[axis], geometry.kernel_size[axis], geometry.dilation[axis]
         if size < kernel * dilation:
             raise ValueError(
                 f"offsets.kind='window_shift' needs an image {name} of at least kernel_size*dilation, "
                 f"got {name}={size}, kernel_size={kernel}, dilation={dilation}"
             )
-        centre = torch.arange(window.output[axis], device=device) * window.stride[axis]
+        centre = torch.arange(geometry.output[axis], device=device) * geometry.stride[axis]
         residue, index = centre % dilation, centre // dilation
         available = (size - residue + dilation - 1) // dilation
         start = index - kernel // 2
         shifts.append((torch.minimum(start.clamp(min=0), available - kernel) - start) * dilation)
-    rows, columns = shifts[0][:, None].expand(window.output), shifts[1][None, :].expand(window.output)
+    rows, columns = shifts[0][:, None].expand(geometry.output), shifts[1][None, :].expand(geometry.output)
     return torch.stack([rows, columns])[None, None, None].to(dtype)
 
 
-def scaled_offsets(offsets: Tensor, scale: float, window: Window) -> Tensor:
+def scaled_offsets(offsets: Tensor, scale: float, geometry: Geometry) -> Tensor:
     """Offsets and regular grid scaled about the window's centre: ``scale*offset + (scale - 1)*dilation*(t_k - centre)``.
 
     Args:
@@ -110,30 +110,33 @@ def scaled_offsets(offsets: Tensor, scale: float, window: Window) -> Tensor:
     if scale == 1.0:
         return offsets
     grid = offsets.new_tensor(
-        [[d * (t - (k - 1) / 2) for t, k, d in zip(tap, window.kernel_size, window.dilation, strict=True)] for tap in window.taps]
+        [
+            [d * (t - (k - 1) / 2) for t, k, d in zip(tap, geometry.kernel_size, geometry.dilation, strict=True)]
+            for tap in geometry.tap_indices
+        ]
     )
     return scale * offsets + (scale - 1.0) * grid[:, :, None, None]
 
 
-def displacements(window: Window, device: torch.device) -> tuple[Tensor, Tensor]:
+def displacements(geometry: Geometry, device: torch.device) -> tuple[Tensor, Tensor]:
     """How many taps lie between a shifted window's own pixel and what it reads, as indices ``0 .. 2k-2``: row, column ``[K, Ho, Wo]``."""
-    shift = window_shift(window, dtype=torch.float32, device=device)
+    shift = window_shift(geometry, dtype=torch.float32, device=device)
     indices = []
     for axis in (0, 1):
-        kernel = window.kernel_size[axis]
-        taps = torch.tensor([tap[axis] for tap in window.taps], device=device)
-        moved = shift[0, 0, 0, axis].long() // window.dilation[axis]
+        kernel = geometry.kernel_size[axis]
+        taps = torch.tensor([tap[axis] for tap in geometry.tap_indices], device=device)
+        moved = shift[0, 0, 0, axis].long() // geometry.dilation[axis]
         indices.append(taps[:, None, None] - kernel // 2 + moved + kernel - 1)
     return indices[0], indices[1]
 
 
-def reads_nothing(window: Window, offsets: Tensor | None, device: torch.device) -> Tensor:
+def reads_nothing(geometry: Geometry, offsets: Tensor | None, device: torch.device) -> Tensor:
     """Which taps lie outside the image, where the bilinear read is zero. bool ``[B or 1, F or 1, K, Ho, Wo]``."""
     inside = []
     for axis in (0, 1):
-        windows = torch.arange(window.output[axis], device=device) * window.stride[axis] - window.padding[axis]
-        taps = torch.tensor([window.dilation[axis] * tap[axis] for tap in window.taps], device=device)
+        windows = torch.arange(geometry.output[axis], device=device) * geometry.stride[axis] - geometry.padding[axis]
+        taps = torch.tensor([geometry.dilation[axis] * tap[axis] for tap in geometry.tap_indices], device=device)
         grid = taps[:, None, None] + (windows[:, None] if axis == 0 else windows[None, :])
         position = grid[None, None] if offsets is None else grid + offsets[:, :, :, axis].to(precision(offsets))
-        inside.append((position > -1) & (position < window.image[axis]))
+        inside.append((position > -1) & (position < geometry.image[axis]))
     return ~(inside[0] & inside[1])

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from unified_extractor.ops import cost as counting
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Geometry
 from unified_extractor.profiling.elementwise import counting_elementwise
 from unified_extractor.profiling.memory import kept_bytes, peak_bytes
 from unified_extractor.profiling.modules import evaluating, extractors
@@ -86,7 +86,7 @@ def kept_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> in
         return kept_bytes(lambda: torch.func.functional_call(module, state, (x,)), x, *state.values())
 
 
-def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, out_channels: int) -> int:
+def operator_multiply_adds(spec: ExtractorSpec, geometry: Geometry, channels: int, out_channels: int) -> int:
     """Multiply-adds of the operator on one image.
 
     Every tap of every window costs: 4 a channel for a learned position's bilinear read; 1 a channel (fold: K) for a dynamic
@@ -101,9 +101,9 @@ def operator_multiply_adds(spec: ExtractorSpec, window: Window, channels: int, o
     """
     static, dynamic = spec.static_kernel, spec.dynamic_kernel
     static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
-    results = 0 if dynamic.source == "none" else window.size if spec.aggregation == "fold" else 1
+    results = 0 if dynamic.source == "none" else geometry.taps if spec.aggregation == "fold" else 1
     moved = spec.offsets.kind == "learned"
-    return counting.multiply_adds(window, channels, static_outputs=static_outputs, results=results, moved=moved)
+    return counting.multiply_adds(geometry, channels, static_outputs=static_outputs, results=results, moved=moved)
 
 
 def _batched(module: Any, input_shape: Any) -> tuple[int, ...]:
@@ -175,12 +175,12 @@ def _is_child(name: str, parent: str) -> bool:
 def _operator_hook(counts: "Counter[str]") -> Any:
     def count(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         spec, (x,) = layer.spec, inputs
-        window = layer.window(x)
+        geometry = layer.geometry(x)
         out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
-        counts["operator"] += x.shape[0] * operator_multiply_adds(spec, window, layer.in_channels, out_channels)
+        counts["operator"] += x.shape[0] * operator_multiply_adds(spec, geometry, layer.in_channels, out_channels)
         if spec.dynamic_kernel.source == "similarity":
             moved = spec.offsets.kind == "learned"
-            counts["generator"] += x.shape[0] * counting.multiply_adds(window, layer.in_channels, results=1, moved=moved)
+            counts["generator"] += x.shape[0] * counting.multiply_adds(geometry, layer.in_channels, results=1, moved=moved)
 
     return count
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unified_extractor.ops.fold_as_gather import compose_fold, composed_window
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry
+from unified_extractor.ops.geometry import Geometry
 from unified_extractor.profiling.modules import evaluating, extractors
 
 
@@ -45,22 +45,22 @@ def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReadi
     A fold is read by its composed kernel, so there ``position`` is a pixel of the output map; one with offsets or a static kernel
     has no composed kernel, and shows what the window's centre output reads.
     """
-    spec, window = layer.spec, layer.window(x)
+    spec, geometry = layer.spec, layer.geometry(x)
     offsets, dynamic = layer.generate(x)
     if spec.aggregation == "fold" and dynamic is not None:
         if _composes(layer):
-            dynamic, window = compose_fold(dynamic, window), composed_window(window)
+            dynamic, geometry = compose_fold(dynamic, geometry), composed_geometry(geometry)
         else:
-            dynamic = dynamic[:, :, window.size // 2]
+            dynamic = dynamic[:, :, geometry.taps // 2]
     weights = _weights(layer, None if dynamic is None else _at(dynamic[0, 0], position))
-    rows, columns = _positions(window, position, None if offsets is None else _at(offsets[0, 0], position))
-    return WindowReading(*(values.view(window.kernel_size) for values in (rows, columns, weights)))
+    rows, columns = _positions(geometry, position, None if offsets is None else _at(offsets[0, 0], position))
+    return WindowReading(*(values.view(geometry.kernel_size) for values in (rows, columns, weights)))
 
 
 def output_size(layer: Any, x: Tensor) -> tuple[int, int]:
     """Height and width of the positions that :func:`read_window` can read."""
-    window: Window = layer.window(x)
-    return window.image if layer.spec.aggregation == "fold" and _composes(layer) else window.output
+    geometry: Geometry = layer.geometry(x)
+    return geometry.image if layer.spec.aggregation == "fold" and _composes(layer) else geometry.output
 
 
 def _composes(layer: Any) -> bool:
@@ -79,10 +79,10 @@ def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
     return {"multiply": static * dynamic, "add": static + dynamic, "residual": static * (1 + dynamic)}[layer.spec.combine]
 
 
-def _positions(window: Window, position: tuple[int, int], moves: Tensor | None) -> tuple[Tensor, Tensor]:
-    taps = torch.tensor(window.taps, dtype=torch.float32)
-    start = [position[a] * window.stride[a] - window.padding[a] for a in (0, 1)]
-    grid = taps * torch.tensor(window.dilation) + torch.tensor(start)
+def _positions(geometry: Geometry, position: tuple[int, int], moves: Tensor | None) -> tuple[Tensor, Tensor]:
+    taps = torch.tensor(geometry.tap_indices, dtype=torch.float32)
+    start = [position[a] * geometry.stride[a] - geometry.padding[a] for a in (0, 1)]
+    grid = taps * torch.tensor(geometry.dilation) + torch.tensor(start)
     return (grid if moves is None else grid + moves).unbind(1)  # type: ignore[return-value]
 
 

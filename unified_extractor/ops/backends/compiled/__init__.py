@@ -13,7 +13,7 @@ from torch import Tensor
 from unified_extractor.ops.backends.compiled import launch
 from unified_extractor.ops.backends.compiled.maps import generates
 from unified_extractor.ops.custom_ops import Kernels, numbers, registered, split_dynamic
-from unified_extractor.ops.geometry import Window, precision
+from unified_extractor.ops.geometry import Geometry, precision
 from unified_extractor.ops.rewrites import Dynamic, decomposed
 
 __all__ = ["OPERATORS", "extract", "generalized_unfold", "generates", "similarity"]
@@ -26,27 +26,27 @@ def _product(
     static_kernel: Tensor | None,
     dynamic_kernel: Dynamic,
     offsets: Tensor | None,
-    window: Window,
+    geometry: Geometry,
     aggregation: str,
 ) -> Tensor:
     dynamic, generator = split_dynamic(dynamic_kernel)
     tensors = (_full(tensor, x) for tensor in (x, static_kernel, dynamic, offsets))
     made_from = (_full(value, x) if isinstance(value, Tensor) else value for value in generator)
-    return OPERATORS.aggregate(*tensors, numbers(window), aggregation, "multiply", *made_from).to(x.dtype)
+    return OPERATORS.aggregate(*tensors, numbers(geometry), aggregation, "multiply", *made_from).to(x.dtype)
 
 
 extract = decomposed(_product)
 
 
-def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+def generalized_unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
     """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
-    return _product(x, None, None, offsets, window, "unfold")
+    return _product(x, None, None, offsets, geometry, "unfold")
 
 
-def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
+def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
     """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
     query_, key_, offsets_ = (_full(tensor, key) for tensor in (query, key, offsets))
-    return OPERATORS.similarity(query_, key_, offsets_, heads, numbers(window)).to(key.dtype)
+    return OPERATORS.similarity(query_, key_, offsets_, heads, numbers(geometry)).to(key.dtype)
 
 
 def _full(tensor: Tensor | None, x: Tensor) -> Tensor | None:

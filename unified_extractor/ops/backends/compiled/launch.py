@@ -122,7 +122,7 @@ def _share(kernel: Any, call: Callable[[], Any], inputs: _Inputs, parts: int) ->
 
 
 def _shapes(call: Call) -> Shapes:
-    x, window, mode = call.x, call.window, _MODES[call.aggregation]
+    x, geometry, mode = call.x, call.geometry, _MODES[call.aggregation]
     shape, generator = call.dynamic_shape(), call.generator
     dynamic = None if call.dynamic is None and generator is None and not call.heads else (shape[1], *shape[-2:])
     generated = None if generator is None else (generator.weight.shape[1], CODES[generator.normalization], generator.heads)
@@ -131,7 +131,7 @@ def _shapes(call: Call) -> Shapes:
     alone = static == (x.shape[1], 1)
     lanes, dtype = lanes_of(x.element_size() * 8), str(x.dtype).removeprefix("torch.")
     return Shapes(
-        window, x.shape[0], x.shape[1], mode, None if alone else static, alone, dynamic, offsets, generated, T, lanes, dtype
+        geometry, x.shape[0], x.shape[1], mode, None if alone else static, alone, dynamic, offsets, generated, T, lanes, dtype
     )
 
 

@@ -28,9 +28,9 @@ def generates(call: Call) -> bool:
     assert call.generator is not None
     channels = call.x.shape[1]
     outputs = 1 if call.static is None else call.static.shape[0] * call.static.shape[1] // channels
-    results = call.window.size if call.aggregation == "fold" else 1
-    used = results * call.window.size * channels * outputs
-    return generating_work(call.generator, call.window) <= _WORTH_GENERATING * used
+    results = call.geometry.taps if call.aggregation == "fold" else 1
+    used = results * call.geometry.taps * channels * outputs
+    return generating_work(call.generator, call.geometry) <= _WORTH_GENERATING * used
 
 
 def map_of(generator: KernelGenerator | None, plan: Plan, *, backward: bool) -> Map:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Geometry
 
 Table = NDArray[np.int64]
 Numbers = NDArray[np.floating] | Tensor | None
@@ -26,7 +26,7 @@ _PARTS = 16
 class Shapes(NamedTuple):
     """All that a plan depends on."""
 
-    window: Window
+    geometry: Geometry
     batch: int
     channels: int
     mode: int
@@ -222,15 +222,15 @@ class Plan(NamedTuple):
 
 def plan_for(shapes: Shapes) -> Plan:
     """The plan of all calls with these shapes."""
-    window, tile, lanes = shapes.window, shapes.tile, shapes.lanes
-    positions, channels = window.output[0] * window.output[1], shapes.channels
-    results = window.size if shapes.mode == FOLD else 1
-    regular = _canvas(shapes, before=window.padding, size=_extent(window), reach=_reach(window))
-    border = _canvas(shapes, before=(1, 1), size=(window.image[0] + 2, window.image[1] + 2), reach=(1, 1))
-    starts = [np.arange(window.output[a]) * window.stride[a] for a in (0, 1)]
-    taps = [np.array(axis) * window.dilation[a] for a, axis in enumerate(zip(*window.taps, strict=True))]
+    geometry, tile, lanes = shapes.geometry, shapes.tile, shapes.lanes
+    positions, channels = geometry.output[0] * geometry.output[1], shapes.channels
+    results = geometry.taps if shapes.mode == FOLD else 1
+    regular = _canvas(shapes, before=geometry.padding, size=_extent(geometry), reach=_reach(geometry))
+    border = _canvas(shapes, before=(1, 1), size=(geometry.image[0] + 2, geometry.image[1] + 2), reach=(1, 1))
+    starts = [np.arange(geometry.output[a]) * geometry.stride[a] for a in (0, 1)]
+    taps = [np.array(axis) * geometry.dilation[a] for a, axis in enumerate(zip(*geometry.tap_indices, strict=True))]
     grid = [axis.ravel() for axis in np.meshgrid(*starts, indexing="ij")]
-    outside = -2 - max(_extent(window))
+    outside = -2 - max(_extent(geometry))
     mixes = channels // shapes.static[1] if shapes.static else 0
     mix_outputs = shapes.static[0] // mixes if shapes.static else 0
     blocks = _blocks(shapes, mixes)
@@ -238,7 +238,7 @@ def plan_for(shapes: Shapes) -> Plan:
     image = border if shapes.offsets else regular
     fold = regular if shapes.mode == FOLD else regular._replace(size=0)
     unit_count = len(units) - 1
-    generated = _generated(shapes, results * window.size, unit_count)
+    generated = _generated(shapes, results * geometry.taps, unit_count)
     bundle = max(1, -(-unit_count * min(shapes.batch, _PARTS) // _PARTS)) if generated.depth else 1
     mix_blocks, mix_width = (len(blocks.channel) // mixes, _whole(mix_outputs, lanes)) if mixes else (0, 0)
     return Plan(
@@ -246,25 +246,25 @@ def plan_for(shapes: Shapes) -> Plan:
         batch=shapes.batch,
         channels=channels,
         outputs=shapes.static[0] if shapes.static else channels,
-        pixels=window.image[0] * window.image[1],
+        pixels=geometry.image[0] * geometry.image[1],
         positions=positions,
-        taps=window.size,
+        taps=geometry.taps,
         results=results,
         image=image,
         fold=fold,
         windows=_filled(grid[0] * regular.row + grid[1] * lanes, tile, regular.spare),
         taps_at=taps[0] * regular.row + taps[1] * lanes,
         tile=np.arange(tile) * lanes,
-        tile_taps=np.arange(window.size) * tile * lanes,
-        row_of=_filled(grid[0] - window.padding[0], tile, outside).astype(shapes.dtype),
-        column_of=_filled(grid[1] - window.padding[1], tile, outside).astype(shapes.dtype),
+        tile_taps=np.arange(geometry.taps) * tile * lanes,
+        row_of=_filled(grid[0] - geometry.padding[0], tile, outside).astype(shapes.dtype),
+        column_of=_filled(grid[1] - geometry.padding[1], tile, outside).astype(shapes.dtype),
         tap_row=taps[0].astype(shapes.dtype),
         tap_column=taps[1].astype(shapes.dtype),
-        height=window.image[0],
-        width=window.image[1],
-        dynamic=_grouped(shapes.dynamic, results * window.size, window, tile),
+        height=geometry.image[0],
+        width=geometry.image[1],
+        dynamic=_grouped(shapes.dynamic, results * geometry.taps, geometry, tile),
         generated=generated,
-        offsets=_grouped(shapes.offsets, 2 * window.size, window, tile),
+        offsets=_grouped(shapes.offsets, 2 * geometry.taps, geometry, tile),
         blocks=blocks,
         alone=int(shapes.alone),
         mixes=mixes,
@@ -278,7 +278,7 @@ def plan_for(shapes: Shapes) -> Plan:
         bundle_count=-(-unit_count // bundle),
         block_count=len(blocks.channel),
         space=_space(shapes, generated, int(units[1]), image, fold, mix_blocks, mix_width),
-        work=shapes.batch * positions * results * window.size * (channels * max(mix_outputs, 1) + _generating(shapes)),
+        work=shapes.batch * positions * results * geometry.taps * (channels * max(mix_outputs, 1) + _generating(shapes)),
     )
 
 
@@ -292,7 +292,7 @@ def _generating(shapes: Shapes) -> int:
 
 def _generated(shapes: Shapes, rows: int, units: int) -> Generated:
     channels, normalization, heads = shapes.generator or (0, NONE, 0)
-    depth, positions = 0 if heads else channels, shapes.window.output[0] * shapes.window.output[1]
+    depth, positions = 0 if heads else channels, shapes.geometry.output[0] * shapes.geometry.output[1]
     width, count = _whole(depth, shapes.lanes), _whole(positions, shapes.tile)
     return Generated(
         depth=depth,
@@ -312,11 +312,11 @@ def _generated(shapes: Shapes, rows: int, units: int) -> Generated:
 
 def _inside(shapes: Shapes) -> Table:
     """Which tiles have windows whose taps all lie in the image."""
-    window = shapes.window
+    geometry = shapes.geometry
     axes = []
     for axis in (0, 1):
-        first = np.arange(window.output[axis]) * window.stride[axis] - window.padding[axis]
-        axes.append((first >= 0) & (first + _reach(window)[axis] < window.image[axis]))
+        first = np.arange(geometry.output[axis]) * geometry.stride[axis] - geometry.padding[axis]
+        axes.append((first >= 0) & (first + _reach(geometry)[axis] < geometry.image[axis]))
     return _filled((axes[0][:, None] & axes[1]).ravel().astype(np.int64), shapes.tile, 0).reshape(-1, shapes.tile).min(1)
 
 
@@ -325,7 +325,7 @@ def _space(
 ) -> Space:
     keys = generated.unit_heads * generated.key_blocks * image.size
     tile, weights = shapes.tile * shapes.lanes, generated.columns * shapes.tile
-    taps, sampled = shapes.window.size * shapes.tile, shapes.window.size * tile if shapes.offsets else 0
+    taps, sampled = shapes.geometry.taps * shapes.tile, shapes.geometry.taps * tile if shapes.offsets else 0
     sizes = {
         "image": unit * image.size,
         "fold": unit * fold.size,
@@ -334,7 +334,7 @@ def _space(
         "corner_weights": 4 * taps,
         "beyond": 2 * taps,
         "sampled": sampled,
-        "columns": mix_blocks * shapes.window.size * tile,
+        "columns": mix_blocks * shapes.geometry.taps * tile,
         "edge": tile,
         "feature": generated.size,
         "keys": keys,
@@ -352,33 +352,33 @@ def _space(
     return Space(**dict(zip(Space._fields, map(int, starts), strict=True)))
 
 
-def _reach(window: Window) -> tuple[int, int]:
+def _reach(geometry: Geometry) -> tuple[int, int]:
     """Pixels from a window's first tap to its last."""
-    return window.dilation[0] * (window.kernel_size[0] - 1), window.dilation[1] * (window.kernel_size[1] - 1)
+    return geometry.dilation[0] * (geometry.kernel_size[0] - 1), geometry.dilation[1] * (geometry.kernel_size[1] - 1)
 
 
-def _extent(window: Window) -> tuple[int, int]:
+def _extent(geometry: Geometry) -> tuple[int, int]:
     """Pixels from the first that a window reads or the first of the image, to the last of either."""
     height, width = (
-        max(window.padding[a] + window.image[a], window.stride[a] * (window.output[a] - 1) + _reach(window)[a] + 1)
+        max(geometry.padding[a] + geometry.image[a], geometry.stride[a] * (geometry.output[a] - 1) + _reach(geometry)[a] + 1)
         for a in (0, 1)
     )
     return height, width
 
 
 def _canvas(shapes: Shapes, before: tuple[int, int], size: tuple[int, int], reach: tuple[int, int]) -> Canvas:
-    rows, columns = np.divmod(np.arange(shapes.window.image[0] * shapes.window.image[1]), shapes.window.image[1])
+    rows, columns = np.divmod(np.arange(shapes.geometry.image[0] * shapes.geometry.image[1]), shapes.geometry.image[1])
     spare = size[0] * size[1]
     pixels = _filled((rows + before[0]) * size[1] + columns + before[1], shapes.tile, spare)
     lanes = shapes.lanes
     return Canvas((spare + reach[0] * size[1] + reach[1] + 1) * lanes, size[1] * lanes, spare * lanes, pixels * lanes)
 
 
-def _grouped(shape: tuple[int, int, int] | None, rows: int, window: Window, tile: int) -> Grouped:
+def _grouped(shape: tuple[int, int, int] | None, rows: int, geometry: Geometry, tile: int) -> Grouped:
     groups, height, width = shape or (0, 1, 1)
-    y, x = (np.minimum(np.arange(window.output[a]), size - 1) for a, size in ((0, height), (1, width)))
+    y, x = (np.minimum(np.arange(geometry.output[a]), size - 1) for a, size in ((0, height), (1, width)))
     index = (y[:, None] * width + x).ravel()
-    return Grouped(groups, rows, height * width, int((height, width) == window.output), _filled(index, tile, 0))
+    return Grouped(groups, rows, height * width, int((height, width) == geometry.output), _filled(index, tile, 0))
 
 
 def _blocks(shapes: Shapes, mixes: int) -> Blocks:

@@ -9,27 +9,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unified_extractor.ops.backends.eager.taps import MovedTaps, Wanted
-from unified_extractor.ops.geometry import Window, canvas_size, cropped, padded, precision
+from unified_extractor.ops.geometry import Geometry, canvas_size, cropped, padded, precision
 
 
-def columns(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+def columns(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
     """``[B, C, K, Ho, Wo]``: what every tap of every window reads."""
     if offsets is not None:
-        return MovedTaps(x, offsets, window, Wanted(x=False, offsets=False)).columns().to(x.dtype)
-    unfolded = F.unfold(padded(x, window), window.kernel_size, window.dilation, 0, window.stride)
-    return unfolded.reshape(*x.shape[:2], window.size, *window.output)
+        return MovedTaps(x, offsets, geometry, Wanted(x=False, offsets=False)).columns().to(x.dtype)
+    unfolded = F.unfold(padded(x, geometry), geometry.kernel_size, geometry.dilation, 0, geometry.stride)
+    return unfolded.reshape(*x.shape[:2], geometry.taps, *geometry.output)
 
 
 def product(
-    x: Tensor, static: Tensor | None, dynamic: Tensor | None, offsets: Tensor | None, window: Window, aggregation: str
+    x: Tensor, static: Tensor | None, dynamic: Tensor | None, offsets: Tensor | None, geometry: Geometry, aggregation: str
 ) -> Tensor:
     """The operator with ``combine="multiply"``, without bias."""
-    read = columns(x, offsets, window).to(precision(x))
+    read = columns(x, offsets, geometry).to(precision(x))
     alone = static is None or static.shape[:2] == (x.shape[1], 1)
     if static is not None and alone:
         read = read * static.flatten(1)[:, :, None, None].to(read.dtype)
     if aggregation == "fold":
-        return _folded(_outputs(read, dynamic), x, window)
+        return _folded(_outputs(read, dynamic), x, geometry)
     if dynamic is not None:
         read = (read.unflatten(1, (dynamic.shape[1], -1)) * dynamic.unsqueeze(2).to(read.dtype)).flatten(1, 2)
     if alone:
@@ -39,9 +39,9 @@ def product(
     return F.conv2d(read.flatten(1, 2), mixing, groups=x.shape[1] // static.shape[1]).to(x.dtype)
 
 
-def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
+def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
     """``[B, G, K, Ho, Wo]``: a query's products with the keys at its taps, summed over a head's channels."""
-    read = columns(key, offsets, window).to(precision(key))
+    read = columns(key, offsets, geometry).to(precision(key))
     return (read * query.unsqueeze(2)).unflatten(1, (heads, -1)).sum(2).to(query.dtype)
 
 
@@ -53,8 +53,8 @@ def _outputs(read: Tensor, dynamic: Tensor | None) -> Tensor:
     return weighed.sum(4).flatten(1, 2)
 
 
-def _folded(outputs: Tensor, x: Tensor, window: Window) -> Tensor:
+def _folded(outputs: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     """Output i of every window added where its tap i lies, ``[B, C, H, W]``."""
     flat = outputs.flatten(1, 2).flatten(2)
-    y = F.fold(flat, canvas_size(window), window.kernel_size, window.dilation, 0, window.stride)
-    return cropped(y, window).to(x.dtype)
+    y = F.fold(flat, canvas_size(geometry), geometry.kernel_size, geometry.dilation, 0, geometry.stride)
+    return cropped(y, geometry).to(x.dtype)

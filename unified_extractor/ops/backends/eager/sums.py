@@ -14,7 +14,7 @@ from torch.nn.grad import conv2d_weight
 
 from unified_extractor.ops.autocast import full_precision_backward, returned
 from unified_extractor.ops.backends.eager.taps import Wanted, taps
-from unified_extractor.ops.geometry import Window, canvas, cropped, padded, precision
+from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded, precision
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -82,20 +82,20 @@ class TapSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, static: Tensor | None, dynamic: Tensor | None, offsets: Tensor | None, window: Window, fold: bool
+        x: Tensor, static: Tensor | None, dynamic: Tensor | None, offsets: Tensor | None, geometry: Geometry, fold: bool
     ) -> Tensor:
-        kernels, reader = _Kernels(static, dynamic, fold), taps(x, offsets, window)
+        kernels, reader = _Kernels(static, dynamic, fold), taps(x, offsets, geometry)
         channels = x.shape[1] if static is None else static.shape[0]
-        y = canvas(x, channels, window) if fold else x.new_zeros(x.shape[0], channels, *window.output, dtype=precision(x))
-        for k in range(window.size):
+        y = canvas(x, channels, geometry) if fold else x.new_zeros(x.shape[0], channels, *geometry.output, dtype=precision(x))
+        for k in range(geometry.taps):
             value = reader.read(k).value.to(y.dtype)
-            for i in range(window.size if fold else 1):
-                kernels.add(_output(y, i, window, fold), value, i, k)
-        return returned(cropped(y, window).contiguous() if fold else y, x.dtype)
+            for i in range(geometry.taps if fold else 1):
+                kernels.add(_output(y, i, geometry, fold), value, i, k)
+        return returned(cropped(y, geometry).contiguous() if fold else y, x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.window, ctx.fold = inputs
+        *tensors, ctx.geometry, ctx.fold = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -103,13 +103,13 @@ class TapSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, static, dynamic, offsets = ctx.saved_tensors
         needs_x, needs_static, needs_dynamic, needs_offsets = ctx.needs_input_grad[:4]
-        window, fold = ctx.window, ctx.fold
-        kernels, reader = _Kernels(static, dynamic, fold), taps(x, offsets, window, Wanted(needs_x, needs_offsets))
+        geometry, fold = ctx.geometry, ctx.fold
+        kernels, reader = _Kernels(static, dynamic, fold), taps(x, offsets, geometry, Wanted(needs_x, needs_offsets))
         gradient = gradient.to(precision(x))
-        canvas_gradient = padded(gradient, window) if fold else gradient
-        gradients = [_output(canvas_gradient, i, window, fold) for i in range(window.size if fold else 1)]
+        canvas_gradient = padded(gradient, geometry) if fold else gradient
+        gradients = [_output(canvas_gradient, i, geometry, fold) for i in range(geometry.taps if fold else 1)]
         of_static, of_dynamic = [], []
-        for k in range(window.size):
+        for k in range(geometry.taps):
             tap = reader.read(k)
             value = tap.value.to(gradient.dtype)
             pulled = [kernels.pulled(g, x.shape[1], k) for g in gradients]
@@ -130,14 +130,16 @@ class TapProducts(torch.autograd.Function):
     """``[B, G, K, Ho, Wo]``: a query's products with the keys at its taps, summed over a head's channels."""
 
     @staticmethod
-    def forward(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
-        reader, query_ = taps(key, offsets, window), query.to(precision(query))
-        products = [(reader.read(k).value * query_).unflatten(1, (heads, -1)).sum(2).to(query.dtype) for k in range(window.size)]
+    def forward(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
+        reader, query_ = taps(key, offsets, geometry), query.to(precision(query))
+        products = [
+            (reader.read(k).value * query_).unflatten(1, (heads, -1)).sum(2).to(query.dtype) for k in range(geometry.taps)
+        ]
         return torch.stack(products, 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.heads, ctx.window = inputs
+        *tensors, ctx.heads, ctx.geometry = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -145,10 +147,10 @@ class TapProducts(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         query, key, offsets = ctx.saved_tensors
         _, needs_key, needs_offsets, *_ = ctx.needs_input_grad
-        reader = taps(key, offsets, ctx.window, Wanted(needs_key, needs_offsets))
+        reader = taps(key, offsets, ctx.geometry, Wanted(needs_key, needs_offsets))
         of_query = torch.zeros_like(query, dtype=precision(query))
         kernels = _Kernels(None, gradient.to(of_query.dtype), fold=False)
-        for k in range(ctx.window.size):
+        for k in range(ctx.geometry.taps):
             tap = reader.read(k)
             of_query = of_query + kernels.weighted(tap.value, 0, k)
             reader.accumulate(tap, kernels.weighted(query.to(of_query.dtype), 0, k))
@@ -159,28 +161,28 @@ class Sample(torch.autograd.Function):
     """``[B, C, K, Ho, Wo]``: what every tap of every window reads."""
 
     @staticmethod
-    def forward(x: Tensor, offsets: Tensor, window: Window) -> Tensor:
-        reader = taps(x, offsets, window)
-        return torch.stack([reader.read(k).value.to(x.dtype) for k in range(window.size)], 2)
+    def forward(x: Tensor, offsets: Tensor, geometry: Geometry) -> Tensor:
+        reader = taps(x, offsets, geometry)
+        return torch.stack([reader.read(k).value.to(x.dtype) for k in range(geometry.taps)], 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.window = inputs
+        *tensors, ctx.geometry = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     @full_precision_backward
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         x, offsets = ctx.saved_tensors
-        reader = taps(x, offsets, ctx.window, Wanted(*ctx.needs_input_grad[:2]))
-        for k in range(ctx.window.size):
+        reader = taps(x, offsets, ctx.geometry, Wanted(*ctx.needs_input_grad[:2]))
+        for k in range(ctx.geometry.taps):
             reader.accumulate(reader.read(k), gradient[:, :, k].to(precision(x)))
         return *reader.gradients(), None
 
 
-def _output(y: Tensor, i: int, window: Window, fold: bool) -> Tensor:
+def _output(y: Tensor, i: int, geometry: Geometry, fold: bool) -> Tensor:
     """Output i of every window, ``[B, O, Ho, Wo]``: a view, made anew for each addition, since export allows no other."""
-    return y[:, :, *window.slices(window.taps[i])] if fold else y
+    return y[:, :, *geometry.slices(geometry.tap_indices[i])] if fold else y
 
 
 def _grouped(value: Tensor, weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Window, canvas, cropped, padded, precision
+from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded, precision
 
 
 class Corners(NamedTuple):
@@ -47,13 +47,13 @@ EVERY = Wanted(x=True, offsets=True)
 class RegularTaps:
     """Taps on the regular grid: views of the padded image."""
 
-    def __init__(self, x: Tensor, window: Window, wanted: Wanted) -> None:
-        self.window, self.wanted = window, wanted
-        self.image = padded(x, window)
+    def __init__(self, x: Tensor, geometry: Geometry, wanted: Wanted) -> None:
+        self.geometry, self.wanted = geometry, wanted
+        self.image = padded(x, geometry)
         self.x_gradient: Tensor | None = None
 
     def read(self, k: int) -> Tap:
-        rows, columns = self.window.slices(self.window.taps[k])
+        rows, columns = self.geometry.slices(self.geometry.tap_indices[k])
         return Tap(k, self.image[:, :, rows, columns])
 
     def accumulate(self, tap: Tap, gradient: Tensor) -> None:
@@ -61,32 +61,32 @@ class RegularTaps:
         if not self.wanted.x:
             return
         if self.x_gradient is None:
-            self.x_gradient = canvas(self.image, self.image.shape[1], self.window)
-        rows, columns = self.window.slices(self.window.taps[tap.k])
+            self.x_gradient = canvas(self.image, self.image.shape[1], self.geometry)
+        rows, columns = self.geometry.slices(self.geometry.tap_indices[tap.k])
         self.x_gradient[:, :, rows, columns] += gradient
 
     def gradients(self) -> tuple[Tensor | None, None]:
         """Gradients of image and offsets, once every tap was accumulated; None where none is wanted."""
-        return None if self.x_gradient is None else cropped(self.x_gradient, self.window).to(self.image.dtype), None
+        return None if self.x_gradient is None else cropped(self.x_gradient, self.geometry).to(self.image.dtype), None
 
 
 class MovedTaps:
     """Taps moved by offsets: bilinear reads. A position that is not finite or outside has no corner in the image."""
 
-    def __init__(self, x: Tensor, offsets: Tensor, window: Window, wanted: Wanted) -> None:
-        self.window, self.shape, self.offsets, self.wanted = window, x.shape, offsets, wanted
+    def __init__(self, x: Tensor, offsets: Tensor, geometry: Geometry, wanted: Wanted) -> None:
+        self.geometry, self.shape, self.offsets, self.wanted = geometry, x.shape, offsets, wanted
         self.image = self._by_offset_group(x)
         self.x_gradient: Tensor | None = None
         self.moves: list[Tensor] = []
 
     def read(self, k: int) -> Tap:
         corners = self._corners(*self._positions(slice(k, k + 1)))
-        return Tap(k, self._interpolated(corners).unflatten(2, self.window.output), corners)
+        return Tap(k, self._interpolated(corners).unflatten(2, self.geometry.output), corners)
 
     def columns(self) -> Tensor:
         """All taps at once, ``[B, C, K, Ho, Wo]``: taps are further positions."""
         read = self._interpolated(self._corners(*self._positions(slice(None))))
-        return read.unflatten(2, (self.window.size, *self.window.output))
+        return read.unflatten(2, (self.geometry.taps, *self.geometry.output))
 
     def _interpolated(self, corners: Corners) -> Tensor:
         return (corners.weight * corners.value).sum(3).flatten(1, 2)
@@ -97,19 +97,19 @@ class MovedTaps:
 
     def _positions(self, taps: slice) -> tuple[Tensor, Tensor]:
         """Rows and columns of some taps of every window, ``[B, F, taps*P]``."""
-        window, found = self.window, []
+        geometry, found = self.geometry, []
         for axis in (0, 1):
             moves = self.offsets[:, :, taps, axis].to(precision(self.offsets))
-            starts = [window.dilation[axis] * tap[axis] - window.padding[axis] for tap in window.taps[taps]]
+            starts = [geometry.dilation[axis] * tap[axis] - geometry.padding[axis] for tap in geometry.tap_indices[taps]]
             start = starts[0] if len(starts) == 1 else moves.new_tensor(starts)[:, None, None]
-            grid = torch.arange(window.output[axis], dtype=moves.dtype, device=moves.device) * window.stride[axis]
+            grid = torch.arange(geometry.output[axis], dtype=moves.dtype, device=moves.device) * geometry.stride[axis]
             grid = (grid[:, None] if axis == 0 else grid) + start
-            found.append((grid + moves).expand(-1, -1, -1, *window.output).flatten(2))
+            found.append((grid + moves).expand(-1, -1, -1, *geometry.output).flatten(2))
         return found[0], found[1]
 
     def _corners(self, row: Tensor, column: Tensor) -> Corners:
         """The four corners of positions ``[B, F, P]``, floor-based: derivatives are those of the cell to the right and below."""
-        height, width = self.window.image
+        height, width = self.geometry.image
         inside = (row >= -1) & (row < height) & (column >= -1) & (column < width)
         (y, y_weight, y_slope), (x, x_weight, x_slope) = (_cell(position.where(inside, 0)) for position in (row, column))
         y, y_weight, y_slope = (part.repeat_interleave(2, 2) for part in (y, y_weight, y_slope))
@@ -133,7 +133,7 @@ class MovedTaps:
                 self.x_gradient = torch.zeros_like(self.image, dtype=gradient.dtype)
             self.x_gradient.scatter_add_(3, self._by_channel(pixel), (weight * gradient).flatten(3))
         if self.wanted.offsets:
-            move = ((value * gradient).sum(2, keepdim=True) * slope).sum(3).unflatten(3, self.window.output)
+            move = ((value * gradient).sum(2, keepdim=True) * slope).sum(3).unflatten(3, self.geometry.output)
             self.moves.append(move.sum_to_size(*self.offsets[:, :, tap.k].shape))
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
@@ -150,6 +150,6 @@ def _cell(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([low, low + 1], 2), torch.stack([1 - after, after], 2), torch.stack([-ones, ones], 2)
 
 
-def taps(x: Tensor, offsets: Tensor | None, window: Window, wanted: Wanted = EVERY) -> RegularTaps | MovedTaps:
+def taps(x: Tensor, offsets: Tensor | None, geometry: Geometry, wanted: Wanted = EVERY) -> RegularTaps | MovedTaps:
     """The taps of all windows; ``wanted``: the gradients that will be asked for."""
-    return RegularTaps(x, window, wanted) if offsets is None else MovedTaps(x, offsets, window, wanted)
+    return RegularTaps(x, geometry, wanted) if offsets is None else MovedTaps(x, offsets, geometry, wanted)

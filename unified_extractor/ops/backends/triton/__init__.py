@@ -20,7 +20,7 @@ from torch import Tensor
 from unified_extractor.ops.backends.triton import launch
 from unified_extractor.ops.backends.triton.planning import generates
 from unified_extractor.ops.custom_ops import Kernels, numbers, registered, split_dynamic
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.rewrites import Dynamic, decomposed
 
 __all__ = ["OPERATORS", "extract", "generalized_unfold", "generates", "similarity"]
@@ -33,28 +33,28 @@ def _product(
     static_kernel: Tensor | None,
     dynamic_kernel: Dynamic,
     offsets: Tensor | None,
-    window: Window,
+    geometry: Geometry,
     aggregation: str,
 ) -> Tensor:
     dynamic, generator = split_dynamic(dynamic_kernel)
-    return OPERATORS.aggregate(x, static_kernel, dynamic, offsets, numbers(window), aggregation, "multiply", *generator)
+    return OPERATORS.aggregate(x, static_kernel, dynamic, offsets, numbers(geometry), aggregation, "multiply", *generator)
 
 
 def _combined(
-    x: Tensor, static_kernel: Tensor, dynamic_kernel: Dynamic, offsets: Tensor | None, window: Window, combine: str
+    x: Tensor, static_kernel: Tensor, dynamic_kernel: Dynamic, offsets: Tensor | None, geometry: Geometry, combine: str
 ) -> Tensor:
     dynamic, generator = split_dynamic(dynamic_kernel)
-    return OPERATORS.aggregate(x, static_kernel, dynamic, offsets, numbers(window), "gather", combine, *generator)
+    return OPERATORS.aggregate(x, static_kernel, dynamic, offsets, numbers(geometry), "gather", combine, *generator)
 
 
 extract = decomposed(_product, _combined)
 
 
-def generalized_unfold(x: Tensor, offsets: Tensor | None, window: Window) -> Tensor:
+def generalized_unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
     """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
-    return _product(x, None, None, offsets, window, "unfold")
+    return _product(x, None, None, offsets, geometry, "unfold")
 
 
-def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, window: Window) -> Tensor:
+def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
     """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
-    return OPERATORS.similarity(query, key, offsets, heads, numbers(window))
+    return OPERATORS.similarity(query, key, offsets, heads, numbers(geometry))

@@ -10,7 +10,7 @@ from unified_extractor.ops.backends.triton.records import Plan
 from unified_extractor.ops.backends.triton.tiles import of_image
 from unified_extractor.ops.backends.triton.tuning import start, tuned
 from unified_extractor.ops.custom_ops import Call
-from unified_extractor.ops.geometry import Window, precision
+from unified_extractor.ops.geometry import Geometry, precision
 
 
 @tuned({"num_warps": 1})
@@ -45,9 +45,9 @@ def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED
 def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tensor) -> None:
     """Write the image's gradient from that of what its taps read, ``[B, C, K, Ho, Wo]``."""
     assert call.offsets is not None
-    pixel, weight = _corners(call.offsets, call.window)
+    pixel, weight = _corners(call.offsets, call.geometry)
     by_pixel, order = pixel.sort(dim=2, stable=True)
-    pixels = call.window.image[0] * call.window.image[1]
+    pixels = call.geometry.image[0] * call.geometry.image[1]
     edges = torch.arange(pixels + 1, device=pixel.device).expand(*pixel.shape[:2], -1)
     begins = torch.searchsorted(by_pixel, edges.contiguous())
     grid = (pixels * call.x.shape[0], plan.units * plan.chunks)
@@ -57,7 +57,7 @@ def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tenso
         call.x.device,
         plan,
         pixels,
-        sizes=sizes_of(call.window),
+        sizes=sizes_of(call.geometry),
         columns=image_of(columns),
         weights=weight,
         order=order,
@@ -66,10 +66,10 @@ def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tenso
     )
 
 
-def _corners(offsets: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+def _corners(offsets: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """The pixels of the four corners of every read, row-major, and their weights, ``[B, F, 4*K*P]``. None: behind the last pixel."""
-    height, width = window.image
-    y, x = (_positions(offsets, window, axis) for axis in (0, 1))
+    height, width = geometry.image
+    y, x = (_positions(offsets, geometry, axis) for axis in (0, 1))
     inside = (y >= -1) & (y < height) & (x >= -1) & (x < width)
     y, x = y.where(inside, 0), x.where(inside, 0)
     pixels, weights = [], []
@@ -82,15 +82,15 @@ def _corners(offsets: Tensor, window: Window) -> tuple[Tensor, Tensor]:
     return torch.stack(pixels, 2).flatten(2), torch.stack(weights, 2).flatten(2)
 
 
-def _positions(offsets: Tensor, window: Window, axis: int) -> Tensor:
+def _positions(offsets: Tensor, geometry: Geometry, axis: int) -> Tensor:
     """Rows or columns of every tap, ``[B, F, K, P]``."""
     moves = offsets[:, :, :, axis].to(precision(offsets))
     steps = torch.arange(
-        window.kernel_size[axis], dtype=moves.dtype, device=moves.device
+        geometry.kernel_size[axis], dtype=moves.dtype, device=moves.device
     )  # made there: a copy would end a graph's capture
-    taps = (steps[:, None] if axis == 0 else steps).expand(window.kernel_size).flatten() * window.dilation[axis] - window.padding[
+    taps = (steps[:, None] if axis == 0 else steps).expand(geometry.kernel_size).flatten() * geometry.dilation[
         axis
-    ]
-    windows = torch.arange(window.output[axis], dtype=moves.dtype, device=moves.device) * window.stride[axis]
+    ] - geometry.padding[axis]
+    windows = torch.arange(geometry.output[axis], dtype=moves.dtype, device=moves.device) * geometry.stride[axis]
     grid = taps[:, None, None] + (windows[:, None] if axis == 0 else windows)
-    return (moves + grid).expand(*moves.shape[:3], *window.output).flatten(3)
+    return (moves + grid).expand(*moves.shape[:3], *geometry.output).flatten(3)

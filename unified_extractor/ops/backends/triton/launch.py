@@ -45,7 +45,7 @@ def run(call: Call) -> Tensor:
     y = new_output(call)
     if y.numel():
         work = _Work(call)
-        positions = call.window.output[0] * call.window.output[1]
+        positions = call.geometry.output[0] * call.geometry.output[1]
         arguments = work.inputs() | {"y": image_of(y)}
         if call.aggregation == "fold":
             work.spread(call.x, y, gradient=False)
@@ -109,8 +109,16 @@ class _Work:
 
     def start(self, kernel: Any, grid: Any, **arguments: Any) -> None:
         """Run a kernel."""
-        window = self.call.window
-        start(kernel, grid, self.call.x.device, self.plan, window.image[0] * window.image[1], sizes=sizes_of(window), **arguments)
+        geometry = self.call.geometry
+        start(
+            kernel,
+            grid,
+            self.call.x.device,
+            self.plan,
+            geometry.image[0] * geometry.image[1],
+            sizes=sizes_of(geometry),
+            **arguments,
+        )
 
     def tiles(self, positions: int, scale: int = 1) -> int:
         """Tiles of so many positions."""
@@ -127,7 +135,7 @@ class _Work:
 
     def spread(self, source: Tensor, y: Tensor, gradient: bool) -> None:
         """Run the kernel of that name: a program has pixels of one residue class by the stride."""
-        (height, width), (down, right) = self.call.window.image, self.call.window.stride
+        (height, width), (down, right) = self.call.geometry.image, self.call.geometry.stride
         positions = -(-height // down) * -(-width // right)
         arguments = self.inputs() | {"source": image_of(source), "y": image_of(y), "GRADIENT": gradient}
         arguments.pop("x")
@@ -140,7 +148,7 @@ class _Backward(_Work):
     def __init__(self, call: Call, gradient: Tensor, results: dict[str, Tensor]) -> None:
         super().__init__(call, gradient)
         self.gradient, self.results = gradient, results
-        self.positions = call.window.output[0] * call.window.output[1]
+        self.positions = call.geometry.output[0] * call.geometry.output[1]
 
     def run(self) -> None:
         """Write the results."""
@@ -172,7 +180,7 @@ class _Backward(_Work):
             return
         shares = min(_MAP_SHARES, self.tiles(self.positions) * call.x.shape[0])
         rows, dtype = generator.weight.shape[0], precision(call.x)
-        of_feature = call.x.new_empty((plan.blocks, call.x.shape[0], *call.window.output, plan.depth), dtype=dtype)
+        of_feature = call.x.new_empty((plan.blocks, call.x.shape[0], *call.geometry.output, plan.depth), dtype=dtype)
         of_weight = call.x.new_zeros((shares, rows, plan.depth), dtype=dtype)
         of_bias = call.x.new_zeros((shares, rows), dtype=dtype)
         self.start(
@@ -202,7 +210,7 @@ class _Backward(_Work):
         return (
             simple
             and plan.kernel_units == plan.kernel_tiles == 1
-            and tuple(self.results["dynamic"].shape[-2:]) == self.call.window.output
+            and tuple(self.results["dynamic"].shape[-2:]) == self.call.geometry.output
         )
 
     def _windows(self, each: bool) -> None:
@@ -250,25 +258,25 @@ class _Backward(_Work):
 
     def _steps(self) -> int:
         """Tiles of a program so that shares of a static kernel, of which each channel has its own, take no more memory than the image."""
-        pixels = self.call.window.image[0] * self.call.window.image[1]
+        pixels = self.call.geometry.image[0] * self.call.geometry.image[1]
         shares = max(pixels * self.call.x.element_size() // (self.plan.taps * precision(self.call.x).itemsize), 1)
         return -(-self.tiles(self.positions) // shares)
 
     def _new_columns(self) -> Tensor:
         """``[B, C, K, Ho, Wo]``, channels next to each other where those of x are."""
-        x, window = self.call.x, self.call.window
+        x, geometry = self.call.x, self.call.geometry
         if not self.plan.channels_last:
-            return x.new_empty((*x.shape[:2], window.size, *window.output), dtype=precision(x))
-        columns = x.new_empty((x.shape[0], window.size, *window.output, x.shape[1]), dtype=precision(x))
+            return x.new_empty((*x.shape[:2], geometry.taps, *geometry.output), dtype=precision(x))
+        columns = x.new_empty((x.shape[0], geometry.taps, *geometry.output, x.shape[1]), dtype=precision(x))
         return columns.permute(0, 4, 1, 2, 3)
 
     def _shares(self, name: str, tiles_of_a_group: int, one: bool) -> Tensor | None:
         """Memory for the shares of a gradient at windows, ``[shares, ...]``; the gradient itself where there is one share."""
         if name not in self.results:
             return None
-        result, window = self.results[name], self.call.window
+        result, geometry = self.results[name], self.call.geometry
         shares = tiles_of_a_group * (self.tiles(self.positions) if one else 1)
-        size = (1, 1) if one else window.output
+        size = (1, 1) if one else geometry.output
         if shares == 1 and tuple(result.shape[-2:]) == size:
             return result.unsqueeze(0)
         return result.new_empty((shares, *result.shape[:-2], *size), dtype=precision(result))

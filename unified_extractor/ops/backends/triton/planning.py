@@ -12,7 +12,7 @@ from torch import Tensor
 from unified_extractor.ops.backends.triton.records import Field, Image, Map, Plan, Sizes
 from unified_extractor.ops.custom_ops import Call
 from unified_extractor.ops.dynamic_kernels import KernelGenerator, generating_work
-from unified_extractor.ops.geometry import Window
+from unified_extractor.ops.geometry import Geometry
 
 _TILE = 2048
 """Bytes of a tile: one load of 16 bytes for each of 128 threads, so a value of the pair at most for every other thread. A pair must
@@ -84,7 +84,7 @@ def generates_forward(call: Call) -> bool:
     if generator is None or generator.heads or call.aggregation != "gather" or groups.mixing or groups.kernel != 1:
         return False
     whole = _tile_of_channels(groups, is_channels_last(call.x))[1] >= groups.unit
-    few = generator.normalization != "softmax" or call.window.size <= _SOFTMAX_TAPS
+    few = generator.normalization != "softmax" or call.geometry.taps <= _SOFTMAX_TAPS
     return whole and few and generator.feature.shape[1] <= _DEPTH
 
 
@@ -102,10 +102,10 @@ def generates(call: Call) -> bool:
     """
     generator = call.generator
     assert generator is not None
-    used = _WORTH_GENERATING * call.window.size * call.x.shape[1]
+    used = _WORTH_GENERATING * call.geometry.taps * call.x.shape[1]
     leaves = (call.x, generator.feature, generator.weight, generator.bias)
     differentiated = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
-    return not differentiated and generates_backward(call) and generating_work(generator, call.window) <= used
+    return not differentiated and generates_backward(call) and generating_work(generator, call.geometry) <= used
 
 
 def _batch_step(tensor: Tensor) -> int:
@@ -119,14 +119,14 @@ def _steps(values: Tensor) -> tuple[int, int]:
     return row, column
 
 
-def sizes_of(window: Window) -> Sizes:
+def sizes_of(geometry: Geometry) -> Sizes:
     """A window's sizes for a kernel."""
-    return Sizes(*window.image, *window.output, *window.padding)
+    return Sizes(*geometry.image, *geometry.output, *geometry.padding)
 
 
-def is_one(values: Tensor | None, window: Window) -> bool:
+def is_one(values: Tensor | None, geometry: Geometry) -> bool:
     """Whether values at windows are the same at every one of several positions."""
-    return values is not None and tuple(values.shape[-2:]) == (1, 1) != window.output
+    return values is not None and tuple(values.shape[-2:]) == (1, 1) != geometry.output
 
 
 def groups_of(call: Call) -> Groups:
@@ -142,7 +142,7 @@ def groups_of(call: Call) -> Groups:
 
 def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -> Plan:
     """The plan of a call or, with the gradient of its output, of its backward."""
-    x, window, groups = call.x, call.window, groups_of(call)
+    x, geometry, groups = call.x, call.geometry, groups_of(call)
     channels_last, mixing = is_channels_last(x), groups.mixing > 0
     outputs = call.static.shape[0] // (groups.units // groups.mixing) if mixing and call.static is not None else 0
     tile_units, tile_unit = _tile_of_channels(groups, channels_last)
@@ -153,14 +153,14 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         channels_last=channels_last,
         aggregation=call.aggregation,
         combine=call.combine,
-        rows=window.kernel_size[0],
-        columns=window.kernel_size[1],
-        taps=window.size,
-        results=window.size if call.aggregation == "fold" else 1,
-        stride_y=window.stride[0],
-        stride_x=window.stride[1],
-        dilation_y=window.dilation[0],
-        dilation_x=window.dilation[1],
+        rows=geometry.kernel_size[0],
+        columns=geometry.kernel_size[1],
+        taps=geometry.taps,
+        results=geometry.taps if call.aggregation == "fold" else 1,
+        stride_y=geometry.stride[0],
+        stride_x=geometry.stride[1],
+        dilation_y=geometry.dilation[0],
+        dilation_x=geometry.dilation[1],
         moved=call.offsets is not None,
         dynamic=call.dynamic is not None or call.generator is not None,
         together=call.generator is not None or (call.dynamic is not None and call.dynamic.stride(-3) == 1),
@@ -175,7 +175,7 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         mixing_units=groups.mixing,
         outputs=outputs,
         all_outputs=call.static.shape[0] if mixing and call.static is not None else 0,
-        tile_positions=min(tile_positions, max(_power(window.output[0] * window.output[1]), _LEAST)),
+        tile_positions=min(tile_positions, max(_power(geometry.output[0] * geometry.output[1]), _LEAST)),
         tile_units=tile_units,
         tile_unit=tile_unit,
         tile_outputs=min(max(_power(outputs), _LEAST), _MIXING_OUTPUTS // x.element_size()),
@@ -183,8 +183,8 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         blocks=-(-groups.units // tile_units) * chunks,
         kernel_tiles=max(1, groups.kernel // tile_units) * chunks,
         offset_tiles=max(1, groups.offsets // tile_units) * chunks,
-        one_kernel=is_one(call.dynamic, window),
-        one_offset=is_one(call.offsets, window),
+        one_kernel=is_one(call.dynamic, geometry),
+        one_offset=is_one(call.offsets, geometry),
         wide=_largest_span(call, gradient) > 2**31,
         dtype=str(x.dtype).removeprefix("torch."),
         precision="tf32" if mixing and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
@@ -227,6 +227,6 @@ def _largest_span(call: Call, gradient: Tensor | None) -> Any:
     if call.heads:
         written.append(call.dynamic_shape())
     if call.offsets is not None:  # the gradient of what every tap reads, where it is not added up at once
-        written.append((1, call.x.shape[1], call.window.size, *call.window.output))
+        written.append((1, call.x.shape[1], call.geometry.taps, *call.geometry.output))
     spans = [sum((n - 1) * step for n, step in zip(t.shape[1:], t.stride()[1:], strict=True)) + 1 for t in read]
     return max(*spans, *(prod(shape[1:]) for shape in written))

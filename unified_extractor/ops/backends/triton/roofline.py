@@ -130,13 +130,13 @@ def _mixes(call: Call) -> bool:
 
 def _values(call: Call) -> int:
     """B*C*K*P: what the taps read."""
-    return prod(call.x.shape[:2]) * call.window.size * prod(call.window.output)
+    return prod(call.x.shape[:2]) * call.geometry.taps * prod(call.geometry.output)
 
 
 def _weighted(call: Call) -> int:
     """Multiply-adds of every value with its weights, for every result; in a matrix product the static kernel's are counted there."""
     weights = (call.dynamic is not None or call.generator is not None) + (call.static is not None and not _mixes(call))
-    return _values(call) * (call.window.size if call.aggregation == "fold" else 1) * (weights or (0 if _mixes(call) else 1))
+    return _values(call) * (call.geometry.taps if call.aggregation == "fold" else 1) * (weights or (0 if _mixes(call) else 1))
 
 
 def _matrix(call: Call) -> int:
@@ -144,7 +144,7 @@ def _matrix(call: Call) -> int:
     if not _mixes(call):
         return 0
     assert call.static is not None
-    return call.x.shape[0] * call.static.numel() * prod(call.window.output)
+    return call.x.shape[0] * call.static.numel() * prod(call.geometry.output)
 
 
 def _read(call: Call) -> int:
@@ -164,7 +164,9 @@ def _made_from(call: Call) -> Sequence[Tensor | None]:
 def _generating(call: Call) -> int:
     """Multiply-adds of making a generated kernel once."""
     return (
-        0 if call.generator is None else call.x.shape[0] * prod(call.window.output) * generating_work(call.generator, call.window)
+        0
+        if call.generator is None
+        else call.x.shape[0] * prod(call.geometry.output) * generating_work(call.generator, call.geometry)
     )
 
 
@@ -174,7 +176,7 @@ def _output(call: Call) -> int:
 
 def _forward(call: Call) -> Work:
     """Of gather, mix and the fold's spread, which reads anew for every result."""
-    reads = _read(call) * (call.window.size if call.aggregation == "fold" else 1)
+    reads = _read(call) * (call.geometry.taps if call.aggregation == "fold" else 1)
     return Work(_inputs(call) + _output(call), reads + _weighted(call), _matrix(call) + _generating(call))
 
 
@@ -197,7 +199,7 @@ def _mixing_gradient(call: Call) -> Work:
 
 def _backward(call: Call) -> Work:
     """The gradient of x is added up in float32. The dynamic kernel is read for other gradients than its own."""
-    values, results = _values(call), call.window.size if call.aggregation == "fold" else 1
+    values, results = _values(call), call.geometry.taps if call.aggregation == "fold" else 1
     moved, static = call.offsets is not None, call.static is not None and not _mixes(call)
     written = tensor_bytes([call.dynamic, call.offsets, call.static if static else None])
     count = _read(call) + (values * results if call.dynamic is not None else 0)  # the dynamic kernel's gradient
@@ -214,8 +216,8 @@ def _collect(call: Call) -> Work:
     """Columns in float32; for every corner of a read a weight in float32 and a place in 64 bits; and where each pixel's begin."""
     assert call.offsets is not None
     batch, groups = call.offsets.shape[:2]
-    corners = 4 * batch * groups * call.window.size * prod(call.window.output)
-    begins = 8 * batch * groups * (prod(call.window.image) + 1)
+    corners = 4 * batch * groups * call.geometry.taps * prod(call.geometry.output)
+    begins = 8 * batch * groups * (prod(call.geometry.image) + 1)
     precise = max(call.x.element_size(), 4)
     return Work(precise * _values(call) + (precise + 8) * corners + begins + tensor_bytes([call.x]), 4 * _values(call))
 
