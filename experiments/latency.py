@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from run import HERE, at_budget, parse, parser, results
 from torch import Tensor
 
-from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter
-from unified_extractor.benchmarks.timing import in_turns, spread
+from unified_extractor.profiling.latency import in_turns, spread
+from unified_extractor.profiling.meters import CpuMeter, GpuMeter
 from unified_extractor.results.record import read_rows
 from unified_extractor.sweeps.cell import arguments_without_name
 from unified_extractor.sweeps.errors import SweepError
 from unified_extractor.sweeps.grid import Grid, points, read_grid
+from unified_extractor.training.cli.planned_run import PlannedRun, planned
 from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.run.planning import PlannedRun, planned
-from unified_extractor.visualize.curves import draw_accuracy_cost
+from unified_extractor.visualize.result_figures import draw_accuracy_cost
 
 REPEATS = 60
 WORKLOADS = {"inference": "ms of one image, inference", "training": "ms of a training step"}

@@ -10,8 +10,8 @@ import yaml
 
 from tests.support.image_folders import image_folder
 from tests.support.tiny_runs import tiny_config
-from unified_extractor.training.cli.commands import main
-from unified_extractor.training.cli.messages import one_line
+from unified_extractor.training.cli.parser_errors import one_line
+from unified_extractor.training.cli.training_cli import main
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -243,7 +243,7 @@ def test_broken_data_folders_are_named(capsys: pytest.CaptureFixture[str], tmp_p
 def test_image_that_breaks_during_the_run_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ):
-    monkeypatch.setattr("unified_extractor.data.folder.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("unified_extractor.data.image_folder.MEMORY_LIMIT", 0)
     root = image_folder(tmp_path / "images")
     bad = root / "train" / "dog" / "3.png"
     bad.write_bytes(b"")

@@ -13,7 +13,7 @@ from tests.support.torchvision_files import write_cifar, write_fashion_mnist
 from unified_extractor import ExtractorSpec, presets
 from unified_extractor.__main__ import main as uniex
 from unified_extractor.data import CIFAR10, CIFAR100
-from unified_extractor.training.cli.commands import main
+from unified_extractor.training.cli.training_cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = {

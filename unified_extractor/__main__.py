@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (words[0], words[1:]) if words else ("", [])
     if command in ("fit", "validate", "test", "predict"):
-        from unified_extractor.training.cli import commands as cli
+        from unified_extractor.training.cli import training_cli
 
-        return cli.main(words)
+        return training_cli.main(words)
     if command in ("bench", "describe", "report", "sweep", "visualize"):
         return importlib.import_module(f"unified_extractor.commands.{command}").main(rest)
     if command == "--version":

@@ -17,8 +17,8 @@ import torch
 from matplotlib.figure import Figure
 
 import unified_extractor as ux
-from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter
-from unified_extractor.benchmarks.timing import in_turns, in_words, spread
+from unified_extractor.profiling.latency import in_turns, in_words, spread
+from unified_extractor.profiling.meters import CpuMeter, GpuMeter
 from unified_extractor.results.tables import as_markdown
 
 SIZES = (3, 5, 7, 9, 11)

@@ -8,9 +8,10 @@ from torch import nn
 import unified_extractor as ux
 from unified_extractor.__main__ import main
 from unified_extractor.analysis import kept_bytes
-from unified_extractor.benchmarks import cases, compilation, fused, meters
-from unified_extractor.benchmarks.rivals import with_unfold
+from unified_extractor.benchmarks import cases, compile_time, fused
+from unified_extractor.benchmarks.baselines import with_unfold
 from unified_extractor.commands import bench
+from unified_extractor.profiling import meters
 
 SMALL = {
     "involution": partial(cases.involution, 32, 9, batch=2),
@@ -25,7 +26,7 @@ SMALL = {
 def small_cases(monkeypatch, tmp_path):
     threads = torch.get_num_threads()
     monkeypatch.setattr(bench, "CPU_CASES", SMALL)
-    monkeypatch.setattr(compilation, "seconds", lambda: {"forward float32": 1.0, "again": 0.5})
+    monkeypatch.setattr(compile_time, "seconds", lambda: {"forward float32": 1.0, "again": 0.5})
     yield tmp_path / "result.json"
     torch.set_num_threads(threads)
 

@@ -14,9 +14,10 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from unified_extractor.__main__ import main
-from unified_extractor.benchmarks import cases, meters, report
+from unified_extractor.benchmarks import cases, report
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
 from unified_extractor.commands import bench
+from unified_extractor.profiling import meters
 
 DEVICE, BACKEND = ("cuda", "triton") if torch.cuda.is_available() else ("cpu", "eager")
 HALF = cases.Setting(DEVICE, torch.bfloat16, BACKEND, channels_last=True)

@@ -24,9 +24,9 @@ from unified_extractor.data import (
     Loading,
 )
 from unified_extractor.data.augmentation import DRAWS, augmented
-from unified_extractor.data.images import Form, read_image
-from unified_extractor.data.resident import ResidentLoader
-from unified_extractor.data.sampler import EpochSampler, EvaluationSampler
+from unified_extractor.data.device_loader import ResidentLoader
+from unified_extractor.data.image_datasets import Form, read_image
+from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
 from unified_extractor.data.splits import balanced_subset, stratified_split
 
 
@@ -299,7 +299,7 @@ def test_images_in_memory_and_from_files_are_the_same(tmp_path: Path, monkeypatc
     image_folder(tmp_path)
     memory = ImageFolder(str(tmp_path), image_size=8, loading=Loading(seed=0), batch_size=8)
     kept = epoch_of(memory, 0)[0]
-    monkeypatch.setattr("unified_extractor.data.folder.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("unified_extractor.data.image_folder.MEMORY_LIMIT", 0)
     files = ImageFolder(str(tmp_path), image_size=8, loading=Loading(seed=0), batch_size=8)
     assert type(files.images("train")) is not type(memory.images("train"))
     assert torch.equal(kept, epoch_of(files, 0)[0])
@@ -366,7 +366,7 @@ def test_empty_class_folder_is_named(tmp_path: Path):
 @pytest.mark.parametrize("limit", [0, 2**31])
 def test_unreadable_image_is_named(tmp_path: Path, content: bytes | None, limit: int, monkeypatch: pytest.MonkeyPatch):
     image_folder(tmp_path)
-    monkeypatch.setattr("unified_extractor.data.folder.MEMORY_LIMIT", limit)
+    monkeypatch.setattr("unified_extractor.data.image_folder.MEMORY_LIMIT", limit)
     bad = tmp_path / "test" / "dog" / "1.png"
     bad.write_bytes(bad.read_bytes()[:60] if content is None else content)
     data = ImageFolder(str(tmp_path), image_size=8)

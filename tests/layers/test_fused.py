@@ -11,7 +11,7 @@ from tests.test_spec import PRESETS
 from unified_extractor import presets
 from unified_extractor.analysis import kept_activation_bytes, kept_bytes
 from unified_extractor.layers.generators import GeneratedKernel
-from unified_extractor.profiling.modules import extractors
+from unified_extractor.profiling.extractors import extractors
 
 pytest.importorskip("numba")
 CHANNELS = 32

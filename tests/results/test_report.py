@@ -14,7 +14,7 @@ from tests.support.rows import ROW, row
 from tests.test_commands import refused
 from unified_extractor.__main__ import main
 from unified_extractor.results.record import EpochMetrics, RecordError, read_rows, write_rows
-from unified_extractor.visualize.curves import draw_accuracy_cost, draw_curves
+from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves
 
 TABLES = {f"{table}.{kind}" for table in ("results", "summary", "differences") for kind in ("csv", "md", "tex")}
 FIGURES = {"curves.png", "accuracy_cost.png", "ranking.png"}

@@ -16,7 +16,7 @@ from unified_extractor.sweeps.cell import as_cell
 from unified_extractor.sweeps.errors import SweepError
 from unified_extractor.sweeps.grid import points, read_grid
 from unified_extractor.sweeps.plan import duration, plan_cells
-from unified_extractor.training.run.planning import planned
+from unified_extractor.training.cli.planned_run import planned
 
 
 @pytest.fixture(autouse=True)

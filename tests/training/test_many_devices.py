@@ -13,7 +13,7 @@ from torch import nn
 from tests.support.tiny_runs import in_its_own_process, write_config
 from tests.test_spec import PRESETS
 from unified_extractor import UnifiedExtractor2d, models, presets
-from unified_extractor.training.cli.commands import main
+from unified_extractor.training.cli.training_cli import main
 
 WITHOUT_BATCH_NORM: dict[str, Any] = {
     "model__network": {"class_path": "tests.support.tiny_runs.WithoutBatchNorm"},

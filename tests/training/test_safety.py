@@ -18,11 +18,11 @@ from unified_extractor.results.record import read_rows
 from unified_extractor.training import ConfigurationError
 from unified_extractor.training.callbacks.divergence import StopWhenDiverged, first_not_finite
 from unified_extractor.training.callbacks.history import RunHistory
-from unified_extractor.training.cli.commands import main
+from unified_extractor.training.cli.planned_run import planned
+from unified_extractor.training.cli.training_cli import main
 from unified_extractor.training.errors import DivergedError
 from unified_extractor.training.run.checkpoints import newest_checkpoint, read_checkpoint, remove_old, run_checkpoints
 from unified_extractor.training.run.folder import RunFolder, release_locks
-from unified_extractor.training.run.planning import planned
 from unified_extractor.training.run.settings_hash import config_hash
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")

@@ -17,7 +17,7 @@ from tests.support.tiny_runs import final, write_config
 from unified_extractor import presets
 from unified_extractor.data import Digits
 from unified_extractor.models import VOLO, ExtractorNet
-from unified_extractor.profiling.modules import extractors
+from unified_extractor.profiling.extractors import extractors
 from unified_extractor.results.record import read_rows
 from unified_extractor.training import ConfigurationError, ImageClassifier
 from unified_extractor.training.architecture import (
@@ -27,9 +27,9 @@ from unified_extractor.training.architecture import (
     layer_specs,
     network_specs,
 )
-from unified_extractor.training.callbacks.history import ReseedEachStep
-from unified_extractor.training.cli.commands import main
-from unified_extractor.training.mixup import Mixing
+from unified_extractor.training.callbacks.random_state import ReseedEachStep
+from unified_extractor.training.cli.training_cli import main
+from unified_extractor.training.mixup import Mixup
 from unified_extractor.training.optimization import Optimization, parameter_groups
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
@@ -248,17 +248,17 @@ def test_mixing_gives_images_and_labels_in_one_proportion():
     images, labels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous(), torch.arange(4)
     for kind in ("mixup", "cutmix"):
         torch.manual_seed(3)
-        mixed, shares = Mixing(**{kind: 1.0})(images, labels, 4)
+        mixed, shares = Mixup(**{kind: 1.0})(images, labels, 4)
         assert shares.shape == (4, 4)
         torch.testing.assert_close(shares.sum(1), torch.ones(4))
         torch.testing.assert_close((shares * torch.arange(4.0)).sum(1), mixed.mean((1, 2, 3)), atol=1e-5, rtol=0)
         assert (shares.max(1).values < 1).any()
-    assert Mixing()(images, labels, 4)[1] is labels
-    kept = sum(Mixing(mixup=1.0, probability=0.5)(images, labels, 4)[1] is labels for _ in range(200))
+    assert Mixup()(images, labels, 4)[1] is labels
+    kept = sum(Mixup(mixup=1.0, probability=0.5)(images, labels, 4)[1] is labels for _ in range(200))
     assert 60 < kept < 140
     for wrong in ({"mixup": -1.0}, {"cutmix": -1.0}, {"probability": 2.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            Mixing(**wrong)
+            Mixup(**wrong)
 
 
 @pytest.mark.parametrize(

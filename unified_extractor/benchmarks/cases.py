@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from unified_extractor import presets
-from unified_extractor.benchmarks.rivals import (
+from unified_extractor.benchmarks.baselines import (
     grid_sample_matmul,
     grid_sample_multiply_sum,
     unfold_matmul_fold,
@@ -26,7 +26,7 @@ from unified_extractor.ops.custom_ops import Call
 from unified_extractor.ops.dynamic_kernels import KernelGenerator
 from unified_extractor.ops.fold_as_gather import compose_fold
 from unified_extractor.ops.functional import extract, generate_and_extract
-from unified_extractor.profiling.modules import extractors
+from unified_extractor.profiling.extractors import extractors
 
 OURS = "unified_extractor"
 

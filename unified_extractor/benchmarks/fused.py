@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from unified_extractor import presets
+from unified_extractor.benchmarks.baselines import UnfoldInvolution
 from unified_extractor.benchmarks.cases import OURS, Candidate, Case, stored, training_step
-from unified_extractor.benchmarks.rivals import UnfoldInvolution
 from unified_extractor.layers import UnifiedExtractor2d
 from unified_extractor.spec import ExtractorSpec, Projection
 

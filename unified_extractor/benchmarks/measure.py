@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from unified_extractor.benchmarks.cases import OURS, Case
-from unified_extractor.benchmarks.meters import Meter
-from unified_extractor.benchmarks.timing import spread
 from unified_extractor.ops.backends.triton.roofline import backward_bytes, forward_bytes, tensor_bytes
+from unified_extractor.profiling.latency import spread
 from unified_extractor.profiling.memory import kept_bytes
+from unified_extractor.profiling.meters import Meter
 
 TOLERANCE = 1e-3
 """Largest difference of any value, relative to the largest magnitude of its tensor, at which times are reported."""

@@ -12,11 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unified_extractor.benchmarks import compilation, models, train
+from unified_extractor.benchmarks import compile_time, network_costs, training_input
 from unified_extractor.benchmarks.cases import CPU_CASES, OURS, Case, gpu_cases
 from unified_extractor.benchmarks.fused import FUSED_CASES
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
-from unified_extractor.benchmarks.meters import CpuMeter, GpuMeter, Meter, without_compiled, without_gpu
 from unified_extractor.benchmarks.report import (
     as_table,
     limit_milliseconds,
@@ -24,6 +23,7 @@ from unified_extractor.benchmarks.report import (
     pass_floors,
     plan_markdown,
 )
+from unified_extractor.profiling.meters import CpuMeter, GpuMeter, Meter, without_compiled, without_gpu
 
 NOT_YET = "# How fast the operator is on a GPU\n\n*not yet run on a GPU*: no time in this file has been measured.\n\n"
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         assert output is not None
         if given.device in of_device:
             torch.set_num_threads(given.threads)
-            _measure(chosen, CpuMeter(), given.repeats, output, {"compilation_seconds": compilation.seconds()})
+            _measure(chosen, CpuMeter(), given.repeats, output, {"compilation_seconds": compile_time.seconds()})
         else:
             _measure(chosen, GpuMeter(), given.repeats, output, {"batch": given.batch})
     except (ValuesDifferError, OSError) as error:
@@ -110,10 +110,10 @@ def _chosen(names: Iterable[str], only: str, parser: argparse.ArgumentParser) ->
 def _models(output: Path, only: str, parser: argparse.ArgumentParser) -> int:
     """Count every network, print the table and write both files. Returns the exit code."""
     _check_output(output, parser)
-    rows = [models.counted(name) for name in _chosen(models.FIGURES, only, parser)]
+    rows = [network_costs.counted(name) for name in _chosen(network_costs.FIGURES, only, parser)]
     output.write_text(json.dumps({"date": datetime.date.today().isoformat(), "networks": rows}, indent=1) + "\n")
-    output.with_suffix(".md").write_text(models.markdown(rows))
-    print(f"{models.markdown(rows)}\nwritten: {output}, {output.with_suffix('.md').name}")
+    output.with_suffix(".md").write_text(network_costs.markdown(rows))
+    print(f"{network_costs.markdown(rows)}\nwritten: {output}, {output.with_suffix('.md').name}")
     return 0
 
 
@@ -125,11 +125,11 @@ def _train(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     meter = CpuMeter() if device.type == "cpu" else GpuMeter()
     torch.set_num_threads(given.threads)
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": meter.machine(), "repeats": given.repeats}
-    chosen = _chosen(train.CASES, given.only, parser)
-    result["cases"] = [train.measured(name, train.CASES[name], given.repeats, meter, device) for name in chosen]
+    chosen = _chosen(training_input.CASES, given.only, parser)
+    result["cases"] = [training_input.measured(name, training_input.CASES[name], given.repeats, meter, device) for name in chosen]
     output.write_text(json.dumps(result, indent=1) + "\n")
-    output.with_suffix(".md").write_text(train.markdown(result))
-    print(f"{train.markdown(result)}\nwritten: {output}, {output.with_suffix('.md').name}")
+    output.with_suffix(".md").write_text(training_input.markdown(result))
+    print(f"{training_input.markdown(result)}\nwritten: {output}, {output.with_suffix('.md').name}")
     return 0
 
 

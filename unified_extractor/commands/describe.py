@@ -12,8 +12,8 @@ from unified_extractor import presets
 from unified_extractor.layers import UnifiedExtractor2d
 from unified_extractor.profiling.cost import cost
 from unified_extractor.spec import ExtractorSpec, asdict_changed
-from unified_extractor.visualize.pictures import draw_operator
-from unified_extractor.visualize.words import describe
+from unified_extractor.visualize.description import describe
+from unified_extractor.visualize.window_drawings import draw_operator
 
 
 def main(arguments: Sequence[str]) -> int:

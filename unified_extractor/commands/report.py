@@ -16,7 +16,7 @@ from unified_extractor.results.record import Record, RecordError, write_rows
 from unified_extractor.results.sources import find_rows
 from unified_extractor.results.statistics import differences, summary
 from unified_extractor.results.tables import as_latex, as_markdown, as_rich, formatted, in_words, results_table
-from unified_extractor.visualize.curves import draw_accuracy_cost, draw_curves, draw_gradient_norms
+from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves, draw_gradient_norms
 
 KINDS = ("csv", "md", "tex")
 _MOST_CURVES, _MOST_POINTS = 14, 20

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from unified_extractor.profiling.modules import extractors
+from unified_extractor.profiling.extractors import extractors
 from unified_extractor.results.record import Record
 from unified_extractor.results.sources import find_runs, read_run
 from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.run.trained import load_run
-from unified_extractor.visualize.pictures import draw_windows
+from unified_extractor.training.run.finished_run import load_run
 from unified_extractor.visualize.receptive_field import draw_receptive_fields
+from unified_extractor.visualize.window_drawings import draw_windows
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from unified_extractor.data.base import ImageDataModule, Split
-from unified_extractor.data.images import MemoryImages
+from unified_extractor.data.data_module import ImageDataModule, Split
+from unified_extractor.data.image_datasets import MemoryImages
 from unified_extractor.data.splits import stratified_split
 
 _FRACTION = 0.2

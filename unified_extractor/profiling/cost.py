@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from unified_extractor.ops import cost as counting
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.profiling.elementwise import counting_elementwise
+from unified_extractor.profiling.extractors import evaluating, extractors
 from unified_extractor.profiling.memory import kept_bytes, peak_bytes
-from unified_extractor.profiling.modules import evaluating, extractors
 from unified_extractor.spec import ExtractorSpec
 
 PARTS = ("operator", "generator", "projection", "rest")

@@ -22,9 +22,9 @@ from unified_extractor.sweeps.grid import Grid, Point, points
 from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
 from unified_extractor.training import ConfigurationError
+from unified_extractor.training.cli.planned_run import PlannedRun, planned
 from unified_extractor.training.run.environment import device_name
 from unified_extractor.training.run.folder import RECORD
-from unified_extractor.training.run.planning import PlannedRun, planned
 
 _AT_MOST_START_UP = 30.0
 

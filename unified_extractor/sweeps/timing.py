@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.training.run.planning import PlannedRun
+from unified_extractor.training.cli.planned_run import PlannedRun
 
 _SECONDS = 1.0
 _MULTIPLY_ADDS_PER_SECOND = 5e9

@@ -9,18 +9,20 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from typing_extensions import override
 
 from unified_extractor.data import ImageDataModule
-from unified_extractor.profiling.modules import extractors
+from unified_extractor.profiling.extractors import extractors
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
-from unified_extractor.training.metrics import classification_metrics
-from unified_extractor.training.mixup import Mixing
+from unified_extractor.training.mixup import Mixup
 from unified_extractor.training.optimization import Optimization
-from unified_extractor.training.run.steps import planned_steps
+from unified_extractor.training.run.step_count import planned_steps
 
 Batch = tuple[Tensor, Tensor]
+TOP = 5
+"""Guesses among which the right class must be, for the top-5 accuracy."""
 
 
 class ImageClassifier(L.LightningModule):
@@ -48,7 +50,7 @@ class ImageClassifier(L.LightningModule):
         network: nn.Module,
         optimization: Optimization = Optimization(),
         label_smoothing: float = 0.0,
-        mixing: Mixing = Mixing(),
+        mixing: Mixup = Mixup(),
         channels_last: bool = False,
         compile: bool = False,
         fused: bool | None = None,
@@ -158,3 +160,14 @@ class ImageClassifier(L.LightningModule):
             metrics.update(logits.softmax(dim=1), labels)
         for name, metric in metrics.items():
             log(name, metric, prog_bar=name == "val/accuracy")
+
+
+def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
+    """``accuracy``, ``calibration_error`` (expected, 15 bins) and, where there are more than five classes, ``top5_accuracy``."""
+    metrics = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+        "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),
+    }
+    if num_classes > TOP:
+        metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, top_k=TOP, average="micro")
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]

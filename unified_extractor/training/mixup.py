@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixing:
+class Mixup:
     """Pairs of training images become one, with both labels. Where both kinds are on, a batch gets either, by chance.
 
     Attributes:

@@ -8,8 +8,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from unified_extractor.profiling.modules import evaluating
-from unified_extractor.visualize.labels import wrapped
+from unified_extractor.profiling.extractors import evaluating
+from unified_extractor.visualize.label_placement import wrapped
 
 
 def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Tensor:

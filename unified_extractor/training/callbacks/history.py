@@ -1,6 +1,5 @@
-"""What happens beside the training steps: the random state, the course of the run, the progress bar."""
+"""The course of a run, epoch by epoch: losses, accuracies, norms of gradients, times."""
 
-import hashlib
 import statistics
 import time
 from itertools import pairwise
@@ -8,41 +7,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from typing_extensions import override
-
-
-class ReseedEachStep(L.Callback):
-    """Seeds torch's generators by (seed, epoch, batch, rank) before every step.
-
-    Checkpoints hold no random state: without this, dropout and mixing would differ after a resume.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    @override
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        place = f"{self.seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
-        seed = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest())
-        # torch.manual_seed would do both, and where CUDA is not used write down a traceback each time
-        torch.default_generator.manual_seed(seed)
-        if (device := trainer.strategy.root_device).type != "cpu":
-            torch.get_device_module(device).manual_seed(seed)
-
-
-class NarrowProgressBar(RichProgressBar):
-    """Rich's bar, short and without the speed, so that a line of 80 columns holds the figures too."""
-
-    @override
-    def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        columns = super().configure_columns(trainer)[:-1]
-        columns[1].bar_width = 5
-        return columns
 
 
 class RunHistory(L.Callback):

@@ -9,8 +9,8 @@ from torch import nn
 from typing_extensions import override
 
 from unified_extractor.data import ImageDataModule
-from unified_extractor.profiling.modules import extractors
-from unified_extractor.visualize.pictures import draw_stages
+from unified_extractor.profiling.extractors import extractors
+from unified_extractor.visualize.window_drawings import draw_stages
 
 IMAGES = 2
 

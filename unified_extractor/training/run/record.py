@@ -17,7 +17,7 @@ from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.run.environment import commit, device_name, versions
 from unified_extractor.training.run.folder import RunFolder
 from unified_extractor.training.run.settings_hash import config_hash
-from unified_extractor.training.run.steps import limited_images, planned_steps
+from unified_extractor.training.run.step_count import limited_images, planned_steps
 
 
 def make_record(

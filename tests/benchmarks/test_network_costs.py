@@ -6,38 +6,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from unified_extractor.benchmarks import models
+from unified_extractor.benchmarks import network_costs
 from unified_extractor.commands import bench
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "models.json"
 COMMITTED = {row["network"]: row for row in json.loads(FILE.read_text())["networks"]}
 WITH_COUNTS = [
     pytest.param(name, marks=[pytest.mark.thorough] if any(deep in name for deep in ("101", "152", "internimage")) else [])
-    for name, figures in models.FIGURES.items()
+    for name, figures in network_costs.FIGURES.items()
     if figures.multiply_adds
 ]
 
 
-@pytest.mark.parametrize("name", models.FIGURES)
+@pytest.mark.parametrize("name", network_costs.FIGURES)
 def test_parameters_are_those_of_the_released_code(name):
     with torch.device("meta"):
-        network = models.FIGURES[name].make()
+        network = network_costs.FIGURES[name].make()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters == COMMITTED[name]["parameters"]
-    if models.FIGURES[name].parameters is not None:
-        assert parameters == models.FIGURES[name].parameters
+    if network_costs.FIGURES[name].parameters is not None:
+        assert parameters == network_costs.FIGURES[name].parameters
 
 
 @pytest.mark.parametrize("name", WITH_COUNTS)
 def test_multiply_adds_are_within_a_percent_of_the_figure(name):
-    row = models.counted(name)
+    row = network_costs.counted(name)
     assert row == COMMITTED[name]
-    assert models.compared(row) == pytest.approx(models.FIGURES[name].multiply_adds, rel=0.01)
+    assert network_costs.compared(row) == pytest.approx(network_costs.FIGURES[name].multiply_adds, rel=0.01)
 
 
 def test_the_committed_table_is_made_of_the_committed_rows():
-    assert list(COMMITTED) == list(models.FIGURES)
-    assert FILE.with_suffix(".md").read_text() == models.markdown(list(COMMITTED.values()))
+    assert list(COMMITTED) == list(network_costs.FIGURES)
+    assert FILE.with_suffix(".md").read_text() == network_costs.markdown(list(COMMITTED.values()))
 
 
 def test_the_command_writes_both_files(tmp_path, capsys):
@@ -50,5 +50,5 @@ def test_the_command_writes_both_files(tmp_path, capsys):
 
 def test_a_difference_is_shown():
     row = COMMITTED["resnet50"] | {"parameters": 3, "multiply_adds": 8_180_000_000}
-    assert "| 3 | 25,557,032 |" in models.markdown([row])
-    assert "+100.00%" in models.markdown([row])
+    assert "| 3 | 25,557,032 |" in network_costs.markdown([row])
+    assert "+100.00%" in network_costs.markdown([row])

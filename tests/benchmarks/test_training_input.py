@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from unified_extractor.__main__ import main
-from unified_extractor.benchmarks.train import CASES, PATHS, MadeImages, markdown
-from unified_extractor.data.resident import ResidentLoader
+from unified_extractor.benchmarks.training_input import CASES, PATHS, MadeImages, markdown
+from unified_extractor.data.device_loader import ResidentLoader
 
 
 def test_bench_train_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

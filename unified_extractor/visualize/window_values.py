@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry
 from unified_extractor.ops.geometry import Geometry
-from unified_extractor.profiling.modules import evaluating, extractors
+from unified_extractor.profiling.extractors import evaluating, extractors
 
 
 @dataclass(frozen=True)

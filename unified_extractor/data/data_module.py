@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from unified_extractor.data.augmentation import Augmentation
+from unified_extractor.data.device_loader import ResidentLoader
 from unified_extractor.data.errors import DataError
-from unified_extractor.data.images import (
+from unified_extractor.data.image_datasets import (
     AugmentedImages,
     EvaluatedImages,
     Form,
@@ -23,9 +24,7 @@ from unified_extractor.data.images import (
     image_files,
     normalized,
 )
-from unified_extractor.data.loading import Loading
-from unified_extractor.data.resident import ResidentLoader
-from unified_extractor.data.sampler import EpochSampler, EvaluationSampler
+from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
 
 Split = Literal["train", "val", "test"]
 Loader = DataLoader[Any] | ResidentLoader
@@ -36,6 +35,28 @@ _SPLITS: dict[str | None, tuple[Split, ...]] = {
     "predict": (),
     None: ("train", "val", "test"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """Settings of the loaders.
+
+    Attributes:
+        num_workers: processes that load, 0 for none; unused where the images lie on the device.
+        on_device: keep the images on the device as one tensor and augment whole batches there. By default wherever the images
+            fit into memory and the augmentation can be done by the batch.
+        stateful: make checkpoints within an epoch exact (extra ``stateful``); checkpoints between epochs always are.
+        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
+    """
+
+    num_workers: int = 0
+    on_device: bool | None = None
+    stateful: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 
 
 class ImageDataModule(L.LightningDataModule):

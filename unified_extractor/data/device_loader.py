@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unified_extractor.data.augmentation import DRAWS, Augmentation, augmented
-from unified_extractor.data.images import MemoryImages, normalized
-from unified_extractor.data.sampler import EpochSampler, EvaluationSampler
+from unified_extractor.data.image_datasets import MemoryImages, normalized
+from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
 
 
 class ResidentLoader:

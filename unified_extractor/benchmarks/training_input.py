@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from unified_extractor import models, presets
-from unified_extractor.benchmarks.meters import Meter
-from unified_extractor.benchmarks.timing import in_turns, in_words, spread
 from unified_extractor.data import Augmentation, Digits, ImageDataModule, Loading
-from unified_extractor.data.base import Split
-from unified_extractor.data.images import MemoryImages
+from unified_extractor.data.data_module import Split
+from unified_extractor.data.image_datasets import MemoryImages
+from unified_extractor.profiling.latency import in_turns, in_words, spread
+from unified_extractor.profiling.meters import Meter
 from unified_extractor.results.tables import as_markdown
 
 PATHS = {

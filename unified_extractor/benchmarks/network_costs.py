@@ -10,7 +10,7 @@ import torch
 
 from unified_extractor import models, presets
 from unified_extractor.profiling.cost import cost, kept_activation_bytes
-from unified_extractor.profiling.modules import extractors
+from unified_extractor.profiling.extractors import extractors
 from unified_extractor.results.tables import as_markdown
 
 _SHAPE = (3, 224, 224)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from unified_extractor.benchmarks.meters import Meter
+from unified_extractor.profiling.meters import Meter
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from unified_extractor.spec import ExtractorSpec, as_pair
-from unified_extractor.visualize.labels import wrapped
-from unified_extractor.visualize.windows import WindowReading, extractor_inputs, output_size, read_window
-from unified_extractor.visualize.words import formula, in_words
+from unified_extractor.visualize.description import formula, in_words
+from unified_extractor.visualize.label_placement import wrapped
+from unified_extractor.visualize.window_values import WindowReading, extractor_inputs, output_size, read_window
 
 WINDOW_COLOURS = ("tab:orange", "tab:cyan", "tab:pink")
 

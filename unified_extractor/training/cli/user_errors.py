@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from unified_extractor.data import DataError
-from unified_extractor.training.cli.messages import one_line
+from unified_extractor.training.cli.parser_errors import one_line
 from unified_extractor.training.errors import ConfigurationError, DivergedError
 
 

@@ -15,23 +15,21 @@ import lightning as L
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from typing_extensions import override
 
 from unified_extractor.data import DataError, ImageDataModule
 from unified_extractor.training.classifier import ImageClassifier
-from unified_extractor.training.cli.config_objects import check_config_objects
-from unified_extractor.training.cli.quiet import quiet
-from unified_extractor.training.cli.refusals import refuse, unreadable_config, users_mistake
-from unified_extractor.training.cli.saved_config import SaveRunConfig
+from unified_extractor.training.cli.config_checks import check_config_objects
+from unified_extractor.training.cli.quiet_lightning import quiet
+from unified_extractor.training.cli.user_errors import refuse, unreadable_config, users_mistake
 from unified_extractor.training.errors import ConfigurationError, DivergedError
 from unified_extractor.training.run.checkpoints import read_checkpoint
+from unified_extractor.training.run.checks import check_devices
 from unified_extractor.training.run.environment import versions
-from unified_extractor.training.run.fitting import Fit, callback_list
+from unified_extractor.training.run.fit import Fit, callback_list
 from unified_extractor.training.run.folder import RunFolder, release_locks
-from unified_extractor.training.run.preflight import check_devices
-from unified_extractor.training.run.summary import summarise
 
 Built = TypeVar("Built")
 GROUPS: dict[str, type] = {"model": ImageClassifier, "data": ImageDataModule, "trainer": L.Trainer, "run": RunFolder}
@@ -77,7 +75,7 @@ class TrainingCLI(LightningCLI):
             ImageClassifier,
             ImageDataModule,
             subclass_mode_data=True,
-            save_config_callback=SaveRunConfig,
+            save_config_callback=_SaveRunConfig,
             parser_class=_Parser,
             trainer_defaults={"enable_model_summary": False},  # its count of operations does not know ours
             load_from_checkpoint_support=False,
@@ -148,7 +146,7 @@ class TrainingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best epoch, write the record, draw the curves, print the table."""
         if (record := self.run.finish(self.trainer)) is not None and self.run.folder is not None:
-            summarise(record, self.run.folder)
+            self.run.summarize(record)
 
     def predict(self, **arguments: Any) -> None:
         """Print file, class and probability of every image as CSV."""
@@ -217,6 +215,21 @@ class _Parser(LightningArgumentParser):
         kwargs.update(exit_on_error=False, allow_abbrev=False, parser_mode="omegaconf+")
         kwargs["dump_header"] = [f"{name}=={version}" for name, version in versions().items()]
         super().__init__(*args, **kwargs)
+
+
+class _SaveRunConfig(SaveConfigCallback):
+    """Saves the resolved configuration before the first step: ``config.yaml``, then ``config.1.yaml`` where the run is resumed."""
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.already_saved or stage != "fit":
+            return
+        self.already_saved = True
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            earlier = len(list(folder.glob("config*.yaml")))
+            name = f"config.{earlier}.yaml" if earlier else "config.yaml"
+            self.parser.save(self.config, folder / name, skip_none=False, multifile=False)
 
 
 def _is_config_object(kind: type) -> bool:

@@ -17,7 +17,7 @@ from unified_extractor.results.groups import by_variant, title
 from unified_extractor.results.record import EpochMetrics, Record, RecordError
 from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import in_words
-from unified_extractor.visualize.labels import label_points
+from unified_extractor.visualize.label_placement import label_points
 
 
 def draw_curves(rows: Sequence[Record]) -> Figure:

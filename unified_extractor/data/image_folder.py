@@ -11,10 +11,9 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from unified_extractor.data.augmentation import Augmentation
-from unified_extractor.data.base import ImageDataModule, Split
+from unified_extractor.data.data_module import ImageDataModule, Loading, Split
 from unified_extractor.data.errors import DataError
-from unified_extractor.data.images import FileImages, Form, image_files
-from unified_extractor.data.loading import Loading
+from unified_extractor.data.image_datasets import FileImages, Form, image_files
 from unified_extractor.data.splits import balanced_subset, stratified_split
 
 MEMORY_LIMIT = 2 * 2**30

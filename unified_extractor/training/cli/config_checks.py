@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from unified_extractor.training.cli.messages import imported
+from unified_extractor.training.cli.parser_errors import imported
 from unified_extractor.training.errors import ConfigurationError
 
 

@@ -8,23 +8,30 @@ import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from unified_extractor.data import ImageDataModule
 from unified_extractor.results.record import Record, write_rows
+from unified_extractor.results.tables import formatted, results_table
 from unified_extractor.training.architecture import check_network, read_weights
 from unified_extractor.training.callbacks.divergence import StopWhenDiverged
-from unified_extractor.training.callbacks.history import NarrowProgressBar, ReseedEachStep, RunHistory
+from unified_extractor.training.callbacks.history import RunHistory
+from unified_extractor.training.callbacks.progress_bar import NarrowProgressBar
+from unified_extractor.training.callbacks.random_state import ReseedEachStep
 from unified_extractor.training.callbacks.window_pictures import WindowPictures
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.checkpoints import read_checkpoint, remove_old, run_checkpoints
+from unified_extractor.training.run.checks import check_accumulation, check_batch_norm, check_room, check_trainer_settings
 from unified_extractor.training.run.environment import read_environment, write_environment
 from unified_extractor.training.run.folder import RECORD, Claim, RunFolder
 from unified_extractor.training.run.loggers import run_loggers
-from unified_extractor.training.run.preflight import check_accumulation, check_batch_norm, check_room, check_trainer_settings
 from unified_extractor.training.run.record import make_record
 from unified_extractor.training.run.settings_hash import config_hash
-from unified_extractor.training.run.steps import limited_images, planned_steps
+from unified_extractor.training.run.step_count import limited_images, planned_steps
+from unified_extractor.visualize.result_figures import draw_curves
 
 PICTURES = "pictures"
 
@@ -176,6 +183,16 @@ class Fit:
         )
         write_rows(self.folder / RECORD, [record])
         return record
+
+    def summarize(self, record: Record) -> None:
+        """Print the record, a line a field, and draw ``curves.png`` into the run's folder."""
+        assert self.folder is not None
+        table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+        for name, (value,) in formatted(results_table([record])).items():
+            table.add_row(str(name), str(value))
+        Console().print(table)
+        draw_curves([record]).savefig(self.folder / "curves.png", dpi=130)
+        print(f"test accuracy {record.test_accuracy:.4f} of epoch {record.best_epoch}\n{self.folder / RECORD}, curves.png")
 
 
 def first_process() -> bool:
