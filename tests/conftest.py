@@ -9,6 +9,8 @@ from zlib import crc32
 import pytest
 import torch
 
+pytest.register_assert_rewrite("tests.support")  # their assertions tell values too
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton: its kernels run on the CPU
 

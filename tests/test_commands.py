@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 import unified_extractor as ux
+from tests.support.presets import PRESETS
+from tests.support.refusals import refused
 from tests.support.rows import row
-from tests.test_spec import PRESETS
 from unified_extractor.__main__ import main
 from unified_extractor.commands import visualize
 from unified_extractor.commands.describe import read_spec
@@ -17,17 +18,6 @@ from unified_extractor.visualize.label_placement import wrapped
 from unified_extractor.visualize.window_drawings import draw_operator
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-
-
-def refused(capsys, *arguments):
-    """The one line on stderr of a call that must fail."""
-    with pytest.raises(SystemExit) as stop:
-        raise SystemExit(main([str(a) for a in arguments]))
-    printed = capsys.readouterr()
-    assert stop.value.code == 2
-    assert printed.err.startswith("uniex: error: ")
-    assert printed.err.count("\n") == 1
-    return printed.err
 
 
 def test_describe_prints_formula_words_and_cost_and_draws(tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
+from tests.support.presets import PRESETS
 from unified_extractor import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel, presets
 from unified_extractor.commands.describe import preset_names
 from unified_extractor.spec import asdict_changed
@@ -18,20 +19,6 @@ DENSE, DEPTHWISE = StaticKernel(channels="dense"), StaticKernel(channels="depthw
 GENERATED = DynamicKernel(source="generated", groups=2)
 SIMILARITY = DynamicKernel(source="similarity", groups=2)
 LEARNED = Offsets(kind="learned")
-
-
-def all_presets():
-    for name in preset_names():
-        if name == "deformable_convolution":
-            yield from ((f"{name}_v{v}", presets.deformable_convolution(v)) for v in (1, 2, 3, 4))
-        else:
-            yield name, getattr(presets, name)()
-    yield "unified_fold", presets.unified(aggregation="fold")
-
-
-PRESETS = dict(all_presets())
-COUNTED = [pytest.param(name, marks=pytest.mark.thorough) if name == "neighborhood_attention" else name for name in PRESETS]
-"""Names for tests that count operations: where windows are shifted at the border, there are very many."""
 
 
 @pytest.mark.parametrize("name", PRESETS)

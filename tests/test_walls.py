@@ -102,6 +102,12 @@ def test_nothing_imports_experiments():
     assert not [path for _, path in rooms() for name in imports(path) if name.split(".")[0] == "experiments"]
 
 
+def test_tests_share_helpers_through_support_only():
+    for path in Path(__file__).parent.rglob("*.py"):
+        for name in imports(path):
+            assert name.split(".")[0] != "tests" or name.startswith("tests.support."), f"{path} imports {name}"
+
+
 def test_importing_the_package_brings_nothing_that_only_some_need():
     code = "import sys, unified_extractor; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

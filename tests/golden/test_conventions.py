@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.golden.test_official_values import FILES, build, test_output_and_every_gradient_equal_the_official_values
-from tests.layers.test_presets import assert_equal, deformable_formula, layer_of
+from tests.support.official_files import FILES, assert_official_values, build
+from tests.support.preset_formulas import assert_equal, deformable_formula, layer_of
 from unified_extractor.interop.official import layers
 from unified_extractor.layers import generators, samplers
 
 
 def official_values(name, *, fused=False):
     """The comparison with one file of official values."""
-    return lambda: test_output_and_every_gradient_equal_the_official_values(next(p for p in FILES if name in p.stem), fused)
+    return lambda: assert_official_values(next(p for p in FILES if name in p.stem), fused)
 
 
 def torchvision_values():
@@ -37,7 +37,7 @@ def built_with(monkeypatch, **fields):
         layer_of_spec = ux.UnifiedExtractor2d(layer.in_channels, layer.out_channels, spec, layer.stride, fused=fused)
         return layer_of_spec.double().train(layer.training)
 
-    monkeypatch.setattr("tests.golden.test_official_values.build", changed)
+    monkeypatch.setattr("tests.support.official_files.build", changed)
 
 
 def made_from(monkeypatch, change):

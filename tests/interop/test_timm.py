@@ -6,7 +6,7 @@ import torch
 
 import unified_extractor as ux
 import unified_extractor.interop.timm
-from tests.models.test_families import VARIANTS
+from tests.support.families import VARIANTS
 
 
 def test_every_variant_is_registered():

@@ -7,7 +7,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import prune
 
 import unified_extractor as ux
-from tests.test_spec import PRESETS
+from tests.support.presets import PRESETS
 from unified_extractor import presets
 from unified_extractor.analysis import kept_activation_bytes, kept_bytes
 from unified_extractor.layers.generators import GeneratedKernel

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.test_spec import PRESETS
+from tests.support.presets import PRESETS
 from unified_extractor import *  # noqa: F403  (the names a printed layer uses)
 from unified_extractor import UnifiedExtractor2d
 from unified_extractor.ops import checks

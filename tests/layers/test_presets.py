@@ -6,35 +6,14 @@ Involution, outlook attention and DCNv3 are held to official values in ``test_of
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.ops import SqueezeExcitation, deform_conv2d
+from torchvision.ops import SqueezeExcitation
 
 import unified_extractor as ux
 from tests.support import oracles
+from tests.support.preset_formulas import assert_equal, deformable_formula, layer_of
 
 presets = ux.presets
 SIZES = [(7, 6), (8, 8), (5, 9)]
-
-
-def layer_of(spec, in_channels, out_channels=None, stride=1):
-    """A float64 layer whose every parameter is random, also those that start at zero."""
-    torch.manual_seed(0)
-    layer = ux.UnifiedExtractor2d(in_channels, out_channels or in_channels, spec, stride).double()
-    for parameter in layer.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
-    return layer
-
-
-def assert_equal(layer, formula, x, tolerance=1e-10):
-    """Output and every gradient of the layer and of a formula that uses the layer's own parameters."""
-    x = x.double().requires_grad_()
-    inputs = [x, *layer.parameters()]
-    y, expected = layer(x), formula(x)
-    cotangent = torch.randn_like(y)
-    torch.testing.assert_close(y, expected, rtol=tolerance, atol=tolerance)
-    actual = [g.clone() for g in torch.autograd.grad(y, inputs, cotangent)]
-    wanted = [g.clone() for g in torch.autograd.grad(expected, inputs, cotangent)]
-    for gradient, reference in zip(actual, wanted, strict=True):
-        torch.testing.assert_close(gradient, reference, rtol=tolerance, atol=tolerance)
 
 
 def linear(convolution):
@@ -73,20 +52,6 @@ def test_an_even_kernel_keeps_the_size_by_padding_one_more_behind(kernel_size, s
     x = torch.randn(1, 3, 7, 8)
     assert layer(x.double()).shape[2:] == (-(-7 // stride), -(-8 // stride))
     assert_equal(layer, lambda x: F.conv2d(F.pad(x, (left, right, top, bottom)), layer.static_kernel, stride=stride), x)
-
-
-def deformable_formula(layer, *, offset_groups, groups, masked, stride=1, dilation=1):
-    """torchvision's operator behind offset and mask convolutions, as in its documentation."""
-
-    def formula(x):
-        def head(module):
-            return F.conv2d(x, module.head.weight, module.head.bias, stride, dilation, dilation)
-
-        mask = head(layer.kernel).sigmoid() if masked else None
-        options = {"stride": stride, "padding": dilation, "dilation": dilation, "mask": mask}
-        return deform_conv2d(x, head(layer.offsets), layer.static_kernel, **options)
-
-    return formula
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.test_spec import PRESETS
+from tests.support.presets import PRESETS
 
 
 @pytest.mark.parametrize("size", [(32, 32), (31, 29)])

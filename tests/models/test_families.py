@@ -16,14 +16,13 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import MultiScaleRoIAlign, StochasticDepth
 
 import unified_extractor as ux
-from tests.support.families import REDUCTIONS, SMALL
-from tests.test_spec import PRESETS
+from tests.support.families import REDUCTIONS, SMALL, VARIANTS
+from tests.support.presets import PRESETS
 from unified_extractor.models.arguments import drop_path_rates
 from unified_extractor.models.staged import Stage
 from unified_extractor.models.volo import resized_embedding
 
 families = pytest.mark.parametrize("family", SMALL)
-VARIANTS = [name for name in ux.models.__all__ if name.islower()]
 
 
 def image(*shape, seed=1):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.test_spec import COUNTED, PRESETS
+from tests.support.presets import COUNTED, PRESETS
 from unified_extractor.models.matched_net import NoMatchError
 
 BUDGET = {"multiply_adds": 16_500_000, "parameters": 420_000, "widths": (32, 64, 128), "stem_stride": 2}

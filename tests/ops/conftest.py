@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
+from tests.support.triton_runs import DEVICE
 
 torch.set_num_threads(1)
 USABLE = [name for name, reason in ux.backends().items() if reason is None and (name != "triton" or torch.cuda.is_available())]
@@ -21,3 +22,25 @@ def made(request, monkeypatch):
 
     monkeypatch.setattr(maps, "_WORTH_GENERATING", {"on the way": 1e9, "before": 0}[request.param])
     return request.param
+
+
+@pytest.fixture
+def poisoned_device_memory(request, monkeypatch):
+    """Fresh memory is filled with NaN, so that an element never written is seen; both ways to the gradient of a moved image."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3, device=DEVICE).isnan().all()
+    if getattr(request, "param", "atomics") == "atomics":
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Fresh memory, scratch and outputs, is filled with NaN: what is read before it is written is seen."""
+    was_on, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(was_on)
+    torch.utils.deterministic.fill_uninitialized_memory = filled

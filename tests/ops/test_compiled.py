@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -10,9 +9,8 @@ from torch.autograd import gradgradcheck
 from torch.library import opcheck
 
 import unified_extractor as ux
-from tests.support import made_calls
 from tests.support.comparing import assert_same, values_and_gradients
-from tests.support.made_calls import extract_or_unfold
+from tests.support.made_calls import BLOCKS, WORTH_COMPILING, block_call, extract_or_unfold
 from tests.support.random_calls import random_call
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.functional import similarity
@@ -22,19 +20,6 @@ import numba
 
 from unified_extractor.ops.backends.compiled import OPERATORS
 from unified_extractor.ops.custom_ops import numbers
-
-made_call = partial(made_calls.made_call, size=(5, 6), kernel_size=3, batch=2)
-
-
-@pytest.fixture
-def poisoned_memory():
-    """Fresh memory, scratch and outputs, is filled with NaN: what is read before it is written is seen."""
-    was_on, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(was_on)
-    torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 @pytest.mark.parametrize("seeds", [range(start, start + 15) for start in range(10_000, 10_150, 15)], ids=str)
@@ -46,47 +31,19 @@ def test_no_element_is_read_before_it_is_written(seeds, poisoned_memory):
         assert_same(values_and_gradients(ux.extract, call | {"backend": "compiled"}, seed), expected)
 
 
-BLOCKS = {
-    "a block and a remainder": {"channels": 20, "kernels": 1},
-    "two blocks and a channel, one window": {"channels": 33, "kernels": 1, "size": (1, 1)},
-    "whole blocks": {"channels": 64, "kernels": 4, "kernel_size": 7, "padding": 3, "size": (6, 7)},
-    "a remainder in every group": {"channels": 33, "kernels": 3, "size": (3, 3)},
-    "groups of one": {"channels": 16, "kernels": 16, "moved": 16, "batch": 1},
-    "nested groups": {"channels": 48, "kernels": 6, "moved": 3},
-    "groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "kernel_size": (5, 2)},
-    "a kernel a row": {"channels": 33, "kernels": 1, "shared": (1,), "size": (4, 9)},
-    "depthwise": {"channels": 33, "static": (33, 1), "kernels": 3, "stride": 2},
-    "depthwise, moved": {"channels": 20, "static": (20, 1), "moved": 2},
-    "depthwise multiplier": {"channels": 16, "static": (48, 1), "kernels": 2},
-    "dense": {"channels": 20, "static": (24, 20), "kernels": 1, "dilation": 2},
-    "dense, deep": {"channels": 256, "static": (16, 256), "kernels": 1, "size": (4, 4), "batch": 1},
-    "dense, moved": {"channels": 33, "static": (17, 33), "moved": 3, "batch": 3},
-    "dense, kernel 1": {"channels": 48, "static": (5, 48), "kernels": 2, "kernel_size": 1, "padding": 0},
-    "grouped": {"channels": 48, "static": (40, 12), "kernels": 3, "moved": 2},
-    "residual": {"channels": 20, "static": (20, 20), "kernels": 5, "combine": "residual"},
-    "add": {"channels": 48, "static": (48, 16), "kernels": 2, "moved": 4, "combine": "add"},
-    "fold": {"channels": 40, "kernels": 2, "aggregation": "fold", "size": (4, 5)},
-    "fold, stride 2": {"channels": 33, "kernels": 1, "aggregation": "fold", "kernel_size": (2, 3), "stride": 2},
-    "fold, groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "aggregation": "fold", "kernel_size": 2},
-    "fold, depthwise": {"channels": 33, "static": (33, 1), "moved": 3, "aggregation": "fold", "kernel_size": 2},
-    "unfold": {"channels": 33, "aggregation": "unfold", "kernel_size": (2, 3)},
-    "unfold, moved": {"channels": 48, "moved": 2, "aggregation": "unfold", "kernel_size": 5},
-}
-
-
 def run(backend, call):
     return values_and_gradients(lambda **call: extract_or_unfold(backend, **call), call)
 
 
 @pytest.mark.parametrize("case", BLOCKS)
 def test_blocks_of_channels_equal_the_reference(case, poisoned_memory):
-    call = made_call(**BLOCKS[case])
+    call = block_call(**BLOCKS[case])
     assert_same(run("compiled", call), run("reference", call))
 
 
 @pytest.mark.parametrize("case", BLOCKS)
 def test_single_precision_is_at_most_twice_as_wrong_as_eager(case, poisoned_memory):
-    call = made_call(**BLOCKS[case], dtype=torch.float32)
+    call = block_call(**BLOCKS[case], dtype=torch.float32)
     exact = run("reference", {name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()})
     compiled, eager = run("compiled", call), run("eager", call)
     for name, expected in exact.items():
@@ -99,7 +56,7 @@ def test_single_precision_is_at_most_twice_as_wrong_as_eager(case, poisoned_memo
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("case", ["nested groups", "dense, moved", "fold", "unfold", "depthwise"])
 def test_half_precision_is_single_precision_rounded(case, dtype):
-    call = made_call(**BLOCKS[case], dtype=dtype)
+    call = block_call(**BLOCKS[case], dtype=dtype)
 
     def rounded(**call):
         single = {name: t.float() if isinstance(t, torch.Tensor) else t for name, t in call.items()}
@@ -138,7 +95,7 @@ def differentiable(case):
             return similarity(query, key, 2, heads=1, offsets=offsets, backend="compiled")
 
         return product, list(leaves.values())
-    call = made_call(**TINY, **LEAVES[case])
+    call = block_call(**TINY, **LEAVES[case])
     leaves = leaves_of(call)
     return lambda *t: extract_or_unfold("compiled", **call | dict(zip(leaves, t, strict=True))), list(leaves.values())
 
@@ -175,7 +132,7 @@ OPERATOR_CALLS = {
 
 def arguments(case):
     """The tensors, window and aggregation that the operators take."""
-    call = made_call(**OPERATOR_CALLS[case], size=(3, 4), kernel_size=2, dtype=torch.float32)
+    call = block_call(**OPERATOR_CALLS[case], size=(3, 4), kernel_size=2, dtype=torch.float32)
     tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
     return tensors, numbers(checks.geometry(call["x"], 2, 1, 1, 1)), call["aggregation"]
 
@@ -201,9 +158,6 @@ def test_similarity_keeps_the_laws_of_torch(case, requires_grad):
     opcheck(OPERATORS.similarity, (*tensors, 2, window))
 
 
-WORTH_IT = {"channels": 16, "kernels": 1, "kernel_size": 5, "padding": 2, "size": (4, 5)}
-
-
 @pytest.mark.parametrize("backend", ["compiled", None])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_traced_for_every_size_equals_eager(backend, dynamic):
@@ -214,7 +168,7 @@ def test_traced_for_every_size_equals_eager(backend, dynamic):
 
     traced = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for size, batch in (((4, 5), 2), ((7, 6), 3), ((5, 9), 1)):
-        call = made_call(**WORTH_IT | {"size": size, "batch": batch})
+        call = block_call(**WORTH_COMPILING | {"size": size, "batch": batch})
         assert_same(
             values_and_gradients(traced, call), values_and_gradients(lambda **c: 2 * ux.extract(**c, backend="eager"), call)
         )
@@ -222,7 +176,7 @@ def test_traced_for_every_size_equals_eager(backend, dynamic):
 
 def test_inductor_equals_eager():
     torch._dynamo.reset()
-    call = made_call(**WORTH_IT)
+    call = block_call(**WORTH_COMPILING)
     traced = torch.compile(lambda **call: ux.extract(**call, backend="compiled"), fullgraph=True, backend="inductor")
     assert_same(values_and_gradients(traced, call), run("eager", call))
 
@@ -251,7 +205,7 @@ def loaded(monkeypatch):
     ids=["convolution", "kernel 1", "kernel 7", "moved"],
 )
 def test_the_faster_backend_is_chosen(chosen, call, loaded):
-    ux.extract(**made_call(**call))
+    ux.extract(**block_call(**call))
     assert loaded == [chosen]
 
 
@@ -260,7 +214,7 @@ def test_an_exported_program_does_not_need_the_backend(loaded):
         def forward(self, **call):
             return ux.extract(**call, kernel_size=5, padding=2)
 
-    call = made_call(**WORTH_IT)
+    call = block_call(**WORTH_COMPILING)
     tensors = {name: call[name] for name in ("x", "dynamic_kernel")}
     program = torch.export.export(Call(), (), tensors)
     assert set(loaded) == {"eager"}
@@ -272,7 +226,7 @@ def test_without_numba_eager_runs_and_the_reason_names_the_extra(loaded, monkeyp
         dispatch._BACKENDS["compiled"], unusable=lambda: "it needs numba: pip install 'unified-extractor[compiled]'"
     )
     monkeypatch.setitem(dispatch._BACKENDS, "compiled", missing)
-    call = made_call(**WORTH_IT)
+    call = block_call(**WORTH_COMPILING)
     ux.extract(**call)
     assert loaded == ["eager"]
     assert "unified-extractor[compiled]" in ux.backends()["compiled"]
@@ -286,7 +240,7 @@ def test_a_numba_that_does_not_work_is_not_chosen_and_says_why(broken, monkeypat
         monkeypatch.setitem(sys.modules, "numba", None)
     else:
         monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
-    call = made_call(**WORTH_IT)
+    call = block_call(**WORTH_COMPILING)
     assert ux.backends()["compiled"]
     torch.testing.assert_close(ux.extract(**call), ux.extract(**call, backend="eager"), rtol=0, atol=0)
     with pytest.raises(ValueError, match="not usable here"):

@@ -10,9 +10,8 @@ import torch
 from torch.autograd import forward_ad
 
 import unified_extractor as ux
-from tests.ops.test_compiled import WORTH_IT, made_call
 from tests.support.comparing import assert_same, values_and_gradients
-from tests.support.made_calls import extract_or_unfold
+from tests.support.made_calls import WORTH_COMPILING, block_call, extract_or_unfold
 from tests.support.oracles import output_size
 
 pytest.importorskip("numba")
@@ -34,7 +33,7 @@ def under_dual_numbers(call, x):
 
 @pytest.mark.parametrize("transform", [under_grad, under_vmap, under_dual_numbers])
 def test_transforms_are_refused_by_name_and_otherwise_run_where_eager_does(transform):
-    call = made_call(**WORTH_IT)
+    call = block_call(**WORTH_COMPILING)
     x = call.pop("x")
     with pytest.raises(ValueError, match=r"backend='compiled' is not usable here: torch.func transforms and forward-mode"):
         transform(lambda x: ux.extract(x, **call, backend="compiled"), x)
@@ -90,7 +89,7 @@ SHARED = {
 
 @pytest.mark.parametrize("case", SHARED)
 def test_every_bit_is_the_same_for_any_number_of_threads(case, way, parts):
-    call = made_call(**SHARED[case], batch=5, size=(19, 18), dtype=torch.float32)
+    call = block_call(**SHARED[case], batch=5, size=(19, 18), dtype=torch.float32)
     results = []
     for count in (1, 2, 3, 3):
         torch.set_num_threads(count)
@@ -110,7 +109,7 @@ def test_parts_run_at_the_same_time(way):
 def test_several_threads_may_call_at_once(way):
     """As data-parallel replicas do."""
     torch.set_num_threads(2)
-    call = made_call(**SHARED["gather"], batch=4)
+    call = block_call(**SHARED["gather"], batch=4)
     expected, results = extract_or_unfold("eager", **call), {}
 
     def work(caller):
@@ -174,7 +173,7 @@ def grid(call):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", WINDOWS)
 def test_wild_offsets_touch_no_foreign_memory_and_have_no_gradient(case, dtype):
-    call = made_call(**WINDOWS[case], dtype=dtype)
+    call = block_call(**WINDOWS[case], dtype=dtype)
     size, generator = torch.tensor(call["x"].shape[2:]), torch.Generator().manual_seed(0)
     borders = [(-1, -1 - CLOSE, -1 + CLOSE, n - 1, n, n - CLOSE, n + CLOSE) for n in size.tolist()]
     targets = torch.tensor([[*WILD, *border] for border in borders], dtype=torch.float64)
@@ -204,7 +203,7 @@ def test_one_compilation_serves_every_call():
         return len(forward.forward.overloads), len(backward.backward.overloads)
 
     def one(**options):
-        call = made_call(dtype=torch.float32, **options)
+        call = block_call(dtype=torch.float32, **options)
         values_and_gradients(lambda **call: extract_or_unfold("compiled", **call), call)
 
     one()

@@ -10,10 +10,9 @@ from torch.library import opcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import unified_extractor as ux
-from tests.ops.test_compiled import BLOCKS, poisoned_memory  # noqa: F401  (a fixture)
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.generators import NORMALIZATIONS, in_two_steps, kernel_of, random_generating_call, with_generator
-from tests.support.made_calls import made_call
+from tests.support.made_calls import BLOCKS, made_call
 from tests.support.random_calls import random_call
 from unified_extractor.analysis import kept_bytes
 from unified_extractor.ops import checks
@@ -33,7 +32,7 @@ def fused(**call):
 
 
 @pytest.mark.parametrize("seeds", [range(start, start + 25) for start in range(20_000, 20_200, 25)], ids=str)
-def test_random_calls_equal_the_reference(seeds, made, poisoned_memory):  # noqa: F811
+def test_random_calls_equal_the_reference(seeds, made, poisoned_memory):
     for seed in seeds:
         call = random_generating_call(seed, random_call(seed))
         if call is not None:
@@ -50,7 +49,7 @@ def test_backends_that_store_the_kernel_equal_the_reference(seed, backend):
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("case", GENERATED)
-def test_blocks_of_channels_equal_the_reference(case, normalization, made, poisoned_memory):  # noqa: F811
+def test_blocks_of_channels_equal_the_reference(case, normalization, made, poisoned_memory):
     call = call_of(case, normalization=normalization, scale=0.7)
     assert_same(values_and_gradients(fused, call), values_and_gradients(in_two_steps, call))
 

@@ -5,67 +5,35 @@ import torch
 from torch.library import opcheck
 
 import unified_extractor as ux
-from tests.ops.test_double_backward import COMPUTATIONS
-from tests.ops.test_dtypes_and_layouts import KERNEL, MODES, SIZE, assert_as_exact_as_plain, tensors_of
-from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.comparing import assert_as_exact_as_plain, assert_same, values_and_gradients
+from tests.support.double_backward import COMPUTATIONS
 from tests.support.made_calls import extract_or_unfold, made_call
-from tests.support.oracles import output_size
-from tests.support.random_calls import as_pair, random_call, relayout
+from tests.support.plain_torch import KERNEL, MODES, SIZE, tensors_of
+from tests.support.random_calls import random_call, relayout
+from tests.support.triton_runs import (
+    DEVICE,
+    GPU,
+    STATIC_OPCHECKS,
+    TENSORS,
+    is_short,
+    made_similarity,
+    on_device,
+    products,
+    reference,
+    run,
+)
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.custom_ops import numbers
-from unified_extractor.ops.functional import similarity
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
 from unified_extractor.ops.backends.triton import OPERATORS, launch, tuning
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
-
-
-def on_device(call):
-    """The same call on the device under test, every tensor in the layout that it had."""
-
-    def moved(t):
-        memory = t.new_empty(0).set_(t.untyped_storage()).to(DEVICE)
-        return memory.as_strided(t.shape, t.stride(), t.storage_offset())
-
-    return {name: moved(t) if isinstance(t, torch.Tensor) else t for name, t in call.items()}
-
-
-def run(call, function=extract_or_unfold, seed=0):
-    """Output and gradients of the backend; ``function``: see :func:`extract_or_unfold`."""
-    results = values_and_gradients(lambda **call: function("triton", **call).cpu(), on_device(call), seed)
-    return {name: result.cpu() for name, result in results.items()}
-
-
-def reference(call, function=extract_or_unfold, seed=0):
-    """The same of the reference."""
-    return values_and_gradients(lambda **call: function("reference", **call), call, seed)
-
-
-@pytest.fixture
-def poisoned_memory(request, monkeypatch):
-    """Fresh memory is filled with NaN, so that an element never written is seen; both ways to the gradient of a moved image."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3, device=DEVICE).isnan().all()
-    if getattr(request, "param", "atomics") == "atomics":
-        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
-    yield
-    torch.use_deterministic_algorithms(False)
-
 
 def both_ways(moved):
     """Parametrize a test: cases, {case: whether anything is moved}, and where it is, both ways."""
     pairs = [(case, way) for case, is_moved in moved.items() for way in ("atomics", "sorted")[: 1 + is_moved]]
-    return pytest.mark.parametrize(("case", "poisoned_memory"), pairs, indirect=["poisoned_memory"])
-
-
-def is_short(call):
-    """Whether the interpreter gets through the call in a moment."""
-    kh, kw = as_pair(call["kernel_size"])
-    reads = (kh * kw) ** (2 if call["aggregation"] == "fold" else 1) * (4 if call["offsets"] is not None else 1)
-    return reads * call["x"].shape[:2].numel() <= 60
+    return pytest.mark.parametrize(("case", "poisoned_device_memory"), pairs, indirect=["poisoned_device_memory"])
 
 
 SEEDS = {
@@ -75,7 +43,7 @@ SEEDS = {
 
 @pytest.mark.sampled(3)
 @both_ways(SEEDS)
-def test_random_call_equals_the_reference(case, poisoned_memory):
+def test_random_call_equals_the_reference(case, poisoned_device_memory):
     call = random_call(case)
     assert_same(run(call, seed=case), reference(call, seed=case))
 
@@ -162,14 +130,14 @@ CHANNELS_LAST = (
 
 @pytest.mark.sampled(5)
 @both_ways({name: name in ORDERED for name in CASES})
-def test_case_equals_the_reference(case, poisoned_memory):
+def test_case_equals_the_reference(case, poisoned_device_memory):
     call = made_call(**CASES[case])
     assert_same(run(call), reference(call))
 
 
 @pytest.mark.sampled(2)
 @both_ways({name: name in ORDERED[:2] for name in CHANNELS_LAST})
-def test_channels_last_in_is_channels_last_out_and_equals_the_reference(case, poisoned_memory):
+def test_channels_last_in_is_channels_last_out_and_equals_the_reference(case, poisoned_device_memory):
     call = made_call(**CASES[case])
     layouts = []
 
@@ -184,7 +152,7 @@ def test_channels_last_in_is_channels_last_out_and_equals_the_reference(case, po
 
 
 @pytest.mark.parametrize("sums", [1, 2])
-def test_any_number_of_partial_sums_gives_a_static_kernels_gradient(sums, poisoned_memory, monkeypatch):
+def test_any_number_of_partial_sums_gives_a_static_kernels_gradient(sums, poisoned_device_memory, monkeypatch):
     monkeypatch.setattr(launch, "_STATIC_SUMS", sums)
     call = made_call(channels=4, static=(3, 4), kernels=2, kernel_size=1, padding=0, size=(5, 8), batch=3)
     assert_same(run(call), reference(call))
@@ -213,7 +181,7 @@ NEIGHBOURS = {
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", NEIGHBOURS)
-def test_taps_that_are_neighbours_in_memory_equal_the_reference(case, layout, poisoned_memory):
+def test_taps_that_are_neighbours_in_memory_equal_the_reference(case, layout, poisoned_device_memory):
     call = made_call(**{"batch": 1, "size": (3, 3)} | NEIGHBOURS[case])
     other = {"x": relayout(call["x"], layout), "dynamic_kernel": with_taps_last(call["dynamic_kernel"])}
     assert other["dynamic_kernel"].stride(-3) == 1
@@ -223,7 +191,7 @@ def test_taps_that_are_neighbours_in_memory_equal_the_reference(case, layout, po
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("case", [*NEIGHBOURS, "several tiles of positions", "several tiles of pixels"])
-def test_every_configuration_that_may_be_measured_gives_the_same_values(case, number, poisoned_memory, monkeypatch):
+def test_every_configuration_that_may_be_measured_gives_the_same_values(case, number, poisoned_device_memory, monkeypatch):
     first_of = tuning.suitable
     monkeypatch.setattr(tuning, "suitable", lambda configs, plan: (found := first_of(configs, plan))[number % len(found) :])
     call = made_call(**{"batch": 1, "size": (3, 3)} | (NEIGHBOURS | CASES)[case])
@@ -232,23 +200,6 @@ def test_every_configuration_that_may_be_measured_gives_the_same_values(case, nu
     assert_same(run(call), reference(call))
 
 
-TENSORS = {
-    "gather": {"batch": 2, "channels": 4, "kernels": 2, "moved": 2, "kernel_size": (1, 2)},
-    "fixed gather": {"batch": 2, "channels": 4, "kernels": 2},
-    "dense": {"batch": 2, "channels": 4, "static": (6, 2), "kernels": 1, "kernel_size": (1, 2)},
-    "depthwise": {"batch": 2, "channels": 4, "static": (4, 1), "kernels": 2, "kernel_size": (1, 2)},
-    "fold": {"batch": 2, "channels": 4, "kernels": 2, "aggregation": "fold", "kernel_size": (1, 2)},
-    "moved fold": {
-        "batch": 2,
-        "channels": 2,
-        "kernels": 2,
-        "moved": 1,
-        "aggregation": "fold",
-        "kernel_size": (1, 2),
-        "size": (2, 3),
-    },
-    "unfold": {"batch": 2, "channels": 4, "moved": 2, "aggregation": "unfold", "kernel_size": (2, 1)},
-}
 COTANGENTS = {
     "sliced": lambda y: torch.stack([y, y], -1)[..., 0],
     "transposed": lambda y: y.transpose(1, -1),
@@ -293,7 +244,7 @@ def test_gradients_may_have_any_memory_layout(case, layout):
 
 @pytest.mark.sampled(3)
 @both_ways({name: "moved" in case for name, case in TENSORS.items()})
-def test_only_the_gradients_asked_for_are_computed_and_they_are_the_same(case, poisoned_memory):
+def test_only_the_gradients_asked_for_are_computed_and_they_are_the_same(case, poisoned_device_memory):
     call = on_device(made_call(**TENSORS[case]))
     names = [name for name, t in call.items() if isinstance(t, torch.Tensor)]
     expected = run(made_call(**TENSORS[case]))
@@ -307,7 +258,7 @@ def test_only_the_gradients_asked_for_are_computed_and_they_are_the_same(case, p
 
 
 @pytest.mark.parametrize("case", TENSORS)
-def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(case, poisoned_memory):
+def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(case, poisoned_device_memory):
     call = made_call(**TENSORS[case] | {"batch": 0})
     results = run(call)
     assert results["output"].shape == reference(call)["output"].shape
@@ -415,24 +366,10 @@ HEADS = {
 }
 
 
-def made_similarity(channels, heads, size=(3, 4), batch=1, moved=0, shared=False, kernel_size=2, dtype=torch.float64, **options):
-    generator = torch.Generator().manual_seed(channels)
-    out = output_size(size, kernel_size, padding="same", **options)
-    shapes = {"query": (batch, channels, *out), "key": (batch, channels, *size)}
-    if moved:
-        shapes["offsets"] = (batch, moved, kernel_size**2, 2, *((1, 1) if shared else out))
-    tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
-    return tensors | {"kernel_size": kernel_size, "heads": heads} | options
-
-
-def products(backend, **call):
-    return similarity(**call, backend=backend)
-
-
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @both_ways({name: "moved" in case for name, case in HEADS.items()})
-def test_similarity_equals_the_reference(case, layout, poisoned_memory):
+def test_similarity_equals_the_reference(case, layout, poisoned_device_memory):
     call = made_similarity(**HEADS[case])
     other = {name: relayout(t, layout) if isinstance(t, torch.Tensor) else t for name, t in call.items()}
     assert_same(run(other, products), reference(call, products))
@@ -520,14 +457,13 @@ def test_operators_keep_the_laws_of_torch(case, layout):
     tensors = images_in(layout, tensors)
     gradient = torch.randn_like(OPERATORS.aggregate(*tensors, *rest))
     wanted = [t is not None for t in tensors]
-    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *tensors, *rest), test_utils=STATIC)
-    opcheck(OPERATORS.aggregate, (*tensors, *rest), test_utils=STATIC)
+    opcheck(
+        torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *tensors, *rest), test_utils=STATIC_OPCHECKS
+    )
+    opcheck(OPERATORS.aggregate, (*tensors, *rest), test_utils=STATIC_OPCHECKS)
     if layout == "contiguous":
         leaves = [None if t is None else t.requires_grad_() for t in tensors]
         opcheck(torch.ops.unified_extractor.triton_aggregate, (*leaves, *rest))
-
-
-STATIC = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -7,13 +7,12 @@ import torch
 from torch.library import opcheck
 
 import unified_extractor as ux
-from tests.ops.test_attend import LEAVES as ATTENTION
-from tests.ops.test_attend import call_of as attention_of
-from tests.ops.test_attend import in_steps
+from tests.support.attention_calls import ATTENTION_LEAVES, attention_call, in_steps
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.generators import in_two_steps, random_generating_call, with_generator
 from tests.support.made_calls import made_call
 from tests.support.random_calls import random_call, relayout
+from tests.support.triton_runs import STATIC_OPCHECKS, is_short, on_device
 from unified_extractor.ops import checks
 from unified_extractor.ops.custom_ops import Call, numbers
 from unified_extractor.ops.dynamic_kernels import KernelGenerator
@@ -21,7 +20,6 @@ from unified_extractor.ops.functional import attend
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
-from tests.ops.test_triton import STATIC, is_short, on_device, poisoned_memory  # noqa: F401  (a fixture)
 from unified_extractor.ops.backends.triton import launch, planning
 
 HALVES = {"channels": 8, "kernels": 4, "kernel_size": 3, "size": (3, 4), "batch": 2, "depth": 3}
@@ -70,7 +68,7 @@ def as_call(call):
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 @pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_kernel_made_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_memory):  # noqa: F811
+def test_a_kernel_made_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
     call = call_of(case, normalization, channels_last=channels_last)
     assert planning.generates_forward(as_call(call))
     plain = case not in ("moved", "depthwise", "residual") and normalization != "softmax"
@@ -80,7 +78,7 @@ def test_a_kernel_made_in_registers_equals_the_reference(case, normalization, ch
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", [seed for seed in range(20_000, 20_060) if is_short(random_call(seed))])
-def test_random_calls_equal_the_reference(seed, poisoned_memory):  # noqa: F811
+def test_random_calls_equal_the_reference(seed, poisoned_device_memory):
     """What does not fit is made before, in either pass."""
     call = random_generating_call(seed, random_call(seed))
     if call is not None:
@@ -140,7 +138,7 @@ def test_it_is_chosen_where_measured_to_be_faster():
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 def test_attention_is_the_same_without_its_kernel_being_kept(channels_last):
-    call = attention_of("one head", channels=8, size=(3, 4), heads=2)
+    call = attention_call("one head", channels=8, size=(3, 4), heads=2)
     if channels_last:
         call |= {name: relayout(call[name], "channels_last") for name in ("value", "query", "key")}
 
@@ -149,9 +147,9 @@ def test_attention_is_the_same_without_its_kernel_being_kept(channels_last):
 
     found = {name: value.cpu() for name, value in values_and_gradients(attended, on_device(call)).items()}
     assert_same(found, values_and_gradients(in_steps, call))
-    value, query, key, position = (on_device(call)[name].float().requires_grad_() for name in ATTENTION)
+    value, query, key, position = (on_device(call)[name].float().requires_grad_() for name in ATTENTION_LEAVES)
     window = numbers(checks.geometry(value, 3, 1, "same", 1))
     made_from = (query, key, position.flatten(), 1.0, "softmax", 2)
     arguments = (value, None, None, None, window, "gather", "multiply", *made_from)
     gradient, wanted = torch.randn_like(value), [True, False, False, False, True, True, True]
-    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *arguments), test_utils=STATIC)
+    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *arguments), test_utils=STATIC_OPCHECKS)

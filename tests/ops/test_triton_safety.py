@@ -12,10 +12,10 @@ import torch
 from torch.autograd import forward_ad
 
 import unified_extractor as ux
-from tests.ops.test_triton import DEVICE, GPU, TENSORS, made_similarity, on_device, products, reference, run
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.made_calls import extract_or_unfold, made_call
 from tests.support.oracles import output_size
+from tests.support.triton_runs import DEVICE, GPU, TENSORS, made_similarity, on_device, products, reference, run
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.backends import triton
 from unified_extractor.ops.backends.triton import OPERATORS, launch, planning, tuning

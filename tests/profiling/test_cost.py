@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import unified_extractor as ux
 from tests.support.families import SMALL
-from tests.test_spec import COUNTED, PRESETS
+from tests.support.presets import COUNTED, PRESETS
 from unified_extractor.profiling.cost import multiply_adds
 
 presets = ux.presets

@@ -6,40 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.support.rows import row
+from tests.support.rows import FACTORIAL_SWITCHES, factorial_rows, factorial_spec, row
 from unified_extractor.results.effects import effects, factorial
 from unified_extractor.results.intervals import draw_effects, draw_ranking
 from unified_extractor.results.record import RecordError
 
-SWITCHES = ("offsets", "static kernel", "wide view", "softmax", "fold")
-
-
-def spec_of(offsets, static, wide, softmax, fold, **more):
-    return {
-        "kernel_size": 3,
-        "offsets": {"kind": "learned" if offsets else "none"},
-        "static_kernel": {"channels": "depthwise" if static else "none"},
-        "dynamic_kernel": {"source": "generated", "channels_per_group": 16, "normalization": "softmax" if softmax else "none"},
-        "generator": {"view": 7 if wide else 1, "reduction": 4, "pointwise": True},
-        "aggregation": "fold" if fold else "gather",
-        **more,
-    }
-
-
-def rows_of(truth, *, seeds=1, noise=0.0):
-    """All 32 cells; ``truth(*levels)`` is a cell's accuracy."""
-    random, rows = np.random.default_rng(0), []
-    for levels in itertools.product([False, True], repeat=5):
-        name = "-".join(name.split()[0] for name, on in zip(SWITCHES, levels, strict=True) if on) or "none"
-        for seed in range(seeds):
-            accuracy = truth(*levels) + 0.01 * seed + random.normal(0, noise)
-            rows.append(row(name, seed, specs=[spec_of(*levels)] * 3, test_accuracy=accuracy))
-    return rows
-
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_effects_are_found_as_they_were_made(seeds):
-    rows = rows_of(lambda o, s, w, m, f: 0.5 + 0.02 * o - 0.01 * s + 0.04 * w * m, seeds=seeds)
+    rows = factorial_rows(lambda o, s, w, m, f: 0.5 + 0.02 * o - 0.01 * s + 0.04 * w * m, seeds=seeds)
     table = effects(rows).set_index("effect")["test_accuracy_difference"]
     expected = {"offsets": 0.02, "static kernel": -0.01, "wide view": 0.02, "softmax": 0.02, "wide view x softmax": 0.04}
     assert len(table) == 5 + 10
@@ -48,14 +23,14 @@ def test_effects_are_found_as_they_were_made(seeds):
 
 
 def test_a_main_effect_is_a_difference_of_means_and_its_interval_the_models():
-    rows = rows_of(lambda *levels: 0.5, noise=0.01)
+    rows = factorial_rows(lambda *levels: 0.5, noise=0.01)
     table = effects(rows).set_index("effect")
     design = factorial(rows)
     accuracy = np.array([row.test_accuracy for row in rows])
     on = design["fold"].to_numpy(bool)
     line = table.loc["fold"]
     assert line["test_accuracy_difference"] == pytest.approx(accuracy[on].mean() - accuracy[~on].mean())
-    signs = 2 * design[list(SWITCHES)].to_numpy(float) - 1
+    signs = 2 * design[list(FACTORIAL_SWITCHES)].to_numpy(float) - 1
     columns = [np.ones(32), *signs.T, *(signs[:, i] * signs[:, j] for i, j in itertools.combinations(range(5), 2))]
     _, (residual,), _, _ = np.linalg.lstsq(np.stack(columns, 1), accuracy, rcond=None)
     half_width = stats.t.ppf(0.975, 16) * 2 * np.sqrt(residual / 16 / 32)
@@ -64,13 +39,13 @@ def test_a_main_effect_is_a_difference_of_means_and_its_interval_the_models():
 
 
 def test_rows_that_differ_in_more_than_the_switches_are_no_part_of_it():
-    rows = rows_of(lambda o, *_: 0.5 + 0.02 * o)
+    rows = factorial_rows(lambda o, *_: 0.5 + 0.02 * o)
     others = [
         row("nothing generated", specs=[{"static_kernel": {"channels": "depthwise"}}]),
-        row("larger", specs=[spec_of(1, 1, 0, 0, 0, kernel_size=7)]),
-        row("residual", specs=[spec_of(1, 1, 0, 0, 0, combine="residual")]),
+        row("larger", specs=[factorial_spec(1, 1, 0, 0, 0, kernel_size=7)]),
+        row("residual", specs=[factorial_spec(1, 1, 0, 0, 0, combine="residual")]),
         row("unknown", specs=[]),
-        row("mixed", specs=[spec_of(1, 1, 0, 0, 0), spec_of(0, 1, 0, 0, 0)]),
+        row("mixed", specs=[factorial_spec(1, 1, 0, 0, 0), factorial_spec(0, 1, 0, 0, 0)]),
     ]
     assert factorial([*others, *rows])["variant"].tolist() == [row.variant for row in rows]
     assert effects([*others, *rows]).equals(effects(rows))
@@ -86,16 +61,16 @@ def test_rows_that_differ_in_more_than_the_switches_are_no_part_of_it():
 )
 def test_what_is_no_factorial_is_refused(kept, message):
     with pytest.raises(RecordError, match=message):
-        effects(kept(rows_of(lambda *_: 0.5, seeds=1, noise=0.01)))
+        effects(kept(factorial_rows(lambda *_: 0.5, seeds=1, noise=0.01)))
 
 
 def test_a_spec_of_another_version_is_named():
     with pytest.raises(RecordError, match=r"a spec of another version: .*'colour'"):
-        effects([*rows_of(lambda *_: 0.5), row("later", specs=[{"colour": "red"}])])
+        effects([*factorial_rows(lambda *_: 0.5), row("later", specs=[{"colour": "red"}])])
 
 
 def test_figures_show_every_effect_and_every_variant_by_rank():
-    rows = rows_of(lambda o, s, w, m, f: 0.5 + 0.02 * o + 0.01 * s, seeds=2, noise=0.001)
+    rows = factorial_rows(lambda o, s, w, m, f: 0.5 + 0.02 * o + 0.01 * s, seeds=2, noise=0.001)
     table = effects(rows)
     upper, lower = draw_effects(table, "digits").axes
     names = [label.get_text() for axis in (upper, lower) for label in reversed(axis.get_yticklabels())]

@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Annotation
 
-from tests.results.test_effects import rows_of as factorial_rows
-from tests.support.rows import ROW, row
-from tests.test_commands import refused
+from tests.support.refusals import refused
+from tests.support.rows import ROW, factorial_rows, row
 from unified_extractor.__main__ import main
 from unified_extractor.results.record import EpochMetrics, RecordError, read_rows, write_rows
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves

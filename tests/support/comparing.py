@@ -27,3 +27,15 @@ def assert_same(actual, expected, tolerance=1e-10):
         if reference.numel():
             error = (actual[name] - reference).abs().max().item()
             assert error <= tolerance * max(1.0, reference.abs().max().item()), f"{name}: largest error {error:.3g}"
+
+
+def assert_as_exact_as_plain(actual, plain, exact, dtype):
+    """Largest error at most twice the plain one's, with a floor of one unit in the last place of the largest value."""
+    assert actual.keys() == plain.keys() == exact.keys()
+    for name, reference in exact.items():
+        if not reference.numel():
+            continue
+        unit = torch.finfo(dtype).eps * reference.abs().max()
+        allowed = 2 * (plain[name].double() - reference).abs().max() + unit
+        error = (actual[name].double() - reference).abs().max()
+        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"

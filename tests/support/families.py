@@ -35,3 +35,6 @@ REDUCTIONS = {
     "flash_internimage": [4, 8, 16, 32],
     "extractor_net": [1, 2, 4],
 }
+
+VARIANTS = [name for name in ux.models.__all__ if name.islower()]
+"""Names of all functions that build a published network."""

@@ -8,7 +8,7 @@ import yaml
 from tests.support.tiny_runs import tiny_config
 
 REPOSITORY = Path(__file__).parents[2]
-CALLBACKS = "tests.sweeps.callbacks"
+CALLBACKS = "tests.support.sweep_callbacks"
 
 
 def write_grid(folder: Path, **changes: Any) -> Path:

@@ -1,5 +1,7 @@
 """Calls of `extract` made to measure, where random ones would not do."""
 
+from functools import partial
+
 import torch
 
 import unified_extractor as ux
@@ -36,3 +38,38 @@ def extract_or_unfold(backend, aggregation="gather", **call):
     geometry = [call.get(name, 1) for name in ("stride", "padding", "dilation")]
     window = checks.geometry(call["x"], call["kernel_size"], *geometry)
     return dispatch.choose(backend, call["x"], 0).generalized_unfold(call["x"], call.get("offsets"), window)
+
+
+block_call = partial(made_call, size=(5, 6), kernel_size=3, batch=2)
+"""A call for the compiled backend, which computes channels in blocks."""
+
+BLOCKS = {
+    "a block and a remainder": {"channels": 20, "kernels": 1},
+    "two blocks and a channel, one window": {"channels": 33, "kernels": 1, "size": (1, 1)},
+    "whole blocks": {"channels": 64, "kernels": 4, "kernel_size": 7, "padding": 3, "size": (6, 7)},
+    "a remainder in every group": {"channels": 33, "kernels": 3, "size": (3, 3)},
+    "groups of one": {"channels": 16, "kernels": 16, "moved": 16, "batch": 1},
+    "nested groups": {"channels": 48, "kernels": 6, "moved": 3},
+    "groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "kernel_size": (5, 2)},
+    "a kernel a row": {"channels": 33, "kernels": 1, "shared": (1,), "size": (4, 9)},
+    "depthwise": {"channels": 33, "static": (33, 1), "kernels": 3, "stride": 2},
+    "depthwise, moved": {"channels": 20, "static": (20, 1), "moved": 2},
+    "depthwise multiplier": {"channels": 16, "static": (48, 1), "kernels": 2},
+    "dense": {"channels": 20, "static": (24, 20), "kernels": 1, "dilation": 2},
+    "dense, deep": {"channels": 256, "static": (16, 256), "kernels": 1, "size": (4, 4), "batch": 1},
+    "dense, moved": {"channels": 33, "static": (17, 33), "moved": 3, "batch": 3},
+    "dense, kernel 1": {"channels": 48, "static": (5, 48), "kernels": 2, "kernel_size": 1, "padding": 0},
+    "grouped": {"channels": 48, "static": (40, 12), "kernels": 3, "moved": 2},
+    "residual": {"channels": 20, "static": (20, 20), "kernels": 5, "combine": "residual"},
+    "add": {"channels": 48, "static": (48, 16), "kernels": 2, "moved": 4, "combine": "add"},
+    "fold": {"channels": 40, "kernels": 2, "aggregation": "fold", "size": (4, 5)},
+    "fold, stride 2": {"channels": 33, "kernels": 1, "aggregation": "fold", "kernel_size": (2, 3), "stride": 2},
+    "fold, groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "aggregation": "fold", "kernel_size": 2},
+    "fold, depthwise": {"channels": 33, "static": (33, 1), "moved": 3, "aggregation": "fold", "kernel_size": 2},
+    "unfold": {"channels": 33, "aggregation": "unfold", "kernel_size": (2, 3)},
+    "unfold, moved": {"channels": 48, "moved": 2, "aggregation": "unfold", "kernel_size": 5},
+}
+"""Arguments of `block_call`: every way in which channels fill blocks of 16, or do not."""
+
+WORTH_COMPILING = {"channels": 16, "kernels": 1, "kernel_size": 5, "padding": 2, "size": (4, 5)}
+"""Arguments of a call that is large enough for the compiled backend to be chosen."""

@@ -1,6 +1,9 @@
 """Rows of runs that never happened."""
 
+import itertools
 from dataclasses import replace
+
+import numpy as np
 
 from unified_extractor.results.record import EpochMetrics, Record
 
@@ -54,3 +57,29 @@ def row(variant="involution", seed=0, **fields):
     dataset, budget = fields.get("dataset", "digits"), fields.get("budget", "")
     run = f"run-{variant}-{seed}-{dataset}{budget}"
     return replace(ROW, **{"run": run, "name": f"{dataset}/{variant}", "variant": variant, "seed": seed, **fields})
+
+
+FACTORIAL_SWITCHES = ("offsets", "static kernel", "wide view", "softmax", "fold")
+
+
+def factorial_spec(offsets, static, wide, softmax, fold, **more):
+    return {
+        "kernel_size": 3,
+        "offsets": {"kind": "learned" if offsets else "none"},
+        "static_kernel": {"channels": "depthwise" if static else "none"},
+        "dynamic_kernel": {"source": "generated", "channels_per_group": 16, "normalization": "softmax" if softmax else "none"},
+        "generator": {"view": 7 if wide else 1, "reduction": 4, "pointwise": True},
+        "aggregation": "fold" if fold else "gather",
+        **more,
+    }
+
+
+def factorial_rows(truth, *, seeds=1, noise=0.0):
+    """All 32 cells; ``truth(*levels)`` is a cell's accuracy."""
+    random, rows = np.random.default_rng(0), []
+    for levels in itertools.product([False, True], repeat=5):
+        name = "-".join(name.split()[0] for name, on in zip(FACTORIAL_SWITCHES, levels, strict=True) if on) or "none"
+        for seed in range(seeds):
+            accuracy = truth(*levels) + 0.01 * seed + random.normal(0, noise)
+            rows.append(row(name, seed, specs=[factorial_spec(*levels)] * 3, test_accuracy=accuracy))
+    return rows

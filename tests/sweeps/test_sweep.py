@@ -166,7 +166,7 @@ def test_a_cell_that_always_fails_is_retried_and_reported_and_the_others_finish(
 
 def test_a_cell_that_fit_refuses_is_not_retried(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The module of its callback is there for the plan and gone when it runs."""
-    (tmp_path / "gone.py").write_text("from tests.sweeps.callbacks import Fail\n")
+    (tmp_path / "gone.py").write_text("from tests.support.sweep_callbacks import Fail\n")
     file = write_grid(tmp_path, seeds=[0], options={"trainer.callbacks": [{"class_path": "gone.Fail"}]})
     sys.path.insert(0, str(tmp_path))
     try:

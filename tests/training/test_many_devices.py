@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.presets import PRESETS
 from tests.support.tiny_runs import in_its_own_process, write_config
-from tests.test_spec import PRESETS
 from unified_extractor import UnifiedExtractor2d, models, presets
 from unified_extractor.training.cli.training_cli import main
 

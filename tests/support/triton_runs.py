@@ -1,0 +1,76 @@
+"""Calls on the device of the Triton tests (a GPU, or the CPU for Triton's interpreter), and their results there and by the reference."""
+
+import torch
+
+from tests.support.comparing import values_and_gradients
+from tests.support.made_calls import extract_or_unfold
+from tests.support.oracles import output_size
+from tests.support.random_calls import as_pair
+from unified_extractor.ops.functional import similarity
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+
+
+def on_device(call):
+    """The same call on the device under test, every tensor in the layout that it had."""
+
+    def moved(t):
+        memory = t.new_empty(0).set_(t.untyped_storage()).to(DEVICE)
+        return memory.as_strided(t.shape, t.stride(), t.storage_offset())
+
+    return {name: moved(t) if isinstance(t, torch.Tensor) else t for name, t in call.items()}
+
+
+def run(call, function=extract_or_unfold, seed=0):
+    """Output and gradients of the backend; ``function``: see :func:`extract_or_unfold`."""
+    results = values_and_gradients(lambda **call: function("triton", **call).cpu(), on_device(call), seed)
+    return {name: result.cpu() for name, result in results.items()}
+
+
+def reference(call, function=extract_or_unfold, seed=0):
+    """The same of the reference."""
+    return values_and_gradients(lambda **call: function("reference", **call), call, seed)
+
+
+def is_short(call):
+    """Whether the interpreter gets through the call in a moment."""
+    kh, kw = as_pair(call["kernel_size"])
+    reads = (kh * kw) ** (2 if call["aggregation"] == "fold" else 1) * (4 if call["offsets"] is not None else 1)
+    return reads * call["x"].shape[:2].numel() <= 60
+
+
+TENSORS = {
+    "gather": {"batch": 2, "channels": 4, "kernels": 2, "moved": 2, "kernel_size": (1, 2)},
+    "fixed gather": {"batch": 2, "channels": 4, "kernels": 2},
+    "dense": {"batch": 2, "channels": 4, "static": (6, 2), "kernels": 1, "kernel_size": (1, 2)},
+    "depthwise": {"batch": 2, "channels": 4, "static": (4, 1), "kernels": 2, "kernel_size": (1, 2)},
+    "fold": {"batch": 2, "channels": 4, "kernels": 2, "aggregation": "fold", "kernel_size": (1, 2)},
+    "moved fold": {
+        "batch": 2,
+        "channels": 2,
+        "kernels": 2,
+        "moved": 1,
+        "aggregation": "fold",
+        "kernel_size": (1, 2),
+        "size": (2, 3),
+    },
+    "unfold": {"batch": 2, "channels": 4, "moved": 2, "aggregation": "unfold", "kernel_size": (2, 1)},
+}
+
+
+def made_similarity(channels, heads, size=(3, 4), batch=1, moved=0, shared=False, kernel_size=2, dtype=torch.float64, **options):
+    generator = torch.Generator().manual_seed(channels)
+    out = output_size(size, kernel_size, padding="same", **options)
+    shapes = {"query": (batch, channels, *out), "key": (batch, channels, *size)}
+    if moved:
+        shapes["offsets"] = (batch, moved, kernel_size**2, 2, *((1, 1) if shared else out))
+    tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
+    return tensors | {"kernel_size": kernel_size, "heads": heads} | options
+
+
+def products(backend, **call):
+    return similarity(**call, backend=backend)
+
+
+STATIC_OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
