@@ -82,7 +82,7 @@ def test_extractor_file_is_the_preset_complete(name: str, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("name", DIGITS)
-def test_digits_runs_differ_in_the_extractor_alone(name: str, capsys: pytest.CaptureFixture[str]):
+def test_digits_runs_differ_only_in_the_extractor(name: str, capsys: pytest.CaptureFixture[str]):
     settings, plain = (parsed(capsys, "--config", str(CONFIGS / "digits" / f"{file}.yaml")) for file in (name, "convolution"))
     assert settings["run"].pop("name") == f"digits/{name}"
     plain["run"].pop("name")

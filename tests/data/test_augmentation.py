@@ -17,11 +17,11 @@ from unified_extractor.data.augmentation import DRAWS, augmented
 @pytest.mark.parametrize("on_device", [None, False])
 def test_augmentation_crops_and_flips_the_training_images_only(on_device: bool | None):
     loading = Loading(seed=0, on_device=on_device)
-    plain, moved = (Digits(512, Augmentation(crop_padding=padding), loading) for padding in (0, 1))
-    torch.testing.assert_close(epoch_of(plain, 0)[1], epoch_of(moved, 0)[1])
-    assert not torch.equal(epoch_of(plain, 0)[0], epoch_of(moved, 0)[0])
+    plain, cropped = (Digits(512, Augmentation(crop_padding=padding), loading) for padding in (0, 1))
+    torch.testing.assert_close(epoch_of(plain, 0)[1], epoch_of(cropped, 0)[1])
+    assert not torch.equal(epoch_of(plain, 0)[0], epoch_of(cropped, 0)[0])
     for loader in ("val_dataloader", "test_dataloader"):
-        one, two = (next(iter(getattr(data, loader)()))[0] for data in (plain, moved))
+        one, two = (next(iter(getattr(data, loader)()))[0] for data in (plain, cropped))
         assert torch.equal(one, two)
 
 

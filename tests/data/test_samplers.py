@@ -12,14 +12,14 @@ from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
 
 
 @pytest.mark.parametrize("options", [{}, {"on_device": False}, {"on_device": False, "num_workers": 2}], ids=str)
-def test_order_and_augmentation_depend_on_seed_and_epoch_alone(options: dict[str, Any]):
+def test_order_and_augmentation_depend_on_nothing_but_seed_and_epoch(options: dict[str, Any]):
     def drawn(seed: int, epoch: int, **options: Any) -> torch.Tensor:
         augmentation = Augmentation(crop_padding=2, flip=True, erasing=0.5)
         data = Digits(batch_size=256, augmentation=augmentation, loading=Loading(seed=seed, **options))
         return epoch_of(data, epoch)[0]
 
-    alone = {**options, "num_workers": 0} if options else {}
-    expected = drawn(1, 3, **alone)
+    without_workers = {**options, "num_workers": 0} if options else {}
+    expected = drawn(1, 3, **without_workers)
     torch.manual_seed(torch.seed())
     state = torch.get_rng_state()
     assert torch.equal(expected, drawn(1, 3, **options))

@@ -13,7 +13,7 @@ from tests.support.official_states import official_state
 from unified_extractor.interop.hub import HubNetwork
 
 
-def test_a_state_dict_is_found_alone_or_inside_a_checkpoint(tmp_path):
+def test_a_state_dict_is_found_by_itself_or_inside_a_checkpoint(tmp_path):
     values = {"a.weight": torch.randn(2, 3), "a.bias": torch.randn(2)}
     save_file(values, tmp_path / "a.safetensors")
     torch.save(values, tmp_path / "a.pth")

@@ -185,7 +185,7 @@ def test_checkpointing_keeps_only_the_borders_of_blocks():
 
 
 @families
-def test_stochastic_depth_drops_branches_in_training_alone(family):
+def test_stochastic_depth_drops_branches_in_training_only(family):
     network = SMALL[family](5, drop_path_rate=0.9)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
@@ -229,7 +229,7 @@ def test_a_rate_outside_its_range_is_refused(family, name, rate):
 
 
 @families
-def test_dropout_acts_before_the_classifier_in_training_alone(family):
+def test_dropout_acts_before_the_classifier_in_training_only(family):
     network = SMALL[family](5, drop_rate=0.5).eval()
     with torch.no_grad():
         features = network.forward_features(image(2, 3, 64, 64))

@@ -23,7 +23,7 @@ def test_every_preset_meets_multiply_adds_and_parameters(name):
 
 
 @pytest.mark.parametrize("match", ["multiply_adds", "parameters"])
-def test_one_figure_alone_is_met_by_one_dial(match):
+def test_one_figure_is_met_by_one_dial(match):
     net = ux.models.MatchedNet(10, ux.presets.deformable_convolution(2), **BUDGET | {"parameters": 600_000}, match=match)
     found = vars(ux.analysis.cost(net, (3, 32, 32)))
     assert found[match] == pytest.approx({"multiply_adds": 16_500_000, "parameters": 600_000}[match], rel=0.001)
@@ -31,7 +31,7 @@ def test_one_figure_alone_is_met_by_one_dial(match):
     assert max(ratios) - min(ratios) < 0.05
 
 
-def test_what_cannot_be_met_is_refused_with_what_the_extractor_costs_alone():
+def test_what_cannot_be_met_is_refused_with_what_the_extractor_costs_by_itself():
     with pytest.raises(
         NoMatchError, match=r"16,500,000 multiply-adds and 4,200 parameters .*with one hidden channel there are 9,"
     ):

@@ -26,7 +26,7 @@ def made(request, monkeypatch):
 
 @pytest.fixture
 def poisoned_device_memory(request, monkeypatch):
-    """Fresh memory is filled with NaN, so that an element never written is seen; both ways to the gradient of a moved image."""
+    """Fresh memory is filled with NaN: an element never written is seen. By atomics or sorted: both gradients of an image with offsets."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3, device=DEVICE).isnan().all()
     if getattr(request, "param", "atomics") == "atomics":

@@ -37,7 +37,7 @@ def test_unfold_without_offsets_is_torch_unfold(geometry):
 
 
 @pytest.mark.parametrize(("outputs", "groups"), [(5, 1), (4, 2), (12, 4), (4, 4), (8, 4)])
-def test_static_kernel_alone_is_a_convolution(geometry, outputs, groups, backend):
+def test_a_static_kernel_and_no_other_is_a_convolution(geometry, outputs, groups, backend):
     call = {
         "x": normal(2, 4, *SIZE),
         "static_kernel": normal(outputs, 4 // groups, *geometry["kernel_size"]),

@@ -58,7 +58,7 @@ def test_first_and_second_derivatives(made):
 
 
 @pytest.mark.parametrize("wanted", ATTENTION_LEAVES)
-def test_each_gradient_alone_equals_all(wanted, made):
+def test_each_gradient_asked_for_by_itself_equals_that_of_all(wanted, made):
     call = attention_call("heads that fill no block")
     expected = values_and_gradients(in_steps, call)[wanted]
     leaf = call[wanted] = call[wanted].requires_grad_()

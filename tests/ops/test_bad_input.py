@@ -240,7 +240,7 @@ WILD_MODES = {
     "absent": {"dynamic": None},
     "generated": {},
     "dense": {"static": (3, 4, 2, 3)},
-    "dense alone": {"static": (3, 4, 2, 3), "dynamic": None},
+    "dense only": {"static": (3, 4, 2, 3), "dynamic": None},
     "depthwise": {"static": (4, 1, 2, 3)},
     "add": {"static": (4, 1, 2, 3), "combine": "add"},
     "residual": {"static": (3, 4, 2, 3), "combine": "residual"},

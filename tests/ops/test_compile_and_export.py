@@ -123,9 +123,9 @@ def test_an_exported_random_call_equals_the_call(seed):
     torch.testing.assert_close(exported(**tensors), Call()(**tensors), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("has_offsets", [False, True])
 @pytest.mark.parametrize("aggregation", ["gather", "fold"])
-def test_an_exported_graph_does_not_grow_with_the_kernel(aggregation, moved):
+def test_an_exported_graph_does_not_grow_with_the_kernel(aggregation, has_offsets):
     class Call(torch.nn.Module):
         def __init__(self, kernel_size):
             super().__init__()
@@ -138,7 +138,7 @@ def test_an_exported_graph_does_not_grow_with_the_kernel(aggregation, moved):
     def operations(kernel_size):
         taps = (kernel_size**2,) * (2 if aggregation == "fold" else 1)
         tensors = [torch.randn(1, 4, 8, 8), torch.randn(1, 2, *taps, 8, 8)]
-        tensors += [torch.randn(1, 1, kernel_size**2, 2, 8, 8)] if moved else []
+        tensors += [torch.randn(1, 1, kernel_size**2, 2, 8, 8)] if has_offsets else []
         nodes = torch.export.export(Call(kernel_size), tuple(tensors)).graph.nodes
         return sum(node.op == "call_function" for node in nodes)
 

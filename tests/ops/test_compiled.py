@@ -54,7 +54,7 @@ def test_single_precision_is_at_most_twice_as_wrong_as_eager(case, poisoned_memo
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("case", ["nested groups", "dense, moved", "fold", "unfold", "depthwise"])
+@pytest.mark.parametrize("case", ["nested groups", "dense, offsets", "fold", "unfold", "depthwise"])
 def test_half_precision_is_single_precision_rounded(case, dtype):
     call = block_call(**BLOCKS[case], dtype=dtype)
 
@@ -68,17 +68,17 @@ def test_half_precision_is_single_precision_rounded(case, dtype):
 
 LEAVES = {
     "gather": {"kernels": 1},
-    "moved": {"kernels": 2, "moved": 1},
+    "offsets": {"kernels": 2, "offset_groups": 1},
     "dense": {"kernels": 1, "static": (3, 2)},
-    "depthwise, moved": {"moved": 2, "static": (2, 1)},
+    "depthwise, offsets": {"offset_groups": 2, "static": (2, 1)},
     "fold": {"kernels": 1, "aggregation": "fold"},
-    "unfold": {"moved": 1, "aggregation": "unfold"},
+    "unfold": {"offset_groups": 1, "aggregation": "unfold"},
 }
 TINY = {"channels": 2, "size": (3, 2), "kernel_size": 2, "batch": 1}
 
 
 def leaves_of(call):
-    """The tensors, moved taps a quarter of a pixel or more away from any whole number: no kink within a finite difference."""
+    """The tensors, taps with offsets a quarter of a pixel or more away from any whole number: no kink within a finite difference."""
     tensors = {name: t.clone() for name, t in call.items() if isinstance(t, torch.Tensor)}
     if "offsets" in tensors:
         tensors["offsets"] = tensors["offsets"].floor() + 0.25 + 0.5 * tensors["offsets"].frac().abs()
@@ -88,7 +88,7 @@ def leaves_of(call):
 def differentiable(case):
     """A function of positional leaves, and the leaves."""
     if case.startswith("similarity"):
-        shapes = {"query": (1, 2, 3, 2), "key": (1, 2, 3, 2)} | ({"offsets": (1, 1, 4, 2, 3, 2)} if "moved" in case else {})
+        shapes = {"query": (1, 2, 3, 2), "key": (1, 2, 3, 2)} | ({"offsets": (1, 1, 4, 2, 3, 2)} if "offsets" in case else {})
         leaves = leaves_of({name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()})
 
         def product(query, key, offsets=None):
@@ -100,7 +100,7 @@ def differentiable(case):
     return lambda *t: extract_or_unfold("compiled", **call | dict(zip(leaves, t, strict=True))), list(leaves.values())
 
 
-DIFFERENTIABLE = [*LEAVES, "similarity", "similarity, moved"]
+DIFFERENTIABLE = [*LEAVES, "similarity", "similarity, offsets"]
 
 
 @pytest.mark.sampled(2)
@@ -123,10 +123,10 @@ OPERATOR_CALLS = {
     "bare": {},
     "static": {"static": (6, 2)},
     "kernels": {"kernels": 2, "static": (4, 1)},
-    "moved": {"moved": 2},
-    "everything": {"kernels": 2, "moved": 1, "static": (3, 4)},
-    "fold": {"kernels": 1, "moved": 2, "aggregation": "fold"},
-    "unfold": {"moved": 2, "aggregation": "unfold"},
+    "offsets": {"offset_groups": 2},
+    "everything": {"kernels": 2, "offset_groups": 1, "static": (3, 4)},
+    "fold": {"kernels": 1, "offset_groups": 2, "aggregation": "fold"},
+    "unfold": {"offset_groups": 2, "aggregation": "unfold"},
 }
 
 
@@ -150,7 +150,7 @@ def test_operators_keep_the_laws_of_torch(case):
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("case", ["bare", "moved"])
+@pytest.mark.parametrize("case", ["bare", "offsets"])
 def test_similarity_keeps_the_laws_of_torch(case, requires_grad):
     (key, _, _, offsets), window, _ = arguments(case)
     query = torch.randn(2, 4, 4, 5)
@@ -200,9 +200,9 @@ def loaded(monkeypatch):
         ("eager", {"channels": 64, "static": (64, 64), "kernel_size": 7, "padding": 3}),
         ("eager", {"channels": 16, "kernels": 1, "kernel_size": 1, "padding": 0}),
         ("compiled", {"channels": 32, "kernels": 2, "kernel_size": 7, "padding": 3}),
-        ("compiled", {"channels": 4, "moved": 4}),
+        ("compiled", {"channels": 4, "offset_groups": 4}),
     ],
-    ids=["convolution", "kernel 1", "kernel 7", "moved"],
+    ids=["convolution", "kernel 1", "kernel 7", "offsets"],
 )
 def test_the_faster_backend_is_chosen(chosen, call, loaded):
     ux.extract(**block_call(**call))

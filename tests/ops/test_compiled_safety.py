@@ -81,7 +81,7 @@ def parts(monkeypatch):
 SHARED = {
     "gather": {"channels": 48, "kernels": 3},
     "fold": {"channels": 48, "kernels": 3, "aggregation": "fold"},
-    "moved": {"channels": 48, "kernels": 3, "moved": 3},
+    "offsets": {"channels": 48, "kernels": 3, "offset_groups": 3},
     "dense": {"channels": 20, "static": (24, 20), "kernels": 1},
     "depthwise": {"channels": 48, "static": (48, 1), "kernels": 3},
 }
@@ -155,10 +155,10 @@ def guarded(tensor):
 WILD = [torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 2.0**63, -(2.0**63), 2.0**31]
 CLOSE = 2.0**-10
 WINDOWS = {
-    "gather": {"channels": 17, "kernels": 1, "moved": 1},
-    "dense": {"channels": 17, "static": (5, 17), "moved": 1},
-    "fold": {"channels": 17, "kernels": 1, "moved": 1, "aggregation": "fold"},
-    "unfold": {"channels": 17, "moved": 1, "aggregation": "unfold"},
+    "gather": {"channels": 17, "kernels": 1, "offset_groups": 1},
+    "dense": {"channels": 17, "static": (5, 17), "offset_groups": 1},
+    "fold": {"channels": 17, "kernels": 1, "offset_groups": 1, "aggregation": "fold"},
+    "unfold": {"channels": 17, "offset_groups": 1, "aggregation": "unfold"},
 }
 
 
@@ -181,8 +181,8 @@ def test_wild_offsets_touch_no_foreign_memory_and_have_no_gradient(case, dtype):
     assert pick.unique().numel() == 2 * targets.shape[1]
     axis = torch.arange(2)[:, None, None].expand_as(pick)
     base = grid(call).double()
-    moved = targets[axis, pick % targets.shape[1]] - base
-    call["offsets"] = torch.where(pick < targets.shape[1], moved, call["offsets"]).to(dtype)
+    to_target = targets[axis, pick % targets.shape[1]] - base
+    call["offsets"] = torch.where(pick < targets.shape[1], to_target, call["offsets"]).to(dtype)
 
     tensors = {name: guarded(t) for name, t in call.items() if isinstance(t, torch.Tensor)}
     before = {name: memory.clone() for name, (_, memory) in tensors.items()}

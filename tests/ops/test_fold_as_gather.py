@@ -8,7 +8,7 @@ from unified_extractor.ops.backends import eager
 
 
 @pytest.mark.parametrize(
-    ("stride", "channels", "positions", "static", "moved", "composed"),
+    ("stride", "channels", "positions", "static", "has_offsets", "composed"),
     [
         (1, 8, None, False, False, True),
         (2, 8, None, False, False, True),
@@ -19,7 +19,9 @@ from unified_extractor.ops.backends import eager
         (1, 8, None, False, True, False),  # windows read at places of their own
     ],
 )
-def test_a_fold_is_composed_where_that_is_cheaper_and_legal(monkeypatch, stride, channels, positions, static, moved, composed):
+def test_a_fold_is_composed_where_that_is_cheaper_and_legal(
+    monkeypatch, stride, channels, positions, static, has_offsets, composed
+):
     calls = []
     compose = eager.compose_fold
     monkeypatch.setattr(eager, "compose_fold", lambda *arguments: calls.append(1) or compose(*arguments))
@@ -34,7 +36,7 @@ def test_a_fold_is_composed_where_that_is_cheaper_and_legal(monkeypatch, stride,
         aggregation="fold",
         dynamic_kernel=kernel,
         static_kernel=torch.randn(channels, 1, 3, 3) if static else None,
-        offsets=torch.randn(1, 1, 9, 2, out, out) if moved else None,
+        offsets=torch.randn(1, 1, 9, 2, out, out) if has_offsets else None,
         backend="eager",
     )
     assert bool(calls) == composed

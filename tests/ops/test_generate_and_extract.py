@@ -89,7 +89,7 @@ def test_large_values_are_normalized_as_torch_does(values, normalization, dtype,
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_a_value_that_is_not_finite_spoils_its_window_alone(value, normalization, made):
+def test_a_value_that_is_not_finite_spoils_only_its_window(value, normalization, made):
     call = call_of("whole blocks", normalization=normalization)
     clean = fused(**call)
     call["feature"][1, 3, 2, 4] = value
@@ -135,8 +135,8 @@ def test_first_and_second_derivatives(aggregation, normalization, made):
 
 @pytest.mark.parametrize("combine", ["multiply", "residual", "add"])
 @pytest.mark.parametrize("wanted", ["x", "feature", "head_weight", "head_bias", "static_kernel", "offsets"])
-def test_each_gradient_alone_equals_all(wanted, combine, made):
-    base = made_call(channels=20, static=(20, 1), kernels=2, moved=2, combine=combine, size=(5, 6), kernel_size=3)
+def test_each_gradient_asked_for_by_itself_equals_that_of_all(wanted, combine, made):
+    base = made_call(channels=20, static=(20, 1), kernels=2, offset_groups=2, combine=combine, size=(5, 6), kernel_size=3)
     call = with_generator(base, depth=5)
     expected = values_and_gradients(in_two_steps, call)[wanted]
     leaf = call[wanted] = call[wanted].requires_grad_()

@@ -15,13 +15,13 @@ def test_pixels_beyond_two_to_the_24_are_addressed_exactly():
 
 
 @pytest.mark.parametrize("static", [True, False])
-@pytest.mark.parametrize("moved", [True, False])
-def test_gradients_are_the_same_inside_autocast(static, moved):
+@pytest.mark.parametrize("has_offsets", [True, False])
+def test_gradients_are_the_same_inside_autocast(static, has_offsets):
     x, kernel = torch.randn(2, 4, 5, 6, requires_grad=True), torch.rand(2, 2, 9, 5, 6, requires_grad=True)
     inputs = {"x": x, "dynamic_kernel": kernel}
     if static:
         inputs["static_kernel"] = torch.randn(6, 4, 3, 3, requires_grad=True)
-    if moved:
+    if has_offsets:
         inputs["offsets"] = torch.randn(2, 1, 9, 2, 5, 6, requires_grad=True)
     y = ux.extract(**inputs, kernel_size=3, padding=1)
     cotangent = torch.randn_like(y)

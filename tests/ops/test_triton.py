@@ -30,9 +30,9 @@ if reason := ux.backends()["triton"]:
 from unified_extractor.ops.backends.triton import OPERATORS, launch, tuning
 
 
-def both_ways(moved):
-    """Parametrize a test: cases, {case: whether anything is moved}, and where it is, both ways."""
-    pairs = [(case, way) for case, is_moved in moved.items() for way in ("atomics", "sorted")[: 1 + is_moved]]
+def both_ways(has_offsets):
+    """Parametrize a test: cases, {case: whether it has offsets}, and where it has, both ways."""
+    pairs = [(case, way) for case, has in has_offsets.items() for way in ("atomics", "sorted")[: 1 + has]]
     return pytest.mark.parametrize(("case", "poisoned_device_memory"), pairs, indirect=["poisoned_device_memory"])
 
 
@@ -52,79 +52,93 @@ ONE_ROW = {"kernel_size": (1, 2), "size": (2, 3), "batch": 1}
 CASES = {
     "a group of several tiles": {"channels": 80, "kernels": 1, "kernel_size": (1, 2)},
     "groups of a tile": {"channels": 96, "kernels": 6, "kernel_size": (2, 1)},
-    "groups of several tiles, moved": {"channels": 160, "kernels": 2, "moved": 1, **ONE_ROW},
-    "a kernel a channel": {"channels": 3, "kernels": 3, "moved": 1, **ONE_ROW},
-    "F does not divide G, nor G F": {"channels": 12, "kernels": 4, "moved": 3, **ONE_ROW},
-    "F does not divide G, static kernel": {"channels": 12, "static": (8, 3), "kernels": 6, "moved": 4, **ONE_ROW},
-    "one pixel": {"channels": 3, "kernels": 1, "moved": 3, "size": (1, 1), "kernel_size": (1, 3), "batch": 1},
+    "groups of several tiles, offsets": {"channels": 160, "kernels": 2, "offset_groups": 1, **ONE_ROW},
+    "a kernel a channel": {"channels": 3, "kernels": 3, "offset_groups": 1, **ONE_ROW},
+    "F does not divide G, nor G F": {"channels": 12, "kernels": 4, "offset_groups": 3, **ONE_ROW},
+    "F does not divide G, static kernel": {"channels": 12, "static": (8, 3), "kernels": 6, "offset_groups": 4, **ONE_ROW},
+    "one pixel": {"channels": 3, "kernels": 1, "offset_groups": 3, "size": (1, 1), "kernel_size": (1, 3), "batch": 1},
     "a row": {"channels": 2, "kernels": 2, "size": (1, 7), "kernel_size": (3, 2)},
     "a kernel larger than the image": {"channels": 2, "kernels": 1, "size": (2, 3), "kernel_size": (4, 5), "padding": (2, 3)},
-    "several tiles of positions": {"channels": 33, "kernels": 1, "moved": 1, "size": (5, 7), "kernel_size": (1, 2), "batch": 1},
+    "several tiles of positions": {
+        "channels": 33,
+        "kernels": 1,
+        "offset_groups": 1,
+        "size": (5, 7),
+        "kernel_size": (1, 2),
+        "batch": 1,
+    },
     "several tiles of pixels": {"channels": 33, "kernels": 1, "size": (9, 11), "stride": 2, "kernel_size": (1, 2), "batch": 1},
     "stride 2": {"channels": 4, "kernels": 2, "stride": 2, "kernel_size": 3, "size": (5, 6)},
     "stride 2 by 3": {"channels": 2, "kernels": 1, "stride": (2, 3), "kernel_size": (3, 2), "size": (5, 7)},
-    "stride 3 by 2, kernel 2": {"channels": 4, "kernels": 2, "moved": 2, "stride": (3, 2), "size": (7, 5)},
+    "stride 3 by 2, kernel 2": {"channels": 4, "kernels": 2, "offset_groups": 2, "stride": (3, 2), "size": (7, 5)},
     "dilation 2 by 3": {"channels": 4, "kernels": 1, "dilation": (2, 3), "padding": (2, 1), "size": (5, 4)},
     "same padding": {"channels": 4, "kernels": 1, "kernel_size": (2, 4), "padding": "same", "stride": (1, 2), "dilation": (2, 1)},
     "stride 2 beside dilation 2": {"channels": 2, "static": (6, 2), "kernels": 1, "stride": 2, "dilation": 2, "size": (6, 7)},
-    "a kernel an image": {"channels": 4, "kernels": 2, "moved": 2, "shared": (0, 1)},
-    "a kernel a row": {"channels": 4, "kernels": 1, "moved": 1, "shared": (1,)},
+    "a kernel an image": {"channels": 4, "kernels": 2, "offset_groups": 2, "shared": (0, 1)},
+    "a kernel a row": {"channels": 4, "kernels": 1, "offset_groups": 1, "shared": (1,)},
     "a kernel a column": {"channels": 4, "kernels": 4, "shared": (0,)},
     "a kernel an image, tiles": {"channels": 80, "kernels": 1, "shared": (0, 1), "kernel_size": 1, "size": (5, 9), "padding": 0},
-    "an offset an image": {"channels": 4, "kernels": 2, "moved": 2, "shared_moves": (0, 1)},
+    "an offset an image": {"channels": 4, "kernels": 2, "offset_groups": 2, "shared_offsets": (0, 1)},
     "an offset an image, tiles": {
         "channels": 80,
-        "moved": 1,
-        "shared_moves": (0, 1),
+        "offset_groups": 1,
+        "shared_offsets": (0, 1),
         "kernel_size": 1,
         "size": (3, 7),
         "batch": 1,
     },
-    "an offset a row": {"channels": 4, "moved": 1, "shared_moves": (1,)},
-    "an offset a column": {"channels": 4, "kernels": 2, "moved": 4, "shared_moves": (0,)},
+    "an offset a row": {"channels": 4, "offset_groups": 1, "shared_offsets": (1,)},
+    "an offset a column": {"channels": 4, "kernels": 2, "offset_groups": 4, "shared_offsets": (0,)},
     "depthwise": {"channels": 33, "static": (33, 1), "kernels": 3, "stride": 2},
-    "depthwise, moved": {"channels": 6, "static": (6, 1), "moved": 2},
-    "depthwise of one channel": {"channels": 1, "static": (1, 1), "kernels": 1, "moved": 1},
-    "dense of one channel": {"channels": 1, "static": (3, 1), "kernels": 1, "moved": 1},
-    "multiplier": {"channels": 6, "static": (18, 1), "kernels": 2, "moved": 3, **ONE_ROW},
+    "depthwise, offsets": {"channels": 6, "static": (6, 1), "offset_groups": 2},
+    "depthwise of one channel": {"channels": 1, "static": (1, 1), "kernels": 1, "offset_groups": 1},
+    "dense of one channel": {"channels": 1, "static": (3, 1), "kernels": 1, "offset_groups": 1},
+    "multiplier": {"channels": 6, "static": (18, 1), "kernels": 2, "offset_groups": 3, **ONE_ROW},
     "dense": {"channels": 20, "static": (33, 20), "kernels": 1, "size": (5, 8)},
     "dense, several tiles of channels": {"channels": 80, "static": (33, 80), "kernels": 1, "kernel_size": (1, 2), "batch": 1},
-    "dense, moved": {"channels": 12, "static": (5, 12), "moved": 3, **ONE_ROW},
-    "grouped": {"channels": 12, "static": (99, 4), "kernels": 2, "moved": 1, **ONE_ROW},
+    "dense, offsets": {"channels": 12, "static": (5, 12), "offset_groups": 3, **ONE_ROW},
+    "grouped": {"channels": 12, "static": (99, 4), "kernels": 2, "offset_groups": 1, **ONE_ROW},
     "grouped, a kernel a channel": {"channels": 6, "static": (4, 3), "kernels": 6, **ONE_ROW},
-    "add, dense": {"channels": 6, "static": (6, 6), "kernels": 2, "moved": 1, "combine": "add", **ONE_ROW},
-    "add, depthwise": {"channels": 6, "static": (6, 1), "kernels": 2, "moved": 3, "combine": "add", **ONE_ROW},
+    "add, dense": {"channels": 6, "static": (6, 6), "kernels": 2, "offset_groups": 1, "combine": "add", **ONE_ROW},
+    "add, depthwise": {"channels": 6, "static": (6, 1), "kernels": 2, "offset_groups": 3, "combine": "add", **ONE_ROW},
     "residual, dense": {"channels": 6, "static": (33, 6), "kernels": 3, "combine": "residual"},
-    "residual, depthwise": {"channels": 6, "static": (6, 1), "kernels": 1, "moved": 1, "combine": "residual"},
+    "residual, depthwise": {"channels": 6, "static": (6, 1), "kernels": 1, "offset_groups": 1, "combine": "residual"},
     "fold": {"channels": 12, "kernels": 2, "aggregation": "fold", "kernel_size": (2, 3), "batch": 1},
     "fold, several tiles of channels": {"channels": 80, "kernels": 1, "aggregation": "fold", "kernel_size": (1, 2)},
     "fold, depthwise": {"channels": 3, "static": (3, 1), "kernels": 1, "aggregation": "fold", "stride": 2, "size": (4, 5)},
-    "fold, static alone": {"channels": 3, "static": (3, 1), "aggregation": "fold", "dilation": 2},
+    "fold, static only": {"channels": 3, "static": (3, 1), "aggregation": "fold", "dilation": 2},
     "fold of nothing but windows": {"channels": 3, "aggregation": "fold", "stride": (1, 2)},
     "fold, gaps": {"channels": 2, "kernels": 2, "aggregation": "fold", "kernel_size": (1, 2), "stride": 3, "size": (5, 8)},
     "fold, stride 2 by 1": {"channels": 2, "kernels": 1, "aggregation": "fold", "stride": (2, 1), "size": (5, 3)},
-    "fold, moved": {"channels": 6, "kernels": 3, "moved": 2, "aggregation": "fold", **ONE_ROW},
-    "fold, moved, an image": {"channels": 4, "kernels": 2, "moved": 1, "shared": (0, 1), "aggregation": "fold", "batch": 1},
+    "fold, offsets": {"channels": 6, "kernels": 3, "offset_groups": 2, "aggregation": "fold", **ONE_ROW},
+    "fold, offsets, an image": {
+        "channels": 4,
+        "kernels": 2,
+        "offset_groups": 1,
+        "shared": (0, 1),
+        "aggregation": "fold",
+        "batch": 1,
+    },
     "unfold": {"channels": 33, "aggregation": "unfold", "kernel_size": (2, 3), "stride": 2, "size": (4, 5)},
-    "unfold, moved": {"channels": 12, "moved": 3, "aggregation": "unfold", "shared_moves": (0,), "dilation": 2},
+    "unfold, offsets": {"channels": 12, "offset_groups": 3, "aggregation": "unfold", "shared_offsets": (0,), "dilation": 2},
 }
 ORDERED = (
-    "groups of several tiles, moved",
-    "unfold, moved",
-    "dense, moved",
+    "groups of several tiles, offsets",
+    "unfold, offsets",
+    "dense, offsets",
     "F does not divide G, nor G F",
     "an offset an image, tiles",
     "one pixel",
-    "fold, moved",
+    "fold, offsets",
 )
 CHANNELS_LAST = (
-    "groups of several tiles, moved",
-    "unfold, moved",
+    "groups of several tiles, offsets",
+    "unfold, offsets",
     "F does not divide G, nor G F",
     "several tiles of pixels",
     "depthwise",
     "dense",
-    "fold, moved",
+    "fold, offsets",
 )
 
 
@@ -171,7 +185,7 @@ NEIGHBOURS = {
     "an image shares": {"kernels": 4, "kernel_size": 3, "shared": (0, 1)},
     "depthwise": {"kernels": 1, "kernel_size": 3, "static": (4, 1), "combine": "residual"},
     "dense": {"kernels": 1, "kernel_size": 3, "static": (6, 4)},
-    "moved": {"kernels": 2, "kernel_size": (1, 8), "moved": 1, "size": (2, 3), "padding": (0, 4)},
+    "offsets": {"kernels": 2, "kernel_size": (1, 8), "offset_groups": 1, "size": (2, 3), "padding": (0, 4)},
     "fold": {"channels": 1, "kernels": 1, "kernel_size": (1, 8), "size": (1, 2), "padding": (0, 4), "aggregation": "fold"},
     "several tiles of channels": {"channels": 80, "kernels": 1, "kernel_size": (1, 9), "size": (1, 5), "padding": (0, 4)},
     "2 taps": {"kernels": 2, "kernel_size": (1, 2)},
@@ -243,7 +257,7 @@ def test_gradients_may_have_any_memory_layout(case, layout):
 
 
 @pytest.mark.sampled(3)
-@both_ways({name: "moved" in case for name, case in TENSORS.items()})
+@both_ways({name: "offset_groups" in case for name, case in TENSORS.items()})
 def test_only_the_gradients_asked_for_are_computed_and_they_are_the_same(case, poisoned_device_memory):
     call = on_device(made_call(**TENSORS[case]))
     names = [name for name, t in call.items() if isinstance(t, torch.Tensor)]
@@ -286,7 +300,7 @@ def smaller(tensors):
 @pytest.mark.parametrize("mode", ["gather", "fold"])
 def test_float32_offsets_beside_half_images_keep_their_own_gradient_dtype(mode, dtype):
     call = made_call(4, (2, 3), (1, 2), dtype=dtype, kernels=2, aggregation=mode)
-    call["offsets"] = made_call(4, (2, 3), (1, 2), moved=2)["offsets"].float()
+    call["offsets"] = made_call(4, (2, 3), (1, 2), offset_groups=2)["offsets"].float()
     exact = reference({name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()})
     actual = run(call)
     assert actual["offsets"].dtype == torch.float32
@@ -323,7 +337,7 @@ def test_autocast_is_as_exact_as_plain_torch_in_the_half_dtype(mode):
 
 SUMS = {
     "gather": {},
-    "moved": {"moved": 1},
+    "offsets": {"offset_groups": 1},
     "fold": {"aggregation": "fold"},
     "dense": {"channels": 16, "static": (3, 16)},
 }
@@ -358,8 +372,8 @@ HEADS = {
     "a head a channel": {"channels": 4, "heads": 4},
     "heads of several tiles": {"channels": 160, "heads": 2, "size": (2, 3)},
     "heads of a remainder": {"channels": 51, "heads": 3, "size": (2, 2)},
-    "moved": {"channels": 6, "heads": 6, "moved": 3},
-    "moved by an offset an image": {"channels": 80, "heads": 2, "moved": 1, "size": (2, 2), "shared": True},
+    "offsets": {"channels": 6, "heads": 6, "offset_groups": 3},
+    "an offset an image": {"channels": 80, "heads": 2, "offset_groups": 1, "size": (2, 2), "shared": True},
     "one pixel": {"channels": 3, "heads": 1, "size": (1, 1)},
     "stride 2, dilation 2": {"channels": 4, "heads": 2, "size": (5, 6), "stride": 2, "dilation": 2},
     "no image": {"channels": 4, "heads": 2, "batch": 0},
@@ -368,7 +382,7 @@ HEADS = {
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@both_ways({name: "moved" in case for name, case in HEADS.items()})
+@both_ways({name: "offset_groups" in case for name, case in HEADS.items()})
 def test_similarity_equals_the_reference(case, layout, poisoned_device_memory):
     call = made_similarity(**HEADS[case])
     other = {name: relayout(t, layout) if isinstance(t, torch.Tensor) else t for name, t in call.items()}
@@ -377,7 +391,7 @@ def test_similarity_equals_the_reference(case, layout, poisoned_device_memory):
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", ["heads of several tiles", "moved"])
+@pytest.mark.parametrize("case", ["heads of several tiles", "offsets"])
 def test_similarity_is_at_most_twice_as_wrong_as_plain_torch(case, dtype):
     def plain(query, key, offsets=None, **options):
         read = ux.generalized_unfold(key, options["kernel_size"], offsets=offsets, padding="same")
@@ -431,10 +445,10 @@ OPERATOR_CALLS = {
     "bare": {},
     "dense": {"static": (6, 2)},
     "depthwise": {"kernels": 2, "static": (4, 1), "combine": "residual"},
-    "moved": {"moved": 2},
-    "everything": {"kernels": 2, "moved": 1, "static": (3, 4)},
-    "fold": {"kernels": 1, "moved": 2, "aggregation": "fold"},
-    "unfold": {"moved": 2, "aggregation": "unfold"},
+    "offsets": {"offset_groups": 2},
+    "everything": {"kernels": 2, "offset_groups": 1, "static": (3, 4)},
+    "fold": {"kernels": 1, "offset_groups": 2, "aggregation": "fold"},
+    "unfold": {"offset_groups": 2, "aggregation": "unfold"},
 }
 
 
@@ -467,7 +481,7 @@ def test_operators_keep_the_laws_of_torch(case, layout):
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", ["bare", "moved"])
+@pytest.mark.parametrize("case", ["bare", "offsets"])
 def test_similarity_keeps_the_laws_of_torch(case, layout):
     (key, _, _, offsets), (window, *_) = arguments(case)
     query = torch.randn(1, 4, 4, 4, device=DEVICE)
@@ -557,9 +571,9 @@ def test_a_preset_equals_the_reference(case, stride, forced):
 
     def results(name, device):
         ran = forced(name)
-        moved = layer.to(device)
-        leaves = {"x": x.to(device).requires_grad_(), **dict(moved.named_parameters())}
-        y = moved(leaves["x"])
+        on_it = layer.to(device)
+        leaves = {"x": x.to(device).requires_grad_(), **dict(on_it.named_parameters())}
+        y = on_it(leaves["x"])
         gradients = torch.autograd.grad(y, list(leaves.values()), torch.linspace(-1, 1, y.numel()).to(y).view(y.shape))
         assert set(ran) == (set() if case in PLAIN else {name})
         return {name: g.cpu().clone() for name, g in zip(leaves, gradients, strict=True)} | {"output": y.detach().cpu()}
@@ -577,8 +591,10 @@ def atomics(monkeypatch):
     return added
 
 
-DETERMINISTIC = {name: case for name, case in TENSORS.items() if "moved" not in case}
-MOVED = {name: case | {"batch": 1} for name, case in TENSORS.items() if "moved" in case} | {"dense": CASES["dense, moved"]}
+DETERMINISTIC = {name: case for name, case in TENSORS.items() if "offset_groups" not in case}
+WITH_OFFSETS = {name: case | {"batch": 1} for name, case in TENSORS.items() if "offset_groups" in case} | {
+    "dense": CASES["dense, offsets"]
+}
 
 
 @pytest.mark.skipif(GPU, reason="the interpreter counts atomics")
@@ -589,9 +605,9 @@ def test_nothing_on_a_fixed_grid_is_added_by_atomics(case, atomics):
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("case", MOVED)
-def test_a_moved_image_has_the_same_gradient_by_atomics_and_sorted(case, atomics):
-    call = made_call(**MOVED[case], dtype=torch.float32)
+@pytest.mark.parametrize("case", WITH_OFFSETS)
+def test_an_image_sampled_at_offsets_has_the_same_gradient_by_atomics_and_sorted(case, atomics):
+    call = made_call(**WITH_OFFSETS[case], dtype=torch.float32)
     by_atomics = run(call)
     assert GPU or atomics
     atomics.clear()

@@ -31,7 +31,7 @@ CASES = {
     "channels that fill no tile": HALVES | {"channels": 15, "kernels": 5, "batch": 1},
     "one group, several tiles of positions": HALVES | {"channels": 16, "kernels": 1, "size": (7, 6), "batch": 1},
     "stride 2, dilation 2": HALVES | {"stride": 2, "dilation": 2, "padding": 2, "size": (5, 4)},
-    "moved": HALVES | {"moved": 2, "batch": 1},
+    "offsets": HALVES | {"offset_groups": 2, "batch": 1},
     "depthwise": HALVES | {"static": (8, 1), "batch": 1},
     "residual": HALVES | {"static": (8, 1), "combine": "residual", "batch": 1},
 }
@@ -71,7 +71,7 @@ def as_call(call):
 def test_a_kernel_made_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
     call = call_of(case, normalization, channels_last=channels_last)
     assert planning.generates_forward(as_call(call))
-    plain = case not in ("moved", "depthwise", "residual") and normalization != "softmax"
+    plain = case not in ("offsets", "depthwise", "residual") and normalization != "softmax"
     assert planning.generates_backward(as_call(call)) == plain
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
@@ -86,12 +86,12 @@ def test_random_calls_equal_the_reference(seed, poisoned_device_memory):
 
 
 @pytest.mark.parametrize("wanted", ["x", "feature", "head_weight", "head_bias"])
-def test_each_gradient_alone_equals_all(wanted):
+def test_each_gradient_asked_for_by_itself_equals_that_of_all(wanted):
     call = call_of("eight taps and one", "sigmoid")
     expected = values_and_gradients(in_two_steps, call)[wanted]
-    moved = on_device(call)
-    leaf = moved[wanted] = moved[wanted].requires_grad_()
-    y = fused(**moved)
+    there = on_device(call)
+    leaf = there[wanted] = there[wanted].requires_grad_()
+    y = fused(**there)
     cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(torch.autograd.grad(y, leaf, cotangent)[0].cpu(), expected)
 

@@ -25,7 +25,7 @@ from unified_extractor.ops.custom_ops import Call, Wanted
 Autotuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
 MODULES = [importlib.import_module(f"{triton.__name__}.{module.name}") for module in pkgutil.iter_modules(triton.__path__)]
 KERNELS = {id(v): v for module in MODULES for v in vars(module).values() if isinstance(v, Autotuner)}.values()
-WORTH_IT = {"channels": 16, "kernels": 1, "kernel_size": 3, "moved": 1}
+WORTH_IT = {"channels": 16, "kernels": 1, "kernel_size": 3, "offset_groups": 1}
 
 WITHOUT_A_GPU = """
 import sys
@@ -149,10 +149,10 @@ def guarded(tensor):
 WILD = [torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 2.0**31, -(2.0**31) - 1, 2.0**63, -(2.0**63), 6e4, -6e4]
 CLOSE = 2.0**-10
 WINDOWS = {
-    "gather": {"channels": 5, "kernels": 1, "moved": 1},
-    "dense": {"channels": 5, "static": (3, 5), "moved": 1},
-    "fold": {"channels": 5, "kernels": 1, "moved": 1, "aggregation": "fold", "kernel_size": (1, 2), "padding": (0, 1)},
-    "unfold": {"channels": 5, "moved": 1, "aggregation": "unfold"},
+    "gather": {"channels": 5, "kernels": 1, "offset_groups": 1},
+    "dense": {"channels": 5, "static": (3, 5), "offset_groups": 1},
+    "fold": {"channels": 5, "kernels": 1, "offset_groups": 1, "aggregation": "fold", "kernel_size": (1, 2), "padding": (0, 1)},
+    "unfold": {"channels": 5, "offset_groups": 1, "aggregation": "unfold"},
 }
 
 
@@ -200,8 +200,8 @@ def test_wild_offsets_touch_no_foreign_memory_and_have_no_gradient(case, dtype):
 
 @pytest.mark.parametrize("wild", WILD, ids=str)
 @pytest.mark.parametrize("ordered", [False, True], ids=["atomics", "sorted"])
-def test_windows_moved_nowhere_read_and_give_zero(wild, ordered):
-    call = made_call(3, moved=1, kernels=1, kernel_size=1, padding=0, batch=1, dtype=torch.float32)
+def test_windows_whose_offsets_lead_nowhere_read_and_give_zero(wild, ordered):
+    call = made_call(3, offset_groups=1, kernels=1, kernel_size=1, padding=0, batch=1, dtype=torch.float32)
     call["x"], memory = guarded(call["x"])
     call["offsets"] = torch.full_like(call["offsets"], wild)
     torch.use_deterministic_algorithms(ordered)
@@ -229,11 +229,11 @@ def far(values, axis):
 
 THREE = {"channels": 3, "size": (3, 2), "kernel_size": (1, 3)}
 WIDE = {
-    "gather": THREE | {"kernels": 1, "moved": 1},
+    "gather": THREE | {"kernels": 1, "offset_groups": 1},
     "fixed gather": THREE | {"kernels": 3},
     "dense": THREE | {"static": (3, 3), "kernels": 1},
     "fold": THREE | {"kernels": 1, "aggregation": "fold"},
-    "unfold": THREE | {"moved": 3, "aggregation": "unfold"},
+    "unfold": THREE | {"offset_groups": 3, "aggregation": "unfold"},
 }
 FAR = {
     "channels": ("x", 1, "gather"),
@@ -466,7 +466,7 @@ def test_nothing_is_measured_again_for_another_batch(case, monkeypatch):
 @pytest.mark.parametrize("case", TENSORS)
 def test_repeated_on_the_gpu_the_same_bits_come_out(case):
     call = leaves_of(made_call(**TENSORS[case] | {"size": (33, 31)}, dtype=torch.float32))
-    torch.use_deterministic_algorithms("moved" in TENSORS[case])
+    torch.use_deterministic_algorithms("offset_groups" in TENSORS[case])
     try:
         first, *others = [step(call) for _ in range(4)]
     finally:

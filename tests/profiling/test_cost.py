@@ -49,10 +49,10 @@ def test_attention_counts_query_key_products_with_its_generator():
 def test_attention_at_learned_positions_counts_the_reads_of_keys_and_values():
     dynamic = ux.DynamicKernel(source="similarity", groups=4)
     grid = of(ux.ExtractorSpec(dynamic_kernel=dynamic)).multiply_adds_by_part
-    moved = ux.ExtractorSpec(dynamic_kernel=dynamic, offsets=ux.Offsets(kind="learned"))
+    with_offsets = ux.ExtractorSpec(dynamic_kernel=dynamic, offsets=ux.Offsets(kind="learned"))
     reads, offsets_head = 32 * 9 * 120, 32 * 18 * 120
-    assert of(moved).multiply_adds_by_part["operator"] - grid["operator"] == 4 * reads
-    assert of(moved).multiply_adds_by_part["generator"] - grid["generator"] == 4 * reads + offsets_head
+    assert of(with_offsets).multiply_adds_by_part["operator"] - grid["operator"] == 4 * reads
+    assert of(with_offsets).multiply_adds_by_part["generator"] - grid["generator"] == 4 * reads + offsets_head
 
 
 @pytest.mark.sampled(2)

@@ -138,7 +138,7 @@ def test_what_cannot_be_compared_is_refused(call, message):
         ("batch_size", 32, "batch_size: 64 in run X, 32 in run Y"),
     ],
 )
-def test_a_variants_rows_differ_in_the_seed_alone(field, value, shown):
+def test_a_variants_rows_differ_only_in_the_seed(field, value, shown):
     message = re.escape(
         "rows of variant involution differ in "
         + shown.replace(" X", " run-involution-0-digits").replace(" Y", " run-involution-1-digits")

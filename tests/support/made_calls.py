@@ -11,10 +11,10 @@ from unified_extractor.ops import checks, dispatch
 
 
 def made_call(
-    channels=4, size=(3, 4), kernel_size=2, *, batch=1, static=None, kernels=0, moved=0, shared=(), shared_moves=(),
+    channels=4, size=(3, 4), kernel_size=2, *, batch=1, static=None, kernels=0, offset_groups=0, shared=(), shared_offsets=(),
     dtype=torch.float64, aggregation="gather", **options
 ):  # fmt: skip
-    """Keyword arguments of `extract`; static: [O, C/groups], kernels: G, moved: F, shared: axes along which one value serves all."""
+    """Keyword arguments of `extract`; static: [O, C/groups], kernels: G, offset_groups: F, shared: axes of one value for all."""
     generator = torch.Generator().manual_seed(channels)
     geometry = {"stride": 1, "padding": 1, "dilation": 1} | options
     out = output_size(size, kernel_size, geometry["stride"], geometry["padding"], geometry["dilation"])
@@ -25,8 +25,14 @@ def made_call(
         shapes["static_kernel"] = (*static, kh, kw)
     if kernels:
         shapes["dynamic_kernel"] = (batch, kernels, *taps, *(1 if axis in shared else n for axis, n in enumerate(out)))
-    if moved:
-        shapes["offsets"] = (batch, moved, kh * kw, 2, *(1 if axis in shared_moves else n for axis, n in enumerate(out)))
+    if offset_groups:
+        shapes["offsets"] = (
+            batch,
+            offset_groups,
+            kh * kw,
+            2,
+            *(1 if axis in shared_offsets else n for axis, n in enumerate(out)),
+        )
     tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
     return tensors | {"kernel_size": kernel_size, "padding": 1, "aggregation": aggregation} | options
 
@@ -48,26 +54,26 @@ BLOCKS = {
     "two blocks and a channel, one window": {"channels": 33, "kernels": 1, "size": (1, 1)},
     "whole blocks": {"channels": 64, "kernels": 4, "kernel_size": 7, "padding": 3, "size": (6, 7)},
     "a remainder in every group": {"channels": 33, "kernels": 3, "size": (3, 3)},
-    "groups of one": {"channels": 16, "kernels": 16, "moved": 16, "batch": 1},
-    "nested groups": {"channels": 48, "kernels": 6, "moved": 3},
-    "groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "kernel_size": (5, 2)},
+    "groups of one": {"channels": 16, "kernels": 16, "offset_groups": 16, "batch": 1},
+    "nested groups": {"channels": 48, "kernels": 6, "offset_groups": 3},
+    "groups that do not nest": {"channels": 48, "kernels": 3, "offset_groups": 2, "kernel_size": (5, 2)},
     "a kernel a row": {"channels": 33, "kernels": 1, "shared": (1,), "size": (4, 9)},
     "depthwise": {"channels": 33, "static": (33, 1), "kernels": 3, "stride": 2},
-    "depthwise, moved": {"channels": 20, "static": (20, 1), "moved": 2},
+    "depthwise, offsets": {"channels": 20, "static": (20, 1), "offset_groups": 2},
     "depthwise multiplier": {"channels": 16, "static": (48, 1), "kernels": 2},
     "dense": {"channels": 20, "static": (24, 20), "kernels": 1, "dilation": 2},
     "dense, deep": {"channels": 256, "static": (16, 256), "kernels": 1, "size": (4, 4), "batch": 1},
-    "dense, moved": {"channels": 33, "static": (17, 33), "moved": 3, "batch": 3},
+    "dense, offsets": {"channels": 33, "static": (17, 33), "offset_groups": 3, "batch": 3},
     "dense, kernel 1": {"channels": 48, "static": (5, 48), "kernels": 2, "kernel_size": 1, "padding": 0},
-    "grouped": {"channels": 48, "static": (40, 12), "kernels": 3, "moved": 2},
+    "grouped": {"channels": 48, "static": (40, 12), "kernels": 3, "offset_groups": 2},
     "residual": {"channels": 20, "static": (20, 20), "kernels": 5, "combine": "residual"},
-    "add": {"channels": 48, "static": (48, 16), "kernels": 2, "moved": 4, "combine": "add"},
+    "add": {"channels": 48, "static": (48, 16), "kernels": 2, "offset_groups": 4, "combine": "add"},
     "fold": {"channels": 40, "kernels": 2, "aggregation": "fold", "size": (4, 5)},
     "fold, stride 2": {"channels": 33, "kernels": 1, "aggregation": "fold", "kernel_size": (2, 3), "stride": 2},
-    "fold, groups that do not nest": {"channels": 48, "kernels": 3, "moved": 2, "aggregation": "fold", "kernel_size": 2},
-    "fold, depthwise": {"channels": 33, "static": (33, 1), "moved": 3, "aggregation": "fold", "kernel_size": 2},
+    "fold, groups that do not nest": {"channels": 48, "kernels": 3, "offset_groups": 2, "aggregation": "fold", "kernel_size": 2},
+    "fold, depthwise": {"channels": 33, "static": (33, 1), "offset_groups": 3, "aggregation": "fold", "kernel_size": 2},
     "unfold": {"channels": 33, "aggregation": "unfold", "kernel_size": (2, 3)},
-    "unfold, moved": {"channels": 48, "moved": 2, "aggregation": "unfold", "kernel_size": 5},
+    "unfold, offsets": {"channels": 48, "offset_groups": 2, "aggregation": "unfold", "kernel_size": 5},
 }
 """Arguments of `block_call`: every way in which channels fill blocks of 16, or do not."""
 

@@ -273,7 +273,7 @@ def dcnv4(x, value: Linear, offset: Linear, mask: Linear, output: Linear, *, gro
         [(dy * (i - (kh - 1) / 2), dx * (j - (kw - 1) / 2)) for i, j in product(range(kh), range(kw))], dtype=x.dtype
     )[:, :, None, None]
     delta = pixelwise(x, offset).unflatten(1, (groups, kh * kw, 2))
-    moved = offset_scale * (from_centre + delta) - from_centre
+    offsets = offset_scale * (from_centre + delta) - from_centre
     weight = pixelwise(x, mask).unflatten(1, (groups, 1, kh * kw))
-    read = unfold(pixelwise(x, value), kernel_size, moved, padding="same", dilation=dilation)
+    read = unfold(pixelwise(x, value), kernel_size, offsets, padding="same", dilation=dilation)
     return pixelwise((read.unflatten(1, (groups, -1)) * weight).sum(3).flatten(1, 2), output)

@@ -15,11 +15,11 @@ DEVICE = "cuda" if GPU else "cpu"
 def on_device(call):
     """The same call on the device under test, every tensor in the layout that it had."""
 
-    def moved(t):
+    def there(t):
         memory = t.new_empty(0).set_(t.untyped_storage()).to(DEVICE)
         return memory.as_strided(t.shape, t.stride(), t.storage_offset())
 
-    return {name: moved(t) if isinstance(t, torch.Tensor) else t for name, t in call.items()}
+    return {name: there(t) if isinstance(t, torch.Tensor) else t for name, t in call.items()}
 
 
 def run(call, function=extract_or_unfold, seed=0):
@@ -41,30 +41,32 @@ def is_short(call):
 
 
 TENSORS = {
-    "gather": {"batch": 2, "channels": 4, "kernels": 2, "moved": 2, "kernel_size": (1, 2)},
+    "gather": {"batch": 2, "channels": 4, "kernels": 2, "offset_groups": 2, "kernel_size": (1, 2)},
     "fixed gather": {"batch": 2, "channels": 4, "kernels": 2},
     "dense": {"batch": 2, "channels": 4, "static": (6, 2), "kernels": 1, "kernel_size": (1, 2)},
     "depthwise": {"batch": 2, "channels": 4, "static": (4, 1), "kernels": 2, "kernel_size": (1, 2)},
     "fold": {"batch": 2, "channels": 4, "kernels": 2, "aggregation": "fold", "kernel_size": (1, 2)},
-    "moved fold": {
+    "offset_groups fold": {
         "batch": 2,
         "channels": 2,
         "kernels": 2,
-        "moved": 1,
+        "offset_groups": 1,
         "aggregation": "fold",
         "kernel_size": (1, 2),
         "size": (2, 3),
     },
-    "unfold": {"batch": 2, "channels": 4, "moved": 2, "aggregation": "unfold", "kernel_size": (2, 1)},
+    "unfold": {"batch": 2, "channels": 4, "offset_groups": 2, "aggregation": "unfold", "kernel_size": (2, 1)},
 }
 
 
-def made_similarity(channels, heads, size=(3, 4), batch=1, moved=0, shared=False, kernel_size=2, dtype=torch.float64, **options):
+def made_similarity(
+    channels, heads, size=(3, 4), batch=1, offset_groups=0, shared=False, kernel_size=2, dtype=torch.float64, **options
+):
     generator = torch.Generator().manual_seed(channels)
     out = output_size(size, kernel_size, padding="same", **options)
     shapes = {"query": (batch, channels, *out), "key": (batch, channels, *size)}
-    if moved:
-        shapes["offsets"] = (batch, moved, kernel_size**2, 2, *((1, 1) if shared else out))
+    if offset_groups:
+        shapes["offsets"] = (batch, offset_groups, kernel_size**2, 2, *((1, 1) if shared else out))
     tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
     return tensors | {"kernel_size": kernel_size, "heads": heads} | options
 

@@ -207,7 +207,7 @@ def test_a_preempted_job_stops_its_cell_and_goes_on_when_it_is_queued_again(tmp_
     assert cell.log.read_text().count("$ ") == 2
 
 
-def test_a_job_forwards_sigterm_and_leaves_a_busy_log_alone(tmp_path: Path):
+def test_a_job_forwards_sigterm_and_does_not_touch_a_busy_log(tmp_path: Path):
     log = tmp_path / "logs" / "cell.log"
     code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready', flush=True); time.sleep(60)"
     executor = make_executor("local", tmp_path / "submitit", workers=1, slurm={})

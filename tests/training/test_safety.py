@@ -335,7 +335,7 @@ def test_only_validated_epochs_are_points_of_the_curve(tmp_path: Path):
     assert (record.train_images, record.epoch_images, record.test_images) == (1151, 3 * 128, 359)
 
 
-def test_a_moved_run_keeps_its_best(tmp_path: Path):
+def test_a_renamed_run_keeps_its_best(tmp_path: Path):
     file = write_config(tmp_path, trainer__max_epochs=2)
     assert main(["fit", "--config", str(file), "--run.name=first"]) == 0
     shutil.move("runs/first", "runs/moved")
