@@ -79,7 +79,7 @@ def test_augmentation_of_single_images_by_torchvision(augmentation: Augmentation
 
 def test_a_resized_crop_chooses_from_the_whole_image_file(tmp_path: Path):
     folder = image_folder(tmp_path)
-    for path in (folder / "train").rglob("*.png"):  # left half black, right half white: a square centre crop has both
+    for path in (folder / "train").rglob("*.png"):  # left half black, right half white: a square center crop has both
         Image.fromarray(np.repeat([[0] * 40 + [255] * 40], 20, 0).astype(np.uint8)).save(path)
     data = ImageFolder(
         str(folder), image_size=8, augmentation=Augmentation(resized_crop=0.1), batch_size=8, mean=[0.5], std=[0.5]

@@ -18,9 +18,9 @@ def test_images_of_any_size_become_square(tmp_path: Path, size: tuple[int, int],
     assert read_image(tmp_path / "0.png", Form(3, wanted)).shape == (3, wanted, wanted)
     assert read_image(tmp_path / "0.png", Form(3, wanted, resize=wanted + 3)).shape == (3, wanted, wanted)
     assert read_image(tmp_path / "0.png", Form(3, wanted, whole=True)).shape[1:] == size
-    grey = read_image(tmp_path / "0.png", Form(1, wanted))
-    assert grey.shape == (1, wanted, wanted)
-    assert grey.dtype == torch.uint8
+    gray = read_image(tmp_path / "0.png", Form(1, wanted))
+    assert gray.shape == (1, wanted, wanted)
+    assert gray.dtype == torch.uint8
 
 
 def test_sixteen_bit_grey_levels_are_scaled_not_cut(tmp_path: Path):
@@ -30,5 +30,5 @@ def test_sixteen_bit_grey_levels_are_scaled_not_cut(tmp_path: Path):
         image = read_image(tmp_path / "deep.png", Form(chans, 8))
         assert torch.equal(image, torch.from_numpy((levels // 257).astype(np.uint8)).expand(chans, 8, 8))
     Image.fromarray(np.ones((8, 8), dtype=np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(DataError, match="F images have no range of grey levels"):
+    with pytest.raises(DataError, match="F images have no range of gray levels"):
         read_image(tmp_path / "float.tiff", Form(1, 8))

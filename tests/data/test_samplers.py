@@ -29,7 +29,7 @@ def test_order_and_augmentation_depend_on_nothing_but_seed_and_epoch(options: di
         assert not torch.equal(expected, drawn(4, 0, **options))
 
 
-def test_neighbouring_seeds_share_no_epoch():
+def test_neighboring_seeds_share_no_epoch():
     data = [Digits(loading=Loading(seed=seed), batch_size=256) for seed in (0, 1)]
     orders = [tuple(epoch_of(one, epoch)[1].tolist()) for one in data for epoch in (0, 1)]
     assert len(set(orders)) == 4

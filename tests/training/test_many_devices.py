@@ -93,7 +93,7 @@ def test_every_parameter_of_a_network_gets_a_gradient(name: str, size: int):
     assert without_gradient(network, torch.randn(1 if size > 32 else 2, 3, size, size)) == []
 
 
-def test_batch_norm_of_a_generator_is_synchronised_on_gpus_and_refused_on_the_cpu(
+def test_batch_norm_of_a_generator_is_synchronized_on_gpus_and_refused_on_the_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     layer = nn.SyncBatchNorm.convert_sync_batchnorm(UnifiedExtractor2d(16, 16, presets.involution()))
@@ -101,5 +101,5 @@ def test_batch_norm_of_a_generator_is_synchronised_on_gpus_and_refused_on_the_cp
     file = write_config(tmp_path)
     options = ["--trainer.sync_batchnorm=true", "--trainer.strategy=ddp", "--trainer.devices=2"]
     assert main(["fit", "--config", str(file), *options]) == 2
-    assert "trainer.sync_batchnorm: torch synchronises batch norm on GPUs only" in capsys.readouterr().err
+    assert "trainer.sync_batchnorm: torch synchronizes batch norm on GPUs only" in capsys.readouterr().err
     assert not Path("runs").exists()

@@ -239,7 +239,7 @@ def test_learning_rate_rises_linearly_and_falls_by_a_cosine():
         ({"final_learning_rate": 1.0}, "final_learning_rate"),
     ],
 )
-def test_impossible_optimisation_is_named(wrong: dict[str, Any], name: str):
+def test_impossible_optimization_is_named(wrong: dict[str, Any], name: str):
     with pytest.raises(ValueError, match=name):
         Optimization(**wrong)
 

@@ -20,7 +20,7 @@ from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_
 
 KINDS = ("csv", "md", "tex")
 _MOST_CURVES, _MOST_POINTS = 14, 20
-"""More variants cannot be told apart, curves by colour, points by their labels: they have a ranking alone."""
+"""More variants cannot be told apart, curves by color, points by their labels: they have a ranking alone."""
 _COSTS_DIFFER = 1.1
 """Accuracy is drawn against cost where the largest is so many times the smallest; networks that were matched differ by less."""
 

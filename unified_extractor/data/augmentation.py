@@ -23,7 +23,7 @@ class Augmentation:
         randaugment_magnitude: strength of torchvision's RandAugment, 0 to 30.
         randaugment_operations: how many of its operations an image gets.
         color_jitter: by how much brightness, contrast and saturation change at most, as a fraction.
-        erasing: probability of a random box, 2 to 33 % of the area, being set to the mean colour.
+        erasing: probability of a random box, 2 to 33 % of the area, being set to the mean color.
     """
 
     crop_padding: int = 0
@@ -68,8 +68,8 @@ class Augmentation:
         if self.color_jitter:
             steps.append(v2.ColorJitter(*[self.color_jitter] * 3))
         if self.erasing:
-            colour = [round(255 * value) for value in mean]
-            steps.append(v2.RandomErasing(self.erasing, _ERASED_AREA, _ERASED_RATIO, value=colour))
+            color = [round(255 * value) for value in mean]
+            steps.append(v2.RandomErasing(self.erasing, _ERASED_AREA, _ERASED_RATIO, value=color))
         return v2.Compose(steps or [v2.Identity()])
 
 

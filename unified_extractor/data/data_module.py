@@ -1,5 +1,6 @@
 """What all data modules share: splits, loaders, augmentation, normalization."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,9 +142,10 @@ class ImageDataModule(L.LightningDataModule):
         """Take what a module with equal settings has read, rather than read it again."""
         self._read = other._read
 
-    def training_batches(self) -> int:
-        """Batches an epoch on every device."""
-        return len(self.images("train")) // self._ranks()[0] // self.batch_size  # type: ignore[arg-type]
+    def batches(self, split: Split, devices: int) -> int:
+        """Return the number of batches of a split on each of ``devices``; an incomplete training batch is left out."""
+        count = len(self.images(split))  # type: ignore[arg-type]
+        return count // devices // self.batch_size if split == "train" else math.ceil(count / (devices * self.batch_size))
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [B, C, H, W] as the network sees it, float32."""

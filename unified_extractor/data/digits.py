@@ -12,7 +12,7 @@ _FRACTION = 0.2
 
 
 class Digits(ImageDataModule):
-    """1,797 grey images of 8x8 pixels, ten classes, embedded in scikit-learn (Alpaydin and Kaynak 1998, UCI).
+    """1,797 gray images of 8x8 pixels, ten classes, embedded in scikit-learn (Alpaydin and Kaynak 1998, UCI).
 
     A fixed stratified split: 1,151 for training, 287 for validation, 359 for the test.
 
@@ -44,7 +44,7 @@ class Digits(ImageDataModule):
 
 
 def _digits() -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 1, 8, 8], from grey levels 0..16 to 0..255, and labels int64 [N]."""
+    """Images uint8 [N, 1, 8, 8], from gray levels 0..16 to 0..255, and labels int64 [N]."""
     from sklearn.datasets import load_digits  # half a second, and only this data set needs it
 
     digits = load_digits()

@@ -118,7 +118,7 @@ def image_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Form:
-    """What a file becomes: ``in_chans`` 1 (grey) or 3 (RGB), its shorter side resized to ``resize``, its centre cropped to ``size``.
+    """What a file becomes: ``in_chans`` 1 (gray) or 3 (RGB), its shorter side resized to ``resize``, its center cropped to ``size``.
 
     ``whole``: neither resized nor cropped, for a random crop to choose from.
     """
@@ -137,7 +137,7 @@ def read_image(path: Path, form: Form) -> Tensor:
             if file.mode.startswith("I;16"):  # converting it would cut at 255
                 file = Image.fromarray((np.array(file) // 257).astype(np.uint8))
             elif file.mode in ("I", "F"):
-                raise ValueError(f"{file.mode} images have no range of grey levels")
+                raise ValueError(f"{file.mode} images have no range of gray levels")
             pixels = np.array(file.convert("L" if form.in_chans == 1 else "RGB"))
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes make them raise
         raise DataError(f"{path}: not a readable image ({type(error).__name__}: {error})".replace("\n", " ")) from error

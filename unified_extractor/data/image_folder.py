@@ -25,12 +25,12 @@ class ImageFolder(ImageDataModule):
 
     Args:
         root: the folder that holds ``train``, ``test`` and perhaps ``val``.
-        image_size: in pixels; a file of another size has its shorter side resized and its centre cropped.
-        resize: length of the shorter side before the centre is cropped, in pixels; by default the image size.
+        image_size: in pixels; a file of another size has its shorter side resized and its center cropped.
+        resize: length of the shorter side before the center is cropped, in pixels; by default the image size.
         name: of the data set in records; by default that of its folder.
         validation_fraction: of the training images of every class, for validation where ``root/val`` is missing.
         per_class: at most so many images of every class, as if ``root/train`` held no more.
-        mean: of each channel, as a fraction of the full range: three values read RGB, one value reads grey.
+        mean: of each channel, as a fraction of the full range: three values read RGB, one value reads gray.
         std: of each channel, likewise.
         batch_size: images a step and device.
         augmentation: of the training images.
@@ -58,7 +58,7 @@ class ImageFolder(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, augmentation, loading, predict_folder)
         if len(mean) not in (1, 3) or len(std) != len(mean):
-            raise ValueError(f"mean and std must both have one value (grey) or three (RGB), got mean={mean}, std={std}")
+            raise ValueError(f"mean and std must both have one value (gray) or three (RGB), got mean={mean}, std={std}")
         for option, value in (("image_size", image_size), ("per_class", 1 if per_class is None else per_class)):
             if value < 1:
                 raise ValueError(f"{option} must be at least 1, got {value}")

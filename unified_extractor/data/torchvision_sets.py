@@ -111,7 +111,7 @@ class CIFAR100(_TorchvisionImages):
 
 
 class FashionMNIST(_TorchvisionImages):
-    """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of 28x28 pixels, ten classes."""
+    """Fashion-MNIST (Xiao et al. 2017): 70,000 gray images of 28x28 pixels, ten classes."""
 
     name, source = "fashion_mnist", torchvision.datasets.FashionMNIST
     in_chans, image_size = 1, 28

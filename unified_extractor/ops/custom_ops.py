@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from unified_extractor.ops import dispatch
-from unified_extractor.ops.cost import multiply_adds
+from unified_extractor.ops.cost import linear_map_multiply_adds, multiply_adds
 from unified_extractor.ops.dynamic_kernels import (
     KernelGenerator,
     generated_kernel,
@@ -268,10 +268,10 @@ def _aggregate_flops(*arguments: Any, **_: Any) -> int:
     static_outputs = 0 if static is None else static[0] * static[1] // channels
     weight = generator[1] if generator else None
     results = 0 if dynamic is None and weight is None else place.taps if aggregation == "fold" else 1
-    one = multiply_adds(place, channels, static_outputs=static_outputs, results=results, moved=offsets is not None)
+    one = multiply_adds(place, channels, static_outputs=static_outputs, results=results, has_offsets=offsets is not None)
     if weight is not None:
         rows = weight[0] if len(weight) == 2 else place.taps  # of a linear map; with keys a channel has one product a tap
-        one += rows * weight[1] * place.output[0] * place.output[1]
+        one += linear_map_multiply_adds(place, rows, weight[1])
     return 2 * x[0] * one
 
 
@@ -281,7 +281,7 @@ def _backward_flops(gradient: Any, wanted: Any, *arguments: Any, **_: Any) -> in
 
 
 def _similarity_flops(query: Any, key: Any, offsets: Any, heads: int, geometry: Sequence[int], **_: Any) -> int:
-    return 2 * key[0] * multiply_adds(_geometry(geometry), key[1], results=1, moved=offsets is not None)
+    return 2 * key[0] * multiply_adds(_geometry(geometry), key[1], results=1, has_offsets=offsets is not None)
 
 
 def _placed(results: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:

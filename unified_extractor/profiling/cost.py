@@ -24,6 +24,9 @@ from unified_extractor.spec import ExtractorSpec
 PARTS = ("operator", "generator", "projection", "rest")
 """The aggregation itself with its static kernel; what generates kernel and offsets; pointwise projections; all outside extractors."""
 
+TRAINING = 3
+"""Multiply-adds of a training step, as multiples of those of its forward pass."""
+
 _PART_OF_CHILD = {"value": "projection", "projection": "projection"}
 
 
@@ -102,8 +105,8 @@ def operator_multiply_adds(spec: ExtractorSpec, geometry: Geometry, channels: in
     static, dynamic = spec.static_kernel, spec.dynamic_kernel
     static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
     results = 0 if dynamic.source == "none" else geometry.taps if spec.aggregation == "fold" else 1
-    moved = spec.offsets.kind == "learned"
-    return counting.multiply_adds(geometry, channels, static_outputs=static_outputs, results=results, moved=moved)
+    has_offsets = spec.offsets.kind == "learned"
+    return counting.multiply_adds(geometry, channels, static_outputs=static_outputs, results=results, has_offsets=has_offsets)
 
 
 def _batched(module: Any, input_shape: Any) -> tuple[int, ...]:
@@ -179,8 +182,9 @@ def _operator_hook(counts: "Counter[str]") -> Any:
         out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
         counts["operator"] += x.shape[0] * operator_multiply_adds(spec, geometry, layer.in_channels, out_channels)
         if spec.dynamic_kernel.source == "similarity":
-            moved = spec.offsets.kind == "learned"
-            counts["generator"] += x.shape[0] * counting.multiply_adds(geometry, layer.in_channels, results=1, moved=moved)
+            has_offsets = spec.offsets.kind == "learned"
+            products = counting.multiply_adds(geometry, layer.in_channels, results=1, has_offsets=has_offsets)
+            counts["generator"] += x.shape[0] * products
 
     return count
 

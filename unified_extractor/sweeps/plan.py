@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.table import Table
 
-from unified_extractor.profiling.cost import multiply_adds
+from unified_extractor.profiling.cost import TRAINING, multiply_adds
 from unified_extractor.results.record import Record, RecordError, read_rows
 from unified_extractor.sweeps.cell import Cell, State, arguments_without_name, as_cell
 from unified_extractor.sweeps.errors import SweepError
@@ -119,7 +119,7 @@ class _Planner:
                 cell=cell,
                 parameters=sum(parameter.numel() for parameter in run.classifier.network.parameters()),
                 multiply_adds=self._multiply_adds[key],
-                training_multiply_adds=3 * self._multiply_adds[key] * work.images * work.epochs,
+                training_multiply_adds=TRAINING * self._multiply_adds[key] * work.images * work.epochs,
                 epochs=work.epochs,
                 seconds=seconds,
                 device=device,

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unified_extractor.profiling.cost import TRAINING
 from unified_extractor.training.cli.planned_run import PlannedRun
+from unified_extractor.training.run.step_count import planned_batches, planned_steps
 
 _SECONDS = 1.0
 _MULTIPLY_ADDS_PER_SECOND = 5e9
@@ -45,17 +47,13 @@ class StepTime:
 def schedule(plan: PlannedRun) -> Schedule:
     """The work of a planned run."""
     trainer, data = plan.trainer, plan.data
-    train = _limited(len(data.train_dataloader()), plan.settings.trainer.limit_train_batches)
-    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else 0
-    if trainer.max_steps > 0:
-        by_steps = -(-trainer.max_steps * trainer.accumulate_grad_batches // max(1, train))
-        epochs = min(epochs, by_steps) if epochs else by_steps
+    steps = planned_steps(trainer, data)
     return Schedule(
-        epochs=epochs,
-        train_batches=train,
-        val_batches=_limited(len(data.val_dataloader()), plan.settings.trainer.limit_val_batches),
-        test_batches=_limited(len(data.test_dataloader()), plan.settings.trainer.limit_test_batches),
-        images=train * data.batch_size * trainer.world_size,
+        epochs=steps.epochs,
+        train_batches=steps.batches,
+        val_batches=planned_batches(trainer, data, "val"),
+        test_batches=planned_batches(trainer, data, "test"),
+        images=steps.batches * data.batch_size * trainer.world_size,
     )
 
 
@@ -82,7 +80,7 @@ def step_time(plan: PlannedRun, multiply_adds: int) -> StepTime:
     device = plan.trainer.strategy.root_device
     count = plan.data.batch_size
     if device.type == "cpu":
-        count = max(min(2, count), min(count, int(_MULTIPLY_ADDS_PER_SECOND / max(1, 3 * multiply_adds))))
+        count = max(min(2, count), min(count, int(_MULTIPLY_ADDS_PER_SECOND / max(1, TRAINING * multiply_adds))))
     scale = plan.data.batch_size / count
     classifier = plan.classifier.to(device)
     optimizer = classifier.optimization.build(classifier.network)
@@ -137,9 +135,3 @@ def _seconds(step: Any, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def _limited(batches: int, limit: float | int | None) -> int:
-    if limit is None:
-        return batches
-    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

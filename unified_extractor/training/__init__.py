@@ -1,4 +1,5 @@
-"""Training on Lightning: the classifier, its schedule, the record of a run. The command line is in ``training.cli``."""
+"""The training of networks with Lightning: the task module, its optimizer and the records of runs. The command line is in
+``training.cli``."""
 
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError

@@ -1,6 +1,6 @@
-"""What a network is, in plain values: its class and its specs. And what a data set needs it to be.
+"""The architecture of a network in plain values, and the checks that it fits a data set and a checkpoint.
 
-Networks are known by their attributes alone: a config object called ``spec``, or several called ``specs``, wherever there is one.
+Networks are known by their attributes alone: a dataclass called ``spec``, or several called ``specs``.
 """
 
 from collections.abc import Mapping
@@ -18,26 +18,28 @@ from unified_extractor.training.run.checkpoints import read_checkpoint
 
 
 def network_specs(network: nn.Module) -> list[dict[str, Any]]:
-    """The network's specs as dictionaries, one a stage or one for all, as the network itself keeps them."""
-    kept = getattr(network, "specs", None) or getattr(network, "spec", None) or ()
-    return [asdict(spec) for spec in (kept if isinstance(kept, list | tuple) else [kept]) if is_dataclass(spec)]  # type: ignore[arg-type]
+    """Return the specs of a network as dictionaries: one for every stage, or one for the whole network, as the network
+    stores them."""
+    specs = getattr(network, "specs", None) or getattr(network, "spec", None) or ()
+    return [asdict(spec) for spec in (specs if isinstance(specs, list | tuple) else [specs]) if is_dataclass(spec)]  # type: ignore[arg-type]
 
 
 def layer_specs(network: nn.Module) -> dict[str, dict[str, Any]]:
-    """The spec of every layer that has one, by the layer's name."""
+    """Return the spec of every layer that has one, by the layer's name."""
     layers = ((name, getattr(module, "spec", None)) for name, module in network.named_modules())
     return {name: asdict(spec) for name, spec in layers if is_dataclass(spec)}  # type: ignore[arg-type]
 
 
 def generating_parameters(network: nn.Module) -> set[str]:
-    """Names of the parameters from which kernels and offsets are generated: an extractor's own, not its kernel or projections."""
+    """Return the names of the parameters that generate kernels and offsets; static kernels and projections are not among
+    them."""
     parts = ("feature", "offsets", "kernel", "center_gate")
     prefixes = tuple(f"{layer}.{part}." if layer else f"{part}." for layer in layer_specs(network) for part in parts)
     return {name for name, _ in network.named_parameters() if name.startswith(prefixes)}
 
 
 def check_network(network: nn.Module, data: ImageDataModule) -> None:
-    """Raise ``ConfigurationError`` unless the network takes the data's images and gives one value a class."""
+    """Raise ``ConfigurationError`` unless the network accepts the data's images and returns one logit for each class."""
     for name in ("num_classes", "in_chans"):
         have, need = getattr(network, name, None), getattr(data, name)
         if have is not None and have != need:
@@ -46,7 +48,7 @@ def check_network(network: nn.Module, data: ImageDataModule) -> None:
     training = network.training
     try:
         with torch.no_grad():
-            logits = on_meta(network.eval(), shape)  # what a GPU trains, the CPU need not be made ready for
+            logits = on_meta(network.eval(), shape)  # computing would compile CPU code, which a run on a GPU never needs
     except ValueError as error:
         raise ConfigurationError(
             f"model.network: does not take images {list(shape)} of {type(data).__name__}: {error}"
@@ -58,7 +60,7 @@ def check_network(network: nn.Module, data: ImageDataModule) -> None:
 
 
 def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
-    """The network's weights in a checkpoint of a run. Raise ``ConfigurationError`` if another architecture wrote it."""
+    """Return the network's weights in a checkpoint of a run. Raise ``ConfigurationError`` if another architecture wrote it."""
     saved = read_checkpoint(Path(path))
     weights = network_weights(saved["state_dict"])
     check_checkpoint(path, network, saved.get("layer_specs", {}), weights)
@@ -66,7 +68,7 @@ def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
 
 
 def network_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a classifier's state, that of its network, by the network's own names."""
+    """Return the network's part of a classifier's state, under the network's own parameter names."""
     prefix = "network."
     return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
 
@@ -74,7 +76,7 @@ def network_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def check_checkpoint(path: str | Path, network: nn.Module, specs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
     """Raise ``ConfigurationError`` unless ``specs`` and ``weights`` of a checkpoint are those of this network.
 
-    Specs are compared too: two extractors can have equal weights and different meaning.
+    Specs are compared too, because two extractors can have parameters of equal names and shapes and still compute different things.
     """
     prefix = f"ckpt_path: {path} was written by another architecture:"
     own = network.state_dict()

@@ -1,4 +1,4 @@
-"""Image classification: a network, its loss, its metrics and its optimiser."""
+"""The task module of image classification: a network, its loss, its metrics and its optimizer."""
 
 from functools import partial
 from typing import Any
@@ -22,27 +22,27 @@ from unified_extractor.training.run.step_count import planned_steps
 
 Batch = tuple[Tensor, Tensor]
 TOP = 5
-"""Guesses among which the right class must be, for the top-5 accuracy."""
+"""Number of most likely classes among which the right one must be for the top-5 accuracy."""
 
 
 class ImageClassifier(L.LightningModule):
-    """Trains a network that maps images [B, C, H, W] to logits [B, num_classes].
+    """A Lightning module that trains a network from images [B, C, H, W] to logits [B, num_classes].
 
-    Logs ``loss`` and ``accuracy`` under ``train/``, and under ``val/`` and ``test/`` calibration error and top-5 accuracy too, once
-    an epoch. No hyperparameters are saved in checkpoints, the run's config lies beside them; the network's specs are.
+    It logs ``loss`` and ``accuracy`` under ``train/`` once an epoch, and under ``val/`` and ``test/`` also the calibration error and
+    the top-5 accuracy. Checkpoints hold the network's specs, but no hyperparameters: the run's config lies beside them.
 
     Args:
-        network: maps images to logits.
-        optimization: optimiser and schedule.
-        label_smoothing: of the training loss.
-        mixing: of the training images, mixup and CutMix.
+        network: network from images to logits.
+        optimization: settings of optimizer and learning rate.
+        label_smoothing: label smoothing of the training loss, 0 to below 1.
+        mixing: mixup and CutMix of the training images.
         channels_last: keep weights and images in that memory format.
         compile: run the network through ``torch.compile``.
         fused: whether extractors make dynamic kernels where they use them instead of storing them for backward. None: where that is
             faster. True: also where it is slower, to save memory. False: never.
 
     Raises:
-        ConfigurationError: a network that does not fit the data, or a checkpoint of another architecture.
+        ConfigurationError: the network does not fit the data, or the checkpoint is of another architecture.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ImageClassifier(L.LightningModule):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images [B, C, H, W]."""
+        """Return the logits [B, num_classes] of images [B, C, H, W]."""
         logits: Tensor = self.network(images.contiguous(memory_format=self.image_format))
         return logits
 
@@ -123,7 +123,7 @@ class ImageClassifier(L.LightningModule):
 
     @override
     def predict_step(self, batch: tuple[Tensor, list[str]], batch_idx: int) -> dict[str, Any]:
-        """For a batch of images and their files: ``file`` and, of the likeliest class, ``label`` [B] and ``probability`` [B]."""
+        """Return ``file`` of each image in a batch, and ``label`` [B] and ``probability`` [B] of its most likely class."""
         images, files = batch
         probability, label = self(images).float().softmax(dim=1).max(dim=1)
         return {"file": files, "label": label, "probability": probability}
@@ -148,7 +148,7 @@ class ImageClassifier(L.LightningModule):
         check_checkpoint(path, self.network, checkpoint.get("layer_specs", {}), network_weights(checkpoint["state_dict"]))
 
     def _evaluate(self, split: str, batch: Batch) -> None:
-        """Loss and metrics of the images that count: a label of -1 fills up a rank's last batch."""
+        """Log the loss and the metrics of the images that count; images with the label -1 only fill up a rank's last batch."""
         images, labels = batch
         logits, counted = self(images), labels >= 0
         logits, labels = logits[counted].float(), labels[counted]
@@ -163,7 +163,8 @@ class ImageClassifier(L.LightningModule):
 
 
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """``accuracy``, ``calibration_error`` (expected, 15 bins) and, where there are more than five classes, ``top5_accuracy``."""
+    """Return ``accuracy``, ``calibration_error`` (expected, 15 bins) and, where there are more than five classes,
+    ``top5_accuracy``."""
     metrics = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro"),
         "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15),

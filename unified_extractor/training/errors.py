@@ -1,9 +1,9 @@
-"""What can be wrong with a run."""
+"""The errors of a run that are not bugs."""
 
 
 class ConfigurationError(ValueError):
-    """Settings that cannot work. One line that starts with the path of the setting in the configuration."""
+    """Settings that cannot work. The message is one line that starts with the path of the setting in the configuration."""
 
 
 class DivergedError(RuntimeError):
-    """A loss that is not finite. One line that says at which step, and where it first went wrong."""
+    """A loss that is not finite. The message is one line that names the step and the first layer with such a value."""

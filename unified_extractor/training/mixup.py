@@ -1,4 +1,4 @@
-"""Mixing the images of a batch: mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019), by torchvision."""
+"""Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019) of a training batch, by torchvision."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from torchvision.transforms import v2
 
 @dataclass(frozen=True, kw_only=True)
 class Mixup:
-    """Pairs of training images become one, with both labels. Where both kinds are on, a batch gets either, by chance.
+    """A blend of pairs of training images and of their labels. If both kinds are on, one is drawn at random for each batch.
 
     Attributes:
-        mixup: alpha of the beta distribution from which a batch's weights come; 0: none.
-        cutmix: likewise for the area of a pasted box.
-        probability: that a batch is mixed at all.
+        mixup: alpha of the beta distribution of mixup's weights; 0 turns mixup off.
+        cutmix: alpha of the beta distribution of CutMix's box area; 0 turns CutMix off.
+        probability: probability that a batch is changed at all.
     """
 
     mixup: float = 0.0
@@ -29,7 +29,8 @@ class Mixup:
             raise ValueError(f"probability must lie in [0, 1], got {self.probability}")
 
     def __call__(self, images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-        """Images [B, C, H, W], and labels [B] int64 as they are or, of a mixed batch, [B, num_classes] shares."""
+        """Return images [B, C, H, W] and labels: [B] int64 if the batch is left as it is, else shares of the classes, [B,
+        num_classes]."""
         kinds: list[v2.Transform] = []
         if self.mixup:
             kinds.append(v2.MixUp(alpha=self.mixup, num_classes=num_classes))
@@ -37,5 +38,5 @@ class Mixup:
             kinds.append(v2.CutMix(alpha=self.cutmix, num_classes=num_classes))
         if not kinds or (self.probability < 1 and float(torch.rand(())) >= self.probability):
             return images, labels
-        mixed: tuple[Tensor, Tensor] = v2.RandomChoice(kinds)(images, labels)
-        return mixed
+        blended: tuple[Tensor, Tensor] = v2.RandomChoice(kinds)(images, labels)
+        return blended

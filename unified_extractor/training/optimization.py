@@ -1,4 +1,5 @@
-"""The optimiser: which parameters decay, which learn at another rate, and how the learning rate moves."""
+"""The optimizer and its schedule: which parameters decay, which have a learning rate of their own, and the rate at each
+step."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,16 +14,16 @@ from unified_extractor.training.architecture import generating_parameters
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How weights are learned.
+    """The settings of optimizer and learning rate.
 
     Attributes:
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum.
-        learning_rate: at its peak, after the warm-up.
-        generator_learning_rate_scale: times the learning rate for what generates kernels and offsets.
-        weight_decay: of everything but norms, biases, and what the network itself names in ``no_weight_decay()``.
-        momentum: of ``sgd``.
-        warmup_epochs: length of the linear rise before the cosine.
-        final_learning_rate: at the end of the cosine.
+        learning_rate: largest learning rate, reached after the warm-up.
+        generator_learning_rate_scale: factor on the learning rate of the parameters that generate kernels and offsets.
+        weight_decay: weight decay of all parameters but norms, biases, and those that the network names in ``no_weight_decay()``.
+        momentum: momentum of ``sgd``.
+        warmup_epochs: length of the linear rise before the cosine, in epochs.
+        final_learning_rate: learning rate at the end of the cosine.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -49,14 +50,15 @@ class Optimization:
             )
 
     def build(self, network: nn.Module) -> Optimizer:
-        """The optimiser of a network's parameters."""
+        """Return the optimizer of a network's parameters."""
         groups = parameter_groups(network, self)
         if self.optimizer == "adamw":
             return torch.optim.AdamW(groups, lr=self.learning_rate)
         return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=True)
 
     def schedule(self, optimizer: Optimizer, *, steps: int, warmup_steps: int) -> LRScheduler:
-        """Learning rate a step: linear from near zero to its peak in ``warmup_steps``, then half a cosine, over at ``steps``."""
+        """Return the schedule of the learning rate: it rises linearly for ``warmup_steps``, then falls along half a cosine
+        until ``steps``."""
         cosine = CosineAnnealingLR(optimizer, T_max=max(1, steps - warmup_steps), eta_min=self.final_learning_rate)
         if warmup_steps == 0:
             return cosine
@@ -65,14 +67,15 @@ class Optimization:
 
 
 def parameter_groups(network: nn.Module, settings: Optimization) -> list[dict[str, Any]]:
-    """The trained parameters by weight decay and learning rate; vectors, which norms and biases are, do not decay."""
+    """Return the trainable parameters grouped by weight decay and learning rate; vectors, such as norms and biases, do not
+    decay."""
     named = getattr(network, "no_weight_decay", None)
-    kept = set(named()) if callable(named) else set()
+    exempt = set(named()) if callable(named) else set()
     generating = generating_parameters(network)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            decay = settings.weight_decay if parameter.ndim > 1 and name not in kept else 0.0
+            decay = settings.weight_decay if parameter.ndim > 1 and name not in exempt else 0.0
             scale = settings.generator_learning_rate_scale if name in generating else 1.0
             groups.setdefault((decay, scale * settings.learning_rate), []).append(parameter)
     return [{"params": members, "weight_decay": decay, "lr": rate} for (decay, rate), members in groups.items()]

@@ -44,7 +44,7 @@ def in_words(spec: ExtractorSpec) -> dict[str, str]:
         words["generator"] = _generator(spec)
     words["aggregation"] = "gather: one output a window" if spec.aggregation == "gather" else "fold: K outputs a window, added"
     if spec.center_feature_scale:
-        words["centre"] = "a generated gate blends in the value at the window's centre"
+        words["center"] = "a generated gate blends in the value at the window's center"
     if (spec.projection.input, spec.projection.output) != ("none", "none"):
         words["projection"] = f"pointwise, before: {spec.projection.input}, after: {spec.projection.output}"
     return words

@@ -23,7 +23,7 @@ def wrapped(name: str, width: int = 14) -> str:
 
 
 def label_points(
-    axis: Axes, labels: Sequence[str], x: np.ndarray, y: np.ndarray, bars: np.ndarray, colours: Sequence[Any]
+    axis: Axes, labels: Sequence[str], x: np.ndarray, y: np.ndarray, bars: np.ndarray, colors: Sequence[Any]
 ) -> None:
     """Write a label beside every point, where it covers nothing, near it, and the line to it crosses little.
 
@@ -32,7 +32,7 @@ def label_points(
         labels: one a point; an empty one is not written.
         x, y: of the points.
         bars: half heights of their error bars, 0 without one.
-        colours: of the lines that lead to labels farther away.
+        colors: of the lines that lead to labels farther away.
     """
     figure = axis.get_figure(root=True)
     assert figure is not None
@@ -62,7 +62,7 @@ def label_points(
         written.append(box)
         if place[2] > _REACH[0]:
             leaders.append(leader)
-            arrow = {"arrowstyle": "-", "lw": 0.8, "color": colours[index]}
+            arrow = {"arrowstyle": "-", "lw": 0.8, "color": colors[index]}
             axis.annotate("", at, _offset(place), textcoords="offset points", arrowprops=arrow)
     axis.set(xlim=limits[0], ylim=limits[1])
 

@@ -1,4 +1,4 @@
-"""The effective receptive field: which pixels move the centre of a stage's map, and by how much (Luo et al. 2016)."""
+"""The effective receptive field: which pixels move the center of a stage's map, and by how much (Luo et al. 2016)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +13,9 @@ from unified_extractor.visualize.label_placement import wrapped
 
 
 def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Tensor:
-    """How strongly the centre of a stage's map depends on every pixel, the mean over images.
+    """How strongly the center of a stage's map depends on every pixel, the mean over images.
 
-    The centre's channels are summed; their gradient's magnitude is summed over the image's channels, divided by its total for every
+    The center's channels are summed; their gradient's magnitude is summed over the image's channels, divided by its total for every
     image, and averaged.
 
     Args:
@@ -24,7 +24,7 @@ def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Te
         stage: which stage, counted from 0.
 
     Returns:
-        ``[H, W]``, its sum is 1 (0 where nothing reaches the centre).
+        ``[H, W]``, its sum is 1 (0 where nothing reaches the center).
 
     Raises:
         ValueError: no such stage.
@@ -47,11 +47,11 @@ def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Te
 
 
 def half_radius(field: Tensor) -> float:
-    """Pixels around a field's centre of mass within which half of it lies. ``field`` ``[H, W]``."""
+    """Pixels around a field's center of mass within which half of it lies. ``field`` ``[H, W]``."""
     rows, columns = torch.meshgrid(*(torch.arange(size, dtype=field.dtype) for size in field.shape), indexing="ij")
     total = field.sum().clamp_min(torch.finfo(field.dtype).tiny)
-    centre = [(field * places).sum() / total for places in (rows, columns)]
-    distance, order = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2).sqrt().flatten().sort()
+    center = [(field * places).sum() / total for places in (rows, columns)]
+    distance, order = ((rows - center[0]) ** 2 + (columns - center[1]) ** 2).sqrt().flatten().sort()
     within = field.flatten()[order].cumsum(0) / total
     return float(distance[min(int(torch.searchsorted(within, 0.5)), len(distance) - 1)])
 
@@ -79,5 +79,5 @@ def draw_receptive_fields(networks: Mapping[str, Any], images: Tensor) -> Figure
             if not column:
                 axis.set_ylabel(f"stage {stage + 1}", fontsize=8)
         axes[0, column].set_title(wrapped(name), fontsize=8)
-    figure.suptitle(f"What the centre of a stage's map depends on, mean of {len(images)} images", fontsize=9)
+    figure.suptitle(f"What the center of a stage's map depends on, mean of {len(images)} images", fontsize=9)
     return figure

@@ -32,14 +32,14 @@ def draw_curves(rows: Sequence[Record]) -> Figure:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     handles = _handles(variants)
-    for colour, own in zip(_colours(len(variants)), variants.values(), strict=True):
-        _draw(accuracy, own, attrgetter("val_accuracy"), 100, color=colour)
-        _draw(loss, own, attrgetter("val_loss"), 1, color=colour)
-        _draw(loss, own, attrgetter("train_loss"), 1, color=colour, linestyle="--")
+    for color, own in zip(_colors(len(variants)), variants.values(), strict=True):
+        _draw(accuracy, own, attrgetter("val_accuracy"), 100, color=color)
+        _draw(loss, own, attrgetter("val_loss"), 1, color=color)
+        _draw(loss, own, attrgetter("train_loss"), 1, color=color, linestyle="--")
     accuracy.set(ylabel="validation accuracy (%)")
     loss.set(ylabel="cross entropy")
     loss.legend(
-        handles=[Line2D([], [], color="grey", ls=ls, label=name) for ls, name in (("-", "validation"), ("--", "training"))]
+        handles=[Line2D([], [], color="gray", ls=ls, label=name) for ls, name in (("-", "validation"), ("--", "training"))]
     )
     for axis in (accuracy, loss):
         axis.set(xlabel="epoch")
@@ -67,9 +67,9 @@ def draw_gradient_norms(rows: Sequence[Record]) -> Figure:
             raise RecordError(f"run {row.run} has no gradient norms of {stages or 'its'} stages")
     figure = Figure(figsize=(3.6 * stages + 0.4, 4), layout="constrained")
     axes = figure.subplots(1, stages, squeeze=False, sharey=True)[0]
-    for colour, own in zip(_colours(len(variants)), variants.values(), strict=True):
+    for color, own in zip(_colors(len(variants)), variants.values(), strict=True):
         for stage, axis in enumerate(axes):
-            _draw(axis, own, partial(_gradient_norm, stage=stage), 1, color=colour)
+            _draw(axis, own, partial(_gradient_norm, stage=stage), 1, color=color)
     for stage, axis in enumerate(axes, 1):
         axis.set(xlabel="epoch", title=f"stage {stage}", yscale="log")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -111,18 +111,18 @@ def draw_accuracy_cost(
     places, means, bars = (table[name].to_numpy(float) for name in (along, metric, f"{metric}_half_width"))
     means, bars = scale * means, scale * bars
     extractors = table["variant"].str.partition("@")[0]
-    colour_of = dict(zip(extractors.unique(), _colours(extractors.nunique()), strict=True))
-    colours = [colour_of[extractor] for extractor in extractors]
+    color_of = dict(zip(extractors.unique(), _colors(extractors.nunique()), strict=True))
+    colors = [color_of[extractor] for extractor in extractors]
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axis = figure.subplots()
-    for colour, place, mean, bar in zip(colours, places, means, bars, strict=True):
-        axis.errorbar(place, mean, yerr=None if np.isnan(bar) else bar, fmt="o", capsize=4, color=colour)
+    for color, place, mean, bar in zip(colors, places, means, bars, strict=True):
+        axis.errorbar(place, mean, yerr=None if np.isnan(bar) else bar, fmt="o", capsize=4, color=color)
     if places.min() > 0 and places.max() > 10 * places.min():
         axis.set_xscale("log")
     else:
         axis.xaxis.set_major_formatter(EngFormatter())
     axis.margins(0.18, 0.12)
-    if len(colour_of) < len(table):  # labels at the ends of lines lie to their right
+    if len(color_of) < len(table):  # labels at the ends of lines lie to their right
         axis.margins(x=0.05)
         axis.autoscale_view()
         axis.set_xlim(right=axis.transData.inverted().transform(axis.transAxes.transform((1.4, 0)))[0])
@@ -131,11 +131,11 @@ def draw_accuracy_cost(
     axis.set_title(title(rows) + bars_in_words, fontsize=10)
     axis.grid(alpha=0.3)
     labels = [""] * len(table)
-    for extractor, colour in colour_of.items():
+    for extractor, color in color_of.items():
         sizes = sorted(np.flatnonzero(extractors == extractor), key=places.__getitem__)
-        axis.plot(places[sizes], means[sizes], color=colour, linewidth=1.2, alpha=0.6)
+        axis.plot(places[sizes], means[sizes], color=color, linewidth=1.2, alpha=0.6)
         labels[sizes[-1]] = extractor
-    label_points(axis, labels, places, means, np.nan_to_num(bars), colours)
+    label_points(axis, labels, places, means, np.nan_to_num(bars), colors)
     return figure
 
 
@@ -147,8 +147,8 @@ def _gradient_norm(point: EpochMetrics, *, stage: int) -> float:
 def _handles(variants: Mapping[str, Sequence[Record]]) -> list[Line2D]:
     """For a legend: a line a variant."""
     return [
-        Line2D([], [], color=colour, marker=".", label=f"{variant} ({len(own)} seeds)" if len(own) > 1 else variant)
-        for colour, (variant, own) in zip(_colours(len(variants)), variants.items(), strict=True)
+        Line2D([], [], color=color, marker=".", label=f"{variant} ({len(own)} seeds)" if len(own) > 1 else variant)
+        for color, (variant, own) in zip(_colors(len(variants)), variants.items(), strict=True)
     ]
 
 
@@ -161,7 +161,7 @@ def _draw(axis: Axes, rows: Sequence[Record], value: Callable[[Any], float], sca
         axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _colours(count: int) -> list[Any]:
+def _colors(count: int) -> list[Any]:
     return (
         [colormaps["tab10"](i) for i in range(count)] if count <= 10 else list(colormaps["turbo"](np.linspace(0.05, 0.95, count)))
     )

@@ -17,7 +17,7 @@ from unified_extractor.visualize.description import formula, in_words
 from unified_extractor.visualize.label_placement import wrapped
 from unified_extractor.visualize.window_values import WindowReading, extractor_inputs, output_size, read_window
 
-WINDOW_COLOURS = ("tab:orange", "tab:cyan", "tab:pink")
+WINDOW_COLORS = ("tab:orange", "tab:cyan", "tab:pink")
 
 
 def draw_operator(title: str, spec: ExtractorSpec) -> Figure:
@@ -63,14 +63,14 @@ def _draw_rows(layers: Mapping[str, tuple[Any, Tensor]], image: Tensor, shown: T
         readings = [read_window(extractor, x, position) for position in _three_positions(output_size(extractor, x))]
         _draw_sampling(row[0], picture, readings, scale=(picture.shape[0] / x.shape[2], picture.shape[1] / x.shape[3]))
         row[0].set_ylabel(wrapped(name))
-        for axis, reading, colour in zip(row[1:], readings, WINDOW_COLOURS, strict=True):
-            _draw_kernel(axis, reading.weights.numpy(), colour)
+        for axis, reading, color in zip(row[1:], readings, WINDOW_COLORS, strict=True):
+            _draw_kernel(axis, reading.weights.numpy(), color)
     figure.suptitle(
-        "Dots and frame of one colour: one window. Dot size: weight of the tap. Red: positive, blue: negative. White: outside the image.",
+        "Dots and frame of one color: one window. Dot size: weight of the tap. Red: positive, blue: negative. White: outside the image.",
         fontsize=8,
     )
     axes[0][0].set_title("where taps look", fontsize=9)
-    for axis, place in zip(axes[0][1:], ("upper left", "centre", "lower right"), strict=True):
+    for axis, place in zip(axes[0][1:], ("upper left", "center", "lower right"), strict=True):
         axis.set_title(f"weights, window {place}", fontsize=9)
     return figure
 
@@ -81,20 +81,20 @@ def _three_positions(size: Sequence[int]) -> list[tuple[int, int]]:
 
 def _draw_sampling(axis: Axes, picture: np.ndarray, readings: list[WindowReading], scale: tuple[float, float]) -> None:
     axis.imshow(picture, cmap="gray")
-    for reading, colour in zip(readings, WINDOW_COLOURS, strict=True):
+    for reading, color in zip(readings, WINDOW_COLORS, strict=True):
         rows, columns = ((values + 0.5) * s - 0.5 for values, s in zip((reading.rows, reading.columns), scale, strict=True))
         strength = reading.weights.abs() / reading.weights.abs().max().clamp(min=1e-12)
-        axis.scatter(columns, rows, s=4 + 22 * strength.numpy(), color=colour, edgecolors="black", linewidths=0.3)
+        axis.scatter(columns, rows, s=4 + 22 * strength.numpy(), color=color, edgecolors="black", linewidths=0.3)
     axis.set(xticks=[], yticks=[], xlim=(-1.5, picture.shape[1] + 0.5), ylim=(picture.shape[0] + 0.5, -1.5))
 
 
-def _draw_kernel(axis: Axes, weights: np.ndarray, colour: str) -> None:
+def _draw_kernel(axis: Axes, weights: np.ndarray, color: str) -> None:
     limit = float(np.abs(weights).max()) or 1.0
     axis.imshow(weights, cmap="RdBu_r", norm=Normalize(-limit, limit))
     axis.set(xticks=[], yticks=[])
     axis.set_xlabel(f"largest {limit:.2g}", fontsize=7)
     for spine in axis.spines.values():
-        spine.set(color=colour, linewidth=2)
+        spine.set(color=color, linewidth=2)
 
 
 def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
@@ -149,7 +149,7 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
 
 
 def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
-    """Channels from below to above, coloured by the kernel they use."""
+    """Channels from below to above, colored by the kernel they use."""
     channels = 32
     static, dynamic = spec.static_kernel, spec.dynamic_kernel
     bars = []
@@ -162,11 +162,11 @@ def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
         order = np.arange(channels)
         bars.append(("D", order % groups if dynamic.channel_order == "interleaved" else order * groups // channels))
     for place, (_, kernels) in enumerate(bars):
-        spread = kernels[:, None] * 7 % channels  # neighbours get distant colours, no two kernels the same
+        spread = kernels[:, None] * 7 % channels  # neighbors get distant colors, no two kernels the same
         axis.imshow(spread, cmap="turbo", extent=(place - 0.3, place + 0.3, 0, channels), vmin=0, vmax=channels - 1)
     axis.set(xlim=(-0.6, len(bars) - 0.4), ylim=(0, channels), aspect="auto", xticks=range(len(bars)), yticks=[])
     axis.set_xticklabels([name for name, _ in bars])
-    axis.set_ylabel(f"{channels} channels, one colour a kernel", fontsize=8)
+    axis.set_ylabel(f"{channels} channels, one color a kernel", fontsize=8)
     axis.set_title("who shares it", fontsize=10)
     axis.set_xlabel(_wrapped(in_words(spec)["shared by"]), fontsize=7)
 

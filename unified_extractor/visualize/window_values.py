@@ -43,7 +43,7 @@ def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReadi
     """The window at an output position (row, column) of a layer that receives ``x``, ``[1, C, H, W]``.
 
     A fold is read by its composed kernel, so there ``position`` is a pixel of the output map; one with offsets or a static kernel
-    has no composed kernel, and shows what the window's centre output reads.
+    has no composed kernel, and shows what the window's center output reads.
     """
     spec, geometry = layer.spec, layer.geometry(x)
     offsets, dynamic = layer.generate(x)

@@ -1,1 +1,1 @@
-"""Lightning callbacks of a run."""
+"""The Lightning callbacks of a run."""

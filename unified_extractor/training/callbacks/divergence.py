@@ -1,4 +1,4 @@
-"""Stops a run whose loss is not finite, and finds the layer where that began."""
+"""A callback that ends a run whose loss is not finite and names the layer where that began."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ _KEPT = "The last checkpoint is from before"
 
 
 class _Loss(NamedTuple):
-    """The loss of a batch, whether it is finite, on the host, and when that has come there."""
+    """The loss of a batch, its finiteness as a tensor on the CPU, and the CUDA event after which that tensor is valid."""
 
     images: Tensor
     loss: Tensor
@@ -26,9 +26,10 @@ class _Loss(NamedTuple):
 
 
 class StopWhenDiverged(L.Callback):
-    """Raises :class:`DivergedError` before a loss that is not finite moves the weights, and before one is saved among them.
+    """A callback that raises :class:`DivergedError` before a loss that is not finite changes the weights.
 
-    Checkpoints are therefore good ones. A GPU is asked before backward and has answered when the host is done with launching it.
+    Weights that are not finite are never saved either, so every checkpoint is usable. On a GPU the answer is requested before
+    backward and awaited after backward has been launched, so that the check costs no waiting.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class StopWhenDiverged(L.Callback):
 
     @override
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self._check(trainer, pl_module)  # an earlier batch, to whose gradients this one's are added
+        self._check(trainer, pl_module)  # the batch before, if gradients are accumulated
         assert self._images is not None
         loss = loss.detach()
         finite, copied = torch.isfinite(loss), None
@@ -90,12 +91,12 @@ def _place(trainer: L.Trainer) -> str:
 
 
 def first_not_finite(network: nn.Module, images: Tensor) -> str:
-    """Where, on the way from ``images`` to the logits, a value is not finite for the first time, in words."""
+    """Return a sentence that says where a value is first not finite between ``images`` and the logits."""
     if not bool(torch.isfinite(images).all()):
         return "the images are not finite already"
     for name, parameter in network.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            return f"the weights {name} are not finite already: the step before moved them there"
+            return f"the weights {name} are not finite already: the step before changed them"
     found: list[str] = []
     with _watched(network, found), torch.no_grad():
         network(images)
@@ -104,7 +105,7 @@ def first_not_finite(network: nn.Module, images: Tensor) -> str:
 
 @contextmanager
 def _watched(network: nn.Module, found: list[str]) -> Iterator[None]:
-    """Note the name of every module whose output is not finite, in the order in which they finish: the innermost come first."""
+    """Append to ``found`` the name of each module whose output is not finite, inside the context; inner modules come first."""
     handles: list[RemovableHandle] = []
     compiled, network._compiled_call_impl = network._compiled_call_impl, None  # hooks of modules inside it would not run
     for name, module in network.named_modules():

@@ -1,4 +1,4 @@
-"""The course of a run, epoch by epoch: losses, accuracies, norms of gradients, times."""
+"""The course of a run, epoch by epoch: losses, accuracies, gradient norms and times."""
 
 import statistics
 import time
@@ -15,13 +15,13 @@ from typing_extensions import override
 
 
 class RunHistory(L.Callback):
-    """What a run's record says of its course. Survives a resume.
+    """A callback that collects what a run's record says about its course. A resumed run continues the collection.
 
     Attributes:
-        curve: a point an epoch: ``epoch``, counted from 1, losses in nats and accuracies as fractions, of training and validation, and
-            the mean norm of the gradients of every stage.
-        epoch_seconds: wall time of every epoch's training steps, without validation.
-        step_seconds: of a step, data included: the median over the steps of every epoch, one value an epoch.
+        curve: one point an epoch: ``epoch``, counted from 1; losses in nats and accuracies as fractions, of training and validation;
+            the mean gradient norm of each stage.
+        epoch_seconds: wall time of the training steps of each epoch, without validation.
+        step_seconds: median time of a step in each epoch, data loading included.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class RunHistory(L.Callback):
         norms = torch.stack([get_total_norm([p.grad for p in stage.parameters() if p.grad is not None]) for stage in stages])
         finite = torch.isfinite(norms)  # float16's are not at a step that its scaler then skips
         norms = norms.where(finite, 0.0)
-        # what came from a checkpoint lies on the CPU
+        # the values of a checkpoint are on the CPU
         self._norms = norms if self._norms is None else self._norms.to(norms.device) + norms
         self._normed_steps = self._normed_steps.to(norms.device) + finite.int()
 

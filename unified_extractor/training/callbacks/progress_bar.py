@@ -8,7 +8,7 @@ from typing_extensions import override
 
 
 class NarrowProgressBar(RichProgressBar):
-    """Rich's bar, short and without the speed, so that a line of 80 columns holds the figures too."""
+    """Rich's progress bar, made narrow and without the speed, so that the losses fit into a line of 80 columns."""
 
     @override
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:

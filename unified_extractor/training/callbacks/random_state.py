@@ -1,4 +1,4 @@
-"""Random numbers of a training step that depend on seed, epoch and batch alone."""
+"""A callback that makes a step's random numbers depend on the seed, the epoch and the batch alone."""
 
 import hashlib
 from typing import Any
@@ -9,9 +9,9 @@ from typing_extensions import override
 
 
 class ReseedEachStep(L.Callback):
-    """Seeds torch's generators by (seed, epoch, batch, rank) before every step.
+    """A callback that seeds torch's generators by (seed, epoch, batch, rank) before every step.
 
-    Checkpoints hold no random state: without this, dropout and mixing would differ after a resume.
+    Checkpoints hold no random state: without this callback, dropout and mixup would differ after a resume.
     """
 
     def __init__(self, seed: int) -> None:
@@ -21,7 +21,7 @@ class ReseedEachStep(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         place = f"{self.seed} {trainer.current_epoch} {batch_idx} {trainer.global_rank}"
         seed = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest())
-        # torch.manual_seed would do both, and where CUDA is not used write down a traceback each time
+        # torch.manual_seed would seed both, but it records a traceback at each call where CUDA is not initialized
         torch.default_generator.manual_seed(seed)
         if (device := trainer.strategy.root_device).type != "cpu":
             torch.get_device_module(device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Pictures of where a network looks, and with which weights, while it is trained."""
+"""Pictures of sampling points and kernels, drawn during training."""
 
 import copy
 from pathlib import Path
@@ -16,10 +16,12 @@ IMAGES = 2
 
 
 class WindowPictures(L.Callback):
-    """Sampling points and kernels on the same validation images, after the epochs 1, 2, 4, 8, ...: as files and in TensorBoard.
+    """A callback that draws sampling points and kernels on the same validation images after the epochs 1, 2, 4, 8, ...
+
+    The pictures are written as files and to TensorBoard.
 
     Args:
-        folder: where ``epoch_<N>_image_<I>.png`` are written.
+        folder: folder of the files ``epoch_<N>_image_<I>.png``.
     """
 
     def __init__(self, folder: Path) -> None:

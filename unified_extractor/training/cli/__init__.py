@@ -1,1 +1,1 @@
-"""The training commands of ``uniex`` and their errors."""
+"""The training commands of ``uniex``, their parser and their error messages."""

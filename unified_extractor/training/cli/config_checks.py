@@ -1,4 +1,4 @@
-"""Checks the config objects of a parsed configuration before anything is built, so that an error can name its path."""
+"""Checks of the dataclasses in a parsed configuration, made before anything is built so that an error can name its path."""
 
 import dataclasses
 import typing
@@ -12,9 +12,9 @@ from unified_extractor.training.errors import ConfigurationError
 
 
 def check_config_objects(config: Namespace, groups: Mapping[str, type], path: str = "") -> None:
-    """Raise ``ConfigurationError`` for the first dataclass among the arguments of a class whose fields contradict each other.
+    """Raise ``ConfigurationError`` for the first dataclass in a configuration whose fields contradict each other.
 
-    ``groups`` are the classes whose arguments stand in the file under a name, without a ``class_path``.
+    ``groups`` are the classes of the top-level groups, whose arguments stand in the file without a ``class_path``.
     """
     class_path, arguments = config.get("class_path"), config.get("init_args")
     if isinstance(class_path, str) and isinstance(arguments, Namespace):
@@ -48,7 +48,7 @@ def _check(kind: type[Any], value: Any, path: str) -> None:
 
 
 def _config_class(hint: Any) -> type[Any] | None:
-    """The dataclass in an annotation such as ``Spec | list[Spec] | None``, or ``None``."""
+    """Return the dataclass in an annotation such as ``Spec | list[Spec] | None``, or ``None`` if there is none."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return hint
     return next((found for part in typing.get_args(hint) if (found := _config_class(part)) is not None), None)

@@ -1,4 +1,4 @@
-"""Turns jsonargparse's indented explanations into one line: the path in the YAML file, and the reason."""
+"""The parser's indented explanations, turned into one line: the path in the YAML file, and the reason."""
 
 import dataclasses
 import difflib
@@ -29,13 +29,14 @@ _EXPECTED = re.compile(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)",
 
 
 def one_line(message: str, roots: Mapping[str, type] | None = None) -> str:
-    """``path: reason`` of a parser's message. ``roots`` are the classes of the top-level groups, to suggest the right key."""
+    """Return a parser's message as ``path: reason``. ``roots`` are the classes of the top-level groups, used to suggest the
+    right key."""
     path, reason = _explained(message, "", None, dict(roots or {}))
     return re.sub(r"\s+", " ", f"{path}: {reason}" if path else reason)
 
 
 def _explained(text: str, path: str, owner: type | None, roots: Mapping[str, type]) -> tuple[str, str]:
-    """``owner`` is the class whose arguments ``path`` lists."""
+    """Return the path and the reason in an explanation. ``owner`` is the class whose arguments ``path`` lists."""
     text = textwrap.dedent(text.strip("\n")).strip()  # every explanation indents the one inside it
     if match := _KEY.match(text):
         return _explained(text[match.end() :], _joined(path, match["key"]), owner, roots)
@@ -72,7 +73,8 @@ def _explained(text: str, path: str, owner: type | None, roots: Mapping[str, typ
 
 
 def _nearest_branch(errors: str) -> str | None:
-    """Of the alternatives of a union, the explanation of the one that the value was meant for: the one that got furthest."""
+    """Return the explanation of that alternative of a union for which the value was probably meant: the one that was parsed
+    furthest."""
     branches = re.split(r"^- ", textwrap.dedent(errors), flags=re.MULTILINE)[1:]
     deep = [branch for branch in branches if re.match(r"Problem with given class_path|Parser key|Group|Option", branch)]
     telling = [branch for branch in branches if not _NO_REASON.match(branch)]
@@ -80,7 +82,8 @@ def _nearest_branch(errors: str) -> str | None:
 
 
 def _accepted(owner: type | None, parts: list[str], roots: Mapping[str, type]) -> list[str]:
-    """The keys that the class at path ``parts`` inside ``owner`` accepts; with no owner, inside the whole file."""
+    """Return the keys that the class at path ``parts`` inside ``owner`` accepts; without an owner, the path starts at the
+    whole file."""
     if owner is None and not parts:
         return list(roots)
     if owner is None:
@@ -99,7 +102,7 @@ def _suggestion(key: str, accepted: list[str]) -> str:
 
 
 def _types(text: str) -> str:
-    """Types as a user writes them."""
+    """Return the names of types as a user writes them."""
     options = re.split(r", (?=<class|typing|list|tuple|dict)", text)
     plain = (re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", option).replace("NoneType", "null") for option in options)
     return " or ".join(re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", option) for option in plain)
@@ -110,7 +113,7 @@ def _joined(*parts: str) -> str:
 
 
 def imported(class_path: str) -> Any:
-    """The class of that path, or ``None`` if there is none."""
+    """Return the class of a dotted path, or ``None`` if there is none."""
     module, _, name = class_path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)

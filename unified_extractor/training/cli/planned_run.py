@@ -1,4 +1,4 @@
-"""What a ``fit`` command would do, without doing it."""
+"""A dry run of ``uniex fit``: everything is parsed, built and checked, and nothing is trained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ from unified_extractor.training.run.settings_hash import config_hash
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that could start: everything that ``fit`` checks before its work has been checked.
+    """A run that could start: it has passed all checks that ``fit`` makes before training.
 
     Attributes:
-        run: where its files would go.
-        config_hash: of the resolved configuration.
-        settings: the resolved configuration.
-        classifier: what would be trained.
-        data: what it would be trained on, set up.
-        trainer: as configured; it writes nothing.
-        device_missing: why it is one on the CPU instead; empty if it is as configured.
+        run: folders of the runs of this name.
+        config_hash: hash of the resolved configuration.
+        settings: resolved configuration.
+        classifier: task module with the network.
+        data: data module, set up.
+        trainer: trainer of the configuration; it writes nothing.
+        device_missing: reason that the trainer is one on the CPU instead; empty if its device exists here.
     """
 
     run: RunFolder
@@ -43,10 +43,10 @@ class PlannedRun:
 
 
 def planned(arguments: Sequence[str], *, elsewhere: bool = False, after: PlannedRun | None = None) -> PlannedRun:
-    """The run of ``uniex fit`` with these arguments. Raises ``ConfigurationError`` for whatever ``fit`` would refuse.
+    """Return the run of ``uniex fit`` with these arguments. Raise ``ConfigurationError`` for whatever ``fit`` would refuse.
 
-    With ``elsewhere`` the run may need devices that only another machine has. What the run planned before, ``after`` which this one
-    comes, has read of the same data is not read again.
+    With ``elsewhere`` the run may need devices that only another machine has. ``after`` is the run that was planned before: if both
+    have the same data settings, its data are used instead of being read again.
     """
     quiet()
     if reason := unreadable_config(arguments):
@@ -64,7 +64,7 @@ def planned(arguments: Sequence[str], *, elsewhere: bool = False, after: Planned
 
 
 class _PlanningCLI(TrainingCLI):
-    """Parses, builds and checks."""
+    """A command line that parses, builds and checks a run, and trains nothing."""
 
     def __init__(self, args: list[str], *, elsewhere: bool, after: PlannedRun | None) -> None:
         self.elsewhere, self.after, self.device_missing = elsewhere, after, ""
@@ -92,4 +92,4 @@ class _PlanningCLI(TrainingCLI):
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing is trained."""
+        """Do nothing, where ``fit`` would train."""

@@ -1,4 +1,4 @@
-"""Keeps Lightning's advertisements and hints away from users. Real warnings stay."""
+"""A filter that keeps Lightning's advertisements and hints away from users. Real warnings stay."""
 
 import logging
 import warnings
@@ -20,7 +20,7 @@ _WARNED = (
     r".*does not have many workers",
     r".*is smaller than the logging interval",
     r".*LightningCLI's args parameter is intended",
-    r".*Experiment logs directory",  # a continued run keeps its rows, see loggers.py
+    r".*Experiment logs directory",  # a resumed run keeps its rows, see run/loggers.py
     r".*Checkpoint directory .* exists and is not empty",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
     r".*GPU available but not used",
@@ -30,7 +30,7 @@ _WARNED = (
 
 
 def quiet() -> None:
-    """Hides what a user can do nothing about."""
+    """Hide messages about which a user can do nothing."""
     for message in _WARNED:
         warnings.filterwarnings("ignore", message=message)
     for name in (

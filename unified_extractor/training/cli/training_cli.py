@@ -1,4 +1,5 @@
-"""The training commands of ``uniex``: fit, validate, test, predict. Lightning's own, with one line for every mistake of a user.
+"""The commands fit, validate, test and predict of ``uniex``: Lightning's own, with a one-line message for every mistake of a
+user.
 
 ``fit`` trains, selects the epoch by validation accuracy, tests that epoch's checkpoint once, and writes the run's record.
 """
@@ -38,9 +39,9 @@ _GO_ON = "the same command with --ckpt_path last goes on from the last checkpoin
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run ``uniex fit | validate | test | predict`` with these arguments, by default the command line's. Returns the exit code.
+    """Run ``uniex fit | validate | test | predict`` with ``args``, by default those of the command line. Return the exit code.
 
-    A mistake of the user gives one line on stderr and 2. Anything else that goes wrong keeps its traceback.
+    A mistake of the user is reported in one line on stderr, with exit code 2. Any other error keeps its traceback.
     """
     quiet()
     arguments = sys.argv[1:] if args is None else list(args)
@@ -67,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 class TrainingCLI(LightningCLI):
-    """LightningCLI for an ``ImageClassifier`` and an ``ImageDataModule``. Each ``fit`` has a folder of its own."""
+    """Lightning's command line for an ``ImageClassifier`` and an ``ImageDataModule``. Each ``fit`` has a folder of its own."""
 
     def __init__(self, args: ArgsType = None) -> None:
         set_parsing_settings(subclasses_disabled=[_is_config_object], omegaconf_absolute_to_relative_paths=True)
@@ -77,7 +78,7 @@ class TrainingCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=_SaveRunConfig,
             parser_class=_Parser,
-            trainer_defaults={"enable_model_summary": False},  # its count of operations does not know ours
+            trainer_defaults={"enable_model_summary": False},  # it cannot count the operator's multiply-adds
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
             args=args,
@@ -140,11 +141,11 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Say what runs and where its files go."""
+        """Print what is trained, and the folder of its files."""
         self.run.announce()
 
     def after_fit(self) -> None:
-        """Test the best epoch, write the record, draw the curves, print the table."""
+        """Test the best epoch, write the record, draw the curves and print the table."""
         if (record := self.run.finish(self.trainer)) is not None and self.run.folder is not None:
             self.run.summarize(record)
 
@@ -162,7 +163,7 @@ class TrainingCLI(LightningCLI):
         check_devices(given.accelerator, given.devices)
 
     def _fit_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
-        """Checks everything with a trainer that writes nothing, takes the folder, then builds the one that trains."""
+        """Check everything with a trainer that writes nothing, claim the run's folder, then return the trainer that trains."""
         fit = self.config_init.fit
         self.run = Fit(fit.run, self.model, self.datamodule, fit, self.config.fit)
         self.run.check(self._trial_trainer(given, settings))
@@ -188,7 +189,7 @@ class TrainingCLI(LightningCLI):
             raise ConfigurationError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _built(self, kind: type[Built], /, *args: Any, **kwargs: Any) -> Built:
-        """An object of the configuration. Its own complaint about its arguments gets the path that they have in the file."""
+        """Return an object of the configuration. If its class refuses the arguments, the error names their path in the file."""
         try:
             return kind(*args, **kwargs)
         except (ConfigurationError, DataError):
@@ -208,7 +209,7 @@ class TrainingCLI(LightningCLI):
 
 
 class _Parser(LightningArgumentParser):
-    """Raises instead of printing pages of usage. Files may use ``${...}`` and name further files."""
+    """A parser that raises errors instead of printing pages of usage. Files may use ``${...}`` and may name further files."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("prog", "uniex")
@@ -218,7 +219,8 @@ class _Parser(LightningArgumentParser):
 
 
 class _SaveRunConfig(SaveConfigCallback):
-    """Saves the resolved configuration before the first step: ``config.yaml``, then ``config.1.yaml`` where the run is resumed."""
+    """A callback that saves the resolved configuration before training: as ``config.yaml``, and as ``config.1.yaml`` when
+    the run is resumed."""
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -233,5 +235,6 @@ class _SaveRunConfig(SaveConfigCallback):
 
 
 def _is_config_object(kind: type) -> bool:
-    """Config objects are written as plain mappings: their class is known, no ``class_path`` needed."""
+    """Return True for dataclasses: they are written as plain mappings, without a ``class_path``, because their class is
+    known."""
     return dataclasses.is_dataclass(kind)

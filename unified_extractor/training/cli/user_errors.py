@@ -1,4 +1,4 @@
-"""One line on stderr for a user's mistake, and which errors are one."""
+"""The errors that are a user's mistake, each as one line on stderr."""
 
 import argparse
 import errno
@@ -21,7 +21,8 @@ def refuse(reason: str, code: int = 2) -> int:
 
 
 def users_mistake(error: BaseException | None, roots: Mapping[str, type]) -> str | None:
-    """What a user needs to know of this error, or ``None`` if it is a bug. ``roots`` are the classes of the settings' groups."""
+    """Return a message for the user if this error is a user's mistake, or ``None`` if it is a bug. ``roots`` are the classes
+    of the settings' groups."""
     if isinstance(error, argparse.ArgumentError):
         return one_line(str(error), roots)
     if isinstance(error, MisconfigurationException):
@@ -40,7 +41,8 @@ def users_mistake(error: BaseException | None, roots: Mapping[str, type]) -> str
 
 
 def unreadable_config(arguments: Sequence[str]) -> str | None:
-    """What is wrong with a ``--config`` file that is not there or not YAML: the parser's own message does not name the file."""
+    """Return the message for a ``--config`` file that is missing or not YAML, or ``None``: the parser's own message does not
+    name the file."""
     for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
         if option in ("--config", "-c") or option.startswith("--config="):
             path = Path(option.removeprefix("--config=") if "=" in option else value)

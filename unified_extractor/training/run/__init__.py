@@ -1,1 +1,1 @@
-"""One run: its folder, its checks, its record."""
+"""One run of ``fit``: its checks, its folder, its checkpoints and its record."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which are written, whether a file is one, which to go on from."""
+"""The checkpoints of a run: writing them, reading them, and finding the one from which to resume."""
 
 import pickle
 import sys
@@ -15,11 +15,11 @@ from unified_extractor.training.errors import ConfigurationError
 
 CHECKPOINTS = "checkpoints"
 KEPT = 2
-"""Checkpoints to go on from that are kept: if the newest is damaged, the one before it is there."""
+"""Number of newest checkpoints that are kept for resuming: if the newest is damaged, the one before it is used."""
 
 
 class _MovableCheckpoint(ModelCheckpoint):
-    """Remembers its best file in a folder that was moved, where Lightning's forgets it."""
+    """A ``ModelCheckpoint`` that still knows its best file after the folder was moved; Lightning's forgets it."""
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -34,7 +34,11 @@ class _MovableCheckpoint(ModelCheckpoint):
 
 
 class _WithinEpochCheckpoint(_MovableCheckpoint):
-    """Writes none after an epoch's last batch, from which Lightning would go on behind its validation, and none again when it goes on."""
+    """A ``ModelCheckpoint`` that writes within epochs only.
+
+    After a checkpoint at an epoch's last batch Lightning would resume behind that epoch's validation. A resumed run does not write
+    the checkpoint again from which it was resumed.
+    """
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -48,10 +52,11 @@ class _WithinEpochCheckpoint(_MovableCheckpoint):
 
 
 def run_checkpoints(folder: Path, every_n_steps: int | None = None, *, validated_every: int = 1) -> list[ModelCheckpoint]:
-    """``best.ckpt``, by validation accuracy, and the last two ``epoch_<N>.ckpt``, in that order: the last knows the best.
+    """Return the callbacks that write ``best.ckpt``, by validation accuracy, and the last two ``epoch_<N>.ckpt``, in that
+    order.
 
-    With ``every_n_steps`` the last two ``step_<N>.ckpt`` beside them, taken within the epochs. The best is one of the epochs
-    after which there is a validation, every ``validated_every``-th.
+    The last callback knows the best file. With ``every_n_steps`` there is a third one, which writes the last two ``step_<N>.ckpt``
+    within epochs. The best epoch is one with a validation after it, every ``validated_every``-th.
     """
     common: dict[str, Any] = {
         "dirpath": folder / CHECKPOINTS,
@@ -77,8 +82,8 @@ def run_checkpoints(folder: Path, every_n_steps: int | None = None, *, validated
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint with the most training steps, between epochs rather than within one. A damaged file is skipped with a
-    message on stderr."""
+    """Return the undamaged checkpoint with the most training steps, one between epochs rather than one within. Report
+    damaged files on stderr."""
     whole: list[tuple[int, bool, Path]] = []
     for path in sorted(folder.glob("*.ckpt")):
         try:
@@ -89,7 +94,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_old(folder: Path, kept: Path) -> None:
-    """Remove checkpoints to go on from beyond the last two, but not ``kept``: Lightning leaves those from which runs were resumed."""
+    """Remove all but the last two checkpoints for resuming, and never ``kept``: Lightning leaves those from which runs were
+    resumed."""
     for kind in ("epoch", "step"):
         for path in sorted(folder.glob(f"{kind}_*.ckpt"))[:-KEPT]:
             if path != kept:
@@ -97,7 +103,8 @@ def remove_old(folder: Path, kept: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a run's checkpoint. Raises ``ConfigurationError`` unless every byte of the file is as it was written."""
+    """Return the content of a run's checkpoint. Raise ``ConfigurationError`` unless every byte of the file is as it was
+    written."""
     if not path.is_file():
         raise ConfigurationError(f"ckpt_path: no such file: {path}")
     try:

@@ -1,4 +1,4 @@
-"""What is checked before a run begins: settings that fit together, devices that are there, room for the checkpoints."""
+"""Checks before a run begins: settings that fit together, devices that exist, disk space for the checkpoints."""
 
 import shutil
 from pathlib import Path
@@ -14,11 +14,11 @@ from torch import nn
 from unified_extractor.training.errors import ConfigurationError
 
 CHECKPOINT_FILES = 6
-"""At most on disk at once: the best, two between and two within epochs, one being written."""
+"""Largest number of checkpoints on disk at once: the best, two between and two within epochs, and one being written."""
 
 
 def check_devices(accelerator: Any, devices: Any) -> None:
-    """Raise ``ConfigurationError`` if an NVIDIA GPU is asked for by ``trainer.accelerator`` and ``devices`` that is not there."""
+    """Raise ``ConfigurationError`` if ``trainer.accelerator`` and ``devices`` ask for an NVIDIA GPU that does not exist."""
     if accelerator not in ("gpu", "cuda"):
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -51,7 +51,8 @@ def check_trainer_settings(settings: Namespace) -> None:
 
 
 def check_accumulation(trainer: L.Trainer) -> None:
-    """Raise ``ConfigurationError`` where the steps of an epoch change during the run: the learning rate's schedule counts them before."""
+    """Raise ``ConfigurationError`` if the number of steps in an epoch changes during the run: the schedule counts the steps
+    before."""
     if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise ConfigurationError(
             "trainer.callbacks: GradientAccumulationScheduler changes the steps of an epoch, which the learning rate follows; "
@@ -60,13 +61,13 @@ def check_accumulation(trainer: L.Trainer) -> None:
 
 
 def check_batch_norm(trainer: L.Trainer, asked: bool) -> None:
-    """Raise ``ConfigurationError`` if synchronised batch norm is ``asked`` for on a CPU: torch has none there."""
+    """Raise ``ConfigurationError`` if synchronized batch norm is ``asked`` for on a CPU: torch has none there."""
     if asked and isinstance(trainer.accelerator, CPUAccelerator):
-        raise ConfigurationError("trainer.sync_batchnorm: torch synchronises batch norm on GPUs only, this run is on a CPU")
+        raise ConfigurationError("trainer.sync_batchnorm: torch synchronizes batch norm on GPUs only, this run is on a CPU")
 
 
 def check_room(folder: Path, network: nn.Module, trainer: L.Trainer) -> None:
-    """Raise ``ConfigurationError`` unless the disk has room for the checkpoints: weights, two optimiser states, an average."""
+    """Raise ``ConfigurationError`` unless the disk has space for the checkpoints: weights, two optimizer states, an average."""
     folder = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())

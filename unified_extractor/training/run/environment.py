@@ -1,4 +1,5 @@
-"""What a number depends on beside its configuration: versions, device, commit. And the run's own name among all runs."""
+"""The environment on which a result depends beside its configuration: versions, device and commit; and the unique name of a
+run."""
 
 import json
 import platform
@@ -19,8 +20,9 @@ PACKAGES = ("torch", "torchvision", "lightning", "triton", "numba", "numpy", "un
 
 
 def write_environment(folder: Path, config_hash: str) -> str:
-    """``environment.json`` in the run's folder, ``environment.1.json`` where it is resumed, ... Returns the run's name, kept then."""
-    earlier = len(list(folder.glob("environment*.json")))
+    """Write ``environment.json`` into the run's folder, or ``environment.1.json`` when the run is resumed. Return the run's
+    unique name."""
+    earlier = len(list(folder.glob("environment*.json")))  # the run's name stays what it was when the run is resumed
     run = read_environment(folder).get("run") or uuid.uuid4().hex
     content = {
         "run": run,
@@ -38,7 +40,7 @@ def write_environment(folder: Path, config_hash: str) -> str:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """What ``environment.json`` of a run says; nothing where it is missing or damaged."""
+    """Return the content of a run's ``environment.json``; it is empty if the file is missing or damaged."""
     try:
         content: dict[str, Any] = json.loads((folder / "environment.json").read_text())
     except (OSError, ValueError):
@@ -47,7 +49,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages on which a number depends, of those that are there."""
+    """Return the versions of Python and of those installed packages on which a result depends."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -58,12 +60,13 @@ def versions() -> dict[str, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The device in words: the accelerator's name, or the processor's architecture."""
+    """Return the name of a device: that of the accelerator, or the architecture of the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
 
 
 def commit() -> dict[str, Any]:
-    """``commit`` of the checkout this package lies in and whether it is ``dirty``; both ``None`` without one."""
+    """Return the ``commit`` of the checkout that holds this package, and ``dirty`` if it has changes; both are ``None``
+    without a checkout."""
     here = Path(__file__).parent
     try:
         top = _git("rev-parse", "--show-toplevel", at=here)

@@ -1,4 +1,4 @@
-"""A finished run, read back: its network with the best epoch's weights, and its data."""
+"""A finished run, loaded again: its network with the best epoch's weights, and its data."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from unified_extractor.training.run.folder import CHECKPOINTS
 
 
 def load_run(run: Path) -> tuple[nn.Module, ImageDataModule]:
-    """The network of a run folder, on the CPU in eval mode, and its data module.
+    """Return the network of a run's folder, on the CPU in eval mode, and its data module.
 
     Raises:
-        ConfigurationError: the folder lacks a file that ``uniex fit`` writes, or the weights are of another network.
+        ConfigurationError: the folder lacks a file that ``uniex fit`` writes, or the weights belong to another network.
     """
     config, checkpoint = run / "config.yaml", run / CHECKPOINTS / "best.ckpt"
     for path in (config, checkpoint):

@@ -1,4 +1,4 @@
-"""One run of ``fit``: what is checked before it, what it writes into its folder, its record."""
+"""One run of ``fit``, from its checks to its record."""
 
 import copy
 from pathlib import Path
@@ -30,7 +30,7 @@ from unified_extractor.training.run.folder import RECORD, Claim, RunFolder
 from unified_extractor.training.run.loggers import run_loggers
 from unified_extractor.training.run.record import make_record
 from unified_extractor.training.run.settings_hash import config_hash
-from unified_extractor.training.run.step_count import limited_images, planned_steps
+from unified_extractor.training.run.step_count import planned_steps, planned_test_images
 from unified_extractor.visualize.result_figures import draw_curves
 
 PICTURES = "pictures"
@@ -40,15 +40,15 @@ class Fit:
     """A run that is about to be trained.
 
     Args:
-        run: where its files go.
-        classifier: what is trained.
-        data: what it is trained on.
-        settings: the fit's settings, with built objects.
-        parsed: the fit's settings as they were parsed.
+        run: folders of the runs of this name.
+        classifier: task module with the network.
+        data: data module.
+        settings: settings of ``fit`` with built objects.
+        parsed: settings of ``fit`` as they were parsed.
 
     Attributes:
-        folder: the run's, once claimed; none for a trial.
-        checkpoint: to go on from, if there is one.
+        folder: folder of the run, once claimed; None for a trial.
+        checkpoint: checkpoint from which the run is resumed, or None.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class Fit:
         self._identity = ""
 
     def check(self, trial: L.Trainer) -> None:
-        """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` has the trainer's settings."""
+        """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` is a trainer with the run's
+        settings."""
         check_trainer_settings(self.settings.trainer)
         check_accumulation(trial)
         check_batch_norm(trial, self.settings.trainer.sync_batchnorm)
@@ -77,15 +78,15 @@ class Fit:
             raise ConfigurationError(
                 f"trainer.max_steps: must end with an epoch, which has {steps.per_epoch} steps here, got {trial.max_steps}"
             )
-        if limited_images(trial, self.data) == 0:
+        if planned_test_images(trial, self.data) == 0:
             raise ConfigurationError(f"trainer.limit_test_batches: leaves no batch to test, got {trial.limit_test_batches}")
         check_network(self.classifier.network, self.data)
         check_room(self.run.path, self.classifier.network, trial)
 
     def claim(self, go_on_from: str | None) -> None:
-        """Take a folder. ``go_on_from``: ``last``, or a checkpoint from which a new run starts, or none.
+        """Claim the folder of the run. ``go_on_from`` is ``last``, or a checkpoint from which a new run starts, or None.
 
-        Raises ``SystemExit`` with code 0 if ``last`` is a finished run.
+        Raise ``SystemExit`` with code 0 if ``last`` is a finished run.
         """
         go_on, own = go_on_from == "last", config_hash(self.parsed)
         if go_on and (earlier := self.run.current()) is not None:
@@ -122,7 +123,7 @@ class Fit:
             read_weights(go_on_from, self.classifier.network)
 
     def trainer_settings(self) -> dict[str, Any]:
-        """Loggers, checkpoints and callbacks of the run; without a folder, those of a trial."""
+        """Return loggers, checkpoints and callbacks for the trainer; without a folder, those of a trial."""
         given = self.settings.trainer
         callbacks: list[L.Callback] = [*callback_list(given.callbacks), ReseedEachStep(self.settings.seed_everything)]
         callbacks += [StopWhenDiverged(), self._history]
@@ -144,14 +145,14 @@ class Fit:
         return settings
 
     def announce(self) -> None:
-        """Say what runs and where its files go."""
+        """Print what is trained, and the folder of its files."""
         if first_process() and self.folder:
             network = self.classifier.network
             count = sum(parameter.numel() for parameter in network.parameters())
             print(f"{self.folder}: {type(network).__name__} with {count:,} parameters on {self.data.name}")
 
     def finish(self, trainer: L.Trainer) -> Record | None:
-        """Test the best epoch and write the record. Without checkpoints there is neither."""
+        """Test the best epoch and write the record. Return None if the run has no checkpoints."""
         if not self._checkpoints or self.folder is None:
             return None
         best = self._checkpoints[0]
@@ -160,11 +161,9 @@ class Fit:
                 "trainer: no epoch was validated, so there is no best checkpoint to test and no record; see max_epochs, max_steps, "
                 "check_val_every_n_epoch"
             )
-        path, history = (
-            Path(best.best_model_path),
-            copy.deepcopy(self._history),
-        )  # a test reads the callbacks' states of its checkpoint
-        # averaging callbacks would put the weights of the last step into the place of the average that the checkpoint holds
+        path = Path(best.best_model_path)
+        history = copy.deepcopy(self._history)  # a test loads the callbacks' states of its checkpoint
+        # averaging callbacks would replace the average that the checkpoint holds by the weights of the last step
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
         tested = trainer.test(self.classifier, self.data, ckpt_path=path, verbose=False)[0]
         if not trainer.is_global_zero:
@@ -196,11 +195,11 @@ class Fit:
 
 
 def first_process() -> bool:
-    """Whether this process speaks and writes for the run."""
+    """Return True in the process that prints and writes for the run."""
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
     return rank == 0
 
 
 def callback_list(value: Any) -> list[Any]:
-    """The callbacks of a configuration: none, one, or several."""
+    """Return the callbacks of a configuration, which may hold none, one or several, as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

@@ -1,4 +1,4 @@
-"""Where a run keeps its files: ``<root>/<name>/version_<N>``, one folder a run, never written by two processes."""
+"""The folder of a run, ``<root>/<name>/version_<N>``, which only one process at a time may write."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,21 @@ _held: list[FileLock] = []
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that this process may write: ``checkpoint`` is the one to go on from, ``None`` at a start."""
+    """A folder that this process may write. ``checkpoint`` is the one from which to resume, or ``None`` for a new run."""
 
     folder: Path
     checkpoint: Path | None
 
 
 class RunFolder:
-    """Names the folders of runs, and says what their records are filed under.
+    """The folders of all runs of one name, and the labels under which their records are compared.
 
     Args:
-        name: of the run, may contain ``/``.
-        root: the folder under which all runs lie.
-        question: what the run is part of; written into its record.
-        variant: what its record is compared as; by default the last part of the name.
-        budget: the class of its cost, such as ``cpu``; records of different budgets never share a table.
+        name: name of the run, may contain ``/``.
+        root: folder of all runs.
+        question: question that the run is part of; written into its record.
+        variant: name under which the record is compared; by default the last part of ``name``.
+        budget: class of the run's cost, such as ``cpu``; records of different budgets never share a table.
 
     Raises:
         ConfigurationError: the folder cannot be made.
@@ -44,12 +44,13 @@ class RunFolder:
         self.question, self.variant, self.budget = question, variant or Path(name).name, budget
 
     def claim(self, *, go_on: bool) -> Claim:
-        """Make a new folder, or ``go_on`` with the newest unfinished one that has a whole checkpoint, and lock it.
+        """Make and lock a new folder. With ``go_on``, lock the newest unfinished folder that has an undamaged checkpoint
+        instead.
 
-        The lock is the operating system's: it ends with the process, however that ends.
+        The lock is one of the operating system, so it ends with the process, however that ends.
 
         Raises:
-            ConfigurationError: it cannot be made, or ``go_on`` with a run that is finished, or that another process writes.
+            ConfigurationError: the folder cannot be made, or with ``go_on`` the run is finished or is written by another process.
         """
         with self._choosing():
             if go_on:
@@ -68,7 +69,7 @@ class RunFolder:
             return Claim(folder, None)
 
     def found(self, *, go_on: bool) -> Claim:
-        """What the first process has claimed or is about to claim, for the other processes of the run, which write nothing."""
+        """Return the folder that the first process claims, for the other processes of the run, which write nothing."""
         newest = self.newest() or self.path / "version_0"
         for folder in self._versions() if go_on else ():
             if (folder / RECORD).exists():
@@ -78,43 +79,43 @@ class RunFolder:
         return Claim(newest, None)
 
     def newest(self) -> Path | None:
-        """The newest folder of this name."""
+        """Return the newest folder of this name."""
         return next(iter(self._versions()), None)
 
     def current(self) -> Path | None:
-        """The newest folder that has come to something: a record, or a checkpoint."""
+        """Return the newest folder that holds a record or a checkpoint."""
         return next((one for one in self._versions() if (one / RECORD).exists() or any((one / CHECKPOINTS).glob("*.ckpt"))), None)
 
     def finished(self) -> Path | None:
-        """The current folder, if it holds a record."""
+        """Return the current folder if it holds a record."""
         current = self.current()
         return current if current is not None and (current / RECORD).is_file() else None
 
     def running(self) -> bool:
-        """Whether a process, perhaps on another machine, writes the newest folder now."""
+        """Return True while a process, perhaps on another machine, writes the newest folder."""
         newest = self.newest()
         return newest is not None and _locked(newest)
 
     def _versions(self) -> list[Path]:
-        """The folders of this name, the newest first."""
+        """Return the folders of this name, the newest first."""
         numbered = [folder for folder in self.path.glob("version_*") if folder.name.removeprefix("version_").isdecimal()]
         return sorted(numbered, key=_number, reverse=True)
 
     def _choosing(self) -> FileLock:
-        """Held while a folder is chosen: two processes that start at once choose one after the other."""
+        """Return the lock for choosing a folder: two processes that start at once choose one after the other."""
         _make(self.path, exist_ok=True)
         return FileLock(self.path / _LOCK, is_singleton=False)
 
 
 def release_locks() -> None:
-    """Let other processes go on with the folders that this one has claimed."""
+    """Release the locks of all folders that this process has claimed."""
     while _held:
         _held.pop().release()
 
 
 def _hold(folder: Path) -> None:
     lock = FileLock(folder / _LOCK, is_singleton=False)
-    lock.acquire(timeout=1)  # whoever asks whether it runs holds the lock for an instant
+    lock.acquire(timeout=1)  # a process that asks whether the run is running holds the lock for an instant
     _held.append(lock)
 
 

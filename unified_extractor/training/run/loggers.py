@@ -1,4 +1,4 @@
-"""Where the curves go: ``metrics.csv`` and TensorBoard's event files, both in the run's folder."""
+"""The loggers of a run: ``metrics.csv`` and TensorBoard's event files, both in the run's folder."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
 def run_loggers(folder: Path, step: int) -> list[Logger]:
-    """The loggers of a run whose files lie in ``folder`` and that goes on after so many steps, 0 at a start."""
+    """Return the loggers of a run with its files in ``folder``. ``step`` is the step from which it is resumed, 0 for a new
+    run."""
     return [
         _ContinuedCSVLogger(folder, step),
         TensorBoardLogger(folder, name="", version="", purge_step=step or None),
@@ -17,7 +18,7 @@ def run_loggers(folder: Path, step: int) -> list[Logger]:
 
 
 class _ContinuedCSVLogger(CSVLogger):
-    """A CSV logger that keeps the whole rows of a run it continues, up to where that goes on. Lightning's deletes them."""
+    """A CSV logger that keeps the rows of a resumed run up to the step from which it continues; Lightning's deletes them."""
 
     def __init__(self, folder: Path, step: int) -> None:
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=1)

@@ -17,7 +17,7 @@ from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.run.environment import commit, device_name, versions
 from unified_extractor.training.run.folder import RunFolder
 from unified_extractor.training.run.settings_hash import config_hash
-from unified_extractor.training.run.step_count import limited_images, planned_steps
+from unified_extractor.training.run.step_count import planned_steps, planned_test_images
 
 
 def make_record(
@@ -33,7 +33,7 @@ def make_record(
     best_epoch: int,
     tested: dict[str, float],
 ) -> Record:
-    """The record of a run that has been trained and tested: ``tested`` are the metrics of the best epoch's checkpoint."""
+    """Return the record of a trained and tested run. ``tested`` are the metrics of the best epoch's checkpoint."""
     steps = planned_steps(trainer, data)
     network, device = classifier.network, trainer.strategy.root_device
     best = next(point for point in history.curve if point["epoch"] == best_epoch)
@@ -56,7 +56,7 @@ def make_record(
         best_epoch=best_epoch,
         train_images=len(data.images("train")),  # type: ignore[arg-type]
         epoch_images=steps.batches * data.batch_size * trainer.world_size,
-        test_images=limited_images(trainer, data),
+        test_images=planned_test_images(trainer, data),
         batch_size=data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         test_accuracy=tested["test/accuracy"],
         test_top5_accuracy=tested.get("test/top5_accuracy"),
