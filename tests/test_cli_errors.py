@@ -87,7 +87,7 @@ def test_misspelt_keys_are_named(capsys: pytest.CaptureFixture[str], change: Cha
         (spec(kernel_size="abc", static_kernel=DENSE), f"{NETWORK}.spec.kernel_size: expected int or tuple[int, int], got 'abc'"),
         (
             spec(static_kernel={"channels": "dens"}),
-            f"{NETWORK}.spec.static_kernel.channels: expected one of 'none', 'dense', 'depthwise', got 'dens'",
+            f"{NETWORK}.spec.static_kernel.channels: expected one of 'none', 'dense', 'depthwise', got 'dens', did you mean dense?",
         ),
         (spec(static_kernel="dense"), f"{NETWORK}.spec.static_kernel: expected a mapping or the name of a file, got 'dense'"),
         (spec(static_kernel=DENSE, bias="perhaps"), f"{NETWORK}.spec.bias: expected bool, got 'perhaps'"),
@@ -98,7 +98,7 @@ def test_misspelt_keys_are_named(capsys: pytest.CaptureFixture[str], change: Cha
         ),
         (
             lambda c: c["model"].update(optimization={"optimizer": "adam"}),
-            "model.optimization.optimizer: expected one of 'adamw', 'sgd', got 'adam'",
+            "model.optimization.optimizer: expected one of 'adamw', 'sgd', got 'adam', did you mean adamw?",
         ),
         (lambda c: c["trainer"].update(max_epochs="many"), "trainer.max_epochs: expected int or null, got 'many'"),
         (lambda c: c.update(seed_everything="x"), "seed_everything: expected int, got 'x'"),
@@ -167,9 +167,12 @@ def test_impossible_combinations_name_rule_and_values(capsys: pytest.CaptureFixt
     [
         (
             lambda c: c["model"]["network"].update(class_path="unified_extractor.models.Extractor"),
-            "model.network: unified_extractor.models.Extractor: ",
+            "model.network: unified_extractor.models has no Extractor, did you mean ExtractorNet?",
         ),
-        (lambda c: c["data"].update(class_path="unified_extractor.data.Digit"), "data: unified_extractor.data.Digit: "),
+        (
+            lambda c: c["data"].update(class_path="unified_extractor.data.Digit"),
+            "data: unified_extractor.data has no Digit, did you mean Digits?",
+        ),
         (lambda c: c.pop("data"), "data: required, but not given"),
         (lambda c: c["model"].pop("network"), "model.network: required, but not given"),
         (lambda c: arguments_of(c).update(spec="no.yaml"), f"{NETWORK}.spec: no such file: no.yaml"),
@@ -208,6 +211,8 @@ def test_a_batch_that_the_ranks_cannot_fill_is_named(capsys: pytest.CaptureFixtu
 
 def test_unknown_options_and_values_of_the_command_line_are_named(capsys: pytest.CaptureFixture[str]):
     assert refusal(capsys, "--foo", "3").startswith("foo: unknown key, expected one of model, data, trainer, run")
+    network = ("--model.network", "unified_extractor.models.rednet51")
+    assert refusal(capsys, *network) == "model.network: unified_extractor.models has no rednet51, did you mean rednet50?"
     assert refusal(capsys, "--trainer.max_epoch", "3") == "trainer.max_epoch: unknown key, did you mean max_epochs?"
     assert refusal(capsys, "--trainer.max_epochs", "x").startswith("trainer.max_epochs: expected int")
 

@@ -63,9 +63,10 @@ def test_describe_reads_a_spec_or_a_run(name, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["involutoin"], "neither a YAML file nor a preset; the presets are convolution"),
+        (["involutoin"], "neither a YAML file nor a preset, did you mean involution?"),
+        (["wings"], "neither a YAML file nor a preset; the presets are convolution"),
         (["no/such.yaml"], "No such file"),
-        (["involution", "kernel=5"], "involution has no option 'kernel', it has kernel_size"),
+        (["involution", "kernel=5"], "involution has no option 'kernel', did you mean kernel_size"),
         (["involution", "5"], "an option is written name=value, got '5'"),
         (["involution", "kernel_size=five"], "kernel_size must be int or"),
         (["involution", "--channels", "40"], "channels_per_group must divide in_channels"),

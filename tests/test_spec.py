@@ -105,7 +105,7 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: DynamicKernel(source="generated", groups=1, relative_position=True), "relative_position needs"),
         (lambda: DynamicKernel(source="similarity", groups=1, remove_center=True), "remove_center=True contradicts"),
         (lambda: Generator(norm="batch"), "generator.norm='batch' has nothing to act on"),
-        (lambda: Generator(view_convolution="dense"), "needs a neighbourhood as generator.view"),
+        (lambda: Generator(view_convolution="dense"), "needs a neighborhood as generator.view"),
         (lambda: Generator(view=3, view_convolution="dense", pointwise=True), "generator.pointwise=True contradicts"),
         (lambda: presets.deformable_convolution(5), "version must be 1, 2, 3 or 4, got 5"),
         (lambda: presets.deformable_convolution(2, remove_center=True), "need version 3 or 4"),

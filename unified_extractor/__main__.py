@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import unified_extractor
+from unified_extractor.names import did_you_mean
 
 HELP = """usage: uniex COMMAND ...
 
@@ -16,24 +17,28 @@ HELP = """usage: uniex COMMAND ...
   visualize                      sampling points and kernels of trained networks: uniex visualize runs/digits
 
 Every command explains its options: uniex COMMAND --help"""
+_TRAINING = ("fit", "validate", "test", "predict")
+_OTHERS = ("bench", "describe", "report", "sweep", "visualize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; each imports only what it needs. Returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (words[0], words[1:]) if words else ("", [])
-    if command in ("fit", "validate", "test", "predict"):
+    if command in _TRAINING:
         from unified_extractor.training.cli import training_cli
 
         return training_cli.main(words)
-    if command in ("bench", "describe", "report", "sweep", "visualize"):
+    if command in _OTHERS:
         return importlib.import_module(f"unified_extractor.commands.{command}").main(rest)
     if command == "--version":
         print(unified_extractor.__version__)
         return 0
-    asked = command in ("", "-h", "--help")
-    print(HELP if asked else f"uniex: error: no command {command!r}\n{HELP}", file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    if command in ("", "-h", "--help"):
+        print(HELP)
+        return 0
+    print(f"uniex: error: no command {command!r}{did_you_mean(command, _TRAINING + _OTHERS)}\n{HELP}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

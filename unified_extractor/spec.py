@@ -1,7 +1,14 @@
-"""What can be configured: where a window's taps look, with which weight, and who shares that weight.
+"""The configuration of an extractor: where a window samples the image, with which kernel, and which channels share that kernel.
 
-Read this file first. An :class:`ExtractorSpec` is one setting of the generalized unfold; it knows nothing of channels, strides
-or tensors. ``unified_extractor.presets`` names the settings that reproduce published operators.
+Read this file first. Words used here and everywhere:
+
+* A *window* has K = kh * kw *taps*, numbered row by row. At every output position a tap samples the image at one point.
+* The *static kernel* S is a parameter, the same at every position, as in a convolution.
+* The *dynamic kernel* D is computed from the input and differs from position to position, as in involution or attention.
+* *Gather*: a window sums its taps into one output. *Fold*: a window adds one output at each of its taps.
+
+An :class:`ExtractorSpec` answers these questions and knows nothing of channels, strides or tensors: the layer
+:class:`unified_extractor.UnifiedExtractor2d` adds those. :mod:`unified_extractor.presets` has the specs of published operators.
 """
 
 import math
@@ -11,11 +18,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
+from unified_extractor.names import did_you_mean
+
 Pair = int | tuple[int, int]
+"""One value for both axes, or (y, x)."""
 
 
 class _Config:
-    """Base of the config objects: types are checked, mappings (from YAML or a checkpoint) become nested objects."""
+    """The base of the config objects: it checks types, and turns mappings (from YAML or a checkpoint) into nested objects."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -28,24 +38,25 @@ class _Config:
         """Raise ``ValueError`` for values that contradict each other."""
 
     def __repr__(self) -> str:
-        """The call that makes this object: only what differs from the defaults."""
+        """Return the call that makes this object, without arguments at their defaults."""
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
 
     def changed(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
+        """Return the fields that differ from their defaults, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != _default(f)}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Offsets(_Config):
-    """Where the taps look, relative to the regular grid."""
+    """The distance of every sampling point from the regular grid."""
 
     kind: Literal["none", "learned", "window_shift"] = "none"
-    """``learned``: generated from the input, zero at the start. ``window_shift``: whole windows move to stay inside the image."""
+    """``none``: the regular grid. ``learned``: generated from the input, zero at the start of training (deformable convolution).
+    ``window_shift``: a window at the border is shifted as a whole, to lie inside the image (neighborhood attention)."""
     groups: int = 1
-    """Number of channel groups with their own learned offsets."""
+    """Number of channel groups that each have learned offsets of their own."""
     scale: float = 1.0
-    """Factor on the learned offsets and on the regular grid, about the window's centre (DCNv3's ``offset_scale``)."""
+    """Factor on the learned offsets and on the regular grid, about the window's center (``offset_scale`` of DCNv3)."""
 
     def _check(self) -> None:
         _at_least("offsets.groups", self.groups, 1)
@@ -59,12 +70,12 @@ class Offsets(_Config):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class StaticKernel(_Config):
-    """The kernel that is a parameter: the same at every position."""
+    """The kernel that is a parameter, the same at every position."""
 
     channels: Literal["none", "dense", "depthwise"] = "none"
-    """How channels mix: ``dense`` (within ``groups``), ``depthwise`` (each alone), or no static kernel at all."""
+    """``dense``: an output channel reads all input channels of its group. ``depthwise``: it reads one. ``none``: no static kernel."""
     groups: int = 1
-    """Convolution groups of a dense kernel."""
+    """Number of groups of a dense kernel, as in a grouped convolution."""
 
     def _check(self) -> None:
         _at_least("static_kernel.groups", self.groups, 1)
@@ -76,26 +87,27 @@ class StaticKernel(_Config):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class DynamicKernel(_Config):
-    """The kernel that is generated from the input: its own value at every position, shared by the channels of a group."""
+    """The kernel that is computed from the input, another one at every position; the channels of a group share it."""
 
     source: Literal["none", "generated", "similarity"] = "none"
-    """``generated`` by the generator, or ``similarity``: query-key products inside the window (attention)."""
+    """``generated``: by the :class:`Generator`. ``similarity``: products of query and keys inside the window (attention).
+    ``none``: no dynamic kernel."""
     groups: int | None = None
-    """Number of kernels a position (attention's heads). Set this or ``channels_per_group``."""
+    """G, the number of kernels a position; in attention, the heads. Set this or ``channels_per_group``."""
     channels_per_group: int | None = None
-    """Number of channels that share one kernel. Set this or ``groups``."""
+    """Number of channels that share one kernel, C / G. Set this or ``groups``."""
     channel_order: Literal["contiguous", "interleaved"] = "contiguous"
-    """Which channels share a kernel: neighbours (c // n), or every G-th (c % G)."""
+    """Channels that share a kernel. ``contiguous``: channel c has kernel c // (C / G). ``interleaved``: kernel c % G."""
     normalization: Literal["none", "softmax", "sigmoid", "group_norm"] = "none"
-    """Applied to the generated values; softmax runs over the taps (fold: over the source taps)."""
+    """Function applied to the generated values. Softmax runs over the taps; in a fold, over the taps that are read."""
     scale_by_head_dim: bool = False
-    """Multiply the values by (channels per group)^-0.5 before the normalization, as attention does."""
+    """Switch for a factor (C / G)^-0.5 on the values before the normalization, as in attention."""
     remove_center: bool = False
-    """Generate and normalize one tap less and put a zero at the centre (DCNv3)."""
+    """Switch for a zero at the central tap, which is then neither generated nor normalized (DCNv3)."""
     relative_position: bool = False
-    """Add a learned bias for every displacement between query and key."""
+    """Switch for a learned bias of every relative position of query and key."""
     initial: Literal["random", "zero"] = "random"
-    """Starting values of the layer that emits the kernel."""
+    """Initial weights of the layer that emits the kernel."""
 
     def _check(self) -> None:
         if self.source == "none":
@@ -119,31 +131,32 @@ class DynamicKernel(_Config):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Generator(_Config):
-    """What kernel and learned offsets are generated from: the feature that their two linear heads read.
+    """The small network between the input and the two linear heads that emit dynamic kernel and learned offsets.
 
-    The steps, each present if set: average-pool to the output positions, reduce (1x1), look around (``view``), mix (1x1).
+    Steps, each where its field asks for it: average pooling to the output positions (with a stride, or the global view), a 1x1
+    convolution to fewer channels (``reduction``), a convolution over the neighbors (``view``), a 1x1 convolution (``pointwise``).
     """
 
     view: Pair | Literal["window", "global"] = 1
-    """Extent, in output positions, of what one generated kernel depends on; ``window``: the extractor's own window, in pixels;
-    ``global``: the whole image."""
+    """Extent, in output positions, of what one generated kernel depends on. 1: the pixel at the window's center. ``window``: the
+    extractor's own window, in pixels. ``global``: the whole image."""
     view_convolution: Literal["depthwise", "dense"] = "depthwise"
-    """``depthwise``: a depthwise convolution over the view precedes linear heads. ``dense``: the heads are the convolution."""
+    """``depthwise``: a depthwise convolution over the view, then 1x1 heads. ``dense``: the heads are convolutions over the view."""
     reduction: int | None = None
-    """Reduce the channels to C // reduction first."""
+    """Divisor of the number of channels: the first 1x1 convolution leaves C // reduction of them. None: no such convolution."""
     pointwise: bool = False
-    """Mix the hidden channels by a 1x1 convolution after the view."""
+    """Switch for a 1x1 convolution of the hidden channels after the view."""
     norm: Literal["none", "batch", "layer"] = "none"
     """Normalization after every hidden convolution."""
     activation: Literal["none", "relu", "gelu"] = "none"
     """Activation after the reduction and after the last hidden convolution."""
     head_multiple: int = 1
-    """Kernel and offsets together are emitted in a multiple of this many values a position, the surplus unused (DCNv4's released
-    code: 8, for aligned reads)."""
+    """Number of which the values emitted a position, kernel and offsets together, are a multiple; the surplus is not used (8 in
+    the released code of DCNv4, for aligned memory access)."""
 
     @property
     def looks_around(self) -> bool:
-        """Whether the view is a neighbourhood larger than one pixel and smaller than the image."""
+        """Return whether the view is larger than one pixel and smaller than the image."""
         return self.view != "global" and self.view not in (1, (1, 1))
 
     def _check(self) -> None:
@@ -155,10 +168,12 @@ class Generator(_Config):
         if self.view_convolution == "dense":
             if not self.looks_around:
                 raise ValueError(
-                    f"generator.view_convolution='dense' needs a neighbourhood as generator.view, got view={self.view!r}"
+                    f"generator.view_convolution='dense' needs a neighborhood as generator.view, got view={self.view!r}"
                 )
             if self.pointwise:
-                raise ValueError("generator.pointwise=True contradicts generator.view_convolution='dense': the heads mix already")
+                raise ValueError(
+                    "generator.pointwise=True contradicts generator.view_convolution='dense': the heads see all channels already"
+                )
         hidden = self.reduction is not None or self.pointwise or (self.looks_around and self.view_convolution == "depthwise")
         for name, value in (("norm", self.norm), ("activation", self.activation)):
             if value != "none" and not hidden:
@@ -170,17 +185,25 @@ class Generator(_Config):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Projection(_Config):
-    """Pointwise convolutions before (value, query, key) and after the operator. ``linear`` has no bias, ``affine`` has one."""
+    """The 1x1 convolutions around the operator: ``linear`` without bias, ``affine`` with one."""
 
     input: Literal["none", "linear", "affine"] = "none"
+    """The one before it, of the values that are sampled; query and key of attention have a bias with ``affine`` too."""
     output: Literal["none", "linear", "affine"] = "none"
+    """The one after it."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ExtractorSpec(_Config):
-    """One setting of the generalized unfold. Immutable: change it with ``dataclasses.replace``.
+    """One setting of the generalized unfold, immutable: ``dataclasses.replace`` makes a changed copy.
 
-    Raises ``TypeError`` for a value of the wrong type, ``ValueError`` for an unknown name or for fields that contradict each other.
+    Example::
+
+        ExtractorSpec(kernel_size=7, dynamic_kernel=DynamicKernel(source="generated", channels_per_group=16))
+
+    Raises:
+        TypeError: a value of the wrong type.
+        ValueError: an unknown name, or fields that contradict each other.
     """
 
     kernel_size: Pair = 3
@@ -188,37 +211,37 @@ class ExtractorSpec(_Config):
     dilation: Pair = 1
     """Distance between taps in pixels, (y, x)."""
     padding: Pair | Literal["same"] = "same"
-    """Zeros around the image in pixels, (y, x); ``same``: dilation*(k-1)//2 before and the remainder after."""
+    """Zeros around the image in pixels, (y, x). ``same``: dilation*(k-1)//2 before and the remainder after, which keeps the size."""
     offsets: Offsets = field(default_factory=Offsets)
-    """Where the taps look."""
+    """The sampling points."""
     static_kernel: StaticKernel = field(default_factory=StaticKernel)
-    """The weight that is a parameter."""
+    """The kernel that is a parameter, S."""
     dynamic_kernel: DynamicKernel = field(default_factory=DynamicKernel)
-    """The weight that is generated, and who shares it."""
+    """The kernel that is computed from the input, D."""
     generator: Generator = field(default_factory=Generator)
-    """What kernel and offsets are generated from."""
+    """The network that generates D and learned offsets."""
     combine: Literal["multiply", "add", "residual"] = "multiply"
-    """Static S and dynamic D: ``S*D``, ``S + D`` or ``S*(1 + D)``."""
+    """The kernel that the window applies: ``multiply`` S*D, ``add`` S + D, ``residual`` S*(1 + D)."""
     aggregation: Literal["gather", "fold"] = "gather"
-    """``gather``: one output a window. ``fold``: K outputs a window, added where the window's taps lie."""
+    """``gather``: a window gives one output. ``fold``: it gives K, each added at the pixel of one of its taps."""
     overlap_normalize: bool = False
-    """Divide a fold by the number of windows that cover the pixel."""
+    """Switch for dividing a fold's output by the number of windows that cover the pixel."""
     center_feature_scale: bool = False
-    """Blend the value at the window's centre into the output by a generated gate, one a group (DCNv3)."""
+    """Switch for a generated gate, one a group, that blends the value at the window's center into the output (DCNv3)."""
     projection: Projection = field(default_factory=Projection)
-    """Pointwise convolutions around the operator."""
+    """The 1x1 convolutions before and after the operator."""
     bias: bool = False
-    """Learned constant added to every output channel of the operator."""
+    """Switch for a learned constant on every output channel of the operator."""
 
     @property
     def taps(self) -> int:
-        """K, the number of taps in the window."""
+        """Return K, the number of taps in the window."""
         kh, kw = as_pair(self.kernel_size)
         return kh * kw
 
     @property
     def generates(self) -> bool:
-        """Whether anything is computed from the generator's feature."""
+        """Return whether the dynamic kernel or the offsets come from the generator."""
         return self.dynamic_kernel.source == "generated" or self.offsets.kind == "learned"
 
     def _check(self) -> None:
@@ -243,7 +266,7 @@ class ExtractorSpec(_Config):
                 "dynamic_kernel.channel_order='interleaved' contradicts static_kernel.channels="
                 f"{static!r} or offsets.groups={self.offsets.groups}: these take channels in their own order"
             )
-        if self.dynamic_kernel.remove_center and (self.taps == 1 or not self._has_centre):
+        if self.dynamic_kernel.remove_center and (self.taps == 1 or not self._has_center):
             raise ValueError(
                 f"dynamic_kernel.remove_center needs an odd kernel_size of more than one tap, got kernel_size={self.kernel_size}"
             )
@@ -265,14 +288,14 @@ class ExtractorSpec(_Config):
                 f"offsets.groups must divide dynamic_kernel.groups where dynamic_kernel.source='similarity', "
                 f"got offsets.groups={offset_groups}, dynamic_kernel.groups={heads}"
             )
-        if self.offsets.kind == "window_shift" and not self._has_centre:
+        if self.offsets.kind == "window_shift" and not self._has_center:
             raise ValueError(f"offsets.kind='window_shift' needs an odd kernel_size, got kernel_size={self.kernel_size}")
         if self.keeps_size:
             return
         if self.generates and self.generator.view not in ("window", "global"):
             raise ValueError(
                 f"padding={self.padding} contradicts generator.view={self.generator.view!r}: kernels and offsets come from the "
-                "window's centre pixel, which needs padding='same'; or take view='window' or 'global'"
+                "window's center pixel, which needs padding='same'; or take view='window' or 'global'"
             )
         for name, value in (("offsets.kind", self.offsets.kind), ("dynamic_kernel.source", self.dynamic_kernel.source)):
             if value in ("window_shift", "similarity"):
@@ -301,25 +324,25 @@ class ExtractorSpec(_Config):
         ):
             if value not in allowed:
                 raise ValueError(f"center_feature_scale needs {name} in {allowed}, got {value!r}")
-        if not (self.keeps_size and self._has_centre):
+        if not (self.keeps_size and self._has_center):
             raise ValueError(
                 "center_feature_scale needs an odd kernel_size and padding='same', "
                 f"got kernel_size={self.kernel_size}, padding={self.padding}"
             )
 
     @property
-    def _has_centre(self) -> bool:
+    def _has_center(self) -> bool:
         return all(k % 2 == 1 for k in as_pair(self.kernel_size))
 
     @property
     def keeps_size(self) -> bool:
-        """Whether stride 1 keeps height and width, so that window p is centred on pixel stride*p."""
+        """Return whether stride 1 keeps height and width, so that the window of output p has pixel stride*p at its center."""
         reach = [d * (k - 1) for d, k in zip(as_pair(self.dilation), as_pair(self.kernel_size), strict=True)]
         return self.padding == "same" or [2 * p for p in as_pair(self.padding)] == reach
 
 
 def asdict_changed(config: _Config) -> dict[str, Any]:
-    """The fields that differ from their defaults, nested, in the types of YAML and JSON: what ``type(config)`` accepts back."""
+    """Return the fields that differ from their defaults, nested, in the types of YAML and JSON. ``type(config)`` takes them back."""
     return {
         name: asdict_changed(value) if isinstance(value, _Config) else list(value) if isinstance(value, tuple) else value
         for name, value in config.changed().items()
@@ -327,7 +350,7 @@ def asdict_changed(config: _Config) -> dict[str, Any]:
 
 
 def as_pair(value: Any) -> tuple[int, int]:
-    """An int or (y, x) as (y, x)."""
+    """Return an int or (y, x) as (y, x)."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
@@ -341,12 +364,13 @@ def _default(item: "Field[Any]") -> Any:
 
 
 def _converted(value: Any, hint: Any, name: str) -> Any:
-    """The value as the annotated type; lists become tuples, mappings config objects. ``TypeError`` or ``ValueError`` otherwise."""
+    """Return the value as the annotated type: lists become tuples, mappings config objects. Raise ``TypeError``, ``ValueError``."""
     if is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, Mapping):
-            known = {f.name for f in fields(hint)}
-            if unknown := sorted(set(value) - known, key=str):
-                raise ValueError(f"{name} has no field {unknown[0]!r}, it has {', '.join(sorted(known))}")
+            known = sorted(f.name for f in fields(hint))
+            if unknown := sorted(set(value) - set(known), key=str):
+                nearest = did_you_mean(unknown[0], known) or f", it has {', '.join(known)}"
+                raise ValueError(f"{name} has no field {unknown[0]!r}{nearest}")
             return hint(**value)
         if isinstance(value, hint):
             return value
@@ -356,13 +380,14 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
                 return _converted(value, option, name)
             except (TypeError, ValueError):
                 continue
-        if isinstance(value, str) and any(get_origin(option) is Literal for option in get_args(hint)):
-            raise ValueError(f"{name} must be {_readable(hint)}, got {value!r}")
+        choices = [choice for option in get_args(hint) if get_origin(option) is Literal for choice in get_args(option)]
+        if isinstance(value, str) and choices:
+            raise ValueError(f"{name} must be {_readable(hint)}, got {value!r}{did_you_mean(value, choices)}")
     elif get_origin(hint) is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value
         if isinstance(value, str):
-            raise ValueError(f"{name} must be one of {get_args(hint)}, got {value!r}")
+            raise ValueError(f"{name} must be one of {get_args(hint)}, got {value!r}{did_you_mean(value, get_args(hint))}")
     elif get_origin(hint) is tuple:
         if isinstance(value, list | tuple) and len(value) == 2:
             return tuple(_converted(v, int, name) for v in value)
@@ -375,6 +400,9 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
 
 
 def _readable(hint: Any) -> str:
+    """Return a type in a user's words."""
     if get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(_readable(option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
     return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint).replace("typing.", "")

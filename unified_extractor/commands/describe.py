@@ -10,6 +10,7 @@ import yaml
 
 from unified_extractor import presets
 from unified_extractor.layers import UnifiedExtractor2d
+from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import cost
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 from unified_extractor.visualize.description import describe
@@ -64,7 +65,8 @@ def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:
             raise ValueError("the file must hold the fields of one spec, or of a run whose network has one")
         return ExtractorSpec(**_known(fields | changes, ExtractorSpec, "ExtractorSpec"))
     if extractor not in preset_names():
-        raise ValueError(f"neither a YAML file nor a preset; the presets are {', '.join(preset_names())}")
+        presets_are = did_you_mean(extractor, preset_names()) or f"; the presets are {', '.join(preset_names())}"
+        raise ValueError(f"neither a YAML file nor a preset{presets_are}")
     preset = getattr(presets, extractor)
     changes = _known(changes, preset, extractor)
     needed = [name for name, p in inspect.signature(preset).parameters.items() if p.default is p.empty and name not in changes]
@@ -84,5 +86,6 @@ def _option(text: str) -> tuple[str, Any]:
 def _known(values: dict[str, Any], target: Any, title: str) -> dict[str, Any]:
     names = list(inspect.signature(target).parameters)
     if unknown := [name for name in values if name not in names]:
-        raise ValueError(f"{title} has no option {unknown[0]!r}, it has {', '.join(names)}")
+        they_are = did_you_mean(unknown[0], names) or f", it has {', '.join(names)}"
+        raise ValueError(f"{title} has no option {unknown[0]!r}{they_are}")
     return values

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from unified_extractor.names import did_you_mean
 from unified_extractor.results.effects import effects
 from unified_extractor.results.groups import groups, title
 from unified_extractor.results.intervals import draw_effects, draw_ranking
@@ -89,9 +90,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def chosen(rows: Sequence[Record], variants: Sequence[str]) -> list[Record]:
     """The rows of these variants, variant by variant. Raises ``RecordError`` for one that no row has."""
+    there = sorted({row.variant for row in rows})
     for variant in variants:
-        if variant not in {row.variant for row in rows}:
-            raise RecordError(f"no row of variant {variant!r}, there are {', '.join(sorted({row.variant for row in rows}))}")
+        if variant not in there:
+            raise RecordError(f"no row of variant {variant!r}, there are {', '.join(there)}{did_you_mean(variant, there)}")
     return sorted((row for row in rows if row.variant in variants), key=lambda row: variants.index(row.variant))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy.stats import t
 
+from unified_extractor.names import did_you_mean
 from unified_extractor.results.groups import by_variant
 from unified_extractor.results.record import Record, RecordError
 
@@ -29,7 +30,7 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
 def values_of(rows: Sequence[Record], metric: str) -> list[float]:
     """A metric of every row. Raises ``RecordError`` for what is not a metric, or a row without it."""
     if metric not in METRICS:
-        raise RecordError(f"the metrics are {', '.join(METRICS)}, got {metric!r}")
+        raise RecordError(f"the metrics are {', '.join(METRICS)}, got {metric!r}{did_you_mean(metric, METRICS)}")
     values = [getattr(row, metric) for row in rows]
     if None in values:
         raise RecordError(f"run {rows[values.index(None)].run} has no {metric}")
@@ -79,7 +80,10 @@ def differences(rows: Sequence[Record], *, baseline: str | None = None, metric: 
     }
     baseline = next(iter(seeds)) if baseline is None else baseline
     if baseline not in seeds:
-        raise RecordError(f"no variant {baseline!r} to be the baseline of {rows[0].dataset}, there are {', '.join(seeds)}")
+        raise RecordError(
+            f"no variant {baseline!r} to be the baseline of {rows[0].dataset}, there are {', '.join(seeds)}"
+            + did_you_mean(baseline, seeds)
+        )
     reference, lines = seeds[baseline], []
     for variant, values in seeds.items():
         pairs = [value - reference[seed] for seed, value in values.items() if seed in reference]

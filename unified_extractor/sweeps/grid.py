@@ -15,7 +15,6 @@ Example::
 """
 
 import dataclasses
-import difflib
 import itertools
 import json
 import os
@@ -27,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from unified_extractor.names import did_you_mean
 from unified_extractor.sweeps.errors import SweepError
 
 Options = Mapping[str, Any]
@@ -87,9 +87,8 @@ def read_grid(path: Path) -> Grid:
     fields = {entry.name: entry for entry in dataclasses.fields(Grid)}
     for key in content:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            more = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(fields)}"
-            raise SweepError(f"{path}:{key}: unknown key, {more}")
+            more = did_you_mean(key, fields) or f", expected one of {', '.join(fields)}"
+            raise SweepError(f"{path}:{key}: unknown key{more}")
     for key, entry in fields.items():
         needed = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
         if needed and content.get(key) is None:

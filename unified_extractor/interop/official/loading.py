@@ -15,6 +15,7 @@ from unified_extractor.interop.official import layers, networks
 from unified_extractor.interop.official.rules import Items, Rule
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.models import VOLO, InternImage, RedNet, ResNet
+from unified_extractor.names import did_you_mean
 
 
 class Family(NamedTuple):
@@ -56,7 +57,7 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor] | str | Pa
         TypeError: ``module`` is not what the family loads into, or ``state_dict`` is neither a file nor a mapping of names to tensors.
     """
     if not isinstance(family, str) or family not in FAMILIES:
-        raise ValueError(f"family must be one of {tuple(FAMILIES)}, got {family!r}")
+        raise ValueError(f"family must be one of {tuple(FAMILIES)}, got {family!r}{did_you_mean(family, FAMILIES)}")
     if not isinstance(module, FAMILIES[family].module):
         raise TypeError(f"family={family!r} loads into a {FAMILIES[family].module.__name__}, got {type(module).__name__}")
     values = read_state_dict(state_dict) if isinstance(state_dict, str | Path) else state_dict

@@ -1,7 +1,6 @@
 """The parser's indented explanations, turned into one line: the path in the YAML file, and the reason."""
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import re
@@ -10,11 +9,14 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from unified_extractor.names import did_you_mean
+
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"(?: element \d+)?:[ \n]?')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':[ \n]?")
+_FILE_OR_CLASS = re.compile(r"- Expected a path but (?P<given>.+?) either not accessible or invalid\s*- ")
 _UNION = re.compile(
-    r"(?:- Expected a path but (?P<file>.+?) either not accessible or invalid\s*- )?Does not validate against any of the Union "
-    r"subtypes\s*Subtypes: \[(?P<types>.*?)\]\nErrors:\n(?P<errors>.*?)\nGiven value type: .*?\nGiven value: (?P<value>.*)",
+    r"Does not validate against any of the Union subtypes\s*Subtypes: \[(?P<types>.*?)\]\nErrors:\n(?P<errors>.*?)\n"
+    r"Given value type: .*?\nGiven value: (?P<value>.*)",
     re.DOTALL,
 )
 _UNKNOWN = re.compile(
@@ -40,20 +42,24 @@ def _explained(text: str, path: str, owner: type | None, roots: Mapping[str, typ
     text = textwrap.dedent(text.strip("\n")).strip()  # every explanation indents the one inside it
     if match := _KEY.match(text):
         return _explained(text[match.end() :], _joined(path, match["key"]), owner, roots)
+    if match := _FILE_OR_CLASS.match(text):
+        if imported(match["given"]) is None:
+            return path, _not_found(match["given"])
+        return _explained(text[match.end() :], path, owner, roots)
     if match := _CLASS.match(text):
         owner = imported(match["path"])
-        inside = path if owner and dataclasses.is_dataclass(owner) else _joined(path, "init_args")
+        if owner is None:
+            return path, _not_found(match["path"])
+        inside = path if dataclasses.is_dataclass(owner) else _joined(path, "init_args")
         rest = textwrap.dedent(text[match.end() :])
         if not any(pattern.match(rest) for pattern in (_KEY, _UNKNOWN, _REQUIRED)):
             return path, f"{match['path']}: {rest}"
         return _explained(rest, inside, owner, roots)
     if match := _UNION.match(text):
-        if match["file"]:
-            return path, f"no such file: {match['file']}"
         branch = _nearest_branch(match["errors"])
         if branch:
             return _explained(branch, path, owner, roots)
-        return path, f"expected {_types(match['types'])}, got {match['value']!r}"
+        return path, _unexpected(match["types"], match["value"])
     if match := _UNKNOWN.fullmatch(text) or _UNKNOWN_OPTION.fullmatch(text):
         group = match.groupdict().get("group")
         parents = group.split(".") if group else []
@@ -66,7 +72,7 @@ def _explained(text: str, path: str, owner: type | None, roots: Mapping[str, typ
     if match := _REQUIRED.fullmatch(text):
         return _joined(path, match["key"]), "required, but not given"
     if match := _EXPECTED.fullmatch(text):
-        return path, f"expected {_types(match['type'])}, got {match['value']!r}"
+        return path, _unexpected(match["type"], match["value"])
     if match := _NOT_LOADED.match(text):
         return path, f"expected a mapping or the name of a file, got {match['value']}"
     return path, text
@@ -95,10 +101,23 @@ def _accepted(owner: type | None, parts: list[str], roots: Mapping[str, type]) -
 
 
 def _suggestion(key: str, accepted: list[str]) -> str:
-    close = difflib.get_close_matches(key, accepted, n=1)
-    if close:
-        return f", did you mean {close[0]}?"
-    return f", expected one of {', '.join(accepted)}" if 0 < len(accepted) <= 12 else ""
+    expected = f", expected one of {', '.join(accepted)}" if 0 < len(accepted) <= 12 else ""
+    return did_you_mean(key, accepted) or expected
+
+
+def _unexpected(types: str, value: str) -> str:
+    choices = re.findall(r"'([^']*)'", " ".join(re.findall(r"typing\.Literal\[(.*?)\]", types)))
+    return f"expected {_types(types)}, got {value!r}{did_you_mean(value, choices)}"
+
+
+def _not_found(given: str) -> str:
+    """Return what to say of a value that should have been a file's name or a class's path, and is neither."""
+    module, _, name = given.rpartition(".")
+    try:
+        known = vars(importlib.import_module(module))
+    except (ImportError, ValueError):
+        return f"no such file: {given}"
+    return f"{module} has no {name}{did_you_mean(name, [one for one in known if not one.startswith('_')])}"
 
 
 def _types(text: str) -> str:
@@ -117,5 +136,5 @@ def imported(class_path: str) -> Any:
     module, _, name = class_path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name, None)
-    except ImportError:
+    except (ImportError, ValueError):
         return None

@@ -1,0 +1,59 @@
+"""Whatever name a user misspells, the error suggests the right one."""
+
+import re
+
+import pytest
+import torch
+
+import unified_extractor as ux
+from tests.support.rows import row
+from unified_extractor.__main__ import main
+from unified_extractor.commands.report import chosen
+from unified_extractor.names import did_you_mean
+from unified_extractor.results.statistics import differences, values_of
+
+
+def test_the_nearest_name_is_suggested_and_none_where_none_is_near():
+    assert did_you_mean("softmx", ("none", "softmax")) == ", did you mean softmax?"
+    assert did_you_mean("Group-Norm", ("none", "group_norm")) == ", did you mean group_norm?"
+    assert did_you_mean("layer", ("none", "softmax")) == ""
+    assert did_you_mean(None, (1, 2)) == ""
+    assert did_you_mean("x", ()) == ""
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: ux.DynamicKernel(source="generatd", groups=1),
+            "DynamicKernel.source must be one of ('none', 'generated', 'similarity'), got 'generatd', did you mean generated?",
+        ),
+        (lambda: ux.ExtractorSpec(padding="smae"), "must be int or tuple[int, int] or 'same', got 'smae', did you mean same?"),
+        (lambda: ux.Generator(view="windw"), "'window' or 'global', got 'windw', did you mean window?"),
+        (lambda: ux.ExtractorSpec(generator={"vew": 3}), "ExtractorSpec.generator has no field 'vew', did you mean view?"),
+        (lambda: ux.interop.load_official(torch.nn.Linear(1, 1), {}, "rednt"), "got 'rednt', did you mean rednet?"),
+        (lambda: values_of([row("a")], "test_acuracy"), "got 'test_acuracy', did you mean test_accuracy?"),
+        (lambda: differences([row("static"), row("plain")], baseline="statc"), "static, plain, did you mean static?"),
+        (lambda: chosen([row("static")], ["sttic"]), "no row of variant 'sttic', there are static, did you mean static?"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_one(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describ", "involution"], "no command 'describ', did you mean describe?"),
+        (["describe", "involutoin"], "involutoin: neither a YAML file nor a preset, did you mean involution?"),
+        (["describe", "involution", "kernal_size=5"], "involution has no option 'kernal_size', did you mean kernel_size?"),
+        (["describe", "unified", "normalization=sotmax"], "got 'sotmax', did you mean softmax?"),
+    ],
+)
+def test_an_unknown_word_on_the_command_line_is_refused_with_the_nearest_one(arguments, message, capsys):
+    try:
+        assert main(arguments) == 2
+    except SystemExit as end:
+        assert end.code == 2  # noqa: PT017
+    assert message in capsys.readouterr().err
