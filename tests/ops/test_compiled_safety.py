@@ -68,13 +68,13 @@ def parts(monkeypatch):
     """How many parts every pass was shared in."""
     counts = []
 
-    def spied(run, items, work):
+    def spied(run, items, multiply_adds):
         ran = []
-        threads.share(lambda *part: ran.append(part) or run(*part), items, work)
+        threads.parallel_for(lambda *part: ran.append(part) or run(*part), items, multiply_adds)
         assert sorted(item for part in ran for item in range(*part)) == list(range(items))
         counts.append(len(ran))
 
-    monkeypatch.setattr(launch, "share", spied)
+    monkeypatch.setattr(launch, "parallel_for", spied)
     return counts
 
 
@@ -103,7 +103,7 @@ def test_every_bit_is_the_same_for_any_number_of_threads(case, way, parts):
 def test_parts_run_at_the_same_time(way):
     torch.set_num_threads(3)
     met = threading.Barrier(3)
-    threads.share(lambda start, stop: met.wait(timeout=20), 3, 3)
+    threads.parallel_for(lambda start, stop: met.wait(timeout=20), 3, 3)
 
 
 def test_several_threads_may_call_at_once(way):
@@ -138,9 +138,9 @@ def test_an_error_in_any_part_reaches_the_caller_once_all_parts_have_ended(bad, 
         ended.append(start)
 
     with pytest.raises(ZeroDivisionError, match=f"part {bad}"):
-        threads.share(run, 3, 3)
+        threads.parallel_for(run, 3, 3)
     assert sorted([bad, *ended]) == sorted(begun) == [0, 1, 2]
-    threads.share(lambda start, stop: ended.append(start), 3, 3)
+    threads.parallel_for(lambda start, stop: ended.append(start), 3, 3)
     assert len(ended) == 5
 
 

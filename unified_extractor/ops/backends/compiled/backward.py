@@ -1,214 +1,234 @@
-"""The compiled backward pass: the adjoint of ``forward.py``, step by step. It samples again instead of keeping what was sampled."""
+"""The compiled backward pass: the gradients of every step of ``forward.py``. Bilinear samples are recomputed, not saved for it.
+
+Letters and words are those of ``forward.py``; ``partial`` is the number of a partial sum.
+"""
 
 # mypy: ignore-errors
 
 from typing import NamedTuple
 
+from unified_extractor.ops.backends.compiled.bilinear import add_corner_products, offsets_backward, sample_backward
+from unified_extractor.ops.backends.compiled.canvas import fill, load_block, stage_backward
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
-from unified_extractor.ops.backends.compiled.generating import (
-    MapGradients,
+from unified_extractor.ops.backends.compiled.dynamic_kernel import (
+    GeneratorGradients,
+    attention_kernel_backward,
+    linear_kernel_backward,
     pack_feature,
     pack_keys,
-    pull_kernel,
-    pull_products,
     unpack_feature,
     unpack_keys,
 )
-from unified_extractor.ops.backends.compiled.loops import (
-    accumulate_outer,
-    accumulate_static,
-    correlate,
-    correlate_corners,
-    fill,
-    load_block,
-    matrix_product,
-    offset_gradient,
-    spread,
-    unsample,
-    unstage,
-)
+from unified_extractor.ops.backends.compiled.plan import FOLD, UNFOLD, Numbers, Plan
+from unified_extractor.ops.backends.compiled.records import read_record
 from unified_extractor.ops.backends.compiled.registers import T
-from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD, Numbers, Plan
-from unified_extractor.ops.backends.compiled.vectors import (
-    add_channels,
-    each_position,
-    gather,
-    lanes,
-    multiply,
-    number,
-    places,
-    scatter_add,
-    scatter_multiply_add,
-    store_tile,
-    unpacked,
+from unified_extractor.ops.backends.compiled.taps import (
+    Taps,
+    add_grad_static_kernel,
+    add_outer_products,
+    add_tap_products,
+    matrix_product,
+    scatter_taps,
 )
-from unified_extractor.ops.backends.compiled.work import Inputs, Taps, begin, is_first, is_last, pack_unit, read, unpack_unit
+from unified_extractor.ops.backends.compiled.vectors import (
+    add_at,
+    add_channels,
+    as_number,
+    lanes,
+    load_at,
+    load_places,
+    multiply,
+    multiply_add_at,
+    per_position,
+    store_tile,
+)
+from unified_extractor.ops.backends.compiled.workspace import (
+    Inputs,
+    begin,
+    is_first,
+    is_last,
+    pack_range,
+    prepare_taps,
+    unpack_range,
+)
 from unified_extractor.ops.custom_ops import Wanted
 
 
 class Gradients(NamedTuple):
-    """Where they go; of the static kernel partial sums, laid out as forward takes it."""
+    """The gradients of a call; that of the static kernel in partial sums, laid out as in forward."""
 
     x: Numbers
-    static: Numbers
-    dynamic: Numbers
+    static_kernel: Numbers
+    dynamic_kernel: Numbers
     offsets: Numbers
-    map: MapGradients
+    generator: GeneratorGradients
 
 
 class Backward(NamedTuple):
-    """A call's tensors."""
+    """The tensors of a backward pass, and the gradients that are wanted."""
 
     inputs: Inputs
-    gradient: Numbers
+    grad_y: Numbers
     gradients: Gradients
     wanted: Wanted
-    """``dynamic`` also where it is generated and anything it is generated from is wanted."""
+    """``dynamic`` is also set where the kernel is generated and the gradient of anything that generates it is wanted."""
     images: int
-    """Of an item."""
+    """Images of a work item."""
 
 
 @kernel
 def backward(call, plan, like, start, stop):
-    """Write the wanted gradients of items ``start .. stop``, each a unit of a few images and a partial sum of the static kernel's."""
-    run_backward(unpacked(call, like, Backward), unpacked(plan, like, Plan), start, stop)
+    """Write the wanted gradients of work items ``start`` to ``stop``, each a bundle of a few images.
+
+    Args:
+        call: a :class:`Backward`, by ``flat_record``.
+        plan: a :class:`Plan`, by ``flat_record``.
+        like: a number of the call's dtype.
+        start, stop: the range of items.
+    """
+    backward_items(read_record(call, like, Backward), read_record(plan, like, Plan), start, stop)
 
 
 @inlined
-def run_backward(call, plan, start, stop):
-    """The same with memories instead of addresses."""
-    inputs, gradient, gradients, wanted, images = call.inputs, call.gradient, call.gradients, call.wanted, call.images
-    work = begin(inputs, plan)
-    space = work.space
+def backward_items(call, plan, start, stop):
+    """Write the wanted gradients of work items ``start`` to ``stop`` of the records."""
+    inputs, grad_y, gradients, wanted, images = call.inputs, call.grad_y, call.gradients, call.wanted, call.images
+    workspace = begin(inputs, plan)
+    buffers = workspace.buffers
     for item in range(start, stop):
         partial, bundle = divmod(item, plan.bundle_count)
         for b in range(partial * images, min(plan.batch, (partial + 1) * images)):
-            pack_feature(inputs.map.feature, work, b)
-            fill(space.feature_gradient, plan.generated.size, number(gradient, 0))
-            for unit in range(bundle * plan.bundle, min(plan.unit_count, (bundle + 1) * plan.bundle)):
-                pull_unit(gradient, gradients, wanted, work, partial, b, unit)
+            pack_feature(inputs.generator.feature, workspace, b)
+            fill(buffers.grad_feature, plan.generated.size, as_number(grad_y, 0))
+            for channel_range in range(bundle * plan.bundle, min(plan.range_count, (bundle + 1) * plan.bundle)):
+                range_backward(grad_y, gradients, wanted, workspace, partial, b, channel_range)
             if wanted.feature:
-                unpack_feature(gradients.map.feature, work, bundle * plan.batch + b)
+                unpack_feature(gradients.generator.feature, workspace, bundle * plan.batch + b)
 
 
 @inlined
-def pull_unit(gradient, gradients, wanted, work, partial, b, unit):
-    """All gradients of a unit of an image."""
-    plan, space = work.plan, work.space
-    first, last = plan.units[unit], plan.units[unit + 1]
-    pack_unit(work.inputs.x, work, b, first, last, space.image, plan.image)
-    pack_keys(work.inputs.map.weight, work, b, plan.blocks.kernel[first])
-    fill(space.keys_gradient, plan.generated.unit_heads * plan.generated.key_blocks * plan.image.size, number(gradient, 0))
-    fill(space.image_gradient, plan.unit_size * plan.image.size, number(gradient, 0))
-    if plan.mode == FOLD:
-        fill(space.fold, plan.unit_size * plan.fold.size, number(gradient, 0))
-        pack_unit(gradient, work, b, first, last, space.fold, plan.fold)
+def range_backward(grad_y, gradients, wanted, workspace, partial, b, channel_range):
+    """Write the wanted gradients of a channel range of an image."""
+    plan, buffers = workspace.plan, workspace.buffers
+    first, last = plan.channel_ranges[channel_range], plan.channel_ranges[channel_range + 1]
+    pack_range(workspace.inputs.x, workspace, b, first, last, buffers.image, plan.image)
+    pack_keys(workspace.inputs.generator.weight, workspace, b, plan.blocks.kernel_group[first])
+    fill(buffers.grad_keys, plan.generated.range_heads * plan.generated.key_blocks * plan.image.size, as_number(grad_y, 0))
+    fill(buffers.grad_image, plan.range_size * plan.image.size, as_number(grad_y, 0))
+    if plan.aggregation == FOLD:
+        fill(buffers.fold, plan.range_size * plan.fold.size, as_number(grad_y, 0))
+        pack_range(grad_y, workspace, b, first, last, buffers.fold, plan.fold)
     for p in range(0, plan.positions, T):
         for block in range(first, last):
-            pull_block(gradient, gradients, wanted, work, partial, b, p, block, first, last)
+            block_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, first, last)
     if wanted.x:
-        unpack_unit(gradients.x, work, b, first, last, space.image_gradient, plan.image)
+        unpack_range(gradients.x, workspace, b, first, last, buffers.grad_image, plan.image)
     if wanted.weight:
-        unpack_keys(gradients.map.weight, work, b, plan.blocks.kernel[first])
+        unpack_keys(gradients.generator.weight, workspace, b, plan.blocks.kernel_group[first])
 
 
 @inlined
-def pull_block(gradient, gradients, wanted, work, partial, b, p, block, first, last):
-    """All gradients of a block at T windows; those it shares with its group leave with the group's last block."""
-    plan, space, blocks = work.plan, work.space, work.plan.blocks
-    taps = read(work, b, p, block, first)
-    target = taps_gradient(work, taps)
-    zero = number(gradient, 0)
-    if is_first(blocks.kernel, block, first):
-        fill(space.weights_gradient, plan.results * plan.taps * T, zero)
-    if is_first(blocks.offsets, block, first):
-        fill(space.products, 4 * plan.taps * T, zero)
-    if plan.mixes:
-        unmix(gradient, gradients, wanted, work, partial, b, p, block, first, taps, target)
-    elif plan.mode == UNFOLD:
-        pull_taps(gradient, work, b, p, block, target)
+def block_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, first, last):
+    """Add the wanted gradients of a block at T windows; those of a group's kernel and offsets are written with its last block."""
+    plan, buffers, blocks = workspace.plan, workspace.buffers, workspace.plan.blocks
+    taps = prepare_taps(workspace, b, p, block, first)
+    grad_taps = taps_for_gradients(workspace, taps)
+    zero = as_number(grad_y, 0)
+    if is_first(blocks.kernel_group, block, first):
+        fill(buffers.grad_weights, plan.results * plan.taps * T, zero)
+    if is_first(blocks.offset_group, block, first):
+        fill(buffers.corner_products, 4 * plan.taps * T, zero)
+    if plan.dense_groups:
+        dense_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, first, taps, grad_taps)
+    elif plan.aggregation == UNFOLD:
+        unfold_backward(grad_y, workspace, b, p, block, grad_taps)
     else:
-        pull_sums(gradient, gradients, wanted, work, partial, b, p, block, first, taps, target)
+        depthwise_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, first, taps, grad_taps)
     if plan.offsets.groups:
         shift = (block - first) * plan.image.size
         if wanted.x:
-            unsample(space.image_gradient, shift, plan, work.corners, space.sampled_gradient)
+            sample_backward(buffers.grad_image, shift, plan, workspace.corners, buffers.grad_sampled)
         if wanted.offsets:
-            correlate_corners(space.image, shift, plan, work.corners, space.sampled_gradient, space.products)
-            if is_last(blocks.offsets, block, last):
-                offset_gradient(plan, work.corners, space.products, space.moves_gradient)
-                group = b * plan.offsets.groups + blocks.offsets[block]
-                unstage(gradients.offsets, group, plan.offsets, p, plan.positions - p, space.moves_gradient)
-    if wanted.dynamic and is_last(blocks.kernel, block, last):
+            add_corner_products(buffers.image, shift, plan, workspace.corners, buffers.grad_sampled, buffers.corner_products)
+            if is_last(blocks.offset_group, block, last):
+                offsets_backward(plan, workspace.corners, buffers.corner_products, buffers.grad_offsets)
+                group = b * plan.offsets.groups + blocks.offset_group[block]
+                stage_backward(gradients.offsets, group, plan.offsets, p, plan.positions - p, buffers.grad_offsets)
+    if wanted.dynamic and is_last(blocks.kernel_group, block, last):
         if plan.generated.depth > 0:
-            pull_kernel(work, gradients.map, wanted, partial, blocks.kernel[block], p)
+            linear_kernel_backward(workspace, gradients.generator, wanted, partial, blocks.kernel_group[block], p)
         elif plan.generated.heads > 0:
-            pull_products(work, gradients.map, wanted, partial, b, p, blocks.kernel[block], blocks.kernel[first])
+            head, first_head = blocks.kernel_group[block], blocks.kernel_group[first]
+            attention_kernel_backward(workspace, gradients.generator, wanted, partial, b, p, head, first_head)
         else:
-            group = b * plan.dynamic.groups + blocks.kernel[block]
-            unstage(gradients.dynamic, group, plan.dynamic, p, plan.positions - p, space.weights_gradient)
+            group = b * plan.dynamic_kernel.groups + blocks.kernel_group[block]
+            stage_backward(gradients.dynamic_kernel, group, plan.dynamic_kernel, p, plan.positions - p, buffers.grad_weights)
 
 
 @inlined
-def taps_gradient(work, taps):
-    """Where gradients of what the taps read are added: in the image itself, or in a buffer of zeros."""
-    plan, space = work.plan, work.space
+def taps_for_gradients(workspace, taps):
+    """Return where the gradients of the taps are added: in the image's, or with offsets in a buffer of zeros for the samples'."""
+    plan, buffers = workspace.plan, workspace.buffers
     if plan.offsets.groups == 0:
-        return Taps(space.image_gradient, taps.places, taps.at)
-    fill(space.sampled_gradient, plan.taps * T * lanes(space.sampled_gradient), number(space.sampled_gradient, 0))
-    return Taps(space.sampled_gradient, taps.places, taps.at)
+        return Taps(buffers.grad_image, taps.places, taps.shifts)
+    fill(buffers.grad_sampled, plan.taps * T * lanes(buffers.grad_sampled), as_number(buffers.grad_sampled, 0))
+    return Taps(buffers.grad_sampled, taps.places, taps.shifts)
 
 
 @inlined
-def pull_taps(gradient, work, b, p, block, target):
-    """The adjoint of ``write_taps``."""
-    plan, blocks = work.plan, work.plan.blocks
+def unfold_backward(grad_y, workspace, b, p, block, grad_taps):
+    """Add the gradient of the taps that ``unfold_forward`` wrote."""
+    plan, blocks = workspace.plan, workspace.plan.blocks
     for k in range(plan.taps):
         at = ((b * plan.channels + blocks.channel[block]) * plan.taps + k) * plan.positions + p
-        tile = load_block(gradient, at, plan.taps * plan.positions, blocks.size[block], plan.positions - p, work.space.edge)
-        scatter_add(target.source, target.places, target.at[k], tile)
+        tile = load_block(grad_y, at, plan.taps * plan.positions, blocks.size[block], plan.positions - p, workspace.buffers.edge)
+        add_at(grad_taps.source, grad_taps.places, grad_taps.shifts[k], tile)
 
 
 @inlined
-def pull_sums(gradient, gradients, wanted, work, partial, b, p, block, first, taps, target):
-    """The adjoint of ``write_sums``."""
-    plan, space, blocks, K = work.plan, work.space, work.plan.blocks, work.plan.taps
-    static, lane = work.inputs.static, block * K * lanes(gradient)
-    on_grid = places(plan.windows, p, (block - first) * plan.fold.size)
+def depthwise_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, first, taps, grad_taps):
+    """Add the gradients of the sums that ``depthwise_forward`` wrote."""
+    plan, buffers, blocks, K = workspace.plan, workspace.buffers, workspace.plan.blocks, workspace.plan.taps
+    static_kernel, lane = workspace.inputs.static_kernel, block * K * lanes(grad_y)
+    on_grid = load_places(plan.windows, p, (block - first) * plan.fold.size)
     for i in range(plan.results):
-        if plan.mode == FOLD:
-            tile = gather(space.fold, on_grid, plan.taps_at[i])
+        if plan.aggregation == FOLD:
+            tile = load_at(buffers.fold, on_grid, plan.tap_shifts[i])
         else:
             at = (b * plan.channels + blocks.channel[block]) * plan.positions + p
-            tile = load_block(gradient, at, plan.positions, blocks.size[block], plan.positions - p, space.edge)
+            tile = load_block(grad_y, at, plan.positions, blocks.size[block], plan.positions - p, buffers.edge)
         if wanted.dynamic:
-            correlate(taps, K, tile, static, lane, plan.alone, space.weights_gradient, i * K)
+            add_tap_products(taps, K, tile, static_kernel, lane, plan.depthwise, buffers.grad_weights, i * K)
         if wanted.x or wanted.offsets:
-            spread(target, K, space.weights, i * K, tile, static, lane, plan.alone)
+            scatter_taps(grad_taps, K, buffers.weights, i * K, tile, static_kernel, lane, plan.depthwise)
         if wanted.static:
-            at = partial * plan.block_count * K * lanes(gradient) + lane
-            accumulate_static(taps, K, space.weights, i * K, tile, gradients.static, at)
+            at = partial * plan.block_count * K * lanes(grad_y) + lane
+            add_grad_static_kernel(taps, K, buffers.weights, i * K, tile, gradients.static_kernel, at)
 
 
 @inlined
-def unmix(gradient, gradients, wanted, work, partial, b, p, block, first, taps, target):
-    """The adjoint of ``mix``, with the static kernel as ``[groups, blocks*K, outputs, L]``."""
-    plan, space, L, K = work.plan, work.space, lanes(gradient), work.plan.taps
-    depth, group, width = plan.mix_blocks * K * L, plan.blocks.mix[block], plan.mix_width
-    if is_first(plan.blocks.mix, block, first):
-        for o in range(0, plan.mix_outputs, L):
-            at = (b * plan.outputs + group * plan.mix_outputs + o) * plan.positions + p
-            count = min(L, plan.mix_outputs - o)
-            store_tile(space.outputs, o * T, load_block(gradient, at, plan.positions, count, plan.positions - p, space.edge))
+def dense_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, first, taps, grad_taps):
+    """Add the gradients of the products that ``dense_forward`` wrote; the static kernel is ``[groups, blocks*K, outputs, L]``."""
+    plan, buffers, L, K = workspace.plan, workspace.buffers, lanes(grad_y), workspace.plan.taps
+    depth, group, width = plan.dense_blocks * K * L, plan.blocks.dense_group[block], plan.padded_outputs
+    if is_first(plan.blocks.dense_group, block, first):
+        for o in range(0, plan.dense_outputs, L):
+            at = (b * plan.outputs + group * plan.dense_outputs + o) * plan.positions + p
+            count = min(L, plan.dense_outputs - o)
+            store_tile(
+                buffers.grad_outputs, o * T, load_block(grad_y, at, plan.positions, count, plan.positions - p, buffers.edge)
+            )
     for k in range(K):
-        row = (plan.blocks.member[block] * K + k) * L
-        value, weight = gather(taps.source, taps.places, taps.at[k]), each_position(space.weights, k * T, 1)
+        row = (plan.blocks.dense_block[block] * K + k) * L
+        tap, weight = load_at(taps.source, taps.places, taps.shifts[k]), per_position(buffers.weights, k * T, 1)
         if wanted.static:
-            store_tile(space.outer, 0, multiply(weight, value))
-            at = ((partial * plan.mixes + group) * depth + row) * width
-            accumulate_outer(space.outer, space.outputs, width // L, gradients.static, at, width)
+            store_tile(buffers.weighted, 0, multiply(weight, tap))
+            at = ((partial * plan.dense_groups + group) * depth + row) * width
+            add_outer_products(buffers.weighted, buffers.grad_outputs, width // L, gradients.static_kernel, at, width)
         if wanted.x or wanted.dynamic or wanted.offsets:
-            pulled = matrix_product(space.outputs, width // L, work.inputs.static, (group * depth + row) * width)
+            grad_weighted = matrix_product(
+                buffers.grad_outputs, width // L, workspace.inputs.static_kernel, (group * depth + row) * width
+            )
             if wanted.dynamic:
-                add_channels(space.weights_gradient, k * T, multiply(pulled, value))
-            scatter_multiply_add(target.source, target.places, target.at[k], weight, pulled)
+                add_channels(buffers.grad_weights, k * T, multiply(grad_weighted, tap))
+            multiply_add_at(grad_taps.source, grad_taps.places, grad_taps.shifts[k], weight, grad_weighted)

@@ -1,29 +1,34 @@
 """The compiled forward pass.
 
-An image is packed into a *canvas*, channels last with zeros around, one block of L channels after the other: 64 to 256 KB that stay in
-the second cache. A tile of T windows is worked off in registers, tap by tap, with T accumulators; what a tap reads comes from the
-canvas or, where offsets move it, from a small buffer of sampled values. Results leave through a transposition in registers.
+An image is packed into a *canvas*, channels last with zeros around, one channel block after the other: 64 to 256 KB that stay in the second
+cache. A tile of T windows is computed in registers, tap by tap, with T accumulators; taps lie in the canvas or, with offsets, in a small
+buffer of bilinear samples. Results leave through a transposition in registers.
 
-An *item* is work that shares no sum with any other: the channels of a *unit*, of one image (forward) or of a few (backward, so that
-the static kernel's gradient has few partial sums). Where kernels are generated from a feature that several units share, an item has a
-*bundle* of these. Every sum has one order, whatever the number of threads.
+A *channel range* holds whole groups of every kind: all channels that share a dynamic kernel, offsets or the outputs of a dense kernel with
+any channel of the range. A *work item* adds to no sum of another item: it is a channel range of one image (forward) or of a few (backward,
+so that the static kernel's gradient has few partial sums). Where kernels are generated from a feature that several channel ranges share, an
+item has a *bundle* of these. Every sum has one order, whatever the number of threads.
+
+b image, p first window of a tile, ``block`` channel block, ``first`` and ``last`` first block of a channel range and of the next.
 """
 
 # mypy: ignore-errors
 
 from typing import NamedTuple
 
+from unified_extractor.ops.backends.compiled.canvas import fill, store_block
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
-from unified_extractor.ops.backends.compiled.generating import pack_feature, pack_keys
-from unified_extractor.ops.backends.compiled.loops import contract, fill, matrix_product, modulate, store_block
+from unified_extractor.ops.backends.compiled.dynamic_kernel import pack_feature, pack_keys
+from unified_extractor.ops.backends.compiled.plan import FOLD, UNFOLD, Numbers, Plan
+from unified_extractor.ops.backends.compiled.records import read_record
 from unified_extractor.ops.backends.compiled.registers import T
-from unified_extractor.ops.backends.compiled.tables import FOLD, UNFOLD, Numbers, Plan
-from unified_extractor.ops.backends.compiled.vectors import gather, lanes, number, places, scatter_add, unpacked
-from unified_extractor.ops.backends.compiled.work import Inputs, begin, pack_unit, read, unpack_unit
+from unified_extractor.ops.backends.compiled.taps import matrix_product, store_weighted_taps, sum_taps
+from unified_extractor.ops.backends.compiled.vectors import add_at, as_number, lanes, load_at, load_places
+from unified_extractor.ops.backends.compiled.workspace import Inputs, begin, pack_range, prepare_taps, unpack_range
 
 
 class Forward(NamedTuple):
-    """A call's tensors."""
+    """The tensors of a forward pass."""
 
     inputs: Inputs
     y: Numbers
@@ -31,76 +36,86 @@ class Forward(NamedTuple):
 
 @kernel
 def forward(call, plan, like, start, stop):
-    """Write the outputs of items ``start .. stop``; ``call`` and ``plan`` as ``numbers_of`` wrote them, ``like`` a number of the dtype."""
-    run_forward(unpacked(call, like, Forward), unpacked(plan, like, Plan), start, stop)
+    """Write the outputs of work items ``start`` to ``stop``.
+
+    Args:
+        call: a :class:`Forward`, by ``flat_record``.
+        plan: a :class:`Plan`, by ``flat_record``.
+        like: a number of the call's dtype.
+        start, stop: the range of items.
+    """
+    forward_items(read_record(call, like, Forward), read_record(plan, like, Plan), start, stop)
 
 
 @inlined
-def run_forward(call, plan, start, stop):
-    """The same with memories instead of addresses."""
+def forward_items(call, plan, start, stop):
+    """Write the outputs of work items ``start`` to ``stop`` of the records."""
     inputs, y = call.inputs, call.y
-    work = begin(inputs, plan)
-    space = work.space
+    workspace = begin(inputs, plan)
+    buffers = workspace.buffers
     for item in range(start, stop):
         b, bundle = divmod(item, plan.bundle_count)
-        pack_feature(inputs.map.feature, work, b)
-        for unit in range(bundle * plan.bundle, min(plan.unit_count, (bundle + 1) * plan.bundle)):
-            first, last = plan.units[unit], plan.units[unit + 1]
-            pack_unit(inputs.x, work, b, first, last, space.image, plan.image)
-            pack_keys(inputs.map.weight, work, b, plan.blocks.kernel[first])
-            fill(space.fold, plan.unit_size * plan.fold.size, number(y, 0))
+        pack_feature(inputs.generator.feature, workspace, b)
+        for channel_range in range(bundle * plan.bundle, min(plan.range_count, (bundle + 1) * plan.bundle)):
+            first, last = plan.channel_ranges[channel_range], plan.channel_ranges[channel_range + 1]
+            pack_range(inputs.x, workspace, b, first, last, buffers.image, plan.image)
+            pack_keys(inputs.generator.weight, workspace, b, plan.blocks.kernel_group[first])
+            fill(buffers.fold, plan.range_size * plan.fold.size, as_number(y, 0))
             for p in range(0, plan.positions, T):
                 for block in range(first, last):
-                    write_block(y, work, b, p, block, first)
-            if plan.mode == FOLD:
-                unpack_unit(y, work, b, first, last, space.fold, plan.fold)
+                    block_forward(y, workspace, b, p, block, first)
+            if plan.aggregation == FOLD:
+                unpack_range(y, workspace, b, first, last, buffers.fold, plan.fold)
 
 
 @inlined
-def write_block(y, work, b, p, block, first):
-    """What a block's channels give at T windows."""
-    taps = read(work, b, p, block, first)
-    if work.plan.mixes:
-        mix(y, work, b, p, block, taps)
-    elif work.plan.mode == UNFOLD:
-        write_taps(y, work, b, p, block, taps)
+def block_forward(y, workspace, b, p, block, first):
+    """Write the outputs of a block's channels at T windows."""
+    taps = prepare_taps(workspace, b, p, block, first)
+    if workspace.plan.dense_groups:
+        dense_forward(y, workspace, b, p, block, taps)
+    elif workspace.plan.aggregation == UNFOLD:
+        unfold_forward(y, workspace, b, p, block, taps)
     else:
-        write_sums(y, work, b, p, block, first, taps)
+        depthwise_forward(y, workspace, b, p, block, first, taps)
 
 
 @inlined
-def write_taps(y, work, b, p, block, taps):
-    """Unfold: write what a block's taps read."""
-    plan, blocks = work.plan, work.plan.blocks
+def unfold_forward(y, workspace, b, p, block, taps):
+    """Write the taps of a block as they are: unfold."""
+    plan, blocks = workspace.plan, workspace.plan.blocks
     for k in range(plan.taps):
         at = ((b * plan.channels + blocks.channel[block]) * plan.taps + k) * plan.positions + p
-        tile = gather(taps.source, taps.places, taps.at[k])
-        store_block(y, at, plan.taps * plan.positions, blocks.size[block], plan.positions - p, tile, work.space.edge)
+        tile = load_at(taps.source, taps.places, taps.shifts[k])
+        store_block(y, at, plan.taps * plan.positions, blocks.size[block], plan.positions - p, tile, workspace.buffers.edge)
 
 
 @inlined
-def write_sums(y, work, b, p, block, first, taps):
-    """Gather or fold: weigh and add a block's taps, each channel alone."""
-    plan, space, blocks, K = work.plan, work.space, work.plan.blocks, work.plan.taps
-    on_grid = places(plan.windows, p, (block - first) * plan.fold.size)
+def depthwise_forward(y, workspace, b, p, block, first, taps):
+    """Write the weighted sums of a block's taps, channel by channel: gather or fold, with a depthwise static kernel or none."""
+    plan, buffers, blocks, K = workspace.plan, workspace.buffers, workspace.plan.blocks, workspace.plan.taps
+    on_grid = load_places(plan.windows, p, (block - first) * plan.fold.size)
     for i in range(plan.results):
-        tile = contract(taps, K, space.weights, i * K, work.inputs.static, block * K * lanes(y), plan.alone)
-        if plan.mode == FOLD:
-            scatter_add(space.fold, on_grid, plan.taps_at[i], tile)
+        tile = sum_taps(taps, K, buffers.weights, i * K, workspace.inputs.static_kernel, block * K * lanes(y), plan.depthwise)
+        if plan.aggregation == FOLD:
+            add_at(buffers.fold, on_grid, plan.tap_shifts[i], tile)
         else:
             at = (b * plan.channels + blocks.channel[block]) * plan.positions + p
-            store_block(y, at, plan.positions, blocks.size[block], plan.positions - p, tile, space.edge)
+            store_block(y, at, plan.positions, blocks.size[block], plan.positions - p, tile, buffers.edge)
 
 
 @inlined
-def mix(y, work, b, p, block, taps):
-    """Weigh a block's taps and, once a group's are complete, multiply by the static kernel ``[groups, outputs/L, blocks*K*L, L]``."""
-    plan, space, L, depth = work.plan, work.space, lanes(y), work.plan.mix_blocks * work.plan.taps
-    member, group = plan.blocks.member[block], plan.blocks.mix[block]
-    modulate(taps, plan.taps, space.weights, space.columns, member * plan.taps * T * L)
-    if member == plan.mix_blocks - 1:
-        for o in range(0, plan.mix_outputs, L):
-            start = (group * plan.mix_width + o) * depth * L
-            tile = matrix_product(space.columns, depth, work.inputs.static, start)
-            at = (b * plan.outputs + group * plan.mix_outputs + o) * plan.positions + p
-            store_block(y, at, plan.positions, min(L, plan.mix_outputs - o), plan.positions - p, tile, space.edge)
+def dense_forward(y, workspace, b, p, block, taps):
+    """Weight a block\'s taps by the dynamic kernel and, with a group\'s last block, multiply the group\'s by the static kernel.
+
+    The static kernel is ``[groups, outputs/L, blocks*K*L, L]``.
+    """
+    plan, buffers, L, depth = workspace.plan, workspace.buffers, lanes(y), workspace.plan.dense_blocks * workspace.plan.taps
+    dense_block, group = plan.blocks.dense_block[block], plan.blocks.dense_group[block]
+    store_weighted_taps(taps, plan.taps, buffers.weights, buffers.columns, dense_block * plan.taps * T * L)
+    if dense_block == plan.dense_blocks - 1:
+        for o in range(0, plan.dense_outputs, L):
+            start = (group * plan.padded_outputs + o) * depth * L
+            tile = matrix_product(buffers.columns, depth, workspace.inputs.static_kernel, start)
+            at = (b * plan.outputs + group * plan.dense_outputs + o) * plan.positions + p
+            store_block(y, at, plan.positions, min(L, plan.dense_outputs - o), plan.positions - p, tile, buffers.edge)

@@ -14,11 +14,12 @@ from torch import Tensor
 from unified_extractor.ops.backends.compiled.backward import Backward, Gradients, backward
 from unified_extractor.ops.backends.compiled.forward import Forward, forward
 from unified_extractor.ops.backends.compiled.maps import CODES, MapSums, generates, map_of
-from unified_extractor.ops.backends.compiled.registers import T, lanes_of, numbers_of
-from unified_extractor.ops.backends.compiled.static import StaticLayout
-from unified_extractor.ops.backends.compiled.tables import FOLD, GATHER, UNFOLD, Plan, Shapes, plan_for
-from unified_extractor.ops.backends.compiled.threads import share
-from unified_extractor.ops.backends.compiled.work import Inputs
+from unified_extractor.ops.backends.compiled.plan import FOLD, GATHER, UNFOLD, Plan, Shapes, plan_for
+from unified_extractor.ops.backends.compiled.records import flat_record
+from unified_extractor.ops.backends.compiled.registers import T, lanes_of
+from unified_extractor.ops.backends.compiled.static_kernel import StaticLayout
+from unified_extractor.ops.backends.compiled.threads import parallel_for
+from unified_extractor.ops.backends.compiled.workspace import Inputs
 from unified_extractor.ops.custom_ops import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
 
 _MODES = {"gather": GATHER, "fold": FOLD, "unfold": UNFOLD}
@@ -34,7 +35,7 @@ def run(call: Call) -> Tensor:
     plan, numbers = _plan(_shapes(call))
     y = new_output(call)
     inputs = _Inputs(call, plan, numbers, StaticLayout(call.static, call.x, plan).for_forward(), backward=False)
-    _share(forward, lambda: Forward(inputs.of_a_thread(plan.space.image_gradient), y), inputs, plan.batch)
+    _run(forward, lambda: Forward(inputs.of_a_thread(plan.buffers.grad_image), y), inputs, plan.batch)
     return y
 
 
@@ -47,24 +48,24 @@ def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     inputs, gradient = _Inputs(call, plan, numbers, static.for_backward(), backward=True), gradient.contiguous()
     images = _images_a_sum(call, plan, wanted)
     partial_sums = -(-plan.batch // images)
-    of_static = static.new_sums(partial_sums) if wanted.static else None
+    of_static = static.new_partial_sums(partial_sums) if wanted.static else None
     of_map = MapSums(call.generator, plan, wanted, partial_sums, T)
     new = {1: x.new_empty, 0: x.new_zeros}
     results = [
         torch.empty_like(x, memory_format=torch.contiguous_format) if wanted.x else None,
         of_static,
-        new[plan.dynamic.every](call.dynamic_shape()) if wanted.dynamic else None,
-        new[plan.offsets.every](call.offsets.shape) if wanted.offsets and call.offsets is not None else None,
+        new[plan.dynamic_kernel.per_window](call.dynamic_shape()) if wanted.dynamic else None,
+        new[plan.offsets.per_window](call.offsets.shape) if wanted.offsets and call.offsets is not None else None,
     ]
     targets = Gradients(results[0], results[1], results[2], results[3], of_map.shares)
     followed = wanted._replace(dynamic=wanted.dynamic or any(wanted[4:]))
 
     def arguments() -> Backward:
-        return Backward(inputs.of_a_thread(plan.space.end), gradient, targets, followed, images)
+        return Backward(inputs.of_a_thread(plan.buffers.end), gradient, targets, followed, images)
 
-    _share(backward, arguments, inputs, partial_sums)
+    _run(backward, arguments, inputs, partial_sums)
     if of_static is not None:
-        results[1] = static.from_sums(of_static)
+        results[1] = static.gradient(of_static)
     results += of_map.gradients()
     return [result for result, asked in zip(results, wanted, strict=True) if asked and result is not None]
 
@@ -85,7 +86,11 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
 def _images_a_sum(call: Call, plan: Plan, wanted: Wanted) -> int:
     """Images whose parameters' gradients are summed up in one: enough sums for threads, in not much more memory than the image takes."""
     generator = call.generator
-    of_map = 0 if generator is None or not any(wanted[4:]) else plan.dynamic.groups * plan.generated.rows * plan.generated.width
+    of_map = (
+        0
+        if generator is None or not any(wanted[4:])
+        else plan.dynamic_kernel.groups * plan.generated.rows * plan.generated.padded_depth
+    )
     largest = max(call.static.numel() if call.static is not None and wanted.static else 0, of_map)
     sums = min(max(_LEAST_SUMS, call.x.numel() // largest), 64) if largest else max(call.x.shape[0], 1)
     return max(1, -(-call.x.shape[0] // sums))
@@ -100,38 +105,49 @@ class _Inputs:
         self.dynamic, self.offsets = (None if t is None else t.contiguous() for t in (call.dynamic, call.offsets))
         self.map = map_of(call.generator, plan, backward=backward)
 
-    def of_a_thread(self, space: int) -> Inputs:
-        """With buffers of its own, ``space`` numbers."""
-        corners, memory = np.empty(self.plan.taps * T, np.int64), self.x.new_empty(space)
-        weighed = self.dynamic is not None or self.plan.generated.depth + self.plan.generated.heads > 0
-        return Inputs(self.x, self.static, self.dynamic, self.map, self.offsets, weighed, memory, corners)
+    def of_a_thread(self, size: int) -> Inputs:
+        """With buffers of its own, ``size`` numbers."""
+        corners, memory = np.empty(self.plan.taps * T, np.int64), self.x.new_empty(size)
+        has_dynamic_kernel = self.dynamic is not None or self.plan.generated.depth + self.plan.generated.heads > 0
+        return Inputs(self.x, self.static, self.dynamic, self.map, self.offsets, has_dynamic_kernel, memory, corners)
 
 
-def _share(kernel: Any, call: Callable[[], Any], inputs: _Inputs, parts: int) -> None:
-    """Run a pass over ``parts`` times all units; ``call`` makes a thread's arguments."""
+def _run(kernel: Any, call: Callable[[], Any], inputs: _Inputs, parts: int) -> None:
+    """Run a pass over ``parts`` times all channel ranges; ``call`` makes a thread's arguments."""
     dtype = inputs.x.dtype
 
     def work(start: int, stop: int) -> None:
         record = call()  # holds the thread's buffers
-        kernel(np.array(numbers_of(record), np.int64), inputs.numbers, _LIKE[dtype], start, stop)
+        kernel(np.array(flat_record(record), np.int64), inputs.numbers, _LIKE[dtype], start, stop)
 
     if (kernel, dtype) not in _READY:  # compile or load it once, not in every thread
         work(0, 0)
         _READY.add((kernel, dtype))
-    share(work, parts * inputs.plan.bundle_count, inputs.plan.work)
+    parallel_for(work, parts * inputs.plan.bundle_count, inputs.plan.multiply_adds)
 
 
 def _shapes(call: Call) -> Shapes:
-    x, geometry, mode = call.x, call.geometry, _MODES[call.aggregation]
+    x, geometry, aggregation = call.x, call.geometry, _MODES[call.aggregation]
     shape, generator = call.dynamic_shape(), call.generator
     dynamic = None if call.dynamic is None and generator is None and not call.heads else (shape[1], *shape[-2:])
     generated = None if generator is None else (generator.weight.shape[1], CODES[generator.normalization], generator.heads)
     offsets = None if call.offsets is None else (call.offsets.shape[1], *call.offsets.shape[-2:])
     static = None if call.static is None else (call.static.shape[0], call.static.shape[1])
-    alone = static == (x.shape[1], 1)
+    depthwise = static == (x.shape[1], 1)
     lanes, dtype = lanes_of(x.element_size() * 8), str(x.dtype).removeprefix("torch.")
     return Shapes(
-        geometry, x.shape[0], x.shape[1], mode, None if alone else static, alone, dynamic, offsets, generated, T, lanes, dtype
+        geometry,
+        x.shape[0],
+        x.shape[1],
+        aggregation,
+        None if depthwise else static,
+        depthwise,
+        dynamic,
+        offsets,
+        generated,
+        T,
+        lanes,
+        dtype,
     )
 
 
@@ -139,4 +155,4 @@ def _shapes(call: Call) -> Shapes:
 def _plan(shapes: Shapes) -> tuple[Plan, np.ndarray]:
     """The plan of all calls with these shapes, and what a kernel gets of it: its numbers and the addresses of its tables."""
     plan = plan_for(shapes)
-    return plan, np.array(numbers_of(plan), np.int64)
+    return plan, np.array(flat_record(plan), np.int64)

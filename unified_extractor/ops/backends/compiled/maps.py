@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.backends.compiled.generating import Map, MapGradients
-from unified_extractor.ops.backends.compiled.tables import NONE, SIGMOID, SOFTMAX, Plan
+from unified_extractor.ops.backends.compiled.dynamic_kernel import Generator, GeneratorGradients
+from unified_extractor.ops.backends.compiled.plan import NONE, SIGMOID, SOFTMAX, Plan
 from unified_extractor.ops.custom_ops import Call, Wanted
 from unified_extractor.ops.dynamic_kernels import KernelGenerator, generating_work
 
 CODES = {"none": NONE, "softmax": SOFTMAX, "sigmoid": SIGMOID}
-_NOTHING = Map(None, None, None, None)
+_NOTHING = Generator(None, None, None, None)
 _WORTH_GENERATING = 2
 """Multiply-adds that make a kernel, for each in which it is used, up to which the loops make it faster than a matrix product does.
 
@@ -33,33 +33,35 @@ def generates(call: Call) -> bool:
     return generating_work(call.generator, call.geometry) <= _WORTH_GENERATING * used
 
 
-def map_of(generator: KernelGenerator | None, plan: Plan, *, backward: bool) -> Map:
+def map_of(generator: KernelGenerator | None, plan: Plan, *, backward: bool) -> Generator:
     """The linear map with its scale, in whole blocks of L, as a pass takes it; without a generator there is none."""
     if generator is None:
         return _NOTHING
-    generated, lanes = plan.generated, int(plan.tile[1])
+    generated, lanes = plan.generated, plan.lanes
     if generator.heads:
         query = generator.feature if generator.scale == 1 else generator.scale * generator.feature
         bias = generator.bias if generator.bias is None else generator.scale * generator.bias
-        return Map(query.contiguous(), generator.weight.contiguous(), None, _bias(bias, generator, plan))
-    weight, bias = ((None if t is None else t.detach().view(plan.dynamic.groups, generated.rows, -1)) for t in generator[1:3])
+        return Generator(query.contiguous(), generator.weight.contiguous(), None, _bias(bias, generator, plan))
+    weight, bias = (
+        (None if t is None else t.detach().view(plan.dynamic_kernel.groups, generated.rows, -1)) for t in generator[1:3]
+    )
     assert weight is not None
     if generator.scale != 1:
         weight, bias = generator.scale * weight, None if bias is None else generator.scale * bias
-    return Map(
+    return Generator(
         generator.feature.contiguous(),
-        _panels(F.pad(weight.transpose(1, 2), (0, generated.columns - generated.rows)), lanes),
-        _panels(F.pad(weight, (0, generated.width - generated.depth)), lanes) if backward else None,
+        _panels(F.pad(weight.transpose(1, 2), (0, generated.padded_rows - generated.rows)), lanes),
+        _panels(F.pad(weight, (0, generated.padded_depth - generated.depth)), lanes) if backward else None,
         _bias(bias, generator, plan),
     )
 
 
 def _bias(bias: Tensor | None, generator: KernelGenerator, plan: Plan) -> Tensor:
     """``[G, columns]``."""
-    generated, groups = plan.generated, plan.dynamic.groups
+    generated, groups = plan.generated, plan.dynamic_kernel.groups
     if bias is None:
-        return _zeros(groups * generated.columns, generator.weight.dtype)
-    return F.pad(bias.detach().view(groups, generated.rows), (0, generated.columns - generated.rows))
+        return _zeros(groups * generated.padded_rows, generator.weight.dtype)
+    return F.pad(bias.detach().view(groups, generated.rows), (0, generated.padded_rows - generated.rows))
 
 
 @lru_cache(maxsize=64)
@@ -77,13 +79,13 @@ class MapSums:
 
     def __init__(self, generator: KernelGenerator | None, plan: Plan, wanted: Wanted, count: int, tile: int) -> None:
         self.generator, self.plan = generator, plan
-        self.shares = MapGradients(None, None, None)
+        self.shares = GeneratorGradients(None, None, None)
         if generator is None:
             return
-        groups, generated, feature, keys = plan.dynamic.groups, plan.generated, generator.feature, generator.weight
+        groups, generated, feature, keys = plan.dynamic_kernel.groups, plan.generated, generator.feature, generator.weight
         shares = 1 if generator.heads else plan.bundle_count
-        of_weight = (1, *keys.shape) if generator.heads else (count, groups, generated.width, generated.rows)
-        self.shares = MapGradients(
+        of_weight = (1, *keys.shape) if generator.heads else (count, groups, generated.padded_depth, generated.rows)
+        self.shares = GeneratorGradients(
             feature.new_empty(shares, *feature.shape) if wanted.feature else None,
             feature.new_zeros(of_weight) if wanted.weight else None,
             feature.new_zeros(count, groups, generated.rows, tile) if wanted.bias else None,
@@ -103,5 +105,5 @@ class MapSums:
     def _rows(self, panels: Tensor) -> Tensor:
         """``[G*rows, R]`` from ``[G, width/L, rows, L]``."""
         generated = self.plan.generated
-        rows = panels.view(len(panels), -1, generated.rows, int(self.plan.tile[1])).transpose(1, 2).flatten(2)
+        rows = panels.view(len(panels), -1, generated.rows, self.plan.lanes).transpose(1, 2).flatten(2)
         return rows[:, :, : generated.depth].flatten(0, 1)

@@ -20,44 +20,44 @@ _GRAIN = 2**21
 _Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def share(run: Callable[[int, int], None], items: int, work: int) -> None:
-    """Call ``run(start, stop)`` for parts of ``range(items)``, one a thread; ``work``: multiply-adds of all items."""
-    parts = max(1, min(torch.get_num_threads(), items, work // _GRAIN))
-    borders = [items * part // parts for part in range(parts + 1)]
-    shares = list(pairwise(borders))
-    if parts == 1:
+def parallel_for(run: Callable[[int, int], None], items: int, multiply_adds: int) -> None:
+    """Call ``run(start, stop)`` for pieces of ``range(items)``, one a thread; ``multiply_adds``: of all items."""
+    count = max(1, min(torch.get_num_threads(), items, multiply_adds // _GRAIN))
+    if count == 1:
         run(0, items)
-    elif (openmp := _openmp()) is not None:
-        _in_region(openmp, run, shares)
+        return
+    pieces = list(pairwise(items * piece // count for piece in range(count + 1)))
+    if (openmp := _openmp()) is not None:
+        _run_in_region(openmp, run, pieces)
     else:
-        others = [_pool().submit(run, *part) for part in shares[1:]]
+        others = [_pool().submit(run, *piece) for piece in pieces[1:]]
         try:
-            run(*shares[0])
+            run(*pieces[0])
         finally:
             wait(others)
         for other in others:
             other.result()
 
 
-def _in_region(openmp: Any, run: Callable[[int, int], None], shares: list[tuple[int, int]]) -> None:
-    """Run the shares in a parallel region of torch's OpenMP."""
-    remaining, errors = iter(shares), []
+def _run_in_region(openmp: Any, run: Callable[[int, int], None], pieces: list[tuple[int, int]]) -> None:
+    """Run the pieces in a parallel region of torch's OpenMP."""
+    remaining, errors = iter(pieces), []
 
-    def work(_: int | None) -> None:
+    def run_pieces(_: int | None) -> None:
         try:
             for start, stop in remaining:
                 run(start, stop)
         except BaseException as error:  # it must not leave the region
             errors.append(error)
 
-    openmp(_Region(work), None, len(shares), 0)
+    openmp(_Region(run_pieces), None, len(pieces), 0)
     if errors:
         raise errors[0]
 
 
 @cache
 def _openmp() -> Any:
-    """GNU OpenMP's entry to a parallel region, which LLVM's has too; None where torch brought neither into the process."""
+    """Return GNU OpenMP's entry to a parallel region, which LLVM's has too; None where torch brought neither into the process."""
     try:
         return ctypes.CDLL(None).GOMP_parallel if torch.backends.openmp.is_available() else None
     except (AttributeError, OSError, TypeError):

@@ -1,0 +1,440 @@
+"""The plan of a call, from its shapes alone: where pixels, windows, channels and buffers lie, and how the work is divided.
+
+B images, C channels, O output channels, G kernel groups, K taps, P positions of windows, T positions in a tile, L channels (lanes) of a
+channel block, I outputs of a window (1; fold: K).
+"""
+
+from math import gcd, lcm
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unified_extractor.ops.geometry import Geometry
+
+Table = NDArray[np.int64]
+Numbers = NDArray[np.floating] | Tensor | None
+"""Numbers of the call's dtype; None where a call has none."""
+GATHER, FOLD, UNFOLD = 0, 1, 2
+"""The aggregations: one weighted sum a window; K sums added on the regular grid; the sampled taps themselves."""
+NONE, SOFTMAX, SIGMOID = 0, 1, 2
+"""The normalizations of a generated kernel."""
+_MOST_ITEMS = 16
+"""Work items of a batch, where all channels of an image share a feature: each item adds up a partial sum of the feature's gradient."""
+
+
+class Shapes(NamedTuple):
+    """All that a plan depends on."""
+
+    geometry: Geometry
+    batch: int
+    channels: int
+    aggregation: int
+    dense: tuple[int, int] | None
+    """``[O, C/groups]`` of a dense or grouped static kernel; None without one."""
+    depthwise: bool
+    """A depthwise static kernel is there."""
+    dynamic_kernel: tuple[int, int, int] | None
+    """Kernel groups, height and width; the latter two may be 1."""
+    offsets: tuple[int, int, int] | None
+    """Offset groups, height and width; the latter two may be 1."""
+    generator: tuple[int, int, int] | None
+    """Channels of the feature or of the keys, normalization and heads, where the dynamic kernel is generated."""
+    tile: int
+    lanes: int
+    dtype: str
+
+
+class Canvas(NamedTuple):
+    """A channel block of an image, channels last, with zeros around. A *place* is the first element of a pixel."""
+
+    size: int
+    """Elements, among them a spare pixel behind the image and all that can be reached from there."""
+    row: int
+    """Elements from a pixel to the one below."""
+    spare: int
+    """The place of the spare pixel: it is zero, and so are its neighbors."""
+    pixels: Table
+    """The place of every pixel of the image, then the spare one up to a whole tile."""
+
+
+class WindowValues(NamedTuple):
+    """A tensor ``[B, groups, rows, height, width]`` with values for every window, shared by the channels of a group."""
+
+    groups: int
+    """The number of groups; 0 where there is no such tensor."""
+    rows: int
+    """The values of a window."""
+    size: int
+    """The elements of a row, height*width."""
+    per_window: int
+    """1 where every window has values of its own; 0 where an axis is 1 and windows share them."""
+    elements: Table
+    """The element of a row that belongs to every window."""
+
+
+class GeneratedKernel(NamedTuple):
+    """A dynamic kernel generated in the loops: a linear map of a feature, or query-key products."""
+
+    depth: int
+    """R, channels of the feature; 0 without a linear map."""
+    padded_depth: int
+    """R, filled up to whole vectors of L."""
+    rows: int
+    """I*K, values of a kernel group."""
+    padded_rows: int
+    """I*K, filled up to whole vectors of L."""
+    normalization: int
+    size: int
+    """Elements of the feature's canvas ``[P, padded_depth]``, P filled up to a whole tile."""
+    places: Table
+    """The place of every position in the feature's canvas."""
+    heads: int
+    """G of query-key products; 0 without."""
+    channels: int
+    """E, channels of query and keys."""
+    key_blocks: int
+    """Channel blocks of a head's keys."""
+    range_heads: int
+    """Heads of a channel range."""
+    inside: Table
+    """1 for every tile whose windows have all taps in the image, else 0."""
+
+
+class ChannelBlocks(NamedTuple):
+    """The channels in blocks of at most L that share every group; one entry a block."""
+
+    channel: Table
+    """The first channel."""
+    size: Table
+    """The number of channels."""
+    kernel_group: Table
+    """The group of the dynamic kernel."""
+    offset_group: Table
+    """The group of the offsets."""
+    dense_group: Table
+    """The group of a dense or grouped static kernel."""
+    dense_block: Table
+    """The number of the block within that group."""
+    lane: Table
+    """One entry a channel, not a block: its place among all lanes of all blocks."""
+
+
+class Buffers(NamedTuple):
+    """Starts of a thread's buffers in its memory. N is the number of channel blocks of a channel range."""
+
+    image: int
+    """Canvases ``[N]`` of the image."""
+    fold: int
+    """Canvases ``[N]`` of what a fold adds up."""
+    weights: int
+    """The dynamic kernel of a tile, ``[I, K, T]``; ones without a dynamic kernel."""
+    offsets: int
+    """The offsets of a tile, ``[K, 2, T]``."""
+    corner_weights: int
+    """Bilinear weights ``[4, K, T]`` of the upper left, upper right, lower left and lower right pixel."""
+    fractions: int
+    """``[2, K, T]``: how far a position lies below and right of the upper left pixel."""
+    sampled: int
+    """Bilinear samples ``[K, T, L]``."""
+    columns: int
+    """Weighted taps of a dense group, ``[blocks, K, T, L]``."""
+    edge: int
+    """A tile ``[L, T]`` with fewer channels or positions than L and T."""
+    feature: int
+    """The feature's canvas ``[P, padded_depth]``."""
+    keys: int
+    """Canvases of the keys, ``[heads of a channel range, blocks of a head]``."""
+    grad_image: int
+    """The first buffer that backward alone needs."""
+    grad_weights: int
+    grad_offsets: int
+    grad_sampled: int
+    corner_products: int
+    """Products of gradient and pixel, summed over channels, for every corner: ``[4, K, T]``."""
+    grad_outputs: int
+    """The gradient of a dense group's outputs, ``[blocks, T, L]``."""
+    weighted: int
+    """A weighted tap, ``[T, L]``."""
+    grad_feature: int
+    grad_keys: int
+    end: int
+
+
+class Plan(NamedTuple):
+    """All numbers and tables that the loops need."""
+
+    aggregation: int
+    batch: int
+    channels: int
+    outputs: int
+    pixels: int
+    positions: int
+    taps: int
+    results: int
+    """I, outputs of a window: 1, or K for a fold."""
+    image: Canvas
+    """Layout of the image's canvases: on the regular grid with room for every tap, with offsets with one pixel of zeros around."""
+    fold: Canvas
+    """Layout of the canvases of what a fold adds up."""
+    windows: Table
+    """The place of every window's first tap on the regular grid, then the spare one up to a whole tile."""
+    tap_shifts: Table
+    """The elements from a window's first tap to every tap."""
+    sample_places: Table
+    """The places of a tile's positions among bilinear samples ``[K, T, L]``."""
+    sample_shifts: Table
+    """The elements from the samples of the first tap to those of every tap."""
+    window_y: Numbers
+    """y of every window's first tap in pixels, then one outside the image up to a whole tile."""
+    window_x: Numbers
+    """x of every window's first tap in pixels, then one outside the image up to a whole tile."""
+    tap_y: Numbers
+    """The pixels from a window's first tap down to every tap."""
+    tap_x: Numbers
+    """The pixels from a window's first tap right to every tap."""
+    height: int
+    width: int
+    dynamic_kernel: WindowValues
+    generated: GeneratedKernel
+    offsets: WindowValues
+    blocks: ChannelBlocks
+    lanes: int
+    depthwise: int
+    """1 where a depthwise static kernel is there, else 0."""
+    dense_groups: int
+    """Groups of a dense or grouped static kernel; 0 without one."""
+    dense_blocks: int
+    """Channel blocks of such a group."""
+    dense_outputs: int
+    """Output channels of such a group."""
+    padded_outputs: int
+    """Output channels of such a group, filled up to whole vectors of L."""
+    channel_ranges: Table
+    """First block of every channel range, and the end. A channel range holds whole groups of every kind, so no other adds to its sums."""
+    range_size: int
+    """Channel blocks of a channel range."""
+    range_count: int
+    bundle: int
+    """Channel ranges that a work item takes one after the other: one, or several where they share a feature."""
+    bundle_count: int
+    block_count: int
+    buffers: Buffers
+    multiply_adds: int
+    """Multiply-adds of a forward pass."""
+
+
+def plan_for(shapes: Shapes) -> Plan:
+    """Return the plan of all calls with these shapes."""
+    geometry, tile, lanes = shapes.geometry, shapes.tile, shapes.lanes
+    positions, channels = geometry.output[0] * geometry.output[1], shapes.channels
+    results = geometry.taps if shapes.aggregation == FOLD else 1
+    regular = _canvas(shapes, before=geometry.padding, size=_extent(geometry), reach=_reach(geometry))
+    border = _canvas(shapes, before=(1, 1), size=(geometry.image[0] + 2, geometry.image[1] + 2), reach=(1, 1))
+    starts = [np.arange(geometry.output[a]) * geometry.stride[a] for a in (0, 1)]
+    taps = [np.array(axis) * geometry.dilation[a] for a, axis in enumerate(zip(*geometry.tap_indices, strict=True))]
+    grid = [axis.ravel() for axis in np.meshgrid(*starts, indexing="ij")]
+    outside = -2 - max(_extent(geometry))
+    dense_groups = channels // shapes.dense[1] if shapes.dense else 0
+    dense_outputs = shapes.dense[0] // dense_groups if shapes.dense else 0
+    blocks = _blocks(shapes, dense_groups)
+    channel_ranges = _channel_ranges(shapes, dense_groups, blocks)
+    image = border if shapes.offsets else regular
+    fold = regular if shapes.aggregation == FOLD else regular._replace(size=0)
+    range_count = len(channel_ranges) - 1
+    generated = _generated(shapes, results * geometry.taps, range_count)
+    bundle = max(1, -(-range_count * min(shapes.batch, _MOST_ITEMS) // _MOST_ITEMS)) if generated.depth else 1
+    dense_blocks, padded_outputs = (
+        (len(blocks.channel) // dense_groups, _rounded_up(dense_outputs, lanes)) if dense_groups else (0, 0)
+    )
+    return Plan(
+        aggregation=shapes.aggregation,
+        batch=shapes.batch,
+        channels=channels,
+        outputs=shapes.dense[0] if shapes.dense else channels,
+        pixels=geometry.image[0] * geometry.image[1],
+        positions=positions,
+        taps=geometry.taps,
+        results=results,
+        image=image,
+        fold=fold,
+        windows=_filled_up(grid[0] * regular.row + grid[1] * lanes, tile, regular.spare),
+        tap_shifts=taps[0] * regular.row + taps[1] * lanes,
+        sample_places=np.arange(tile) * lanes,
+        sample_shifts=np.arange(geometry.taps) * tile * lanes,
+        window_y=_filled_up(grid[0] - geometry.padding[0], tile, outside).astype(shapes.dtype),
+        window_x=_filled_up(grid[1] - geometry.padding[1], tile, outside).astype(shapes.dtype),
+        tap_y=taps[0].astype(shapes.dtype),
+        tap_x=taps[1].astype(shapes.dtype),
+        height=geometry.image[0],
+        width=geometry.image[1],
+        dynamic_kernel=_window_values(shapes.dynamic_kernel, results * geometry.taps, geometry, tile),
+        generated=generated,
+        offsets=_window_values(shapes.offsets, 2 * geometry.taps, geometry, tile),
+        blocks=blocks,
+        lanes=lanes,
+        depthwise=int(shapes.depthwise),
+        dense_groups=dense_groups,
+        dense_blocks=dense_blocks,
+        dense_outputs=dense_outputs,
+        padded_outputs=padded_outputs,
+        channel_ranges=channel_ranges,
+        range_size=int(channel_ranges[1]),
+        range_count=range_count,
+        bundle=bundle,
+        bundle_count=-(-range_count // bundle),
+        block_count=len(blocks.channel),
+        buffers=_buffers(shapes, generated, int(channel_ranges[1]), image, fold, dense_blocks, padded_outputs),
+        multiply_adds=shapes.batch
+        * positions
+        * results
+        * geometry.taps
+        * (channels * max(dense_outputs, 1) + _generating_work(shapes)),
+    )
+
+
+def _generating_work(shapes: Shapes) -> int:
+    """Return the multiply-adds that generate one tap of a window's kernels; 0 where they lie in memory."""
+    if shapes.generator is None or shapes.dynamic_kernel is None:
+        return 0
+    channels, _, heads = shapes.generator
+    return channels if heads else shapes.dynamic_kernel[0] * channels
+
+
+def _generated(shapes: Shapes, rows: int, channel_ranges: int) -> GeneratedKernel:
+    channels, normalization, heads = shapes.generator or (0, NONE, 0)
+    depth, positions = 0 if heads else channels, shapes.geometry.output[0] * shapes.geometry.output[1]
+    padded_depth, count = _rounded_up(depth, shapes.lanes), _rounded_up(positions, shapes.tile)
+    return GeneratedKernel(
+        depth=depth,
+        padded_depth=padded_depth,
+        rows=rows,
+        padded_rows=_rounded_up(rows, shapes.lanes),
+        normalization=normalization,
+        size=count * padded_depth,
+        places=np.arange(count) * padded_depth,
+        heads=heads,
+        channels=channels if heads else 0,
+        key_blocks=-(-channels // heads // shapes.lanes) if heads else 0,
+        range_heads=heads // channel_ranges if heads else 0,
+        inside=_inside(shapes),
+    )
+
+
+def _inside(shapes: Shapes) -> Table:
+    """Return 1 for every tile whose windows have all taps in the image, else 0."""
+    geometry = shapes.geometry
+    axes = []
+    for axis in (0, 1):
+        first = np.arange(geometry.output[axis]) * geometry.stride[axis] - geometry.padding[axis]
+        axes.append((first >= 0) & (first + _reach(geometry)[axis] < geometry.image[axis]))
+    return _filled_up((axes[0][:, None] & axes[1]).ravel().astype(np.int64), shapes.tile, 0).reshape(-1, shapes.tile).min(1)
+
+
+def _buffers(
+    shapes: Shapes,
+    generated: GeneratedKernel,
+    range_size: int,
+    image: Canvas,
+    fold: Canvas,
+    dense_blocks: int,
+    padded_outputs: int,
+) -> Buffers:
+    keys = generated.range_heads * generated.key_blocks * image.size
+    tile, weights = shapes.tile * shapes.lanes, generated.padded_rows * shapes.tile
+    taps, sampled = shapes.geometry.taps * shapes.tile, shapes.geometry.taps * tile if shapes.offsets else 0
+    sizes = {
+        "image": range_size * image.size,
+        "fold": range_size * fold.size,
+        "weights": weights,
+        "offsets": 2 * taps,
+        "corner_weights": 4 * taps,
+        "fractions": 2 * taps,
+        "sampled": sampled,
+        "columns": dense_blocks * shapes.geometry.taps * tile,
+        "edge": tile,
+        "feature": generated.size,
+        "keys": keys,
+        "grad_image": range_size * image.size,
+        "grad_weights": weights,
+        "grad_offsets": 2 * taps,
+        "grad_sampled": sampled,
+        "corner_products": 4 * taps,
+        "grad_outputs": padded_outputs * shapes.tile,
+        "weighted": tile,
+        "grad_feature": generated.size,
+        "grad_keys": keys,
+    }
+    starts = np.cumsum([0, *(_rounded_up(size, 16) for size in sizes.values())])  # 16 numbers: at least a cache line
+    return Buffers(**dict(zip(Buffers._fields, map(int, starts), strict=True)))
+
+
+def _reach(geometry: Geometry) -> tuple[int, int]:
+    """Return the pixels from a window's first tap to its last, (y, x)."""
+    return geometry.dilation[0] * (geometry.kernel_size[0] - 1), geometry.dilation[1] * (geometry.kernel_size[1] - 1)
+
+
+def _extent(geometry: Geometry) -> tuple[int, int]:
+    """Return height and width of the smallest canvas that holds the image and every tap."""
+    height, width = (
+        max(geometry.padding[a] + geometry.image[a], geometry.stride[a] * (geometry.output[a] - 1) + _reach(geometry)[a] + 1)
+        for a in (0, 1)
+    )
+    return height, width
+
+
+def _canvas(shapes: Shapes, before: tuple[int, int], size: tuple[int, int], reach: tuple[int, int]) -> Canvas:
+    rows, columns = np.divmod(np.arange(shapes.geometry.image[0] * shapes.geometry.image[1]), shapes.geometry.image[1])
+    spare = size[0] * size[1]
+    pixels = _filled_up((rows + before[0]) * size[1] + columns + before[1], shapes.tile, spare)
+    lanes = shapes.lanes
+    return Canvas((spare + reach[0] * size[1] + reach[1] + 1) * lanes, size[1] * lanes, spare * lanes, pixels * lanes)
+
+
+def _window_values(shape: tuple[int, int, int] | None, rows: int, geometry: Geometry, tile: int) -> WindowValues:
+    groups, height, width = shape or (0, 1, 1)
+    y, x = (np.minimum(np.arange(geometry.output[a]), size - 1) for a, size in ((0, height), (1, width)))
+    index = (y[:, None] * width + x).ravel()
+    return WindowValues(groups, rows, height * width, int((height, width) == geometry.output), _filled_up(index, tile, 0))
+
+
+def _blocks(shapes: Shapes, dense_groups: int) -> ChannelBlocks:
+    """Return channel blocks that cross no border of any group."""
+    channels = shapes.channels
+    sizes = {name: channels // groups if groups else channels for name, groups in _group_counts(shapes, dense_groups).items()}
+    step = gcd(*sizes.values())
+    channel = np.array([first + c for first in range(0, channels, step) for c in range(0, step, shapes.lanes)])
+    dense_block = np.arange(len(channel)) % (len(channel) // dense_groups) if dense_groups else np.zeros_like(channel)
+    size = np.minimum(step - channel % step, shapes.lanes)
+    lane = np.concatenate([block * shapes.lanes + np.arange(n) for block, n in enumerate(size)])
+    kernel_group, offset_group, dense_group = (channel // sizes[name] for name in ("kernel", "offsets", "dense"))
+    return ChannelBlocks(channel, size, kernel_group, offset_group, dense_group, dense_block, lane)
+
+
+def _channel_ranges(shapes: Shapes, dense_groups: int, blocks: ChannelBlocks) -> Table:
+    """Return the shortest channel ranges that hold whole groups of every kind, as the first block of each and the end."""
+    size = lcm(*(shapes.channels // groups if groups else 1 for groups in _group_counts(shapes, dense_groups).values()))
+    in_range = max(int(np.count_nonzero(blocks.channel < size)), 1)
+    return np.arange(0, len(blocks.channel) + 1, in_range)
+
+
+def _group_counts(shapes: Shapes, dense_groups: int) -> dict[str, int]:
+    """Return the number of groups of each kind; 0 where there are none."""
+    return {
+        "kernel": shapes.dynamic_kernel[0] if shapes.dynamic_kernel else 0,
+        "offsets": shapes.offsets[0] if shapes.offsets else 0,
+        "dense": dense_groups,
+    }
+
+
+def _rounded_up(size: int, tile: int) -> int:
+    """Return the smallest multiple of ``tile`` that is not below ``size``."""
+    return -(-size // tile) * tile
+
+
+def _filled_up(places: Table, tile: int, rest: int) -> Table:
+    """Return the table filled up to a whole tile."""
+    table = np.full(_rounded_up(len(places), tile), rest, np.int64)
+    table[: len(places)] = places
+    return table
