@@ -22,8 +22,8 @@ def load_dense(static_kernel, tap, channels, output, is_output, plan):
     group = channels.first_group + flat // plan.tile_group_channels
     member = channels.first_member + flat % plan.tile_group_channels
     exist = (group < plan.channel_groups) & (member < plan.group_channels)
-    row = tap * (plan.convolution_channel_groups * plan.group_channels)
-    row += group % plan.convolution_channel_groups * plan.group_channels + member
+    first_row = tap * (plan.convolution_channel_groups * plan.group_channels)
+    row = first_row + group % plan.convolution_channel_groups * plan.group_channels + member
     mask = exist[:, None] & is_output[None, :]
     return tl.load(static_kernel + row[:, None] * plan.output_channels + output[None, :], mask=mask, other=0.0)
 
@@ -79,8 +79,8 @@ def dense(x, static_kernel, dynamic_kernel, offsets, y, sizes, plan: tl.constexp
                 value = load_and_apply_weights(
                     value, static_kernel, dynamic_kernel, kernel_start, 0, tap, tap, windows, channels, plan
                 )
-                weights = load_dense(static_kernel, tap, channels, output, is_output, plan)
-                total += product(tile_to_matrix(value, plan), weights, plan)
+                samples = tile_to_matrix(value, plan)
+                total += product(samples, load_dense(static_kernel, tap, channels, output, is_output, plan), plan)
     mask = windows.exist[:, None] & is_output[None, :]
     tl.store(start_of(y, batch) + output_places(y, windows, output, plan), total, mask=mask)
 
