@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from run import HERE, at_budget, parse, parser, results
 from torch import Tensor
 
-from unified_extractor.profiling.latency import in_turns, spread
+from unified_extractor.profiling.latency import in_turns, percentiles
 from unified_extractor.profiling.meters import CpuMeter, GpuMeter
 from unified_extractor.results.record import read_rows
 from unified_extractor.sweeps.cell import arguments_without_name
@@ -73,7 +73,7 @@ def measured(grid: Grid) -> dict[str, Any]:
     timed = {(name, what): do for name, run in runs.items() for what, do in workloads(run, device).items()}
     times: dict[str, dict[str, Any]] = {name: {} for name in runs}
     for (name, what), values in in_turns(timed, REPEATS, meter).items():
-        times[name][what] = spread(values)
+        times[name][what] = percentiles(values)
     batch = next(iter(runs.values())).data.batch_size
     return {
         "date": f"{datetime.now(UTC):%F}",

@@ -15,7 +15,7 @@ from unified_extractor.commands import visualize
 from unified_extractor.commands.describe import read_spec
 from unified_extractor.visualize.description import describe, formula, in_words
 from unified_extractor.visualize.label_placement import wrapped
-from unified_extractor.visualize.window_drawings import draw_operator
+from unified_extractor.visualize.spec_drawings import draw_operator
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

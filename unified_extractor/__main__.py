@@ -1,4 +1,4 @@
-"""The command ``uniex``."""
+"""The entry point of the command ``uniex``."""
 
 import importlib
 import sys
@@ -10,8 +10,8 @@ from unified_extractor.names import did_you_mean
 HELP = """usage: uniex COMMAND ...
 
   fit, validate, test, predict   train a network, evaluate it, classify images: uniex fit --config configs/digits/unified.yaml
-  describe                       an extractor's formula in words, its cost and its drawing: uniex describe involution
-  bench                          how fast the operator is beside its rivals: uniex bench cpu
+  describe                       the formula of an extractor in words, its cost and its drawing: uniex describe involution
+  bench                          the speed of the operator beside its baselines: uniex bench cpu
   sweep                          a grid of variants, settings and seeds, each cell trained: uniex sweep grid.yaml --workers 2
   report                         tables, statistics and figures of finished runs: uniex report runs/digits
   visualize                      sampling points and kernels of trained networks: uniex visualize runs/digits
@@ -22,7 +22,7 @@ _OTHERS = ("bench", "describe", "report", "sweep", "visualize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; each imports only what it needs. Returns the exit code."""
+    """Run a command and return its exit code. Each command imports only what it needs."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (words[0], words[1:]) if words else ("", [])
     if command in _TRAINING:

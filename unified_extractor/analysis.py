@@ -1,4 +1,4 @@
-"""Cost, words, pictures and tables. Returns data or figures; never trains."""
+"""The cost of a layer or network: parameters, multiply-adds and memory. The code is in ``profiling``."""
 
 from unified_extractor.profiling.cost import Cost, cost, kept_activation_bytes
 from unified_extractor.profiling.memory import kept_bytes, peak_bytes

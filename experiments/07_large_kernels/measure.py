@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 import unified_extractor as ux
-from unified_extractor.profiling.latency import in_turns, in_words, spread
+from unified_extractor.profiling.latency import in_turns, percentiles, percentiles_text
 from unified_extractor.profiling.meters import CpuMeter, GpuMeter
 from unified_extractor.results.tables import as_markdown
 
@@ -50,7 +50,7 @@ def measure(repeats: int) -> dict[str, Any]:
     for (name, size), values in times.items():
         cost = ux.analysis.cost(layers[name, size], (CHANNELS, SIDE, SIDE))
         counted = {"parameters": cost.parameters, "multiply_adds": cost.multiply_adds}
-        rows.append({"layer": name, "kernel_size": size, **counted, **spread(values)})
+        rows.append({"layer": name, "kernel_size": size, **counted, **percentiles(values)})
     return {"shape": [BATCH, CHANNELS, SIDE, SIDE], "repeats": repeats, "machine": meter.machine(), "rows": rows}
 
 
@@ -64,7 +64,15 @@ def table(result: dict[str, Any]) -> str:
             grown = [f"{row[what] / first[what]:.2f}" for what in ("multiply_adds", "median")]
             size = f"{row['kernel_size']}x{row['kernel_size']}"
             lines.append(
-                [name, size, f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e6:,.1f}", grown[0], in_words(row), grown[1]]
+                [
+                    name,
+                    size,
+                    f"{row['parameters']:,}",
+                    f"{row['multiply_adds'] / 1e6:,.1f}",
+                    grown[0],
+                    percentiles_text(row),
+                    grown[1],
+                ]
             )
     columns = ["layer", "window", "parameters", "M multiply-adds", "times 3x3", "ms, forward and backward", "times 3x3 in time"]
     return as_markdown(pd.DataFrame(lines, columns=columns))

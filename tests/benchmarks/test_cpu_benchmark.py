@@ -32,7 +32,7 @@ def small_cases(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_rivals_compute_what_the_operator_computes(name):
+def test_baselines_compute_what_the_operator_computes(name):
     case = SMALL[name]()
     expected = case.candidates[cases.OURS].values()
     for candidate in case.candidates.values():

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from unified_extractor.__main__ import main
-from unified_extractor.benchmarks.training_input import CASES, PATHS, MadeImages, markdown
-from unified_extractor.data.device_loader import ResidentLoader
+from unified_extractor.benchmarks.training_input import CASES, PATHS, RandomImages, markdown
+from unified_extractor.data.device_loader import DeviceLoader
 
 
 def test_bench_train_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -41,7 +41,7 @@ def test_committed_figures_are_those_of_the_committed_measurement():
     assert smallest["input on the device"]["median"] < 0.1 * smallest["step"]["median"]
 
 
-def test_made_images_are_kept_on_the_device():
-    data = MadeImages(16)
-    assert isinstance(data.train_dataloader(), ResidentLoader)
+def test_random_images_are_held_on_the_device():
+    data = RandomImages(16)
+    assert isinstance(data.train_dataloader(), DeviceLoader)
     assert [len(data.images(split)) for split in ("train", "val")] == [45_000, 5_000]  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.support.epochs import epoch_of
 from tests.support.image_folders import image_folder
 from unified_extractor.data import Augmentation, Digits, ImageFolder, Loading
-from unified_extractor.data.augmentation import DRAWS, augmented
+from unified_extractor.data.augmentation import DRAWS, augment_batch
 
 
 @pytest.mark.parametrize("on_device", [None, False])
@@ -34,7 +34,7 @@ def test_a_batch_is_cropped_flipped_and_erased_as_its_draws_say():
     draws[1, :3] = torch.tensor([0.5, 0.5, 0.1])  # flipped
     draws[2, :3] = torch.tensor([0.0, 0.99, 0.9])  # up and to the right
     draws[2, 3] = 0.1  # erased
-    crops, erased = augmented(padded, torch.tensor([0, 1, 1]), draws, settings)
+    crops, erased = augment_batch(padded, torch.tensor([0, 1, 1]), draws, settings)
     assert torch.equal(crops[0], images[0])
     assert torch.equal(crops[1], images[1].flip(2))
     assert torch.equal(crops[2, :, 2:, :4], images[1, :, :4, 2:])
@@ -49,7 +49,7 @@ def test_draws_are_spread_over_all_shifts_and_box_sizes():
     images = torch.zeros(1, 1, 36, 36, dtype=torch.uint8)
     images[0, 0, 10, 20] = 255
     settings = Augmentation(crop_padding=2, flip=True, erasing=0.25)
-    crops, erased = augmented(images, torch.zeros(4000, dtype=torch.long), draws, settings)
+    crops, erased = augment_batch(images, torch.zeros(4000, dtype=torch.long), draws, settings)
     places = crops[:, 0].flatten(1).argmax(1)
     counts = places.unique(return_counts=True)[1]
     assert len(counts) == 5 * 10  # five rows, five columns, mirrored or not

@@ -5,18 +5,18 @@ import torch
 
 from tests.support.epochs import epoch_of
 from unified_extractor.data import Augmentation, DataError, Digits, Loading
-from unified_extractor.data.device_loader import ResidentLoader
+from unified_extractor.data.device_loader import DeviceLoader
 
 
 def test_images_on_the_device_and_from_a_loader_are_the_same():
     resident, loaded = (Digits(loading=Loading(seed=5, on_device=where)) for where in (True, False))
-    assert isinstance(resident.train_dataloader(), ResidentLoader)
+    assert isinstance(resident.train_dataloader(), DeviceLoader)
     for one, two in zip(epoch_of(resident, 2), epoch_of(loaded, 2), strict=True):
         assert torch.equal(one, two)
 
 
 def test_a_position_within_an_epoch_is_part_of_a_checkpoint():
-    def batches(loader: ResidentLoader, epoch: int) -> list[torch.Tensor]:
+    def batches(loader: DeviceLoader, epoch: int) -> list[torch.Tensor]:
         loader.sampler.set_epoch(epoch)
         return [images for images, _ in loader]
 

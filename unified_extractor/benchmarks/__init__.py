@@ -1,1 +1,1 @@
-"""How fast the operator is beside what a user would otherwise run."""
+"""Benchmarks of the operator beside its baselines: what a user would run instead."""

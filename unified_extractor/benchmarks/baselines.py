@@ -1,4 +1,4 @@
-"""What a user would otherwise run, in torch's own operations. Written from the papers' equations.
+"""Baselines in torch's own operations: what a user would run instead. Written from the papers' equations.
 
 B batch, C channels, G kernel groups, K taps, Ho, Wo output positions. All have padding kernel_size // 2 and dilation 1.
 """
@@ -11,25 +11,27 @@ from unified_extractor.layers import UnifiedExtractor2d
 
 
 def unfold_multiply_sum(x: Tensor, dynamic_kernel: Tensor, kernel_size: int, stride: int = 1) -> Tensor:
-    """Involution: columns ``[B, G, C/G, K, Ho, Wo]`` times the kernel ``[B, G, K, Ho, Wo]``, summed over taps."""
+    """Return an involution: columns ``[B, G, C/G, K, Ho, Wo]`` times the kernel ``[B, G, K, Ho, Wo]``, summed over taps."""
     batch, groups, taps, *output = dynamic_kernel.shape
     columns = F.unfold(x, kernel_size, 1, kernel_size // 2, stride).view(batch, groups, -1, taps, *output)
     return (columns * dynamic_kernel[:, :, None]).sum(3).flatten(1, 2)
 
 
 def grid_sample_multiply_sum(x: Tensor, dynamic_kernel: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
-    """DCNv3 and DCNv4: every group's taps read by one ``F.grid_sample``, then as in :func:`unfold_multiply_sum`. Stride 1."""
+    """Return DCNv3 or DCNv4: the taps of all groups sampled by one ``F.grid_sample``, then weighted and summed. Stride 1."""
     return (_grid_sampled(x, offsets, kernel_size) * dynamic_kernel[:, :, None]).sum(3).flatten(1, 2)
 
 
 def grid_sample_matmul(x: Tensor, static_kernel: Tensor, offsets: Tensor, mask: Tensor, kernel_size: int) -> Tensor:
-    """DCNv2 with one convolution group: what the taps read, times the mask ``[B, G, K, Ho, Wo]``, in one matrix product. Stride 1."""
+    """Return DCNv2 with one convolution group: sampled values times the mask ``[B, G, K, Ho, Wo]``, in one matrix product.
+    Stride 1."""
     columns = (_grid_sampled(x, offsets, kernel_size) * mask[:, :, None]).flatten(4).flatten(1, 3)  # [B, C*K, P]
     return (static_kernel.flatten(1) @ columns).unflatten(2, x.shape[-2:])
 
 
 def _grid_sampled(x: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
-    """``[B, G, C/G, K, Ho, Wo]``. Sampled in at least float32: half precision would misplace positions by tenths of a pixel."""
+    """Return sampled values ``[B, G, C/G, K, Ho, Wo]``. Half precision would misplace positions by tenths of a pixel, so at
+    least float32 is used."""
     batch, groups, taps, _, height, width = offsets.shape
     precise, device = torch.promote_types(x.dtype, torch.float32), x.device
     rows, columns = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
@@ -44,7 +46,7 @@ def _grid_sampled(x: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
 
 
 def unfold_matmul_fold(x: Tensor, dynamic_kernel: Tensor, kernel_size: int, stride: int) -> Tensor:
-    """Outlook attention: every window's kernel ``[K, K]`` times its values ``[K, C/G]``, then ``F.fold``."""
+    """Return outlook attention: the kernel ``[K, K]`` of each window times its values ``[K, C/G]``, then ``F.fold``."""
     batch, groups, taps, _, *output = dynamic_kernel.shape
     geometry = {"kernel_size": kernel_size, "padding": kernel_size // 2, "stride": stride}
     values = F.unfold(x, **geometry).view(batch, groups, -1, taps, output[0] * output[1]).permute(0, 1, 4, 3, 2)
@@ -60,14 +62,14 @@ class UnfoldInvolution(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, C, Ho, Wo]``."""
+        """Return the layer's output ``[B, C, Ho, Wo]`` for an image ``[B, C, H, W]``."""
         _, dynamic_kernel = self.layer.generate(x)
         assert dynamic_kernel is not None
         return unfold_multiply_sum(x, dynamic_kernel, self.layer.spec.kernel_size, self.layer.stride)  # type: ignore[arg-type]
 
 
 def with_unfold(network: nn.Module) -> nn.Module:
-    """The network with every involution replaced by its unfold formulation, in place."""
+    """Return the network with every involution replaced by its unfold formulation, in place."""
     for name, child in network.named_children():
         if isinstance(child, UnifiedExtractor2d):
             setattr(network, name, UnfoldInvolution(child))

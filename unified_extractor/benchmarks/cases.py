@@ -146,8 +146,8 @@ def deformable_convolution_v2(batch: int = 8, channels: int = 64, size: int = 56
         return offsets.unflatten(1, (1, 9, 2)), mask.unsqueeze(1)
 
     def call(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Call:
-        moves, kernel = fields(offsets, mask)
-        return Call(x, static, kernel, moves, checks.geometry(x, 3, 1, 1, 1), "gather")
+        offsets, kernel = fields(offsets, mask)
+        return Call(x, static, kernel, offsets, checks.geometry(x, 3, 1, 1, 1), "gather")
 
     def plain(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
         return grid_sample_matmul(x, static, *fields(offsets, mask), 3)

@@ -1,4 +1,4 @@
-"""How long the compiled backend takes to compile: run as a program, with an empty cache, by :func:`seconds`."""
+"""The time that the compiled backend takes to compile. :func:`seconds` runs this file as a program with an empty cache."""
 
 import contextlib
 import io
@@ -15,7 +15,8 @@ from unified_extractor.ops.functional import extract
 
 
 def seconds() -> dict[str, float]:
-    """Seconds that each pass takes to compile for each dtype, in a new process with an empty cache; ``again``: all from the cache."""
+    """Return the seconds to compile each pass for each dtype with an empty cache, and, as ``again``, to load all of them
+    from the cache."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"NUMBA_CACHE_DIR": folder}
         cold, warm = (

@@ -1,4 +1,4 @@
-"""Values first, then times and memory: all candidates in one process, taking turns in changing order."""
+"""Measurements of a case: values are compared first, then times and memory are measured while the candidates take turns."""
 
 import contextlib
 import random
@@ -11,97 +11,97 @@ from torch import Tensor
 
 from unified_extractor.benchmarks.cases import OURS, Case
 from unified_extractor.ops.backends.triton.roofline import backward_bytes, forward_bytes, tensor_bytes
-from unified_extractor.profiling.latency import spread
+from unified_extractor.profiling.latency import percentiles
 from unified_extractor.profiling.memory import kept_bytes
 from unified_extractor.profiling.meters import Meter
 
 TOLERANCE = 1e-3
-"""Largest difference of any value, relative to the largest magnitude of its tensor, at which times are reported."""
+"""Largest difference of a value at which times are reported, relative to the largest magnitude of its tensor."""
 HALF_TOLERANCE = 5e-2
-"""The same of rivals in half precision; ours may err twice as much as the plain formulation."""
+"""Largest difference of baselines in half precision; the operator's error may be twice that of the plain formulation."""
 
 
 class ValuesDifferError(RuntimeError):
-    """Two candidates do not compute the same; their times would mean nothing."""
+    """The error for candidates with different values: their times could not be compared."""
 
 
 def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any]:
     """Compare the candidates' values, then time them in turns.
 
     Returns:
-        The name, what each pass must do at least, and for every candidate: milliseconds of forward and of forward plus backward
-        (median, 20th and 80th percentile), the bytes it holds at most beside its inputs, those that autograd keeps between the
-        passes, its largest relative difference from ours (in half precision: from the same in float32), and how many times longer
-        than ours it takes; for ours also the device's time in each kernel. A rival that fails has the reason instead: ``failed``.
+        The name of the case, the least work of each pass, and for each candidate: milliseconds of forward and of forward plus
+        backward (median, 20th and 80th percentile), peak bytes beside its inputs, bytes saved for backward, the largest relative
+        difference from the operator (in half precision: from float32), and the time divided by the operator's. The operator also
+        has the device's time in each kernel. A baseline that fails has the reason instead, as ``failed``.
 
     Raises:
-        ValuesDifferError: a difference above :data:`TOLERANCE`, or in half precision ours errs too much.
+        ValuesDifferError: values differ by more than :data:`TOLERANCE`, or the operator errs too much in half precision.
     """
     failed: dict[str, str] = {}
     differences = _differences(name, case, failed)
-    forward: dict[str, list[float]] = {rival: [] for rival in case.candidates}
-    both: dict[str, list[float]] = {rival: [] for rival in case.candidates}
+    forward: dict[str, list[float]] = {label: [] for label in case.candidates}
+    both: dict[str, list[float]] = {label: [] for label in case.candidates}
     peaks: dict[str, int | None] = {}
-    kept: dict[str, int] = {}
+    saved: dict[str, int] = {}
     for turn in range(repeats):
-        # in another order every time: what ran before leaves its traces in the caches and in the system's memory
-        for rival, candidate in random.Random(turn).sample(working := _working(case, failed), len(working)):
-            with _excused(rival, failed):
-                both[rival].append(meter.milliseconds(candidate.step))
+        # each turn has another order, because the state of caches and memory depends on what ran before
+        for label, candidate in random.Random(turn).sample(working := _working(case, failed), len(working)):
+            with _excused(label, failed):
+                both[label].append(meter.milliseconds(candidate.step))
                 with torch.no_grad():
-                    forward[rival].append(meter.milliseconds(candidate.forward))
-    for rival, candidate in _working(case, failed):
-        with _excused(rival, failed):
-            peaks[rival] = meter.peak_bytes(candidate.step)
-            kept[rival] = kept_bytes(candidate.forward, *case.inputs)
+                    forward[label].append(meter.milliseconds(candidate.forward))
+    for label, candidate in _working(case, failed):
+        with _excused(label, failed):
+            peaks[label] = meter.peak_bytes(candidate.step)
+            saved[label] = kept_bytes(candidate.forward, *case.inputs)
     ours = np.median(both[OURS])
     rows: dict[str, Any] = {
-        rival: {"failed": failed[rival]}
-        if rival in failed
+        label: {"failed": failed[label]}
+        if label in failed
         else {
-            "forward_ms": spread(forward[rival]),
-            "forward_backward_ms": spread(both[rival]),
-            "peak_bytes": peaks[rival],
-            "kept_bytes": kept[rival],
-            "largest_difference": differences[rival],
-            "times_ours": round(float(np.median(both[rival]) / ours), 2),
+            "forward_ms": percentiles(forward[label]),
+            "forward_backward_ms": percentiles(both[label]),
+            "peak_bytes": peaks[label],
+            "kept_bytes": saved[label],
+            "largest_difference": differences[label],
+            "times_ours": round(float(np.median(both[label]) / ours), 2),
         }
-        for rival in case.candidates
+        for label in case.candidates
     }
     if kernels := meter.kernels(case.candidates[OURS].step):
         rows[OURS]["kernels_ms"] = kernels
-    return {"name": name, "dtype": str(case.dtype).removeprefix("torch."), **_needs(case), "candidates": rows}
+    return {"name": name, "dtype": str(case.dtype).removeprefix("torch."), **_least_work(case), "candidates": rows}
 
 
-def _needs(case: Case) -> dict[str, Any]:
-    """What a step must move and compute; where multiply-adds are stated, also by pass."""
+def _least_work(case: Case) -> dict[str, Any]:
+    """Return the bytes and multiply-adds that a step needs at least; if multiply-adds are stated, also those of each pass."""
     output, *gradients = case.candidates[OURS].step()
-    needs = {
+    work = {
         "multiply_adds": sum(case.multiply_adds),
         "input_bytes": tensor_bytes(case.inputs),
         "result_bytes": tensor_bytes([output, *gradients]),
     }
-    if not needs["multiply_adds"]:
-        return needs
+    if not work["multiply_adds"]:
+        return work
     *leaves, gradient = case.inputs
     forward = {"bytes": forward_bytes(leaves, output), "multiply_adds": case.multiply_adds[0]}
     backward = {"bytes": backward_bytes(leaves, gradient, gradients), "multiply_adds": case.multiply_adds[1]}
-    return needs | {"passes": {"forward": forward, "backward": backward}}
+    return work | {"passes": {"forward": forward, "backward": backward}}
 
 
 def _working(case: Case, failed: dict[str, str]) -> list[Any]:
-    return [(rival, candidate) for rival, candidate in case.candidates.items() if rival not in failed]
+    return [(label, candidate) for label, candidate in case.candidates.items() if label not in failed]
 
 
 @contextlib.contextmanager
-def _excused(rival: str, failed: dict[str, str]) -> Iterator[None]:
-    """A rival's failure is noted, ours is raised."""
+def _excused(label: str, failed: dict[str, str]) -> Iterator[None]:
+    """Note the failure of a baseline in ``failed`` and go on; raise one of the operator."""
     try:
         yield
     except RuntimeError as error:
-        if rival == OURS:
+        if label == OURS:
             raise
-        failed[rival] = _reason(error)
+        failed[label] = _reason(error)
 
 
 def _reason(error: RuntimeError) -> str:
@@ -114,29 +114,31 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _differences(name: str, case: Case, failed: dict[str, str]) -> dict[str, float | None]:
-    """Largest relative difference of any value, from ours or, in half precision, the exact ones; None where values are not comparable."""
+    """Return the largest relative difference of each candidate from the operator or, in half precision, from exact values;
+    None if not comparable."""
     found: dict[str, list[float]] = {}
     expected = [value.detach() for value in case.exact()] if case.exact else []
-    for rival, candidate in case.candidates.items():
-        with _excused(rival, failed):
+    for label, candidate in case.candidates.items():
+        with _excused(label, failed):
             candidate.step()  # the first calls of each, so that none is timed compiling
             with torch.no_grad():
                 candidate.forward()
             if candidate.values:
                 values = [value.detach() for value in candidate.values()]
                 expected = expected or [value.clone() for value in values]
-                found[rival] = [_difference(value, reference) for value, reference in zip(values, expected, strict=True)]
+                found[label] = [_difference(value, reference) for value, reference in zip(values, expected, strict=True)]
     if case.exact:
         _judge_half(name, case, found, failed)
     else:
-        for rival, differences in found.items():
+        for label, differences in found.items():
             if not max(differences) <= TOLERANCE:
-                raise ValuesDifferError(f"{name}: {rival} differs from {OURS} by {max(differences):.2g}, more than {TOLERANCE}")
-    return {rival: max(found[rival]) if rival in found else None for rival in case.candidates}
+                raise ValuesDifferError(f"{name}: {label} differs from {OURS} by {max(differences):.2g}, more than {TOLERANCE}")
+    return {label: max(found[label]) if label in found else None for label in case.candidates}
 
 
 def _judge_half(name: str, case: Case, found: dict[str, list[float]], failed: dict[str, str]) -> None:
-    """Tensor by tensor, ours errs at most twice as much as the plain formulation, or as one rounding of the exact value."""
+    """Raise an error unless each tensor of the operator errs at most twice as much as the plain formulation, or by one
+    rounding."""
     if case.plain not in found:
         raise ValuesDifferError(f"{name}: there is nothing to judge {OURS} by: {case.plain}: {failed[case.plain]}")
     rounding = torch.finfo(case.dtype).eps / 2
@@ -147,9 +149,9 @@ def _judge_half(name: str, case: Case, found: dict[str, list[float]], failed: di
             raise ValuesDifferError(
                 f"{name}: {which} of {OURS} errs by {ours:.2g}, {case.plain} by {plain:.2g}; allowed {allowed:.2g}"
             )
-    for rival, errors in found.items():
-        if rival != OURS and not max(errors) <= HALF_TOLERANCE:
-            failed[rival] = f"values differ by {max(errors):.2g}"
+    for label, errors in found.items():
+        if label != OURS and not max(errors) <= HALF_TOLERANCE:
+            failed[label] = f"values differ by {max(errors):.2g}"
 
 
 def _difference(value: Tensor, reference: Tensor) -> float:

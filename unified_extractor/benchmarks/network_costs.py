@@ -1,4 +1,4 @@
-"""What the networks cost at 224 x 224, beside the figures of papers and released codes. Nothing is computed, only counted."""
+"""The costs of the networks at 224 x 224 beside the figures of papers and released codes: counted, not computed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,39 +14,41 @@ from unified_extractor.profiling.extractors import extractors
 from unified_extractor.results.tables import as_markdown
 
 _SHAPE = (3, 224, 224)
-_NOTES = """Parameters and multiply-adds of one image of 224 x 224 pixels with 1000 classes, by `uniex bench models`. *ours* is counted by
-`ux.analysis.cost`: matrix products, convolutions, and the operator by its formula (a fold by its uncomposed one). *elementwise* is
-what RedNet's paper counts besides: 2 a value of a norm, 1 of an activation and of a bias. A figure is *published* in the paper or
-*counted* from the released code; where it says *+ elementwise* it is compared with the sum of both columns. *kept MB* is what autograd
-stores of one image in training, on the CPU in float32: every dynamic kernel stored / made where it is used if that is faster / made
-where it is used wherever it can be.
+_NOTES = """Parameters and multiply-adds for one image of 224 x 224 pixels and 1000 classes, written by `uniex bench models`.
+
+* *multiply-adds*: counted by `ux.analysis.cost`: matrix products, convolutions, and the operator by its formula.
+* *elementwise*: operations that RedNet's paper counts too: 2 a value for a norm, 1 for an activation, 1 for a bias.
+* *reference*: multiply-adds that the paper has *published* or that were *counted* from the released code. A source *+ elementwise* is
+  compared with the sum of both columns.
+* *saved MB*: bytes that autograd saves for backward, for one image, on the CPU in float32. The dynamic kernels are stored / recomputed
+  where that is faster / recomputed wherever possible.
 """
 
 
-_KEPT = {"kept_bytes_stored": False, "kept_bytes": None, "kept_bytes_fused": True}
-"""What autograd keeps of an image, by whether layers make their dynamic kernels where they are used."""
+_SAVED = {"kept_bytes_stored": False, "kept_bytes": None, "kept_bytes_fused": True}
+"""Settings of the layers' kernel memory under which the bytes saved for backward are counted, by the row's field."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What others say of a network."""
+    """The figures of a network in papers and released codes."""
 
     make: Callable[[], torch.nn.Module]
     parameters: int | None = None
-    """Counted from the released code."""
+    """Number of parameters, counted from the released code."""
     multiply_adds: float | None = None
-    """In billions."""
+    """Multiply-adds in billions."""
     source: str = ""
-    """Of the multiply-adds: published or counted, and under which convention."""
+    """Source of the multiply-adds: published or counted, and by which convention."""
 
     @property
     def with_elementwise(self) -> bool:
-        """Whether the multiply-adds include operations a value at a time."""
+        """True if the multiply-adds include elementwise operations."""
         return "elementwise" in self.source
 
 
 def _rednets() -> Iterator[tuple[str, Figures]]:
-    """The released code has a stem of 3x3 taps, the paper's table belongs to one of 7x7."""
+    """Yield the RedNets. The released code has a stem of 3x3 taps, the paper's table belongs to one of 7x7."""
     for depth, parameters, counted, published in (
         (26, 9_233_166, 1.71, 1.73),
         (38, 12_386_986, 2.20, 2.22),
@@ -85,13 +87,13 @@ FIGURES: dict[str, Figures] = {
 
 
 def counted(name: str) -> dict[str, Any]:
-    """One network's row: our counts and the figures."""
+    """Return the row of a network: our counts and the published figures."""
     figures = FIGURES[name]
     with torch.device("meta"):
         network = figures.make()
     ours = cost(network, _SHAPE)
     row = {"network": name, "parameters": ours.parameters, "multiply_adds": ours.multiply_adds, "elementwise": ours.elementwise}
-    for key, fused in _KEPT.items():
+    for key, fused in _SAVED.items():
         for layer in extractors(network).values():
             layer.fused = fused
         row[key] = kept_activation_bytes(network, _SHAPE)
@@ -99,7 +101,7 @@ def counted(name: str) -> dict[str, Any]:
 
 
 def compared(row: dict[str, Any]) -> float | None:
-    """Our multiply-adds under the figure's convention, in billions; None where there is no figure."""
+    """Return our multiply-adds by the figure's convention, in billions; None if there is no figure."""
     if row["figure_multiply_adds"] is None:
         return None
     added = row["elementwise"] if FIGURES[row["network"]].with_elementwise else 0
@@ -107,7 +109,7 @@ def compared(row: dict[str, Any]) -> float | None:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table for people."""
+    """Return the rows as a Markdown page."""
     table = []
     for row in rows:
         ours, figure = compared(row), row["figure_multiply_adds"]
@@ -116,13 +118,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             {
                 "network": row["network"],
                 "parameters": f"{row['parameters']:,}",
-                "released code": "" if expected is None else "equal" if expected == row["parameters"] else f"{expected:,}",
-                "ours, G": f"{row['multiply_adds'] / 1e9:.3f}",
+                "released code's": "" if expected is None else "equal" if expected == row["parameters"] else f"{expected:,}",
+                "multiply-adds, G": f"{row['multiply_adds'] / 1e9:.3f}",
                 "elementwise, G": f"{row['elementwise'] / 1e9:.3f}",
-                "figure, G": "" if figure is None else f"{figure:.2f}",
+                "reference, G": "" if figure is None else f"{figure:.2f}",
                 "difference": "" if ours is None else f"{ours / figure - 1:+.2%}",
-                "which": row["figure_source"],
-                "kept MB": " / ".join(f"{row[key] / 1e6:.1f}" for key in _KEPT),
+                "source of the reference": row["figure_source"],
+                "saved MB": " / ".join(f"{row[key] / 1e6:.1f}" for key in _SAVED),
             }
         )
     return f"# What the networks cost\n\n{_NOTES}\n{as_markdown(pd.DataFrame(table))}\n"

@@ -1,4 +1,4 @@
-"""How fast images come to a network, beside how fast it learns from them."""
+"""The time to load training batches beside the time to train on them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from unified_extractor import models, presets
 from unified_extractor.data import Augmentation, Digits, ImageDataModule, Loading
 from unified_extractor.data.data_module import Split
 from unified_extractor.data.image_datasets import MemoryImages
-from unified_extractor.profiling.latency import in_turns, in_words, spread
+from unified_extractor.profiling.latency import in_turns, percentiles, percentiles_text
 from unified_extractor.profiling.meters import Meter
 from unified_extractor.results.tables import as_markdown
 
@@ -24,17 +24,17 @@ PATHS = {
     "a loader, no processes": Loading(on_device=False),
     "a loader, 2 processes": Loading(on_device=False, num_workers=2),
 }
-"""How the images of a case are brought."""
-_NOTES = """Milliseconds a batch, medians (20th to 80th percentile), by `uniex bench train`. *input*: the next augmented, normalized
-batch, alone; *step*: forward, backward and AdamW on a batch that is there already; *both*: one after the other, as in training.
-*input / step* is what the data cost where they are not brought while the network computes. Lightning's loop, metrics and logs come on top.
+"""The compared settings of the loaders."""
+_NOTES = """Milliseconds for one batch, medians (20th to 80th percentile), written by `uniex bench train`. *input*: loading the next batch,
+augmented and normalized; *step*: forward, backward and AdamW on a loaded batch; *both*: one after the other, as in training.
+*input / step* is the cost of loading if it does not overlap with computing. Lightning's loop, metrics and logs are not included.
 """
 
 
-class MadeImages(ImageDataModule):
-    """Random images of CIFAR-10's number and size: what brings them cannot tell."""
+class RandomImages(ImageDataModule):
+    """Random images with the number and the size of CIFAR-10's, for which loading takes as long."""
 
-    name, in_chans, image_size, mean, std = "made_cifar", 3, 32, (0.5,) * 3, (0.25,) * 3
+    name, in_chans, image_size, mean, std = "random_images", 3, 32, (0.5,) * 3, (0.25,) * 3
 
     @property
     @override
@@ -50,7 +50,7 @@ class MadeImages(ImageDataModule):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCase:
-    """A network and the images it learns from."""
+    """A network and the images that it is trained on."""
 
     network: Callable[[], nn.Module]
     data: Callable[[Loading], ImageDataModule]
@@ -67,16 +67,16 @@ CASES = {
         network=_net([16, 32], 1, presets.involution(3)), data=lambda loading: Digits(64, loading=loading)
     ),
     "CIFAR size 32x32, involution, the smallest network": TrainCase(
-        network=_net([16, 32, 64], 3, presets.involution(3)), data=lambda loading: MadeImages(128, _CROPS, loading)
+        network=_net([16, 32, 64], 3, presets.involution(3)), data=lambda loading: RandomImages(128, _CROPS, loading)
     ),
     "CIFAR size 32x32, unified": TrainCase(
-        network=_net([16, 32, 64], 3, presets.unified()), data=lambda loading: MadeImages(128, _CROPS, loading)
+        network=_net([16, 32, 64], 3, presets.unified()), data=lambda loading: RandomImages(128, _CROPS, loading)
     ),
 }
 
 
 def measured(name: str, case: TrainCase, repeats: int, meter: Meter, device: torch.device) -> dict[str, Any]:
-    """Times of every path, taking turns."""
+    """Return the times of all loaders, which take turns."""
     torch.manual_seed(0)
     network = case.network().to(device).train()
     optimizer = torch.optim.AdamW(network.parameters())
@@ -96,21 +96,25 @@ def measured(name: str, case: TrainCase, repeats: int, meter: Meter, device: tor
         "name": name,
         "batch": len(batch[0]),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "milliseconds": {what: spread(values) for what, values in times.items()},
+        "milliseconds": {what: percentiles(values) for what, values in times.items()},
     }
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result file as a page."""
+    """Return the result file as a Markdown page."""
     machine = result["machine"]
-    text = (
-        f"# How fast training is fed\n\n{machine['device']}, {machine.get('threads', '-')} threads, {result['date']}.\n\n{_NOTES}"
-    )
+    about = f"{machine['device']}, {machine.get('threads', '-')} threads, {result['date']}"
+    text = f"# The time to load training batches\n\n{about}.\n\n{_NOTES}"
     for case in result["cases"]:
         rows, times = [], case["milliseconds"]
         for path in [what.removeprefix("input ") for what in times if what.startswith("input ")]:
             data, both = times[f"input {path}"], times[f"both {path}"]
-            row = {"images are": path, "input": in_words(data), "step": in_words(times["step"]), "both": in_words(both)}
+            row = {
+                "images": path,
+                "input": percentiles_text(data),
+                "step": percentiles_text(times["step"]),
+                "both": percentiles_text(both),
+            }
             share = f"{data['median'] / times['step']['median']:.1%}"
             rows.append({**row, "input / step": share, "images/s": f"{1000 * case['batch'] / both['median']:,.0f}"})
         text += f"\n## {case['name']}\n\n{case['parameters']:,} parameters, batches of {case['batch']}.\n\n"
@@ -119,7 +123,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _batches(data: ImageDataModule, device: torch.device) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Gives the next batch of endless epochs, on the device."""
+    """Return a function that returns the next batch on the device; epochs follow each other without end."""
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         world_size=1, global_rank=0, current_epoch=0, strategy=SimpleNamespace(root_device=device)
     )

@@ -1,1 +1,1 @@
-"""The commands of ``uniex`` that do not train: they read their arguments, call the package, print."""
+"""The commands of ``uniex`` that do not train: each reads its arguments, calls the package and prints."""

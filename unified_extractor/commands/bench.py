@@ -1,4 +1,4 @@
-"""``uniex bench``: how fast the operator is beside what a user would otherwise run, and what the networks cost."""
+"""The command ``uniex bench``: the speed of the operator beside its baselines, and the cost of the networks."""
 
 import argparse
 import datetime
@@ -25,11 +25,11 @@ from unified_extractor.benchmarks.report import (
 )
 from unified_extractor.profiling.meters import CpuMeter, GpuMeter, Meter, without_compiled, without_gpu
 
-NOT_YET = "# How fast the operator is on a GPU\n\n*not yet run on a GPU*: no time in this file has been measured.\n\n"
+NOT_YET = "# Speed of the operator on a GPU\n\n*not yet run on a GPU*: this file has no measured times.\n\n"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare values, measure, print a table and write a result file. Returns the exit code."""
+    """Compare values, measure, print a table and write a result file. Return the exit code."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.plan and given.device != "gpu":
@@ -66,18 +66,18 @@ def main(arguments: Sequence[str]) -> int:
             _measure(chosen, GpuMeter(), given.repeats, output, {"batch": given.batch})
     except (ValuesDifferError, OSError) as error:
         parser.exit(1, f"uniex: error: {error}\n")
-    except torch.OutOfMemoryError as error:  # ours, or what its values are compared with: a rival's is noted in its row
+    except torch.OutOfMemoryError as error:  # the operator's own, or that of the exact values: a baseline's is noted in its row
         parser.exit(1, f"uniex: error: a smaller --batch is needed: {error}\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside what a user would otherwise run.")
+    parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside its baselines.")
     parser.add_argument(
         "device",
         choices=["cpu", "gpu", "fused", "models", "train"],
-        help="where to measure; fused: layers on the CPU whose kernel is made where it is used, beside the same that store it; "
-        "models: count what the networks cost, measure nothing; train: how fast images come to a network",
+        help="where to measure; fused: layers on the CPU that generate their kernel where it is used, beside the same layers that "
+        "store it; models: count the costs of the networks, measure nothing; train: the time to load training images",
     )
     parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
@@ -85,13 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
     parser.add_argument(
-        "--plan", action="store_true", help="gpu: measure nothing, say what the kernels must move; with --output, a table .md"
+        "--plan",
+        action="store_true",
+        help="gpu: measure nothing, list the least work of the kernels; with --output, as a .md table",
     )
     return parser
 
 
 def _check_output(output: Path, parser: argparse.ArgumentParser, *, table_alone: bool = False) -> None:
-    """Refuse a result file that cannot be, before minutes of work."""
+    """Raise an error for a result file that cannot be written, before minutes of work."""
     if output.suffix == ".md" and not table_alone:
         parser.error(f"--output {output}: the table goes into this file, the result needs another name, such as .json")
     try:
@@ -108,7 +110,7 @@ def _chosen(names: Iterable[str], only: str, parser: argparse.ArgumentParser) ->
 
 
 def _models(output: Path, only: str, parser: argparse.ArgumentParser) -> int:
-    """Count every network, print the table and write both files. Returns the exit code."""
+    """Count every network, print the table and write both files. Return the exit code."""
     _check_output(output, parser)
     rows = [network_costs.counted(name) for name in _chosen(network_costs.FIGURES, only, parser)]
     output.write_text(json.dumps({"date": datetime.date.today().isoformat(), "networks": rows}, indent=1) + "\n")
@@ -118,7 +120,7 @@ def _models(output: Path, only: str, parser: argparse.ArgumentParser) -> int:
 
 
 def _train(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Time what feeds a network, and the network, on the GPU if there is one. Returns the exit code."""
+    """Time the loading of training batches and the training steps, on the GPU if there is one. Return the exit code."""
     output = given.output or Path("bench-train.json")
     _check_output(output, parser)
     device = torch.device("cpu" if without_gpu() else "cuda")
@@ -134,7 +136,8 @@ def _train(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _measure(cases: dict[str, Callable[[], Case]], meter: Meter, repeats: int, output: Path, more: dict[str, Any]) -> None:
-    """Measure each case, print its table, and write the file anew: what is measured is kept, whatever happens to the rest."""
+    """Measure each case and print its table. The result file is written after each case, so that a failure loses no
+    measurement."""
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": meter.machine(), **more}
     result |= {"repeats": repeats, "cases": []}
     for name, make in cases.items():
@@ -156,7 +159,7 @@ def _plan(cases: dict[str, Callable[[], Case]], batch: int, output: Path | None)
 
 
 def _table(case: dict[str, Any], machine: dict[str, Any]) -> Table:
-    """What fits a terminal; the file has all of it."""
+    """Return the columns that fit into a terminal; the result file has all of them."""
     text, limit = as_table(case, pass_floors(case, machine)), limit_milliseconds(case, machine)
     text = text.drop(columns=["20-80 %", "both %", "difference"], errors="ignore")
     title = case["name"] + (f" (at the machine's rates {limit:.2g} ms)" if limit else "")

@@ -1,4 +1,4 @@
-"""``uniex describe``: an extractor's formula in words, its cost, its drawing."""
+"""The command ``uniex describe``: the formula of an extractor in words, its cost and its drawing."""
 
 import argparse
 import inspect
@@ -14,11 +14,11 @@ from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import cost
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 from unified_extractor.visualize.description import describe
-from unified_extractor.visualize.window_drawings import draw_operator
+from unified_extractor.visualize.spec_drawings import draw_operator
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Describe a preset or a YAML file of spec fields. Returns the exit code."""
+    """Describe a preset or a YAML file of spec fields. Return the exit code."""
     parser = argparse.ArgumentParser("uniex describe", description="Say in words and numbers what an extractor is, and draw it.")
     parser.add_argument("extractor", help=f"a YAML file of spec fields, or a preset: {', '.join(preset_names())}")
     parser.add_argument(
@@ -48,12 +48,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def preset_names() -> list[str]:
-    """The published operators that ``presets`` has."""
+    """Return the names of the published operators in ``presets``."""
     return [name for name, value in vars(presets).items() if inspect.isfunction(value)]
 
 
 def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:
-    """The spec of a preset with its options, or of a YAML file with changed fields. Raises ``ValueError`` or ``TypeError``."""
+    """Return the spec of a preset with its options, or of a YAML file with changed fields. Raise ``ValueError`` or
+    ``TypeError``."""
     changes = dict(_option(text) for text in options)
     if Path(extractor).suffix in (".yaml", ".yml"):
         fields = yaml.safe_load(Path(extractor).read_text())

@@ -1,4 +1,4 @@
-"""``uniex report``: rows of finished runs as tables and figures. Nothing but rows is read."""
+"""The command ``uniex report``: tables and figures of finished runs, made from their records alone."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,19 +21,21 @@ from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_
 
 KINDS = ("csv", "md", "tex")
 _MOST_CURVES, _MOST_POINTS = 14, 20
-"""More variants cannot be told apart, curves by color, points by their labels: they have a ranking alone."""
+"""Largest number of variants in a figure of curves and in one of points: more cannot be told apart, so they get a ranking
+only."""
 _COSTS_DIFFER = 1.1
-"""Accuracy is drawn against cost where the largest is so many times the smallest; networks that were matched differ by less."""
+"""Ratio of the largest to the smallest cost above which accuracy is drawn against cost; networks of matched cost differ by
+less."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything about one group of rows, by the names of its files.
+    """The tables and figures of one group of records, by the names of their files.
 
     Attributes:
-        tables: numbers.
-        captions: one a table.
-        figures: drawn, not saved.
+        tables: tables by name.
+        captions: caption of each table.
+        figures: figures by name, not yet saved.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -42,7 +44,7 @@ class Report:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write tables and figures of the rows that the sources hold, and print the tables that compare. Returns the exit code."""
+    """Write tables and figures of the records in the sources, and print the tables of comparisons. Return the exit code."""
     parser = argparse.ArgumentParser("uniex report", description="Make tables and figures from rows of finished runs.")
     parser.add_argument(
         "sources", nargs="+", type=Path, help="run folders, folders with runs below them, files of rows (*.jsonl)"
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def chosen(rows: Sequence[Record], variants: Sequence[str]) -> list[Record]:
-    """The rows of these variants, variant by variant. Raises ``RecordError`` for one that no row has."""
+    """Return the rows of these variants, variant by variant. Raise ``RecordError`` for a variant without a row."""
     there = sorted({row.variant for row in rows})
     for variant in variants:
         if variant not in there:
@@ -105,11 +107,11 @@ def make_report(
     with_effects: bool = False,
     with_gradients: bool = False,
 ) -> Report:
-    """Tables and figures of one group. Without two variants that share two seeds there are no differences.
+    """Return the tables and figures of one group. It has no differences unless two variants share at least two seeds.
 
     Raises:
-        RecordError: the rows cannot be compared, the baseline is no variant of them, a row has no such metric, or ``with_effects``
-            they hold no factorial, or ``with_gradients`` one has no gradient norms.
+        RecordError: the rows cannot be compared, the baseline is none of their variants, or a row lacks the metric; with
+            ``with_effects``, the rows are no factorial design; with ``with_gradients``, a row has no gradient norms.
     """
     about, called = title(rows), in_words(metric)
     tables = {"results": results_table(rows), "summary": summary(rows, metric)}
@@ -156,7 +158,7 @@ def _write(report: Report, folder: Path) -> None:
 
 
 def _print(report: Report) -> None:
-    """The runs, or with several seeds what is compared over them."""
+    """Print the runs or, with several seeds, the tables that compare the variants."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)

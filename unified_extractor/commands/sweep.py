@@ -1,4 +1,4 @@
-"""``uniex sweep``: variants x settings x seeds, each cell a ``uniex fit`` command."""
+"""The command ``uniex sweep``: variants x settings x seeds, where each cell is a ``uniex fit`` command."""
 
 import argparse
 import sys
@@ -24,7 +24,8 @@ _WIDTH = 160
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Plan a grid, print the plan, run what is not finished. Returns 0 if every cell has its record, 1 if one failed, 2 for a mistake."""
+    """Plan a grid, print the plan and run the unfinished cells. Return 0 if every cell has its record, 1 if one failed, 2
+    for a mistake."""
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.workers < 1 or given.retries < 0:
@@ -91,9 +92,10 @@ def run_sweep(
     dry_run: bool = False,
     with_commands: bool = False,
 ) -> int:
-    """Plan a grid, print the plan, and unless it is a ``dry_run`` run what is not finished. The other arguments are the command's.
+    """Plan a grid, print the plan and, unless it is a ``dry_run``, run the unfinished cells. The other arguments are the
+    command's.
 
-    Returns 0 if every cell has its record, 1 if one failed. Raises ``SweepError`` or ``RecordError`` for a mistake.
+    Return 0 if every cell has its record, 1 if one failed. Raise ``SweepError`` or ``RecordError`` for a mistake.
     """
     if not dry_run:
         check_submitit()
@@ -127,7 +129,7 @@ def _print_plan(cells: Sequence[PlannedCell], workers: int, with_commands: bool)
 
 
 def _print_end(cells: Sequence[PlannedCell], failures: Sequence[Failure], rows: Path) -> int:
-    """Every cell has a row, or is named here."""
+    """Print the unfinished cells, or that every cell has its row."""
     without = [planned.cell for planned in cells if planned.cell.state() != "finished"]
     for failure in failures:
         print(f"uniex: failed: {failure}", file=sys.stderr)

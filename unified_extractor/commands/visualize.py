@@ -1,4 +1,4 @@
-"""``uniex visualize``: where trained networks look on a test image, with which weights, and what their stages depend on."""
+"""The command ``uniex visualize``: sampling points, kernels and receptive fields of trained networks on a test image."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from unified_extractor.visualize.window_drawings import draw_windows
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw sampling points and kernels of the runs in or below the given folders, on one image. Returns the exit code."""
+    """Draw sampling points and kernels of the runs in or below the given folders, on one image. Return the exit code."""
     parser = argparse.ArgumentParser("uniex visualize", description="Draw where trained networks look, and with which weights.")
     parser.add_argument("folders", nargs="+", type=Path, help="run folders of one data set, or folders with runs below them")
     parser.add_argument("--image", type=int, default=0, help="which test image, counted from 0")
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         networks = {name: network for name, (network, _) in loaded.items()}
         if given.receptive_fields is not None:
             about = f"{_check_count(given.receptive_fields, len(images))} test images"  # type: ignore[arg-type]
-            spread = torch.linspace(0, len(images) - 1, given.receptive_fields).long()  # type: ignore[arg-type]
-            figure = draw_receptive_fields(networks, data.normalize(torch.stack([images[int(i)][0] for i in spread])))
+            chosen = torch.linspace(0, len(images) - 1, given.receptive_fields).long()  # type: ignore[arg-type]
+            figure = draw_receptive_fields(networks, data.normalize(torch.stack([images[int(i)][0] for i in chosen])))
         else:
             pixels, label = images[given.image]
             about = f"test image {given.image}, class {data.class_names[label]}"
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _names(rows: Sequence[Record]) -> list[str]:
-    """The variants, with seed and number where several runs share one."""
+    """Return the names of the variants, with seed and number where several runs share a name."""
     variants = [row.variant for row in rows]
-    alone = len(set(variants)) == len(rows)
-    return variants if alone else [f"{row.variant} seed={row.seed} {row.run[:4]}" for row in rows]
+    distinct = len(set(variants)) == len(rows)
+    return variants if distinct else [f"{row.variant} seed={row.seed} {row.run[:4]}" for row in rows]
 
 
 def _check_count(count: int, available: int) -> int:

@@ -1,4 +1,4 @@
-"""Lightning data modules: labelled square images in three splits."""
+"""Lightning data modules: labeled square images in three splits."""
 
 from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.data_module import ImageDataModule, Loading

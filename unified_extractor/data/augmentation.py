@@ -1,4 +1,4 @@
-"""What is done to training images, and how: image by image with torchvision, or a whole batch at once on the device."""
+"""Augmentation of training images: one image at a time with torchvision, or a whole batch at once on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 DRAWS = 8
-"""Uniform random numbers an image of :func:`augmented`."""
+"""Number of uniform random numbers that :func:`augment_batch` needs for each image."""
 _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # torchvision's defaults
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Of training images alone. Everything is off by default.
+    """The augmentation of training images. Everything is off by default.
 
     Attributes:
-        crop_padding: zeros around an image before a random crop of its own size, in pixels.
-        resized_crop: share of the image's area that a random crop has at least, resized to the image size; 1 and below.
+        crop_padding: pixels of zeros around an image before a random crop of the image's own size.
+        resized_crop: smallest area of a random crop as a fraction of the image's, at most 1; the crop is resized to the image size.
         flip: mirror half of the images.
         randaugment_magnitude: strength of torchvision's RandAugment, 0 to 30.
-        randaugment_operations: how many of its operations an image gets.
-        color_jitter: by how much brightness, contrast and saturation change at most, as a fraction.
-        erasing: probability of a random box, 2 to 33 % of the area, being set to the mean color.
+        randaugment_operations: number of RandAugment's operations for each image.
+        color_jitter: largest change of brightness, contrast and saturation, as a fraction.
+        erasing: probability that a random box, 2 to 33 % of the area, is set to the mean color.
     """
 
     crop_padding: int = 0
@@ -51,11 +51,12 @@ class Augmentation:
 
     @property
     def batched(self) -> bool:
-        """Whether :func:`augmented` can do it, a whole batch at once."""
+        """True if :func:`augment_batch` can do all of it, a whole batch at once."""
         return self.resized_crop is None and self.randaugment_magnitude is None and not self.color_jitter
 
     def transform(self, image_size: int, mean: Sequence[float]) -> v2.Transform:
-        """The same for one uint8 image [C, H, W], by torchvision; random numbers come from torch's global generator."""
+        """Return the augmentation of one uint8 image [C, H, W], by torchvision; it draws from torch's global random
+        generator."""
         steps: list[v2.Transform] = []
         if self.resized_crop is not None:
             steps.append(v2.RandomResizedCrop(image_size, scale=(self.resized_crop, 1.0), antialias=True))
@@ -73,17 +74,17 @@ class Augmentation:
         return v2.Compose(steps or [v2.Identity()])
 
 
-def augmented(images: Tensor, chosen: Tensor, draws: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor | None]:
-    """Random crops, flips and erased boxes of a batch.
+def augment_batch(images: Tensor, chosen: Tensor, draws: Tensor, augmentation: Augmentation) -> tuple[Tensor, Tensor | None]:
+    """Return random crops of a batch, flipped at random, and the boxes to erase in them.
 
     Args:
-        images: uint8 [N, C, S + 2 * crop_padding, S + 2 * crop_padding], all images with their padding.
-        chosen: int64 [B], which of them.
-        draws: float32 [B, DRAWS], uniform in [0, 1): an image's own decide all that is done to it.
-        augmentation: what to do.
+        images: all images with their padding, uint8 [N, C, S + 2 * crop_padding, S + 2 * crop_padding].
+        chosen: indices of the batch's images, int64 [B].
+        draws: random numbers of each image of the batch, float32 [B, DRAWS], uniform in [0, 1).
+        augmentation: settings of the augmentation.
 
     Returns:
-        The crops, uint8 [B, C, S, S], and where they are erased, bool [B, 1, S, S], or ``None``.
+        The crops, uint8 [B, C, S, S], and the pixels to erase in them, bool [B, 1, S, S], or ``None`` if nothing is erased.
     """
     padding = augmentation.crop_padding
     size = images.shape[-1] - 2 * padding
@@ -101,7 +102,7 @@ def augmented(images: Tensor, chosen: Tensor, draws: Tensor, augmentation: Augme
 
 
 def _boxes(draws: Tensor, size: int, along: Tensor, probability: float) -> Tensor:
-    """Which pixels are erased, bool [B, 1, S, S]: a box of random area and aspect ratio in a random place, or none."""
+    """Return the pixels to erase, bool [B, 1, S, S]: a box of random area and aspect ratio at a random place, or none."""
     happens, place, ratio = draws[:, 0] < probability, draws[:, 3:], torch.tensor(_ERASED_RATIO).log()
     area = (_ERASED_AREA[0] + (_ERASED_AREA[1] - _ERASED_AREA[0]) * draws[:, 1]) * size**2
     aspect = (ratio[0] + (ratio[1] - ratio[0]) * draws[:, 2]).exp()

@@ -1,4 +1,4 @@
-"""What all data modules share: splits, loaders, augmentation, normalization."""
+"""The base class of all data modules: splits, loaders, augmentation and normalization."""
 
 import math
 import os
@@ -14,21 +14,21 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from unified_extractor.data.augmentation import Augmentation
-from unified_extractor.data.device_loader import ResidentLoader
+from unified_extractor.data.device_loader import DeviceLoader
 from unified_extractor.data.errors import DataError
 from unified_extractor.data.image_datasets import (
     AugmentedImages,
     EvaluatedImages,
-    Form,
+    ImageFormat,
     MemoryImages,
-    NamedImages,
+    UnlabeledImages,
     image_files,
     normalized,
 )
 from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
 
 Split = Literal["train", "val", "test"]
-Loader = DataLoader[Any] | ResidentLoader
+Loader = DataLoader[Any] | DeviceLoader
 _SPLITS: dict[str | None, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -43,11 +43,11 @@ class Loading:
     """Settings of the loaders.
 
     Attributes:
-        num_workers: processes that load, 0 for none; unused where the images lie on the device.
-        on_device: keep the images on the device as one tensor and augment whole batches there. By default wherever the images
-            fit into memory and the augmentation can be done by the batch.
+        num_workers: number of loading processes, 0 for none; unused if the images lie on the device.
+        on_device: hold the images on the device as one tensor and augment whole batches there. By default this is done if the
+            images fit into memory and the augmentation supports whole batches.
         stateful: make checkpoints within an epoch exact (extra ``stateful``); checkpoints between epochs always are.
-        seed: of the training images' order and augmentation; by default that of ``lightning.seed_everything``.
+        seed: seed of the order and augmentation of training images; by default that of ``lightning.seed_everything``.
     """
 
     num_workers: int = 0
@@ -63,18 +63,18 @@ class Loading:
 class ImageDataModule(L.LightningDataModule):
     """Square images with one label each, in three splits: train; val, which selects the model; test, for the final number only.
 
-    A subclass sets ``name``, ``in_chans``, ``image_size``, ``mean``, ``std`` and ``class_names``, and reads a split. Loaders give
-    ``images`` float32 [B, in_chans, image_size, image_size], normalized, and ``labels`` int64 [B], -1 for an image that counts for
-    nothing; the predict loader gives images and the names of their files.
+    A subclass sets ``name``, ``in_chans``, ``image_size``, ``mean``, ``std`` and ``class_names``, and reads a split. Loaders return
+    ``images`` float32 [B, in_chans, image_size, image_size], normalized, and ``labels`` int64 [B], -1 for an image that only fills
+    up a batch. The loader of ``predict`` returns images and the names of their files.
 
     Args:
-        batch_size: images a step and device.
-        augmentation: of the training images.
-        loading: how images come to the network.
+        batch_size: images of a step on each device.
+        augmentation: augmentation of the training images.
+        loading: settings of the loaders.
         predict_folder: folder of the images that ``predict`` reads.
 
     Raises:
-        DataError: data that are missing, unreadable, or fewer than a batch on every device.
+        DataError: data are missing, unreadable, or fewer than a batch on each device.
     """
 
     name: str
@@ -109,12 +109,13 @@ class ImageDataModule(L.LightningDataModule):
         return len(self.class_names)
 
     @property
-    def file_form(self) -> Form:
-        """What an image file becomes."""
-        return Form(self.in_chans, self.image_size)
+    def file_format(self) -> ImageFormat:
+        """Size and channels to which image files are brought."""
+        return ImageFormat(self.in_chans, self.image_size)
 
     def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
-        """The images of a split, uint8 [in_chans, image_size, image_size], and their labels. Raises ``DataError``."""
+        """Return the images of a split, uint8 [in_chans, image_size, image_size], and their labels. Raise ``DataError`` if
+        they are unusable."""
         raise NotImplementedError
 
     @override
@@ -125,7 +126,7 @@ class ImageDataModule(L.LightningDataModule):
             if split == "train" and count < self.batch_size * replicas:
                 on = f" on each of {replicas} devices" if replicas > 1 else ""
                 raise DataError(f"must not exceed the training images, got {self.batch_size}{on}, {count} images", "batch_size")
-        if self.loading.on_device and "train" in _SPLITS[stage] and not self._resident("train"):
+        if self.loading.on_device and "train" in _SPLITS[stage] and not self._held_on_device("train"):
             raise DataError(
                 "true needs images that fit into memory, and augmentation by crop_padding, flip and erasing alone, "
                 f"got {type(self.images('train')).__name__}, augmented {'so' if self.augmentation.batched else 'otherwise'}",
@@ -133,13 +134,13 @@ class ImageDataModule(L.LightningDataModule):
             )
 
     def images(self, split: Split) -> Dataset[tuple[Tensor, int]]:
-        """A split as it is, neither augmented nor normalized; read once."""
+        """Return a split, neither augmented nor normalized. It is read only once."""
         if split not in self._read:
             self._read[split] = self.read(split)
         return self._read[split]
 
     def adopt(self, other: "ImageDataModule") -> None:
-        """Take what a module with equal settings has read, rather than read it again."""
+        """Share the images that a module with equal settings has read, instead of reading them again."""
         self._read = other._read
 
     def batches(self, split: Split, devices: int) -> int:
@@ -148,7 +149,7 @@ class ImageDataModule(L.LightningDataModule):
         return count // devices // self.batch_size if split == "train" else math.ceil(count / (devices * self.batch_size))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] as the network sees it, float32."""
+        """Return images uint8 [B, C, H, W] normalized for the network, float32."""
         return normalized(images, self.mean, self.std)
 
     @override
@@ -157,8 +158,8 @@ class ImageDataModule(L.LightningDataModule):
         sampler = EpochSampler(images, seed=self.seed, num_replicas=replicas, rank=rank)
         if self.trainer:  # a stateful loader skips what a broken epoch has used up before Lightning sets the epoch
             sampler.set_epoch(self.trainer.current_epoch)
-        if self._resident("train"):
-            return self._resident_loader(images, sampler, self.augmentation)
+        if self._held_on_device("train"):
+            return self._device_loader(images, sampler, self.augmentation)
         transform = self.augmentation.transform(self.image_size, self.mean)
         return self._loader(AugmentedImages(images, transform), sampler=sampler, drop_last=True)
 
@@ -174,27 +175,27 @@ class ImageDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         if self.predict_folder is None:
             raise DataError("predict needs the folder of the images, got none", "predict_folder")
-        return self._loader(NamedImages(image_files(Path(self.predict_folder)), self.file_form))
+        return self._loader(UnlabeledImages(image_files(Path(self.predict_folder)), self.file_format))
 
     def _evaluation_loader(self, split: Split) -> Loader:
         images, (replicas, rank) = self.images(split), self._ranks()
         sampler = EvaluationSampler(images, num_replicas=replicas, rank=rank)
-        if self._resident(split):
-            return self._resident_loader(images, sampler, None)
+        if self._held_on_device(split):
+            return self._device_loader(images, sampler, None)
         return self._loader(EvaluatedImages(images), sampler=sampler)
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _resident(self, split: Split) -> bool:
+    def _held_on_device(self, split: Split) -> bool:
         allowed = self.loading.on_device is not False and (split != "train" or self.augmentation.batched)
         return allowed and isinstance(self.images(split), MemoryImages)
 
-    def _resident_loader(
+    def _device_loader(
         self, images: Any, sampler: EpochSampler | EvaluationSampler, augmentation: Augmentation | None
-    ) -> ResidentLoader:
+    ) -> DeviceLoader:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return ResidentLoader(
+        return DeviceLoader(
             images,
             sampler,
             batch_size=self.batch_size,
@@ -230,7 +231,7 @@ def _stateful_loader() -> type[DataLoader[Any]]:
 
 @dataclass(frozen=True)
 class _Collate:
-    """A batch from its samples: images stacked and normalized, labels as a tensor, file names as a list."""
+    """A function that makes a batch of samples: images stacked and normalized, labels as a tensor, file names as a list."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Images that lie on the device as one tensor: a batch is an indexing there, augmentation included."""
+"""A loader for images that lie on the device as one tensor: a batch is an indexing of it, augmentation included."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,24 +7,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.data.augmentation import DRAWS, Augmentation, augmented
+from unified_extractor.data.augmentation import DRAWS, Augmentation, augment_batch
 from unified_extractor.data.image_datasets import MemoryImages, normalized
 from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
 
 
-class ResidentLoader:
-    """Batches of ``images`` float32 [B, C, S, S], normalized, and ``labels`` int64 [B], -1 where an image stands for none.
+class DeviceLoader:
+    """A loader of ``images`` float32 [B, C, S, S], normalized, and ``labels`` int64 [B], -1 for an image that only fills up a
+    batch.
 
-    Its position within an epoch is part of Lightning's checkpoints.
+    The loader's position within an epoch is part of Lightning's checkpoints.
 
     Args:
-        dataset: the images, uint8.
-        sampler: their order; Lightning sets its epoch.
-        batch_size: images a batch; a last batch that is not full is left out in training.
-        mean: of each channel, as a fraction of the full range.
-        std: of each channel, likewise.
-        augmentation: of the training images; ``None`` leaves them as they are.
-        device: where the images lie.
+        dataset: images, uint8.
+        sampler: sampler of their order; Lightning sets its epoch.
+        batch_size: images of a batch; in training an incomplete last batch is left out.
+        mean: mean of each channel, as a fraction of the full range.
+        std: standard deviation of each channel, as a fraction of the full range.
+        augmentation: augmentation of training images, or ``None`` for evaluation.
+        device: device that holds the images.
     """
 
     batch_sampler = None  # Lightning asks for it where there is a sampler
@@ -64,16 +65,16 @@ class ResidentLoader:
             yield self._batch(order[part], None if draws is None else draws[part])
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches of which epoch have been given."""
+        """Return the epoch and the number of its batches that have been given out."""
         return {"epoch": self._epoch, "given": self._given}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on there when that epoch is iterated next."""
+        """Restore the position: iterating that epoch again continues there."""
         self._epoch, self._given, self._resumed = state_dict["epoch"], state_dict["given"], True
 
     def _batch(self, chosen: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.augmentation is None or draws is None:
             return normalized(self._images[chosen], self.mean, self.std), self._labels[chosen].where(chosen >= 0, -1)
-        crops, erased = augmented(self._images, chosen, draws, self.augmentation)
+        crops, erased = augment_batch(self._images, chosen, draws, self.augmentation)
         batch = normalized(crops, self.mean, self.std)
         return batch if erased is None else batch.masked_fill_(erased, 0.0), self._labels[chosen]

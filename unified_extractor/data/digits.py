@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: real data that needs no download."""
+"""The handwritten digits of scikit-learn: real data that need no download."""
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ _FRACTION = 0.2
 
 
 class Digits(ImageDataModule):
-    """1,797 gray images of 8x8 pixels, ten classes, embedded in scikit-learn (Alpaydin and Kaynak 1998, UCI).
+    """1,797 gray images of 8x8 pixels in ten classes, part of scikit-learn (Alpaydin and Kaynak 1998, UCI).
 
-    A fixed stratified split: 1,151 for training, 287 for validation, 359 for the test.
+    The split is fixed and stratified: 1,151 images for training, 287 for validation, 359 for the test.
 
     Args:
-        batch_size: images a step and device.
-        augmentation: of the training images.
-        loading: how images come to the network.
+        batch_size: images of a step on each device.
+        augmentation: augmentation of the training images.
+        loading: settings of the loaders.
         predict_folder: folder of the images that ``predict`` reads.
     """
 
@@ -44,7 +44,7 @@ class Digits(ImageDataModule):
 
 
 def _digits() -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 1, 8, 8], from gray levels 0..16 to 0..255, and labels int64 [N]."""
+    """Return images uint8 [N, 1, 8, 8], scaled from gray levels 0..16 to 0..255, and labels int64 [N]."""
     from sklearn.datasets import load_digits  # half a second, and only this data set needs it
 
     digits = load_digits()

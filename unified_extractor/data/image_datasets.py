@@ -1,4 +1,4 @@
-"""Labelled images as datasets of ``(image, label)``: uint8 [C, S, S] and a class index. Normalization is the batch's business."""
+"""Datasets of labeled images: uint8 [C, S, S] and a class index. Whole batches are normalized later."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as transform
 from unified_extractor.data.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What counts as an image file, in lower case."""
+"""Extensions of image files, in lower case."""
 
 
 class MemoryImages(Dataset[tuple[Tensor, int]]):
@@ -36,42 +36,42 @@ class MemoryImages(Dataset[tuple[Tensor, int]]):
 class FileImages(Dataset[tuple[Tensor, int]]):
     """Images that are decoded each time they are needed. ``labels`` int64 [N]."""
 
-    def __init__(self, paths: Sequence[Path], labels: Tensor, form: "Form") -> None:
-        self.paths, self.labels, self.form = list(paths), labels, form
+    def __init__(self, paths: Sequence[Path], labels: Tensor, format: "ImageFormat") -> None:
+        self.paths, self.labels, self.format = list(paths), labels, format
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return read_image(self.paths[index], self.form), int(self.labels[index])
+        return read_image(self.paths[index], self.format), int(self.labels[index])
 
     def in_memory(self) -> MemoryImages:
-        """All images decoded once. Raises ``DataError`` for the first that cannot be read."""
+        """Return all images, decoded once. Raise ``DataError`` for the first that cannot be read."""
         with ThreadPoolExecutor() as threads:
-            images = list(threads.map(lambda path: read_image(path, self.form), self.paths))
+            images = list(threads.map(lambda path: read_image(path, self.format), self.paths))
         return MemoryImages(torch.stack(images), self.labels)
 
     @property
     def bytes(self) -> int:
-        """Memory the decoded images would take."""
-        return len(self) * self.form.in_chans * self.form.size**2
+        """Bytes of memory that the decoded images would take."""
+        return len(self) * self.format.in_chans * self.format.size**2
 
 
-class NamedImages(Dataset[tuple[Tensor, str]]):
-    """Images without a label, with the name of their file: what ``predict`` reads."""
+class UnlabeledImages(Dataset[tuple[Tensor, str]]):
+    """Images without labels, together with the names of their files, for ``predict``."""
 
-    def __init__(self, paths: Sequence[Path], form: "Form") -> None:
-        self.paths, self.form = list(paths), form
+    def __init__(self, paths: Sequence[Path], format: "ImageFormat") -> None:
+        self.paths, self.format = list(paths), format
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        return read_image(self.paths[index], self.form), str(self.paths[index])
+        return read_image(self.paths[index], self.format), str(self.paths[index])
 
 
 class EvaluatedImages(Dataset[tuple[Tensor, int]]):
-    """A split as the ``EvaluationSampler`` asks for it: index -1 is an image with label -1, which counts for nothing."""
+    """A split as ``EvaluationSampler`` indexes it: index -1 gives an image with label -1, which counts for nothing."""
 
     def __init__(self, dataset: Dataset[tuple[Tensor, int]]) -> None:
         self.dataset = dataset
@@ -85,7 +85,7 @@ class EvaluatedImages(Dataset[tuple[Tensor, int]]):
 
 
 class AugmentedImages(Dataset[tuple[Tensor, int]]):
-    """Training images, augmented: indexed by ``(index, image_seed)`` as the ``EpochSampler`` gives them."""
+    """Augmented training images, indexed by the pairs ``(index, image_seed)`` of ``EpochSampler``."""
 
     def __init__(self, dataset: Dataset[tuple[Tensor, int]], augmentation: Callable[[Tensor], Tensor]) -> None:
         self.dataset, self.augmentation = dataset, augmentation
@@ -106,7 +106,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every image file in ``folder`` and below, sorted. Raises ``DataError`` if there is none."""
+    """Return the image files in ``folder`` and below, sorted. Raise ``DataError`` if there is none."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names if name.lower().endswith(EXTENSIONS))
@@ -117,10 +117,14 @@ def image_files(folder: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Form:
-    """What a file becomes: ``in_chans`` 1 (gray) or 3 (RGB), its shorter side resized to ``resize``, its center cropped to ``size``.
+class ImageFormat:
+    """Channels and size to which an image file is brought.
 
-    ``whole``: neither resized nor cropped, for a random crop to choose from.
+    Attributes:
+        in_chans: 1 for gray, 3 for RGB.
+        size: height and width of the center crop, in pixels.
+        resize: length of the shorter side before the crop, in pixels; by default ``size``.
+        whole: leave the image neither resized nor cropped, so that a random crop can choose from all of it.
     """
 
     in_chans: int
@@ -129,8 +133,8 @@ class Form:
     whole: bool = False
 
 
-def read_image(path: Path, form: Form) -> Tensor:
-    """One image file as uint8 [in_chans, size, size]. Raises ``DataError`` if the file is not a readable image."""
+def read_image(path: Path, format: ImageFormat) -> Tensor:
+    """Return an image file as uint8 [in_chans, size, size]. Raise ``DataError`` if the file is not a readable image."""
     try:
         with Image.open(path) as opened:
             file: Image.Image = opened
@@ -138,24 +142,25 @@ def read_image(path: Path, form: Form) -> Tensor:
                 file = Image.fromarray((np.array(file) // 257).astype(np.uint8))
             elif file.mode in ("I", "F"):
                 raise ValueError(f"{file.mode} images have no range of gray levels")
-            pixels = np.array(file.convert("L" if form.in_chans == 1 else "RGB"))
+            pixels = np.array(file.convert("L" if format.in_chans == 1 else "RGB"))
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes make them raise
         raise DataError(f"{path}: not a readable image ({type(error).__name__}: {error})".replace("\n", " ")) from error
-    image = torch.from_numpy(pixels).reshape(*pixels.shape[:2], form.in_chans).permute(2, 0, 1).contiguous()
-    shorter = form.resize or form.size
-    if form.whole or (shorter == form.size and image.shape[1:] == (form.size, form.size)):
+    image = torch.from_numpy(pixels).reshape(*pixels.shape[:2], format.in_chans).permute(2, 0, 1).contiguous()
+    shorter = format.resize or format.size
+    if format.whole or (shorter == format.size and image.shape[1:] == (format.size, format.size)):
         return image
-    return transform.center_crop(transform.resize(image, [shorter], antialias=True), [form.size])
+    return transform.center_crop(transform.resize(image, [shorter], antialias=True), [format.size])
 
 
 def normalized(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 [B, C, H, W] as a network sees it, float32."""
+    """Return images uint8 [B, C, H, W] as a network sees them: float32, each channel with the given mean and std removed."""
     scale, shift = (_constant(tuple(values), images.device) for values in (std, mean))
     return (images.float() / 255 - shift) / scale
 
 
 @lru_cache(maxsize=16)
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A value a channel, [C, 1, 1]; made once, since a GPU is waited for when it is."""
+    """Return one value for each channel, [C, 1, 1]. It is created only once, because creating it makes the host wait for a
+    GPU."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""A folder of images: one folder a class."""
+"""A data set in a folder of image files, with one folder for each class."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,32 +13,32 @@ from typing_extensions import override
 from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.data_module import ImageDataModule, Loading, Split
 from unified_extractor.data.errors import DataError
-from unified_extractor.data.image_datasets import FileImages, Form, image_files
+from unified_extractor.data.image_datasets import FileImages, ImageFormat, image_files
 from unified_extractor.data.splits import balanced_subset, stratified_split
 
 MEMORY_LIMIT = 2 * 2**30
-"""Bytes of decoded images up to which a split is kept in memory: decoding small files costs more than training on them."""
+"""Bytes of decoded images up to which a split is held in memory: decoding small files costs more than training on them."""
 
 
 class ImageFolder(ImageDataModule):
-    """Images in ``root/train/<class>/`` and ``root/test/<class>/``, and in ``root/val/<class>/`` if that folder is there.
+    """Images in ``root/train/<class>/`` and ``root/test/<class>/``, and in ``root/val/<class>/`` if that folder exists.
 
     Args:
-        root: the folder that holds ``train``, ``test`` and perhaps ``val``.
-        image_size: in pixels; a file of another size has its shorter side resized and its center cropped.
+        root: folder that holds ``train``, ``test`` and perhaps ``val``.
+        image_size: height and width in pixels; files of another size are resized by their shorter side and cropped at the center.
         resize: length of the shorter side before the center is cropped, in pixels; by default the image size.
-        name: of the data set in records; by default that of its folder.
-        validation_fraction: of the training images of every class, for validation where ``root/val`` is missing.
-        per_class: at most so many images of every class, as if ``root/train`` held no more.
-        mean: of each channel, as a fraction of the full range: three values read RGB, one value reads gray.
-        std: of each channel, likewise.
-        batch_size: images a step and device.
-        augmentation: of the training images.
-        loading: how images come to the network.
+        name: name of the data set in records; by default that of its folder.
+        validation_fraction: fraction of each class's training images that is used for validation if ``root/val`` is missing.
+        per_class: largest number of images of each class, as if ``root/train`` held no more.
+        mean: mean of each channel, as a fraction of the full range. With three values images are read as RGB, with one as gray.
+        std: standard deviation of each channel, as a fraction of the full range.
+        batch_size: images of a step on each device.
+        augmentation: augmentation of the training images.
+        loading: settings of the loaders.
         predict_folder: folder of the images that ``predict`` reads.
 
     Raises:
-        DataError: a missing folder, an empty class, an unreadable image, or splits with different classes.
+        DataError: a folder is missing, a class is empty, an image is unreadable, or the splits have different classes.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class ImageFolder(ImageDataModule):
 
     @property
     @override
-    def file_form(self) -> Form:
-        return Form(self.in_chans, self.image_size, self.resize)
+    def file_format(self) -> ImageFormat:
+        return ImageFormat(self.in_chans, self.image_size, self.resize)
 
     @override
     def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
         files = self._files(split)
-        return files.in_memory() if files.bytes <= MEMORY_LIMIT and not files.form.whole else files
+        return files.in_memory() if files.bytes <= MEMORY_LIMIT and not files.format.whole else files
 
     def _files(self, split: Split) -> FileImages:
         has_val = (self.root / "val").is_dir()
@@ -102,10 +102,10 @@ class ImageFolder(ImageDataModule):
                 raise DataError(f"{self.root / 'train'}: cannot be split for validation: {error}") from error
             chosen = chosen[parts[1] if split == "val" else parts[0]]
         whole = split == "train" and self.augmentation.resized_crop is not None
-        return FileImages([paths[i] for i in chosen], labels[chosen], replace(self.file_form, whole=whole))
+        return FileImages([paths[i] for i in chosen], labels[chosen], replace(self.file_format, whole=whole))
 
     def _listed(self, split: str) -> tuple[list[Path], Tensor]:
-        """All image files of a folder and their labels [N]; classes as in ``root/train``; looked up once."""
+        """Return the image files of a split and their labels [N]; the folder is listed only once."""
         if split not in self._lists:
             self._lists[split] = self._look_up(self.root / split)
         return self._lists[split]
@@ -123,7 +123,7 @@ class ImageFolder(ImageDataModule):
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted."""
+    """Return the names of the class folders, sorted."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; it must hold one folder of images a class")
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))

@@ -1,4 +1,4 @@
-"""The order of the images, and the augmentation of the training images, as a function of seed and epoch alone."""
+"""Samplers that make the order of images, and the random numbers of their augmentation, depend on seed and epoch alone."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,14 +9,14 @@ from torch.utils.data import Dataset, DistributedSampler
 
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Shuffles by (seed, epoch) and gives every image a seed of its own for its augmentation: ``(index, image_seed)``.
+    """A sampler that shuffles by (seed, epoch) and gives each image its own seed for the augmentation: ``(index, image_seed)``.
 
-    Nothing is drawn from the global generator, so that a run resumed at an epoch sees what an unbroken run sees, whatever the
-    number of workers or devices. Lightning calls ``set_epoch``. Ranks take turns; what does not fill a turn is left out.
+    Nothing is drawn from the global generator, so a run resumed at an epoch gets the same images as an unbroken run, whatever the
+    number of workers or devices. Lightning calls ``set_epoch``. Ranks take turns; images that do not fill a turn are left out.
     """
 
     def __init__(self, dataset: Dataset[object], *, seed: int, num_replicas: int, rank: int) -> None:
-        # the parent shuffles by seed + epoch: seeds a thousand apart, so that no two runs share an order
+        # the base class shuffles by seed + epoch: seeds a thousand apart, so that no two runs share an order
         super().__init__(
             dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=1000 * seed, drop_last=num_replicas > 1
         )
@@ -27,12 +27,12 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
             yield index, seeds[index]
 
     def order(self) -> Tensor:
-        """Indices of this rank's images in this epoch."""
+        """Return the indices of this rank's images in this epoch."""
         indices: Iterator[Any] = super().__iter__()
         return torch.tensor(list(indices))
 
     def draws(self, count: int) -> Tensor:
-        """``count`` uniform random numbers for every image of the data set in this epoch, float32 [N, count]."""
+        """Return ``count`` uniform random numbers for each image of the data set in this epoch, float32 [N, count]."""
         return torch.rand(len(self.dataset), count, generator=self._generator())  # type: ignore[arg-type]
 
     def _generator(self) -> torch.Generator:
@@ -40,7 +40,8 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
 
 
 class EvaluationSampler(DistributedSampler[int]):
-    """All images in order, each once over all ranks. To give every rank as many, ``-1`` stands for none at the end."""
+    """A sampler of all images in order, each once over all ranks. ``-1`` fills up the end, so that all ranks have the same
+    number."""
 
     def __init__(self, dataset: Dataset[object], *, num_replicas: int, rank: int) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
@@ -49,6 +50,6 @@ class EvaluationSampler(DistributedSampler[int]):
         return iter(self.order().tolist())
 
     def order(self) -> Tensor:
-        """Indices of this rank's images, ``-1`` where there is none."""
+        """Return the indices of this rank's images, ``-1`` where there is none."""
         indices = torch.arange(self.rank, self.total_size, self.num_replicas)
         return indices.where(indices < len(self.dataset), torch.tensor(-1))  # type: ignore[arg-type]

@@ -1,16 +1,16 @@
-"""Which images of a labelled set belong to a split: the same on every machine, with the same share of every class."""
+"""Splits of a labeled data set: the same on every machine, with the same share of every class."""
 
 import torch
 from torch import Tensor
 
 SPLIT_SEED = 20210619
-"""Fixed, so that validation images never depend on the seed of a run."""
+"""Seed of all splits. It is fixed, so that validation images never depend on the seed of a run."""
 
 
 def stratified_split(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Indices [N'] of the rest and of ``fraction`` of every class, at least one image each; both ascending.
+    """Return the indices [N'] of two parts, both ascending: the rest, and ``fraction`` of each class, at least one image each.
 
-    ``labels`` [N] int64. Raises ``ValueError`` if ``fraction`` is not between 0 and 1, or if a class has a single image.
+    ``labels`` are [N] int64. Raise ``ValueError`` if ``fraction`` is not between 0 and 1, or if a class has a single image.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"a split fraction must lie between 0 and 1, got {fraction}")
@@ -24,14 +24,15 @@ def stratified_split(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def balanced_subset(labels: Tensor, per_class: int) -> Tensor:
-    """Ascending indices of at most ``per_class`` images of every class; a larger subset contains the smaller. ``labels`` [N]."""
+    """Return ascending indices of at most ``per_class`` images of each class; a larger subset contains the smaller.
+    ``labels`` [N]."""
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, got {per_class}")
     return torch.cat([members[:per_class] for members in _shuffled_members(labels)]).sort().values
 
 
 def _shuffled_members(labels: Tensor) -> list[Tensor]:
-    """For every class, the indices of its images in a fixed random order."""
+    """Return the indices of the images of each class, in a fixed random order."""
     generator = torch.Generator().manual_seed(SPLIT_SEED)
     order = torch.randperm(len(labels), generator=generator)
     return [order[labels[order] == label] for label in labels.unique()]

@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads, and downloads when asked."""
+"""Data sets that torchvision reads and, if asked to, downloads."""
 
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,20 @@ from unified_extractor.data.splits import balanced_subset, stratified_split
 
 
 class _TorchvisionImages(ImageDataModule):
-    """A data set of torchvision's with ``train=True`` and ``train=False``, held in memory.
+    """A data set of torchvision that has ``train=True`` and ``train=False``, held in memory.
 
     Args:
-        root: the folder it lies in.
-        download: fetch it into ``root`` if it is not there.
-        validation_fraction: of the training images of every class, for validation.
-        per_class: at most so many training images of every class, as if there were no more.
-        batch_size: images a step and device.
-        augmentation: of the training images.
-        loading: how images come to the network.
+        root: folder of the data set.
+        download: download the data set into ``root`` if it is missing.
+        validation_fraction: fraction of each class's training images that is used for validation.
+        per_class: largest number of training images of each class, as if there were no more.
+        batch_size: images of a step on each device.
+        augmentation: augmentation of the training images.
+        loading: settings of the loaders.
         predict_folder: folder of the images that ``predict`` reads.
 
     Raises:
-        DataError: the data set is not there, or cannot be downloaded.
+        DataError: the data set is missing, or cannot be downloaded.
     """
 
     source: type[Any]
@@ -72,7 +72,7 @@ class _TorchvisionImages(ImageDataModule):
         return MemoryImages(images[chosen], labels[chosen])
 
     def _stored(self, *, train: bool) -> tuple[Tensor, Tensor]:
-        """Images uint8 [N, C, S, S] and labels int64 [N]."""
+        """Return the stored images uint8 [N, C, S, S] and labels int64 [N]."""
         try:
             stored = self.source(self.root, train=train)
         except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""The base of all networks: stem, stages and head, with the methods by which timm and torchvision use a backbone.
+"""What all networks have in common: a stem, stages, a head, and the methods by which the ecosystem uses them.
 
-The methods and ``feature_info`` have timm's names. The stages are children in the order of their use, which torchvision's
+The names of the methods and of ``feature_info`` are timm's; the stages are children in the order of their use, which torchvision's
 ``BackboneWithFPN`` needs.
 """
 
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from unified_extractor.models.arguments import check_rate, check_size
+from unified_extractor.models.arguments import check_rate, check_sizes
 from unified_extractor.spec import ExtractorSpec
 
 
 class Stage(nn.Sequential):
-    """Blocks one after another.
+    """Blocks in a row.
 
     Attributes:
-        out_channels: channels of the output.
-        stride: factor by which the map becomes smaller.
-        grad_checkpointing: save only the inputs of blocks for backward, and recompute what is inside them.
+        out_channels: channels of the map it gives.
+        stride: by how much it shrinks the map.
+        grad_checkpointing: keep the borders of the blocks alone and compute the rest again in backward.
     """
 
     def __init__(self, *blocks: nn.Module, out_channels: int, stride: int) -> None:
@@ -34,19 +34,19 @@ class Stage(nn.Sequential):
         self.grad_checkpointing = False
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return ``[B, out_channels, h, w]`` for ``[B, C, H, W]``."""
+        """``[B, C, H, W]`` to ``[B, out_channels, h, w]``."""
         if not (self.grad_checkpointing and torch.is_grad_enabled()):
             return super().forward(input)
         for block in self:
-            if torch.compiler.is_compiling():  # takes no contexts, and updates the statistics of batch norms once by itself
+            if torch.compiler.is_compiling():  # takes no contexts, and moves the statistics of batch norms once by itself
                 input = checkpoint(block, input, use_reentrant=False)
             else:
-                input = checkpoint(block, input, use_reentrant=False, context_fn=partial(_checkpoint_contexts, block))
+                input = checkpoint(block, input, use_reentrant=False, context_fn=partial(_contexts, block))
         return input
 
 
 class PooledHead(nn.Module):
-    """Global average pooling, dropout, then a linear classifier."""
+    """Global average, dropout, then a linear classifier."""
 
     pool = "avg"
 
@@ -58,41 +58,41 @@ class PooledHead(nn.Module):
         self.fc = classifier(channels, num_classes)
 
     def reset(self, num_classes: int) -> None:
-        """Replace the classifier; 0 classes: none, the pooled features are the output."""
+        """A new classifier; 0 classes: none, the pooled features are the output."""
         self.fc = classifier(self.channels, num_classes)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits ``[B, num_classes]`` of a map ``[B, C, h, w]``, or with ``pre_logits`` the classifier's input."""
+        """``[B, C, h, w]`` to logits ``[B, num_classes]``; ``pre_logits``: to what the classifier reads, ``[B, channels]``."""
         x = x.mean((2, 3))
         return x if pre_logits else self.fc(self.dropout(x))
 
 
 class StagedNetwork(nn.Module):
-    """An image classifier of a stem, stages and a head; the base class of all networks.
+    """An image classifier of a stem, stages and a head.
 
     Args:
         in_chans: channels of the image.
-        num_classes: number of outputs; 0: no classifier, the head's features.
+        num_classes: outputs; 0: no classifier, the head's features.
         specs: the extractor of every stage that has one.
-        stem: module between the image and the first stage.
-        stem_stride: factor by which the stem makes the map smaller.
-        stages: stages in order; they become the children ``stage1``, ``stage2``, ...
-        head: module between the last map and the logits, with ``reset``, ``fc``, ``channels`` (the inputs of ``fc``) and ``pool``.
-        norm: module after the last stage.
-        arguments: the arguments of the subclass's constructor, for :attr:`config`.
+        stem: from the image to the first stage.
+        stem_stride: by how much the stem shrinks the image.
+        stages: in order; they become the children ``stage1``, ``stage2``, ...
+        head: from the last map to the logits, with ``reset``, ``fc``, ``channels`` (that ``fc`` reads) and ``pool``.
+        norm: behind the last stage.
+        arguments: the subclass's ``locals()``, from which :attr:`config` keeps what its constructor was called with.
 
     Attributes:
         feature_info: channels (``num_chs``), ``reduction`` and name (``module``) of every stage's map.
         num_features: channels of the last map.
-        head_hidden_size: channels of the classifier's input.
-        config: the name of the class as ``network``, and the arguments that build this network again.
+        head_hidden_size: channels that the classifier reads.
+        config: the class's name as ``network``, and the arguments that make this network again.
 
     Shape:
         ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``.
     """
 
     classifiers: ClassVar[tuple[str, ...]] = ("head.fc",)
-    """Names of the layers that have one row of weights for each class."""
+    """Names of the layers that have a row a class."""
 
     def __init__(
         self,
@@ -109,9 +109,9 @@ class StagedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.in_chans, self.num_classes, self.specs = in_chans, num_classes, list(specs)
-        accepted = inspect.signature(type(self)).parameters  # a subclass may have set some of the arguments itself
-        arguments = {name: value for name, value in arguments.items() if name in accepted}
-        self.config: dict[str, Any] = {"network": type(self).__name__} | arguments | {"spec": self.specs}
+        given = inspect.signature(type(self)).parameters
+        kept = {name: value for name, value in arguments.items() if name in given}
+        self.config: dict[str, Any] = {"network": type(self).__name__} | kept | {"spec": self.specs}
         self.stem = stem
         self.feature_info: list[dict[str, Any]] = []
         reduction = stem_stride
@@ -126,23 +126,22 @@ class StagedNetwork(nn.Module):
 
     @property
     def stages(self) -> list[Stage]:
-        """Return the stages in order."""
+        """The stages in order."""
         return [getattr(self, info["module"]) for info in self.feature_info if hasattr(self, info["module"])]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last stage's map ``[B, num_features, h, w]`` of images ``[B, in_chans, H, W]``."""
-        self._check_images(x)
-        x = self.stem(x)
+        """``[B, in_chans, H, W]`` to the last stage's map ``[B, num_features, h, w]``."""
+        x = self.stem(self._checked(x))
         for stage in self.stages:
             x = stage(x)
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits ``[B, num_classes]`` of the last stage's map, or with ``pre_logits`` the classifier's input."""
+        """The last stage's map to logits ``[B, num_classes]``, or with ``pre_logits`` to what the classifier reads."""
         return self.head(x, pre_logits=True) if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``[B, num_classes]`` of images ``[B, in_chans, H, W]``."""
+        """``[B, in_chans, H, W]`` to logits ``[B, num_classes]``."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
@@ -154,56 +153,55 @@ class StagedNetwork(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Return the maps of chosen stages.
+        """The maps of chosen stages.
 
         Args:
-            x: images ``[B, in_chans, H, W]``.
-            indices: indices of stages, negative ones from the end; an int: the last so many stages; None: all.
+            x: ``[B, in_chans, H, W]``.
+            indices: which stages, from 0, negative from the end; an int: the last so many; None: all.
             norm: apply the final norm to the last stage's map, where it is chosen.
-            stop_early: do not run stages after the last chosen one.
+            stop_early: do not run stages behind the last chosen one.
             output_fmt: "NCHW".
             intermediates_only: return the maps without the final features.
 
         Returns:
-            A list of maps ``[B, num_chs, h, w]``, or (features after the last stage that ran, list).
+            A list of maps ``[B, num_chs, h, w]``, or (features behind the last stage that ran, list).
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        chosen = self._chosen(indices)
+        taken = self._indices(indices)
         stages = self.stages
-        used = stages[: max(chosen) + 1] if stop_early or intermediates_only else stages
+        used = stages[: max(taken) + 1] if stop_early or intermediates_only else stages
         maps = []
-        self._check_images(x)
-        x = self.stem(x)
+        x = self.stem(self._checked(x))
         for stage in used:
             x = stage(x)
             maps.append(x)
         if len(used) == len(stages):
             x = self.norm(x)
             maps[-1] = x if norm else maps[-1]
-        chosen_maps = [maps[i] for i in chosen]
-        return chosen_maps if intermediates_only else (x, chosen_maps)
+        found = [maps[i] for i in taken]
+        return found if intermediates_only else (x, found)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what :meth:`forward_intermediates` with these indices does not need. Return the indices, none negative."""
-        chosen = self._chosen(indices)
-        for info in self.feature_info[max(chosen) + 1 :]:
+        """Remove what :meth:`forward_intermediates` with these indices does not need. Returns the indices, none negative."""
+        taken = self._indices(indices)
+        for info in self.feature_info[max(taken) + 1 :]:
             if hasattr(self, info["module"]):
                 delattr(self, info["module"])
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
             self.head = nn.Identity()
-        return chosen
+        return taken
 
     def get_classifier(self) -> nn.Module:
-        """Return the last linear layer, or an identity where there is none."""
+        """The last linear layer; an identity where there is none."""
         return self.head if isinstance(self.head, nn.Identity) else self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier; 0 classes: none. Raise ``ValueError`` for another ``global_pool`` than the head's own."""
+        """A new classifier for other classes; 0: none. Raises ``ValueError`` for another ``global_pool`` than the head's own."""
         self.check_pool(global_pool)
         like = next(self.head.parameters(), next(self.parameters()))
         self.head.reset(num_classes)
@@ -218,49 +216,48 @@ class StagedNetwork(nn.Module):
             raise ValueError(f"global_pool must be None or {self.head.pool!r} in {type(self).__name__}, got {global_pool!r}")
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return patterns of the layers that timm's layer-wise learning rates treat alike: stem, each block or stage, head."""
+        """What timm's layer-wise learning rates treat alike: the stem, every block or stage with what follows it, the head."""
         block = r"^stage(\d+)" if coarse else r"^stage(\d+)\.(\d+)"
         return {"stem": r"^stem", "blocks": [(block, None), (r"^norm", (99999,))]}
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters of several axes that are not weights: optimizers should not let them decay."""
+        """Parameters that are no weights, though they have more than one axis: optimisers should not let them decay."""
         return set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: recompute the activations inside blocks in backward."""
+        """Trade time for memory in training: activations inside blocks are computed again in backward."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
-    def _check_images(self, x: Tensor) -> None:
-        """Raise ``ValueError`` for images that the network does not take."""
+    def _checked(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"x must be [B, in_chans, H, W] with in_chans={self.in_chans}, got shape {list(x.shape)}")
+        return x
 
-    def _chosen(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Return indices of stages as a list without negative ones. Raise ``ValueError`` for a stage that is not there."""
+    def _indices(self, indices: int | Sequence[int] | None) -> list[int]:
         stages = len(self.stages)
         count = stages if indices is None else indices
         wanted = range(stages - count, stages) if isinstance(count, int) else count
-        chosen = [i + stages if -stages <= i < 0 else i for i in wanted]
-        if not chosen or min(chosen) < 0 or max(chosen) >= stages:
+        taken = [i + stages if -stages <= i < 0 else i for i in wanted]
+        if not taken or min(taken) < 0 or max(taken) >= stages:
             raise ValueError(f"indices must name stages 0 to {stages - 1}, got {indices!r}")
-        return chosen
+        return taken
 
 
 def classifier(channels: int, num_classes: int) -> nn.Module:
-    """Return a linear layer, or an identity for 0 classes. Raise ``TypeError`` or ``ValueError`` for a wrong ``num_classes``."""
-    check_size("num_classes", num_classes, 0)
+    """A linear layer, or for 0 classes none. Raises ``TypeError`` or ``ValueError`` for what is no number of classes."""
+    check_sizes("num_classes", [num_classes], 0)
     return nn.Linear(channels, num_classes) if num_classes else nn.Identity()
 
 
-def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """Return the contexts of a block's forward pass and of its recomputation."""
-    return nullcontext(), _frozen_statistics(block)
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Of a block's forward pass and of its recomputation."""
+    return nullcontext(), _statistics_kept(block)
 
 
 @contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Keep batch norms from updating their running statistics with a batch that they have seen in the forward pass."""
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Inside, batch norms do not move their running statistics: they did so when they saw this batch first."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
     momenta = [norm.momentum for norm in norms]
     counters = [(count, count.clone()) for norm in norms if (count := norm.num_batches_tracked) is not None]

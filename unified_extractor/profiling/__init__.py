@@ -1,1 +1,1 @@
-"""What a module costs: multiply-adds, memory, latency. Counts; never trains."""
+"""The cost of a module: multiply-adds, memory and latency. Nothing is trained here."""

@@ -1,8 +1,8 @@
-"""What a module costs: parameters, multiply-adds by part, activation memory. Everything is counted on the meta device.
+"""The cost of a module: parameters, multiply-adds by part and activation memory, all counted on the meta device.
 
-Counting convention: one multiply-add is one multiplication with its addition. Convolutions and matrix products count as torch's
-flop counter counts them; the operator counts by the formulas of :func:`operator_multiply_adds`, whatever backend or shortcut runs.
-Norms, activations and biases count nothing there: they stand beside it, since some papers add them. Softmax and pooling count nothing.
+One multiply-add is one multiplication with its addition. Convolutions and matrix products are counted by torch's flop counter, the
+operator by the formulas in ``ops/cost.py``, whatever backend or shortcut runs. Norms, activations and biases are counted separately,
+because only some papers add them. Softmax and pooling are not counted.
 """
 
 from collections import Counter
@@ -17,12 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from unified_extractor.ops import cost as counting
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.profiling.elementwise import counting_elementwise
-from unified_extractor.profiling.extractors import evaluating, extractors
+from unified_extractor.profiling.extractors import eval_mode, extractors
 from unified_extractor.profiling.memory import kept_bytes, peak_bytes
 from unified_extractor.spec import ExtractorSpec
 
 PARTS = ("operator", "generator", "projection", "rest")
-"""The aggregation itself with its static kernel; what generates kernel and offsets; pointwise projections; all outside extractors."""
+"""The parts of an extractor: aggregation with its static kernel; generators of kernels and offsets; pointwise projections;
+and all else."""
 
 TRAINING = 3
 """Multiply-adds of a training step, as multiples of those of its forward pass."""
@@ -32,14 +33,15 @@ _PART_OF_CHILD = {"value": "projection", "projection": "projection"}
 
 @dataclass(frozen=True)
 class Cost:
-    """What a module costs at one input shape."""
+    """The cost of a module at one input shape."""
 
     parameters: int
     multiply_adds: int
     elementwise: int
-    """Operations of norms (2 a value), activations and biases (1 a value), not part of ``multiply_adds``."""
+    """Operations of norms (2 a value), activations and biases (1 a value), which are not part of ``multiply_adds``."""
     peak_activation_bytes: int
-    """Most bytes of float32 tensors alive at once in forward and backward, gradients included, beyond input and parameters."""
+    """Largest number of bytes of float32 tensors at one moment of forward and backward, gradients included, without input
+    and parameters."""
     parameters_by_part: dict[str, int] = field(default_factory=dict)
     multiply_adds_by_part: dict[str, int] = field(default_factory=dict)
 
@@ -52,11 +54,11 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
         input_shape: ``(C, H, W)`` for one image or ``(B, C, H, W)``; the counts are for the whole batch.
 
     Raises:
-        ValueError, TypeError: an input shape of another rank, or one the module refuses.
+        ValueError, TypeError: the input shape has another rank, or the module refuses it.
     """
     shape = _batched(module, input_shape)
     parameters = _parameters_by_part(module)
-    with evaluating(module):
+    with eval_mode(module):
         with counting_elementwise(module) as elementwise:
             products = _multiply_adds_by_part(module, shape)
         peak = _peak_activation_bytes(module, shape)
@@ -64,16 +66,16 @@ def cost(module: nn.Module, input_shape: tuple[int, ...]) -> Cost:
 
 
 def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """The multiply-adds of :func:`cost` alone, which take a fraction of its time; arguments and errors as there."""
+    """Return the multiply-adds of :func:`cost` alone, in a fraction of its time. Arguments and errors are the same."""
     shape = _batched(module, input_shape)
-    with evaluating(module):
+    with eval_mode(module):
         return sum(_multiply_adds_by_part(module, shape).values())
 
 
 def kept_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Bytes that autograd keeps of a float32 forward pass on the CPU until its backward, beyond input, parameters and buffers.
+    """Return the bytes that a float32 forward pass on the CPU saves for backward, without input, parameters and buffers.
 
-    The module is taken in its own mode, train or eval; nothing is computed.
+    The module runs in its own mode, train or eval, on tensors without storage.
 
     Args:
         module: a network or layer; it is not changed.
@@ -90,17 +92,17 @@ def kept_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> in
 
 
 def operator_multiply_adds(spec: ExtractorSpec, geometry: Geometry, channels: int, out_channels: int) -> int:
-    """Multiply-adds of the operator on one image.
+    """Return the multiply-adds of the operator on one image.
 
-    Every tap of every window costs: 4 a channel for a learned position's bilinear read; 1 a channel (fold: K) for a dynamic
-    kernel; 1 an input-output pair inside the groups for a static kernel. Fold counts by its own formula of K*K products, also
-    where the composed form runs.
+    For each tap of each window this is: 4 for each channel for a bilinear sample at a learned offset; 1 for each channel (fold: K)
+    for a dynamic kernel; 1 for each pair of input and output channels within a group for a static kernel. A fold is counted by its
+    own formula of K*K products, even if it runs as a gather.
 
     Args:
-        spec: the extractor.
-        window: its geometry on the image.
-        channels: C.
-        out_channels: channels the operator puts out, before an output projection.
+        spec: spec of the extractor.
+        geometry: sizes of its call on the image.
+        channels: C, the input channels of the operator.
+        out_channels: output channels of the operator, before an output projection.
     """
     static, dynamic = spec.static_kernel, spec.dynamic_kernel
     static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
@@ -110,7 +112,7 @@ def operator_multiply_adds(spec: ExtractorSpec, geometry: Geometry, channels: in
 
 
 def _batched(module: Any, input_shape: Any) -> tuple[int, ...]:
-    """The input's shape with its batch, both arguments checked."""
+    """Return the input's shape with a batch axis, after checking both arguments."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch module, got {type(module).__name__}")
     if (
@@ -127,7 +129,7 @@ def _shown(value: Any) -> str:
 
 
 def _part(name: str, layers: list[str]) -> str:
-    """The part that a parameter or module of this name belongs to."""
+    """Return the part to which a parameter or module of this name belongs."""
     for layer in layers:
         prefix = f"{layer}." if layer else ""
         if name == layer or name.startswith(prefix):
@@ -145,7 +147,8 @@ def _parameters_by_part(module: nn.Module) -> dict[str, int]:
 
 
 def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """Convolutions and products from torch's counter, module by module; the operator's own calls by formula instead."""
+    """Return the multiply-adds of each part: convolutions and products by torch's counter, the operator's own calls by
+    formula."""
     layers = extractors(module)
     counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     handles = [layer.register_forward_hook(_operator_hook(counts)) for layer in layers.values()]
@@ -200,12 +203,12 @@ def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def on_meta(module: nn.Module, shape: tuple[int, ...]) -> Any:
-    """What a module returns for an input of a shape: shapes alone, on the meta device, where nothing is computed or compiled."""
+    """Return a module's output for an input of this shape on the meta device, where nothing is computed or compiled."""
     return torch.func.functional_call(module, _state(module, "meta"), (torch.empty(shape, device="meta"),))
 
 
 def _state(module: nn.Module, device: str) -> dict[str, Tensor]:
-    """Parameters and buffers of the module as shapes alone."""
+    """Return parameters and buffers of the module as tensors without storage."""
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {
         name: torch.empty(

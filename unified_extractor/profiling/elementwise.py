@@ -1,4 +1,4 @@
-"""Operations that happen a value at a time: some papers count them as multiply-adds, others do not."""
+"""Counts of elementwise operations, which some papers add to the multiply-adds and others do not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +12,17 @@ _ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)
 
 
 class Elementwise:
-    """A running count."""
+    """A running count of elementwise operations."""
 
     total = 0
 
 
 @contextmanager
 def counting_elementwise(network: nn.Module) -> Iterator[Elementwise]:
-    """Inside, calls of the network are counted: 2 operations a value of a norm, 1 of an activation module, 1 for a bias.
+    """Count the elementwise operations of calls inside the context: 2 a value for a norm, 1 for an activation module, 1 for a
+    bias.
 
-    Only modules are seen: a softmax or an addition is not counted, nor is pooling.
+    Only modules are counted: softmax, additions and pooling are not.
     """
     found = Elementwise()
 
@@ -37,7 +38,7 @@ def counting_elementwise(network: nn.Module) -> Iterator[Elementwise]:
 
 
 def _operations(module: nn.Module) -> int:
-    """How many a value of the module's output."""
+    """Return the number of elementwise operations for each value of the module's output."""
     if isinstance(module, _NORMS):
         return 2
     biased = isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None

@@ -1,4 +1,4 @@
-"""Finding the extractors of a network, and running it without changing it."""
+"""The extractors of a network, and running a network without changing it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,8 @@ from unified_extractor.spec import ExtractorSpec
 
 
 def extractors(network: nn.Module) -> dict[str, Any]:
-    """The extractor layers of a network by name, in order: modules with a spec that generate kernels and offsets by it."""
+    """Return the extractor layers of a network by name, in order: modules with a spec that generate kernels and offsets from
+    it."""
     return {
         name: module
         for name, module in network.named_modules()
@@ -19,8 +20,8 @@ def extractors(network: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is in its own mode again."""
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put the network into eval mode inside the context. Afterwards every module has its own mode again."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""Times of several computations in one process, taking turns."""
+"""Latency of several computations in one process that take turns."""
 
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -12,9 +12,9 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def in_turns(computations: Mapping[Name, Callable[[], object]], repeats: int, meter: Meter) -> dict[Name, list[float]]:
-    """Milliseconds of every computation, ``repeats`` each; each has run once before, to compile and to allocate.
+    """Return ``repeats`` times in milliseconds for each computation. Each has run once before, to compile and to allocate.
 
-    Every turn is in another order: what ran before leaves its traces in the caches and in the system's memory.
+    Each turn has another order, because the state of caches and memory depends on what ran before.
     """
     for compute in computations.values():
         compute()
@@ -25,12 +25,12 @@ def in_turns(computations: Mapping[Name, Callable[[], object]], repeats: int, me
     return times
 
 
-def spread(times: Sequence[float]) -> dict[str, float]:
-    """The median and the 20th and 80th percentile."""
+def percentiles(times: Sequence[float]) -> dict[str, float]:
+    """Return the median and the 20th and 80th percentile of some times."""
     low, median, high = np.percentile(times, [20, 50, 80])
     return {"median": round(float(median), 4), "p20": round(float(low), 4), "p80": round(float(high), 4)}
 
 
-def in_words(spread: Mapping[str, float]) -> str:
-    """A spread as a table shows it."""
-    return f"{spread['median']:.3g} ({spread['p20']:.3g} to {spread['p80']:.3g})"
+def percentiles_text(percentiles: Mapping[str, float]) -> str:
+    """Return the text of a median with its percentiles for a table."""
+    return f"{percentiles['median']:.3g} ({percentiles['p20']:.3g} to {percentiles['p80']:.3g})"

@@ -1,4 +1,4 @@
-"""How many bytes of tensors a computation holds at once, and keeps for backward: counted, not timed, the same on every machine."""
+"""Bytes of tensors that a computation holds at once or saves for backward: counted, so they are the same on every machine."""
 
 import weakref
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Meter(TorchDispatchMode):
-    """Follows every storage an operation returns until it is freed."""
+    """A dispatch mode that follows every storage that an operation returns until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class _Meter(TorchDispatchMode):
 
 
 def peak_bytes(compute: Callable[[], object], *inputs: Tensor) -> int:
-    """The largest number of bytes that tensors made by ``compute`` hold at one moment, its result included.
+    """Return the largest number of bytes that the tensors of a computation hold at one moment, its result included.
 
     Args:
-        compute: a function without arguments; its backward pass counts if it runs one.
-        inputs: tensors that exist already and are not to be counted, even where an operation returns a view of them.
+        compute: function without arguments; a backward pass that it runs is counted too.
+        inputs: tensors that are not counted because they exist before, not even where an operation returns a view of them.
 
-    What a single torch operation allocates and frees inside itself is not seen.
+    Memory that a single torch operation allocates and frees inside itself is not seen.
     """
     meter = _Meter()
     for tensor in inputs:
@@ -56,11 +56,11 @@ def peak_bytes(compute: Callable[[], object], *inputs: Tensor) -> int:
 
 
 def kept_bytes(compute: Callable[[], object], *known: Tensor) -> int:
-    """The bytes that autograd keeps between the forward pass in ``compute`` and its backward.
+    """Return the bytes that autograd saves for backward in a forward pass.
 
     Args:
-        compute: a forward pass without arguments.
-        known: tensors that are not to be counted: parameters, which exist anyway.
+        compute: forward pass, a function without arguments.
+        known: tensors that are not counted, such as parameters, which exist anyway.
     """
     skipped = {tensor.untyped_storage()._cdata for tensor in known}
     storages: dict[int, int] = {}
@@ -72,6 +72,6 @@ def kept_bytes(compute: Callable[[], object], *known: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        kept = compute()
-    del kept  # until here it keeps every storage alive, and so its address to itself
+        output = compute()
+    del output  # until here it holds every storage, so that no address is used twice
     return sum(storages.values())

@@ -1,4 +1,4 @@
-"""How a device measures time and memory, and what it is."""
+"""Meters of time and memory on a CPU and on a GPU, and descriptions of the machine."""
 
 import ctypes
 import gc
@@ -18,35 +18,35 @@ _PACKAGES = ("torch", "torchvision", "triton", "numba", "llvmlite", "numpy", "un
 
 
 class Meter(Protocol):
-    """A device's clock, memory and description."""
+    """The clock, the memory and the description of a device."""
 
     def milliseconds(self, compute: Callable[[], object]) -> float:
-        """How long it takes."""
+        """Return the time of a computation."""
 
     def peak_bytes(self, compute: Callable[[], object]) -> int | None:
-        """How much more memory is in use at the worst moment, than before; None where the system does not tell."""
+        """Return the largest growth of memory during a computation; None if the system does not tell it."""
 
     def kernels(self, compute: Callable[[], object]) -> dict[str, float] | None:
-        """Milliseconds of every kernel of the device, the longest first; None where it has none."""
+        """Return the milliseconds of each kernel of the device, the longest first; None if the device has no kernels."""
 
     def machine(self) -> dict[str, Any]:
-        """Where and with what is measured, and two limits of the device: multiply-adds and bytes a second."""
+        """Return the machine, the versions, and two limits of the device: multiply-adds and bytes a second."""
 
 
 class CpuMeter:
-    """Wall clock, and growth of the process, whoever allocates."""
+    """A meter of wall-clock time and of the growth of the process, whoever allocates."""
 
     def milliseconds(self, compute: Callable[[], object]) -> float:
-        """See :class:`Meter`."""
+        """Return the wall-clock time; see :class:`Meter`."""
         start = time.perf_counter()
         compute()
         return 1000 * (time.perf_counter() - start)
 
     def peak_bytes(self, compute: Callable[[], object]) -> int | None:
-        """See :class:`Meter`; known on Linux."""
+        """Return the growth of the process's memory, which only Linux tells; see :class:`Meter`."""
         try:
             gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)  # give back what earlier steps left, or it would not be counted
+            ctypes.CDLL(None).malloc_trim(0)  # reused memory of earlier steps would not be counted as growth
             Path("/proc/self/clear_refs").write_text("5")
             before = _status("VmRSS")
             compute()
@@ -55,10 +55,10 @@ class CpuMeter:
             return None
 
     def kernels(self, compute: Callable[[], object]) -> None:
-        """See :class:`Meter`."""
+        """Return None; see :class:`Meter`."""
 
     def machine(self) -> dict[str, Any]:
-        """See :class:`Meter`."""
+        """Return the machine; see :class:`Meter`."""
         return {
             "device": _processor(),
             "threads": torch.get_num_threads(),
@@ -70,11 +70,11 @@ class CpuMeter:
 
 
 class GpuMeter:
-    """Time between two events on the device, whose cache holds nothing of the tensors; growth of what PyTorch has allocated.
+    """A meter of the time between two CUDA events, with a cold cache, and of the growth of what PyTorch has allocated.
 
-    Reading a buffer several times the size of the cache also keeps the device busy, for about a millisecond, while the CPU enqueues
-    what is measured: the time is the device's own, as in a network whose CPU runs ahead. What takes the CPU longer to enqueue is
-    charged for the rest.
+    Before each measurement the device reads a buffer several times as large as its cache, for about a millisecond. Meanwhile the CPU
+    enqueues the computation, so the measured time is the device's own, as in a network whose CPU runs ahead. If enqueueing takes
+    longer than that, the rest is part of the measured time.
     """
 
     _ELEMENTS, _TIMES, _PROFILED = 2**26, 16, 5
@@ -83,10 +83,10 @@ class GpuMeter:
         self._buffer = torch.zeros(self._ELEMENTS, device="cuda")
 
     def milliseconds(self, compute: Callable[[], object]) -> float:
-        """See :class:`Meter`."""
+        """Return the device's own time; see :class:`Meter`."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         for _ in range(self._TIMES):
-            self._buffer.sum()  # written instead, it would be written back at the expense of what is measured
+            self._buffer.sum()  # reading, not writing: dirty cache lines would be written back during the measurement
         start.record()
         compute()
         end.record()
@@ -94,7 +94,7 @@ class GpuMeter:
         return start.elapsed_time(end)
 
     def peak_bytes(self, compute: Callable[[], object]) -> int | None:
-        """See :class:`Meter`."""
+        """Return the growth of allocated memory; see :class:`Meter`."""
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -103,7 +103,7 @@ class GpuMeter:
         return torch.cuda.max_memory_allocated() - before
 
     def kernels(self, compute: Callable[[], object]) -> dict[str, float] | None:
-        """See :class:`Meter`; means of a few runs."""
+        """Return the mean time of each kernel over a few runs; see :class:`Meter`."""
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             for _ in range(self._PROFILED):
                 compute()
@@ -112,7 +112,7 @@ class GpuMeter:
         return {name: round(time, 4) for name, time in sorted(times.items(), key=lambda item: -item[1]) if time > 0}
 
     def machine(self) -> dict[str, Any]:
-        """See :class:`Meter`; multiply-adds a second by dtype."""
+        """Return the machine, with multiply-adds a second for each dtype; see :class:`Meter`."""
         properties = torch.cuda.get_device_properties()
         dtypes = {"bfloat16": torch.bfloat16, "float32": torch.float32}
         return {
@@ -127,14 +127,14 @@ class GpuMeter:
 
 
 def without_gpu() -> str | None:
-    """None where the GPU benchmark can run, else the reason it cannot."""
+    """Return None if the GPU benchmark can run here, else the reason that it cannot."""
     if not torch.cuda.is_available():
         return "there is no GPU that PyTorch can use here"
     return backends()["triton"]
 
 
 def without_compiled() -> str | None:
-    """None where the compiled backend can run, else the reason it cannot."""
+    """Return None if the compiled backend can run here, else the reason that it cannot."""
     return backends()["compiled"]
 
 

@@ -1,11 +1,11 @@
-"""An extractor in words: its formula with the switches written out."""
+"""The description of an extractor in words, with its formula."""
 
 from unified_extractor.profiling.cost import PARTS, Cost
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
 def formula(spec: ExtractorSpec) -> str:
-    """The operator's equation with only the symbols that this spec has."""
+    """Return the operator's equation with only those symbols that this spec has."""
     fold = spec.aggregation == "fold"
     static = {"none": "", "dense": "S[o,c,k]", "depthwise": "S[c,k]"}[spec.static_kernel.channels]
     dynamic = "" if spec.dynamic_kernel.source == "none" else "D[g(c),i,k,p]" if fold else "D[g(c),k,p]"
@@ -14,10 +14,10 @@ def formula(spec: ExtractorSpec) -> str:
         "add": f"({static} + [o=c] {dynamic})" if spec.static_kernel.channels == "dense" else f"({static} + {dynamic})",
         "residual": f"{static} (1 + {dynamic})",
     }[spec.combine]
-    moved = {"none": "", "learned": " + offset[f(c),k,p]", "window_shift": " + shift[p]"}[spec.offsets.kind]
+    offset = {"none": "", "learned": " + offset[f(c),k,p]", "window_shift": " + shift[p]"}[spec.offsets.kind]
     scaled = f"{spec.offsets.scale:g}*" if spec.offsets.scale != 1 else ""
     value = "v" if spec.projection.input != "none" else "x"
-    read = f"{value}[c, p + {scaled}t_k{moved.replace('offset', scaled + 'offset')}]"
+    read = f"{value}[c, p + {scaled}t_k{offset.replace('offset', scaled + 'offset')}]"
     if fold:
         lines = [f"z[c,i,p] = sum_k {weight} {read}", "y[c,q]   = sum over windows p and taps i with p + t_i = q of z[c,i,p]"]
         if spec.overlap_normalize:
@@ -31,7 +31,8 @@ def formula(spec: ExtractorSpec) -> str:
 
 
 def in_words(spec: ExtractorSpec) -> dict[str, str]:
-    """The operator's three questions, and what else is set, each answered in a phrase."""
+    """Return a phrase for each question about the operator: where its taps look, with which weights, and which channels
+    share them."""
     kh, kw = as_pair(spec.kernel_size)
     padding = "same" if spec.padding == "same" else f"{spec.padding} pixels"
     words = {
@@ -51,12 +52,13 @@ def in_words(spec: ExtractorSpec) -> dict[str, str]:
 
 
 def describe(title: str, spec: ExtractorSpec, cost: Cost, shape: tuple[int, int, int]) -> str:
-    """The text that ``uniex describe`` prints.
+    """Return the text that ``uniex describe`` prints.
 
     Args:
-        title: what it is called.
-        spec: the extractor.
-        cost: of a layer of it on an image of ``shape``, (C, H, W).
+        title: name of the extractor.
+        spec: spec of the extractor.
+        cost: cost of one layer on an image of ``shape``.
+        shape: (C, H, W) of the image.
     """
     lines = [title, "", *(f"  {line}" for line in formula(spec).splitlines()), ""]
     lines += [f"  {name:<12}{text}" for name, text in in_words(spec).items()]
@@ -122,6 +124,6 @@ def _generator(spec: ExtractorSpec) -> str:
     if generator.looks_around:
         steps.append(f"{generator.view_convolution} convolution")
     if generator.pointwise:
-        steps.append("pointwise mixing")
+        steps.append("pointwise convolution")
     steps += [name for name in (f"{generator.norm} norm", generator.activation) if not name.startswith("none")]
     return ", ".join(steps)

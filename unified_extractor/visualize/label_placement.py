@@ -1,4 +1,4 @@
-"""Labels: beside points so that none covers another, and long names in lines."""
+"""Placement of labels beside points so that none covers another, and line breaks in long names."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from matplotlib.transforms import Bbox
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0.6, 0.8), (0.6, -0.8), (-0.6, 0.8), (-0.6, -0.8), (0, 1), (0, -1))
 _REACH = (9, 20, 34, 50, 70, 95, 125)
-"""How far from the point a label may lie, in typographic points; beyond the first a line leads to it."""
+"""Distances of a label from its point that are tried, in typographic points; beyond the first a line connects both."""
 _Place = tuple[float, float, float]
 _PLACES: tuple[_Place, ...] = tuple((dx, dy, reach) for reach in _REACH for dx, dy in _DIRECTIONS)
 
 
 def wrapped(name: str, width: int = 14) -> str:
-    """A variant's name in lines of about that many letters, broken at underscores, hyphens and blanks."""
+    """Return a variant's name in lines of about ``width`` letters, broken at underscores, hyphens and spaces."""
     return textwrap.fill(name.replace("_", " "), width, break_long_words=False)
 
 
 def label_points(
     axis: Axes, labels: Sequence[str], x: np.ndarray, y: np.ndarray, bars: np.ndarray, colors: Sequence[Any]
 ) -> None:
-    """Write a label beside every point, where it covers nothing, near it, and the line to it crosses little.
+    """Write a label near each point so that it covers nothing and the line to it crosses little.
 
     Args:
-        axis: with all points drawn and its scales set.
-        labels: one a point; an empty one is not written.
-        x, y: of the points.
+        axis: axis with all points drawn and its scales set.
+        labels: label of each point; an empty one is not written.
+        x, y: coordinates of the points.
         bars: half heights of their error bars, 0 without one.
-        colors: of the lines that lead to labels farther away.
+        colors: colors of the lines between points and distant labels.
     """
     figure = axis.get_figure(root=True)
     assert figure is not None
@@ -68,7 +68,7 @@ def label_points(
 
 
 def _put(text: Annotation, place: _Place) -> Bbox:
-    """Move a label to a place. Returns the pixels that it covers there."""
+    """Move a label to a place and return the pixels that it covers there."""
     dx, dy, _ = place
     text.set(position=_offset(place), ha=_aligned(dx, "left", "right"), va=_aligned(dy, "bottom", "top"))
     return text.get_window_extent().padded(1)
@@ -84,7 +84,7 @@ def _aligned(direction: float, positive: str, negative: str) -> str:
 
 
 def _around(axis: Axes, x: float, y: float, bar: float) -> Bbox:
-    """The pixels of a point and its error bar."""
+    """Return the pixels of a point and its error bar."""
     (left, low), (right, high) = axis.transData.transform([(x, y - bar), (x, y + bar)])
     return Bbox.from_extents(left - 6, low - 6, right + 6, high + 6)
 

@@ -1,4 +1,5 @@
-"""The effective receptive field: which pixels move the center of a stage's map, and by how much (Luo et al. 2016)."""
+"""The effective receptive field: the pixels on which the center of a stage's output depends, and how strongly (Luo et al.
+2016)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,26 +9,26 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from unified_extractor.profiling.extractors import evaluating
+from unified_extractor.profiling.extractors import eval_mode
 from unified_extractor.visualize.label_placement import wrapped
 
 
 def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Tensor:
-    """How strongly the center of a stage's map depends on every pixel, the mean over images.
+    """Return how strongly the center of a stage's output depends on each pixel, averaged over images.
 
-    The center's channels are summed; their gradient's magnitude is summed over the image's channels, divided by its total for every
-    image, and averaged.
+    The channels at the center are summed. The magnitude of their gradient is summed over the image's channels, divided by its total
+    for each image, and averaged over images.
 
     Args:
-        network: with ``stages``; it runs in eval mode.
-        images: ``[B, C, H, W]``, normalized.
-        stage: which stage, counted from 0.
+        network: network with ``stages``; it runs in eval mode.
+        images: images ``[B, C, H, W]``, normalized.
+        stage: number of the stage, counted from 0.
 
     Returns:
-        ``[H, W]``, its sum is 1 (0 where nothing reaches the center).
+        The field ``[H, W]``, whose sum is 1 (0 if no pixel reaches the center).
 
     Raises:
-        ValueError: no such stage.
+        ValueError: there is no such stage.
     """
     stages: list[nn.Module] = list(network.stages)
     if not 0 <= stage < len(stages):
@@ -36,7 +37,7 @@ def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Te
     handle = stages[stage].register_forward_hook(lambda module, inputs, output: seen.append(output))
     x = images.detach().clone().requires_grad_()
     try:
-        with evaluating(network), torch.enable_grad():
+        with eval_mode(network), torch.enable_grad():
             network(x)
     finally:
         handle.remove()
@@ -47,7 +48,7 @@ def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Te
 
 
 def half_radius(field: Tensor) -> float:
-    """Pixels around a field's center of mass within which half of it lies. ``field`` ``[H, W]``."""
+    """Return the radius in pixels around the center of mass of a field ``[H, W]`` that contains half of its sum."""
     rows, columns = torch.meshgrid(*(torch.arange(size, dtype=field.dtype) for size in field.shape), indexing="ij")
     total = field.sum().clamp_min(torch.finfo(field.dtype).tiny)
     center = [(field * places).sum() / total for places in (rows, columns)]
@@ -57,11 +58,11 @@ def half_radius(field: Tensor) -> float:
 
 
 def draw_receptive_fields(networks: Mapping[str, Any], images: Tensor) -> Figure:
-    """The effective receptive field of every stage of every network: a column a network, a row a stage.
+    """Draw the effective receptive fields: a column for each network, a row for each stage.
 
     Args:
-        networks: by name, with equally many stages.
-        images: ``[B, C, H, W]``, normalized.
+        networks: networks by name, all with the same number of stages.
+        images: images ``[B, C, H, W]``, normalized.
     """
     depth = max(len(list(network.stages)) for network in networks.values())
     figure = Figure(figsize=(1.7 * len(networks) + 0.4, 1.95 * depth + 0.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""Rows as figures: learning curves, and how well against at what cost."""
+"""Figures of results: learning curves, gradient norms, and accuracy against cost."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,7 +21,7 @@ from unified_extractor.visualize.label_placement import label_points
 
 
 def draw_curves(rows: Sequence[Record]) -> Figure:
-    """Validation accuracy after every epoch, and the losses of training and validation; a line a variant.
+    """Draw validation accuracy and both losses against the epoch, one line for each variant.
 
     With several seeds the line is their mean and a band reaches from the lowest to the highest.
 
@@ -53,7 +53,8 @@ def draw_curves(rows: Sequence[Record]) -> Figure:
 
 
 def draw_gradient_norms(rows: Sequence[Record]) -> Figure:
-    """The mean norm of every stage's gradients, before clipping, in every epoch; a panel a stage, a line a variant.
+    """Draw the mean gradient norm of each stage, before clipping, against the epoch: a panel for each stage, a line for each
+    variant.
 
     With several seeds the line is their mean and a band reaches from the lowest to the highest.
 
@@ -87,18 +88,19 @@ def draw_accuracy_cost(
     costs: Mapping[str, float] | None = None,
     cost: str = "multiply-adds of an image",
 ) -> Figure:
-    """The metric against a cost, a labelled point a variant; bars are 95 % t-intervals over seeds, absent with one seed.
+    """Draw a metric against a cost, one labeled point for each variant; bars are 95 % t-intervals over seeds, absent with one
+    seed.
 
-    Variants ``name@size`` that share the name are one extractor at several sizes: a line through their points, labelled once.
+    Variants ``name@size`` with the same name are one extractor at several sizes: a line connects their points, labeled once.
 
     Args:
-        rows: of one group.
-        metric: what is shown.
-        costs: of every variant, by name; None: its multiply-adds.
-        cost: what they are, in words.
+        rows: records of one group.
+        metric: field of the records that is shown.
+        costs: cost of each variant, by name; by default its multiply-adds.
+        cost: label of the cost's axis.
 
     Raises:
-        RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no such metric, or a variant has no cost.
+        RecordError: the rows cannot be compared, see :func:`by_variant`, a row lacks the metric, or a variant has no cost.
     """
     table = summary(rows, metric)
     if costs is not None:
@@ -145,7 +147,7 @@ def _gradient_norm(point: EpochMetrics, *, stage: int) -> float:
 
 
 def _handles(variants: Mapping[str, Sequence[Record]]) -> list[Line2D]:
-    """For a legend: a line a variant."""
+    """Return the lines of a legend, one for each variant."""
     return [
         Line2D([], [], color=color, marker=".", label=f"{variant} ({len(own)} seeds)" if len(own) > 1 else variant)
         for color, (variant, own) in zip(_colors(len(variants)), variants.items(), strict=True)
@@ -153,7 +155,7 @@ def _handles(variants: Mapping[str, Sequence[Record]]) -> list[Line2D]:
 
 
 def _draw(axis: Axes, rows: Sequence[Record], value: Callable[[Any], float], scale: float, **style: Any) -> None:
-    """The mean of a value of a curve's points at the epochs that all rows have, and its range."""
+    """Draw the mean of a value at the epochs that all rows have, and the range over the rows."""
     curves = [pd.Series({point.epoch: scale * value(point) for point in row.curve}, dtype=float) for row in rows]
     table = pd.concat(curves, axis=1, join="inner").sort_index()
     axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, linewidth=1.4, **style)

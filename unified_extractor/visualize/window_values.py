@@ -1,4 +1,4 @@
-"""What single windows of a layer do on an image: where their taps look and with which weight."""
+"""The values of single windows of a layer on an image: the positions of their taps and the weights."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,29 +8,29 @@ from torch import Tensor, nn
 
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry
 from unified_extractor.ops.geometry import Geometry
-from unified_extractor.profiling.extractors import evaluating, extractors
+from unified_extractor.profiling.extractors import eval_mode, extractors
 
 
 @dataclass(frozen=True)
 class WindowReading:
-    """One window of one layer."""
+    """The taps of one window of one layer."""
 
     rows: Tensor
-    """Pixel rows of its taps on the layer's input, ``[kh, kw]``."""
+    """Pixel rows of the taps on the layer's input, ``[kh, kw]``."""
     columns: Tensor
-    """Pixel columns, ``[kh, kw]``."""
+    """Pixel columns of the taps on the layer's input, ``[kh, kw]``."""
     weights: Tensor
-    """Weight of every tap between the first input and the first output channel, ``[kh, kw]``; a fold's kernel is the composed one,
-    its window is then (2kh-1, 2kw-1)."""
+    """Weights of the taps between the first input and the first output channel, ``[kh, kw]``; for a fold those of the
+    equivalent gather, whose window is (2kh-1, 2kw-1)."""
 
 
 def extractor_inputs(network: nn.Module, image: Tensor) -> list[tuple[Any, Tensor]]:
-    """Every extractor of the network, in order, with what it receives for an image ``[1, C, H, W]``. The network runs in eval mode."""
+    """Return each extractor of the network, in order, with its input for an image ``[1, C, H, W]``, in eval mode."""
     seen: list[tuple[Any, Tensor]] = []
     layers = extractors(network).values()
     handles = [layer.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0]))) for layer in layers]
     try:
-        with evaluating(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             network(image)
     finally:
         for handle in handles:
@@ -40,10 +40,10 @@ def extractor_inputs(network: nn.Module, image: Tensor) -> list[tuple[Any, Tenso
 
 @torch.no_grad()
 def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReading:
-    """The window at an output position (row, column) of a layer that receives ``x``, ``[1, C, H, W]``.
+    """Return the window at an output position (row, column) of a layer with the input ``x``, ``[1, C, H, W]``.
 
-    A fold is read by its composed kernel, so there ``position`` is a pixel of the output map; one with offsets or a static kernel
-    has no composed kernel, and shows what the window's center output reads.
+    A fold is read as the gather that is equal to it, so there ``position`` is a pixel of the output map. A fold with offsets or a
+    static kernel is equal to no gather: it is read with the weights of the window's center output.
     """
     spec, geometry = layer.spec, layer.geometry(x)
     offsets, dynamic = layer.generate(x)
@@ -58,18 +58,18 @@ def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReadi
 
 
 def output_size(layer: Any, x: Tensor) -> tuple[int, int]:
-    """Height and width of the positions that :func:`read_window` can read."""
+    """Return height and width of the positions at which :func:`read_window` can read."""
     geometry: Geometry = layer.geometry(x)
     return geometry.image if layer.spec.aggregation == "fold" and _composes(layer) else geometry.output
 
 
 def _composes(layer: Any) -> bool:
-    """Whether a fold has a composed kernel."""
+    """Return True if a fold can be written as a gather."""
     return layer.spec.offsets.kind == "none" and layer.static_kernel is None
 
 
 def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
-    """The combined kernel ``[K]`` of the first channels."""
+    """Return the combined kernel ``[K]`` of the first channels."""
     if layer.static_kernel is None:
         assert dynamic is not None
         return dynamic
@@ -79,14 +79,14 @@ def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
     return {"multiply": static * dynamic, "add": static + dynamic, "residual": static * (1 + dynamic)}[layer.spec.combine]
 
 
-def _positions(geometry: Geometry, position: tuple[int, int], moves: Tensor | None) -> tuple[Tensor, Tensor]:
+def _positions(geometry: Geometry, position: tuple[int, int], offsets: Tensor | None) -> tuple[Tensor, Tensor]:
     taps = torch.tensor(geometry.tap_indices, dtype=torch.float32)
     start = [position[a] * geometry.stride[a] - geometry.padding[a] for a in (0, 1)]
     grid = taps * torch.tensor(geometry.dilation) + torch.tensor(start)
-    return (grid if moves is None else grid + moves).unbind(1)  # type: ignore[return-value]
+    return (grid if offsets is None else grid + offsets).unbind(1)  # type: ignore[return-value]
 
 
 def _at(field: Tensor, position: tuple[int, int]) -> Tensor:
-    """A field ``[..., Ho or 1, Wo or 1]`` at one position."""
+    """Return a field ``[..., Ho or 1, Wo or 1]`` at one position."""
     row, column = (p if size > 1 else 0 for p, size in zip(position, field.shape[-2:], strict=True))
     return field[..., row, column]
