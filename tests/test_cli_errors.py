@@ -26,7 +26,7 @@ def config() -> dict[str, Any]:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str, change: Change = lambda _: None, command: str = "fit") -> str:
-    """The line that ``uniex`` prints for this configuration."""
+    """Return the line that ``uniex`` prints for this configuration."""
     settings = config()
     change(settings)
     Path("run.yaml").write_text(yaml.safe_dump(settings))
@@ -77,7 +77,7 @@ DENSE = {"channels": "dense"}
         (lambda c: c.update(trainr={"max_epochs": 1}), "trainr: unknown key, did you mean trainer?"),
     ],
 )
-def test_misspelt_keys_are_named(capsys: pytest.CaptureFixture[str], change: Change, expected: str):
+def test_misspelled_keys_are_named(capsys: pytest.CaptureFixture[str], change: Change, expected: str):
     assert refusal(capsys, change=change).startswith(expected)
 
 

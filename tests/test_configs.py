@@ -40,7 +40,7 @@ DIGITS = {
     "unified": presets.unified(),
 }
 IMAGENET = {"rednet50": 2048, "volo_d1": 1024, "internimage_t": 4096}
-"""The runs and their images a step."""
+"""The runs on ImageNet and the images of a step."""
 STEP = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 
 
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
 def parsed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    """The configuration as the command line understands it, without running it."""
+    """Return the configuration as the command line parses it, without running it."""
     capsys.readouterr()
     assert main(["fit", *arguments, "--print_config"]) == 0
     settings: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)

@@ -32,7 +32,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 class FakeMeter:
-    """Runs what it is given; the times are 1 ms, 2 ms, ..."""
+    """A meter that runs the computations and makes up their times: 1 ms, 2 ms, ..."""
 
     def __init__(self):
         self.clock = itertools.count(1)
@@ -65,7 +65,7 @@ def measure(case):
 
 
 def involution(setting, **changed):
-    """A tiny involution in which some candidates' values or steps are other ones."""
+    """Return a tiny involution case in which some candidates' values or steps are replaced."""
     case = cases.involution(32, 5, 2, replace(setting, backend="eager"))
     for name, change in changed.items():
         candidate = case.candidates[name]
@@ -180,7 +180,7 @@ def test_a_fraction_of_the_limit_is_the_limit_over_the_time():
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """The command on tiny cases; the file it writes."""
+    """Return the command's tiny cases and the path of its result file."""
     made = {f"involution 32x5x5 {name}": partial(involution, setting) for name, setting in (("b16", HALF), ("f32", SINGLE))}
     monkeypatch.setattr(bench, "without_gpu", lambda: None)
     monkeypatch.setattr(bench, "GpuMeter", FakeMeter)

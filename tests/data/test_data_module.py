@@ -1,4 +1,4 @@
-"""What every data module refuses, reads for predict, and adopts from another."""
+"""Errors of every data module, reading for predict, and sharing images with another module."""
 
 from pathlib import Path
 

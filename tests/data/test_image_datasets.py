@@ -23,7 +23,7 @@ def test_images_of_any_size_become_square(tmp_path: Path, size: tuple[int, int],
     assert gray.dtype == torch.uint8
 
 
-def test_sixteen_bit_grey_levels_are_scaled_not_cut(tmp_path: Path):
+def test_sixteen_bit_gray_levels_are_scaled_not_cut(tmp_path: Path):
     levels = (np.arange(64, dtype=np.uint32) * 65535 // 63).astype(np.uint16).reshape(8, 8)
     Image.fromarray(levels).save(tmp_path / "deep.png")
     for chans in (1, 3):

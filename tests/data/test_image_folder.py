@@ -46,7 +46,7 @@ def test_images_in_memory_and_from_files_are_the_same(tmp_path: Path, monkeypatc
     assert torch.equal(kept, epoch_of(files, 0)[0])
 
 
-def test_one_mean_reads_grey(tmp_path: Path):
+def test_one_mean_reads_gray(tmp_path: Path):
     data = ImageFolder(str(image_folder(tmp_path)), image_size=8, mean=[0.5], std=[0.5], batch_size=4)
     assert data.in_chans == 1
     assert next(iter(data.test_dataloader()))[0].shape == (4, 1, 8, 8)

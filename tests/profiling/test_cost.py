@@ -1,4 +1,4 @@
-"""What a module costs, against counts by hand and torch's own counter."""
+"""The cost of a module, against counts by hand and torch's own counter."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Bytes, not seconds: eager keeps no column tensor when S is depthwise or absent and sampling is fixed."""
+"""Bytes, not seconds: the eager backend stores no columns when the static kernel is depthwise or absent and taps lie on the
+grid."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def killed(step: int, number: int = signal.SIGKILL) -> dict[str, Any]:
 
 
 def same(one: Any, two: Any, path: str = "") -> None:
-    """Two checkpoints hold the same values, bit by bit, times and paths aside."""
+    """Assert that two checkpoints hold the same values, bit by bit, apart from times and paths."""
     if isinstance(one, dict):
         assert one.keys() == two.keys(), path
         for key in one:
@@ -59,7 +59,7 @@ def same(one: Any, two: Any, path: str = "") -> None:
 
 
 def unbroken(tmp_path: Path, *options: str, **changes: Any) -> Path:
-    """The folder of a run that nothing stops."""
+    """Return the folder of a run that nothing stops."""
     file = write_config(tmp_path, run__name="unbroken", trainer__callbacks=[AVERAGE], **{**EVERYTHING, **changes})
     done = in_its_own_process("fit", "--config", file, "--ckpt_path", "last", *options)
     assert done.returncode == 0, done.stderr
@@ -68,7 +68,7 @@ def unbroken(tmp_path: Path, *options: str, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of one run for all tests that change nothing else."""
+    """Return the folder of one unbroken run for all tests that change nothing else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("whole"))
         return unbroken(Path.cwd()).absolute()

@@ -1,4 +1,5 @@
-"""What protects a run: its folder's lock, whole checkpoints, room on the disk, a stop before a loss that is not finite moves it."""
+"""The protections of a run: the lock of its folder, undamaged checkpoints, disk space, and a stop before a bad loss changes
+the weights."""
 
 import multiprocessing
 import shutil
@@ -347,7 +348,7 @@ def test_a_renamed_run_keeps_its_best(tmp_path: Path):
     assert (one.best_epoch, one.test_loss) == (two.best_epoch, two.test_loss)
 
 
-def test_where_a_value_first_went_wrong():
+def test_the_place_of_the_first_bad_value_is_named():
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(2, 2, 1)), nn.Flatten())
     images = torch.randn(2, 1, 3, 3)
     assert first_not_finite(network, images) == "all of the network's outputs are finite"

@@ -198,7 +198,7 @@ def test_norms_and_biases_do_not_decay_and_generators_learn_at_their_own_rate():
     assert generating_parameters(network()) == set()
 
 
-def test_what_a_network_says_is_no_weight_does_not_decay():
+def test_parameters_that_a_network_exempts_do_not_decay():
     net = VOLO(10, depths=(1, 1, 1, 1), widths=(16, 16), heads=(1, 1), stem_width=8)
     kept = net.no_weight_decay()
     assert kept
@@ -244,7 +244,7 @@ def test_impossible_optimization_is_named(wrong: dict[str, Any], name: str):
         Optimization(**wrong)
 
 
-def test_mixing_gives_images_and_labels_in_one_proportion():
+def test_mixup_blends_images_and_labels_in_one_proportion():
     images, labels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous(), torch.arange(4)
     for kind in ("mixup", "cutmix"):
         torch.manual_seed(3)

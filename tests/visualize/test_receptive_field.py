@@ -1,4 +1,4 @@
-"""Effective receptive fields: what a pixel moves."""
+"""Effective receptive fields: the pixels on which an output depends."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_a_stack_of_linear_convolutions_sees_what_its_windows_cover():
         assert field.sum() == pytest.approx(1)
 
 
-def test_shares_are_those_of_the_weights():
+def test_the_field_is_proportional_to_the_weights():
     conv = nn.Conv2d(1, 1, 3, padding=1, bias=False)
     field = effective_receptive_field(Stages(conv), torch.randn(3, 1, 5, 5), stage=0)
     weight = conv.weight.detach()[0, 0].abs()

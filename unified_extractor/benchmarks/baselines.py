@@ -50,8 +50,8 @@ def unfold_matmul_fold(x: Tensor, dynamic_kernel: Tensor, kernel_size: int, stri
     batch, groups, taps, _, *output = dynamic_kernel.shape
     geometry = {"kernel_size": kernel_size, "padding": kernel_size // 2, "stride": stride}
     values = F.unfold(x, **geometry).view(batch, groups, -1, taps, output[0] * output[1]).permute(0, 1, 4, 3, 2)
-    mixed = dynamic_kernel.flatten(-2).permute(0, 1, 4, 2, 3) @ values
-    return F.fold(mixed.permute(0, 1, 4, 3, 2).flatten(1, 3), x.shape[-2:], **geometry)
+    weighted = dynamic_kernel.flatten(-2).permute(0, 1, 4, 2, 3) @ values
+    return F.fold(weighted.permute(0, 1, 4, 3, 2).flatten(1, 3), x.shape[-2:], **geometry)
 
 
 class UnfoldInvolution(nn.Module):

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from unified_extractor.training.errors import DivergedError
 
-_KEPT = "The last checkpoint is from before"
+_CHECKPOINT_NOTE = "The last checkpoint is from before"
 
 
 class _Loss(NamedTuple):
@@ -34,7 +34,7 @@ class StopWhenDiverged(L.Callback):
 
     def __init__(self) -> None:
         self._images: Tensor | None = None
-        self._asked: _Loss | None = None
+        self._pending: _Loss | None = None
 
     @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -49,7 +49,7 @@ class StopWhenDiverged(L.Callback):
         if finite.is_cuda:
             finite, copied = finite.to("cpu", non_blocking=True), torch.cuda.Event()
             copied.record()
-        self._asked = _Loss(self._images, loss, finite, copied)
+        self._pending = _Loss(self._images, loss, finite, copied)
         if torch.is_anomaly_enabled():  # else backward would raise first, and say less
             self._check(trainer, pl_module)
 
@@ -58,32 +58,34 @@ class StopWhenDiverged(L.Callback):
         self._check(trainer, pl_module)
 
     def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        asked, self._asked = self._asked, None
-        if asked is None:
+        pending, self._pending = self._pending, None
+        if pending is None:
             return
-        if asked.copied is not None:
-            asked.copied.synchronize()
-        finite = bool(asked.finite)
+        if pending.copied is not None:
+            pending.copied.synchronize()
+        finite = bool(pending.finite)
         if trainer.strategy.reduce_boolean_decision(finite, all=True):
             return
         if finite:
             raise DivergedError(f"the loss of another process is not finite at {_place(trainer)}")
         with trainer.precision_plugin.train_step_context():
-            began = first_not_finite(pl_module.network, asked.images)  # type: ignore[arg-type]
-        raise DivergedError(f"the loss is {float(asked.loss)} at {_place(trainer)}; {began}. {_KEPT}")
+            began = first_not_finite(pl_module.network, pending.images)  # type: ignore[arg-type]
+        raise DivergedError(f"the loss is {float(pending.loss)} at {_place(trainer)}; {began}. {_CHECKPOINT_NOTE}")
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         loss = trainer.callback_metrics.get("val/loss")
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # batch norm has no statistics after a step, an evaluation may overflow
         if not trial and loss is not None and not bool(torch.isfinite(loss)):
-            raise DivergedError(f"the validation loss is {float(loss)} in epoch {trainer.current_epoch + 1}. {_KEPT}")
+            raise DivergedError(f"the validation loss is {float(loss)} in epoch {trainer.current_epoch + 1}. {_CHECKPOINT_NOTE}")
 
     @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         for name, parameter in pl_module.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
-                raise DivergedError(f"the weights {name} are not finite after step {trainer.global_step} of the run. {_KEPT}")
+                raise DivergedError(
+                    f"the weights {name} are not finite after step {trainer.global_step} of the run. {_CHECKPOINT_NOTE}"
+                )
 
 
 def _place(trainer: L.Trainer) -> str:

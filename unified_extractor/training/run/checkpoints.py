@@ -14,7 +14,7 @@ from typing_extensions import override
 from unified_extractor.training.errors import ConfigurationError
 
 CHECKPOINTS = "checkpoints"
-KEPT = 2
+RESUMABLE = 2
 """Number of newest checkpoints that are kept for resuming: if the newest is damaged, the one before it is used."""
 
 
@@ -64,7 +64,7 @@ def run_checkpoints(folder: Path, every_n_steps: int | None = None, *, validated
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
     }
-    newest: dict[str, Any] = {**common, "monitor": "step", "save_top_k": KEPT}
+    newest: dict[str, Any] = {**common, "monitor": "step", "save_top_k": RESUMABLE}
     checkpoints: list[ModelCheckpoint] = [
         _MovableCheckpoint(
             filename="best",
@@ -93,12 +93,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(whole)[-1] if whole else None
 
 
-def remove_old(folder: Path, kept: Path) -> None:
-    """Remove all but the last two checkpoints for resuming, and never ``kept``: Lightning leaves those from which runs were
+def remove_old(folder: Path, in_use: Path) -> None:
+    """Remove all but the last two checkpoints for resuming, and never ``in_use``: Lightning leaves those from which runs were
     resumed."""
     for kind in ("epoch", "step"):
-        for path in sorted(folder.glob(f"{kind}_*.ckpt"))[:-KEPT]:
-            if path != kept:
+        for path in sorted(folder.glob(f"{kind}_*.ckpt"))[:-RESUMABLE]:
+            if path != in_use:
                 path.unlink()
 
 

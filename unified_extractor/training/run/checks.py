@@ -60,9 +60,9 @@ def check_accumulation(trainer: L.Trainer) -> None:
         )
 
 
-def check_batch_norm(trainer: L.Trainer, asked: bool) -> None:
-    """Raise ``ConfigurationError`` if synchronized batch norm is ``asked`` for on a CPU: torch has none there."""
-    if asked and isinstance(trainer.accelerator, CPUAccelerator):
+def check_batch_norm(trainer: L.Trainer, requested: bool) -> None:
+    """Raise ``ConfigurationError`` if synchronized batch norm is ``requested`` on a CPU: torch has none there."""
+    if requested and isinstance(trainer.accelerator, CPUAccelerator):
         raise ConfigurationError("trainer.sync_batchnorm: torch synchronizes batch norm on GPUs only, this run is on a CPU")
 
 
