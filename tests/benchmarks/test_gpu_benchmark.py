@@ -46,7 +46,7 @@ class FakeMeter:
         return 1000
 
     def kernels(self, compute):
-        return {"spread": 0.5, "gather": 0.25}
+        return {"fold": 0.5, "gather": 0.25}
 
     def machine(self):
         return {
@@ -202,7 +202,7 @@ def test_the_command_writes_the_file_and_its_table(gpu):
     assert "a GPU, CUDA 0.0" in table
     assert "forward %" in table
     assert "Geometric mean of the time ratio over the involutions, bfloat16" in table
-    assert "ms: spread 0.500, gather 0.250; all of them 0.750." in table
+    assert "ms: fold 0.500, gather 0.250; all of them 0.750." in table
 
 
 def test_what_is_measured_is_kept_when_a_later_case_fails(gpu, capsys):
@@ -240,7 +240,7 @@ def test_the_plan_needs_no_gpu(monkeypatch, tmp_path, capsys):
     x, kernel = 2 * 2 * 512 * 49, 2 * 2 * 32 * 49 * 49
     megabytes, microseconds = (2 * x + kernel) / 1e6, (2 * x + kernel) / 4.8e6
     assert rows[0].startswith(f"| involution 512x7x7 | bfloat16 | gather | {megabytes:.1f} | 2 | {microseconds:.1f} |")
-    assert [row.split(" | ")[2] for row in rows] == ["gather", "spread gradient", "kernel_gradient"]
+    assert [row.split(" | ")[2] for row in rows] == ["gather", "fold gradient", "dynamic_kernel_backward"]
     assert text in capsys.readouterr().out
 
 

@@ -34,7 +34,7 @@ def test_stages_may_use_different_extractors():
 
 @pytest.mark.parametrize(("widths", "depths"), [((16,), (1, 1)), ((), ())])
 def test_lists_of_different_lengths_are_refused(widths, depths):
-    with pytest.raises(ValueError, match="widths, depths and mlp_ratio must name the same stages"):
+    with pytest.raises(ValueError, match="widths and depths must have one value for each stage"):
         ux.models.extractor_net(10, widths=widths, depths=depths)
 
 

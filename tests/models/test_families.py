@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 
 import pytest
 import timm.optim
@@ -71,8 +72,43 @@ def test_a_new_network_gives_finite_logits_in_eval_mode(name):
         assert getattr(ux.models, name)(5).eval()(image(1, 3, 64, 64)).isfinite().all()
 
 
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"extractor_net"}))
+def test_a_variant_states_its_parameters_and_its_published_accuracy(name):
+    variant = getattr(ux.models, name)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in variant().parameters())
+    assert re.fullmatch(rf"Return .*: {parameters:,} parameters, published top-1 \d\d\.\d % \(.*\)\.", variant.__doc__)
+
+
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"extractor_net"}))
+def test_a_variant_passes_on_every_argument_with_the_default_of_its_network(name):
+    variant = getattr(ux.models, name)
+    options = inspect.signature(variant).parameters
+    network = inspect.signature(variant).return_annotation
+    defaults = {key: parameter.default for key, parameter in inspect.signature(network).parameters.items()}
+    assert {key: parameter.default for key, parameter in options.items()}.items() <= defaults.items()
+    other = {
+        "num_classes": 7,
+        "spec": ux.presets.convolution(),
+        "published": PRESETS["unified"],
+        "mlp_ratio": 2.5,
+        "img_size": 64,
+        "layer_scale": 0.5,
+        "post_norm": True,
+        "mlp_bias": False,
+        "drop_rate": 0.25,
+        "drop_path_rate": 0.125,
+        "stem_width": 16,
+        "stem_kernel_size": 5,
+        "in_chans": 1,
+    }
+    with torch.device("meta"):
+        config = variant(**{key: other[key] for key in options}).config
+    assert all(config[key] == other[key] for key in options.keys() - {"spec"})
+    assert set(config["spec"]) == {other["spec"]}
+
+
 def test_a_variant_explains_itself():
-    assert ux.models.rednet50.__doc__ == "RedNet(depths=(3, 4, 6, 3)). The arguments are those of RedNet."
     signature = inspect.signature(ux.models.volo_d1)
     assert list(signature.parameters) == [
         "num_classes",
@@ -320,13 +356,17 @@ def test_the_configuration_makes_the_network_again(family):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"num_classes": -1}, ValueError, "num_classes must be at least 0"),
-        ({"num_classes": 2.5}, TypeError, "num_classes must be made of ints"),
-        ({"in_chans": 0}, ValueError, "in_chans must be at least 1"),
+        ({"num_classes": -1}, ValueError, "num_classes must be at least 0, got -1"),
+        ({"num_classes": 2.5}, TypeError, "num_classes must be an int, got 2.5"),
+        ({"in_chans": 0}, ValueError, "in_chans must be at least 1, got 0"),
         ({"depths": (1, 1, 0, 1)}, ValueError, "depths must be at least 1"),
         ({"spec": "involution"}, TypeError, "spec must be an ExtractorSpec or a list of them"),
-        ({"spec": [ux.presets.convolution()] * 9}, ValueError, "spec must be one ExtractorSpec or one for each of"),
-        ({"spec": ux.presets.involution(channels_per_group=7)}, ValueError, "channels_per_group must divide"),
+        ({"spec": [ux.presets.convolution()] * 9}, ValueError, "spec must be one ExtractorSpec or a list of"),
+        (
+            {"spec": ux.presets.involution(channels_per_group=7)},
+            ValueError,
+            "spec does not fit into stage 1 .*channels_per_group must divide",
+        ),
         ({"spec": dataclasses.replace(ux.presets.convolution(), padding=0)}, ValueError, r"spec\.padding must be 'same'"),
     ],
     ids=["classes", "float", "channels", "depths", "spec", "specs", "groups", "padding"],
@@ -339,8 +379,23 @@ def test_arguments_that_make_no_network_are_refused_by_name(family, options, err
 @pytest.mark.parametrize(
     ("family", "options", "error", "message"),
     [
-        ("volo", {"img_size": None}, TypeError, "img_size must be made of ints"),
-        ("volo", {"img_size": "64"}, TypeError, "img_size must be made of ints"),
+        ("volo", {"img_size": None}, TypeError, r"img_size must be an int or \(y, x\), got None"),
+        ("volo", {"img_size": "64"}, TypeError, r"img_size must be an int or \(y, x\), got '64'"),
+        ("volo", {"heads": (2,)}, ValueError, r"heads must be 2 ints, got \(2,\)"),
+        ("rednet", {"depths": (1, 1)}, ValueError, r"depths must be 4 ints, got \(1, 1\)"),
+        ("resnet", {"depths": 4}, TypeError, "depths must be a list of ints, got 4"),
+        ("rednet", {"stem_kernel_size": "3"}, TypeError, "stem_kernel_size must be an int, got '3'"),
+        ("internimage", {"published": [PRESETS["unified"]]}, ValueError, "published must be one ExtractorSpec or a list of 4"),
+        ("internimage", {"published": "dcnv3"}, TypeError, "published must be an ExtractorSpec or a list of them, got 'dcnv3'"),
+        ("internimage", {"width": 2.0}, TypeError, "width must be an int, got 2.0"),
+        ("extractor_net", {"depths": (1,)}, ValueError, "widths and depths must have one value for each stage"),
+        ("extractor_net", {"mlp_ratio": (1.0,)}, ValueError, "widths and mlp_ratio must have one value for each stage"),
+        (
+            "resnet",
+            {"spec": [ux.presets.convolution(), *[ux.presets.outlook_attention(heads=5)] * 3]},
+            ValueError,
+            "spec does not fit into stage 2 with its 128 channels: dynamic_kernel.groups must divide in_channels",
+        ),
         ("volo", {"mlp_ratio": -1.0}, ValueError, "mlp_ratio must be positive"),
         ("extractor_net", {"mlp_ratio": "2"}, TypeError, "mlp_ratio must be a number"),
         ("internimage", {"layer_scale": "a"}, TypeError, "layer_scale must be a number"),

@@ -50,7 +50,11 @@ def test_where_all_stages_cost_alike_there_is_one_dial():
         ({"match": "all"}, "match"),
         ({"multiply_adds": 0}, "multiply_adds"),
         ({"parameters": 1.5}, "parameters"),
-        ({"image_size": 0}, "image"),
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"match": "parameter"}, "got 'parameter', did you mean parameters?"),
+        ({"widths": (32, 64)}, "widths and depths must have one value for each stage"),
+        ({"widths": ()}, "widths and depths must have"),
+        ({"depths": (1, 2.0, 1)}, "depths must be a list of ints"),
     ],
 )
 def test_wrong_arguments_are_named(changed, message):

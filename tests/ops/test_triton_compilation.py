@@ -14,12 +14,12 @@ REGISTERS = 65536
 """Of a multiprocessor."""
 PLANNED_WARPS = {
     "gather": 16,
-    "spread": 16,
-    "kernel_gradient": 16,
+    "fold": 16,
+    "dynamic_kernel_backward": 16,
     "backward": 8,
-    "map_gradient": 8,
-    "mix": 8,
-    "mixing_gradient": 8,
+    "linear_map_backward": 8,
+    "dense": 8,
+    "dense_backward": 8,
     "collect": 16,
 }
 """The fewest that a multiprocessor must have room for: where reads wait for memory, and where a matrix product waits for less."""

@@ -57,23 +57,23 @@ READS = 2 * 32 * 9 * 64  # values that 3x3 taps read
     ("kernel", "call", "expected"),
     [
         ("gather", involution(), Work(X + KERNEL + X, 2 * 32 * 49 * 64)),
-        ("spread gradient", involution(), Work(X + KERNEL + X, 2 * 32 * 49 * 64)),
-        ("kernel_gradient", involution(), Work(X + X + KERNEL, 2 * 32 * 49 * 64)),
+        ("fold gradient", involution(), Work(X + KERNEL + X, 2 * 32 * 49 * 64)),
+        ("dynamic_kernel_backward", involution(), Work(X + X + KERNEL, 2 * 32 * 49 * 64)),
         ("gather", involution(torch.float32), Work(2 * (X + KERNEL + X), 2 * 32 * 49 * 64)),
         ("gather", generated(), Work(X + FEATURE + MAP + X, 2 * 32 * 49 * 64, MAKING)),
-        ("spread gradient", generated(), Work(X + FEATURE + MAP + X, 2 * 32 * 49 * 64 + MAKING)),
-        ("map_gradient", generated(), Work(X + X + 2 * (FEATURE + MAP), 2 * 32 * 49 * 64, 2 * MAKING)),
-        ("spread", outlook(), Work(X + FOLDING + X, 2 * 32 * 81 * 16)),
-        ("spread gradient", outlook(), Work(X + FOLDING + X, 2 * 32 * 81 * 16)),
+        ("fold gradient", generated(), Work(X + FEATURE + MAP + X, 2 * 32 * 49 * 64 + MAKING)),
+        ("linear_map_backward", generated(), Work(X + X + 2 * (FEATURE + MAP), 2 * 32 * 49 * 64, 2 * MAKING)),
+        ("fold", outlook(), Work(X + FOLDING + X, 2 * 32 * 81 * 16)),
+        ("fold gradient", outlook(), Work(X + FOLDING + X, 2 * 32 * 81 * 16)),
         ("backward", outlook(), Work(X + X + FOLDING, 2 * 32 * 81 * 16)),
         ("gather", deformable(), Work(X + 3 * MASKS + X, 5 * READS)),
         # gradients of x (float32), kernel and offsets: read 4, kernel 1, values 1, offsets 4, corners 4
         ("backward", deformable(), Work(X + 3 * MASKS + X + 2 * X + 3 * MASKS, 14 * READS)),
         # columns, then for four corners a read float32 weights and 64-bit places, beginnings of 64 pixels and one behind, x
         ("collect", deformable(), Work(4 * READS + 12 * 4 * 2 * 2 * 9 * 64 + 8 * 2 * 2 * 65 + X, 4 * READS)),
-        ("mix", deformable(meta(48, 32, 3, 3)), Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2, 5 * READS, 48 * READS)),
+        ("dense", deformable(meta(48, 32, 3, 3)), Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2, 5 * READS, 48 * READS)),
         (
-            "mixing_gradient",
+            "dense_backward",
             deformable(meta(48, 32, 3, 3)),
             Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2, 5 * READS, 48 * READS),
         ),
@@ -91,11 +91,11 @@ def test_traffic_is_what_a_hand_counts(kernel, call, expected):
 
 
 def test_the_kernels_of_a_call_are_those_that_run():
-    assert kernels(involution()) == ["gather", "spread gradient", "kernel_gradient"]
-    assert kernels(generated()) == ["gather", "spread gradient", "map_gradient"]
-    assert kernels(outlook()) == ["spread", "spread gradient", "backward"]
+    assert kernels(involution()) == ["gather", "fold gradient", "dynamic_kernel_backward"]
+    assert kernels(generated()) == ["gather", "fold gradient", "linear_map_backward"]
+    assert kernels(outlook()) == ["fold", "fold gradient", "backward"]
     assert kernels(deformable()) == ["gather", "backward", "collect"]
-    assert kernels(deformable(meta(48, 32, 3, 3))) == ["mix", "mixing_gradient", "backward", "collect"]
+    assert kernels(deformable(meta(48, 32, 3, 3))) == ["dense", "dense_backward", "backward", "collect"]
 
 
 def test_a_stored_kernel_is_written_once_and_its_gradient_read_twice():

@@ -19,7 +19,7 @@ from tests.support.triton_runs import DEVICE, GPU, TENSORS, made_similarity, on_
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.backends import triton
 from unified_extractor.ops.backends.triton import OPERATORS, launch, planning, tuning
-from unified_extractor.ops.backends.triton.records import Field, Image
+from unified_extractor.ops.backends.triton.records import Image, WindowValues
 from unified_extractor.ops.custom_ops import Call, Wanted
 
 Autotuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
@@ -350,7 +350,9 @@ def test_addresses_are_wide_wherever_a_tensor_that_is_read_or_written_is(case, s
 def large(arguments):
     """The names of tensors whose addresses need more than 31 bits inside an image."""
     records = {
-        name: value.data for name, value in arguments.items() if isinstance(value, Image | Field) and value.data is not None
+        name: value.data
+        for name, value in arguments.items()
+        if isinstance(value, Image | WindowValues) and value.data is not None
     }
     return [name for name, tensor in records.items() if span(tensor) > 2**31]
 

@@ -63,7 +63,7 @@ def calls(dtype, channels_last):
         return torch.empty(shape, dtype=dtype)
 
     def generated(call, depth, groups, normalization="none"):
-        rows, (height, width) = groups * call.geometry.tap_indices, call.geometry.output
+        rows, (height, width) = groups * call.geometry.taps, call.geometry.output
         generator = KernelGenerator(new(2, depth, height, width), static(rows, depth), static(rows), 1.0, normalization)
         return call._replace(generator=generator)
 

@@ -1,4 +1,4 @@
-"""Networks, one file a family; every one takes any extractor in the place of its own."""
+"""Networks, one file for each family. Every network takes any extractor in the place of the published one."""
 
 from unified_extractor.models.extractor_net import ExtractorNet, extractor_net
 from unified_extractor.models.internimage import (

@@ -1,49 +1,36 @@
-"""What every network does with its arguments: checks of sizes and rates, one extractor or one a stage, variants."""
+"""Checks of the arguments that networks have in common. Every message names the argument as the user passed it."""
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from unified_extractor.spec import ExtractorSpec
 
 Specs = ExtractorSpec | Sequence[ExtractorSpec]
-"""One extractor for all stages, or one each."""
-Network = TypeVar("Network")
+"""One extractor for all stages, or a list of one for each."""
 
 
-def check_sizes(name: str, values: Sequence[int], minimum: int = 1) -> None:
-    """All are ints of at least ``minimum``. Raises ``TypeError`` or ``ValueError`` that names the argument."""
+def check_size(name: str, value: int, minimum: int = 1) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless the value is an int of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+
+
+def check_sizes(name: str, values: Sequence[int], count: int | None = None, minimum: int = 1) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless the values are ints of at least ``minimum``, ``count`` of them if that is given."""
     if not isinstance(values, list | tuple) or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
-        raise TypeError(f"{name} must be made of ints, got {values!r}")
+        raise TypeError(f"{name} must be a list of ints, got {values!r}")
     if any(value < minimum for value in values):
         raise ValueError(f"{name} must be at least {minimum}, got {values!r}")
-
-
-def check_stages(**values: Sequence[Any]) -> None:
-    """All lists name the same stages, at least one. Raises ``ValueError`` that names the arguments."""
-    lengths = [len(value) for value in values.values()]
-    if len(set(lengths)) > 1 or 0 in lengths:
-        *names, last = values
-        *counts, count = map(str, lengths)
-        raise ValueError(
-            f"{', '.join(names)} and {last} must name the same stages, at least one, got {', '.join(counts)} and {count}"
-        )
-
-
-def stage_specs(spec: Specs | None, published: Specs, stages: int) -> list[ExtractorSpec]:
-    """One extractor a stage, from one for all, one each, or None for the published ones. Raises ``TypeError``, ``ValueError``."""
-    given = published if spec is None else spec
-    specs = [given] * stages if isinstance(given, ExtractorSpec) else given
-    if not isinstance(specs, list | tuple) or not all(isinstance(one, ExtractorSpec) for one in specs):
-        raise TypeError(f"spec must be an ExtractorSpec or a list of them, got {given!r}")
-    if len(specs) != stages:
-        raise ValueError(f"spec must be one ExtractorSpec or one for each of {stages} stages, got {len(specs)}")
-    return list(specs)
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} must be {count} ints, got {values!r}")
 
 
 def check_positive(name: str, value: float) -> None:
-    """A finite number above 0. Raises ``TypeError`` or ``ValueError`` that names the argument."""
+    """Raise ``TypeError`` or ``ValueError`` unless the value is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 < value < math.inf:
@@ -51,29 +38,44 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_rate(name: str, rate: float) -> None:
-    """A probability of dropping something. Raises ``ValueError`` that names the argument."""
+    """Raise ``ValueError`` unless the rate is a probability below 1."""
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {rate!r}")
 
 
+def check_stages(**lists: Sequence[Any]) -> None:
+    """Raise ``ValueError`` unless the lists, each under its argument's name, have one length of at least 1: the number of stages."""
+    lengths = [len(values) for values in lists.values()]
+    if len(set(lengths)) > 1 or 0 in lengths:
+        counts = " and ".join(map(str, lengths))
+        raise ValueError(f"{' and '.join(lists)} must have one value for each stage, at least one, got {counts} values")
+
+
+def stage_specs(spec: Specs, stages: int, name: str = "spec") -> list[ExtractorSpec]:
+    """Return the extractor of every stage, from one for all of them or a list.
+
+    Raises:
+        TypeError, ValueError: no spec, or a list of another length; ``name`` is the argument that the message names.
+    """
+    specs = [spec] * stages if isinstance(spec, ExtractorSpec) else spec
+    if not isinstance(specs, list | tuple) or not all(isinstance(one, ExtractorSpec) for one in specs):
+        raise TypeError(f"{name} must be an ExtractorSpec or a list of them, got {spec!r}")
+    if len(specs) != stages:
+        raise ValueError(f"{name} must be one ExtractorSpec or a list of {stages}, one for each stage, got {len(specs)}")
+    return list(specs)
+
+
+@contextmanager
+def spec_of_stage(number: int, channels: int) -> Iterator[None]:
+    """Say of a ``ValueError`` in making a stage that its spec does not fit into that stage, numbered from 1."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"spec does not fit into stage {number} with its {channels} channels: {error}") from error
+
+
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """The probability that stochastic depth drops a block's branch, for every block of every stage: linear from 0 to ``rate``."""
+    """Return for every block of every stage how likely stochastic depth drops its branch: linear from 0 to ``rate``."""
     check_rate("drop_path_rate", rate)
     last = max(1, sum(depths) - 1)
     return [[rate * (sum(depths[:i]) + j) / last for j in range(depth)] for i, depth in enumerate(depths)]
-
-
-def variant(name: str, network: Callable[..., Network], **sizes: Any) -> Callable[..., Network]:
-    """A function that makes the network at published sizes; every other argument stays free, in signature, help and YAML."""
-    free = [parameter for parameter in inspect.signature(network).parameters.values() if parameter.name not in sizes]
-
-    def make(*arguments: Any, **options: Any) -> Network:
-        return network(*arguments, **options, **sizes)
-
-    shown = ", ".join(f"{key}={value!r}" for key, value in sizes.items() if key != "published")
-    make.__name__ = make.__qualname__ = name
-    make.__module__ = network.__module__
-    make.__doc__ = f"{network.__name__}({shown}). The arguments are those of {network.__name__}."
-    make.__signature__ = inspect.Signature(free, return_annotation=network)  # type: ignore[attr-defined]
-    make.__annotations__ = {parameter.name: parameter.annotation for parameter in free} | {"return": network}
-    return make

@@ -1,4 +1,4 @@
-"""The few blocks that families share. Maps are ``[B, C, H, W]``."""
+"""Blocks that several families use. Feature maps are ``[B, C, H, W]``."""
 
 from collections import OrderedDict
 
@@ -9,30 +9,33 @@ from unified_extractor.layers.extractor import UnifiedExtractor2d
 
 
 class Residual(nn.Sequential):
-    """``x + f(x)``, f being named modules in a row; stochastic depth drops f(x) of whole images with probability ``drop_path``."""
+    """A residual branch: ``x + f(x)``, where f is the named modules one after another.
+
+    Stochastic depth drops f(x) of whole images with probability ``drop_path`` in training.
+    """
 
     def __init__(self, branch: dict[str, nn.Module], drop_path: float = 0.0) -> None:
-        super().__init__(OrderedDict(branch | dropping(drop_path)))
+        super().__init__(OrderedDict(branch | stochastic_depth(drop_path)))
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to the same."""
+        """Return a map of the input's shape ``[B, C, H, W]``."""
         return input + super().forward(input)
 
 
 class LayerScale(nn.Module):
-    """One learned factor a channel."""
+    """A learned factor for every channel (LayerScale, Touvron et al. 2021)."""
 
     def __init__(self, channels: int, initial: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((channels,), initial))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to the same."""
+        """Return a map of the input's shape ``[B, C, H, W]``."""
         return x * self.gamma[:, None, None]
 
 
-def dropping(drop_path: float) -> dict[str, nn.Module]:
-    """Stochastic depth (Huang et al. 2016) under its name, if it would ever drop anything."""
+def stochastic_depth(drop_path: float) -> dict[str, nn.Module]:
+    """Return stochastic depth (Huang et al. 2016) under the name ``drop_path``, or nothing for a probability of 0."""
     if not drop_path:
         return {}
     from torchvision.ops import StochasticDepth  # here: torchvision takes a second to import
@@ -41,7 +44,7 @@ def dropping(drop_path: float) -> dict[str, nn.Module]:
 
 
 def pointwise_mlp(channels: int, ratio: float, *, output_bias: bool = True) -> nn.Sequential:
-    """Every pixel alone: to ``ratio`` times the channels, GELU, and back."""
+    """Return an MLP of every pixel's channels: 1x1 convolution to ``ratio`` times as many, GELU, 1x1 convolution back."""
     hidden = max(1, round(channels * ratio))
     steps = {"fc1": nn.Conv2d(channels, hidden, 1), "act": nn.GELU(), "fc2": nn.Conv2d(hidden, channels, 1, bias=output_bias)}
     return nn.Sequential(OrderedDict(steps))
@@ -50,18 +53,18 @@ def pointwise_mlp(channels: int, ratio: float, *, output_bias: bool = True) -> n
 def convolution_norm(
     in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1, *, activate: bool = True
 ) -> nn.Sequential:
-    """Convolution, batch norm and, if asked for, ReLU."""
+    """Return a convolution, batch norm and, with ``activate``, ReLU."""
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
     return nn.Sequential(convolution, *batch_norm(out_channels, activate=activate))
 
 
 def batch_norm(channels: int, *, activate: bool = True) -> list[nn.Module]:
-    """Batch norm and, if asked for, ReLU."""
+    """Return batch norm and, with ``activate``, ReLU."""
     return [nn.BatchNorm2d(channels), *([nn.ReLU(inplace=True)] if activate else [])]
 
 
 def init_linear(network: nn.Module) -> None:
-    """Linear layers and 1x1 convolutions start as normal numbers of deviation 0.02 and zero bias; extractors keep their own start."""
+    """Initialize linear layers and 1x1 convolutions: normal weights of deviation 0.02, zero bias. Extractors stay as they are."""
     for module in network.children():
         if isinstance(module, UnifiedExtractor2d):
             continue

@@ -1,6 +1,7 @@
-"""InternImage: transformer-like blocks with deformable convolution v3 as mixer; FlashInternImage: the same with v4.
+"""InternImage: transformer-like blocks with deformable convolution v3 in attention's place; FlashInternImage: with v4.
 
-Sources: Wang et al., InternImage (CVPR 2023); Xiong et al., Efficient Deformable ConvNets (CVPR 2024).
+Sources: Wang et al., InternImage (CVPR 2023); Xiong et al., Efficient Deformable ConvNets (CVPR 2024). The parameters of the variants are
+counted with 1000 classes; the accuracies are published ones, on ImageNet-1k at 224 x 224 pixels.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ from unified_extractor.layers.placed import placed_extractor
 from unified_extractor.models.arguments import (
     Specs,
     check_positive,
+    check_size,
     check_sizes,
     check_stages,
     drop_path_rates,
+    spec_of_stage,
     stage_specs,
-    variant,
 )
 from unified_extractor.models.blocks import LayerScale, Residual, init_linear, pointwise_mlp
 from unified_extractor.models.staged import PooledHead, Stage, StagedNetwork
@@ -26,6 +28,7 @@ from unified_extractor.spec import ExtractorSpec, Generator, Pair, Projection
 
 _EPS = 1e-6
 _MLP_RATIO = 4.0
+"""Hidden channels of the MLPs, as a multiple of the stage's channels."""
 _HEAD_RATIO = 1.5
 """Channels of the head's convolution, as a multiple of the last stage's."""
 
@@ -38,21 +41,21 @@ class ConvolutionHead(PooledHead):
         self.mix = nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.GELU())
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """``[B, C, h, w]`` to logits ``[B, num_classes]``, or to what the classifier reads."""
+        """Return logits ``[B, num_classes]`` of a map ``[B, C, h, w]``, or with ``pre_logits`` the classifier's input."""
         return super().forward(self.mix(x), pre_logits)
 
 
 class InternImage(StagedNetwork):
-    """Four stages of blocks of an extractor and an MLP, 3x3 convolutions of stride 2 between them.
+    """An image classifier: stages of blocks of an extractor and an MLP, 3x3 convolutions of stride 2 between the stages.
 
     Args:
-        num_classes: outputs; 0: the pooled features.
+        num_classes: number of outputs; 0: the pooled features.
         spec: the extractor of every block, or one for each stage; None: the ``published`` ones.
-        published: what ``spec=None`` stands for, one a stage; None: InternImage's own, DCNv3 with a group for 16 channels.
+        published: the extractors that ``spec=None`` stands for; None: InternImage's own, DCNv3 with a group for 16 channels.
         width: channels of the first stage; every further one has twice as many.
         depths: blocks of every stage.
-        post_norm: normalize what a branch gives instead of what it takes.
-        layer_scale: initial value of a learned factor on every branch; None: no factor.
+        post_norm: normalize the output of a branch instead of its input.
+        layer_scale: initial value of the learned factors of every branch; None: no factors.
         mlp_bias: whether the MLP's second layer has a bias.
         in_chans: channels of the image.
         drop_rate: dropout before the classifier.
@@ -62,8 +65,8 @@ class InternImage(StagedNetwork):
         ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``; the first stage's map is 4 times smaller, each further one half of it.
 
     Raises:
-        ValueError, TypeError: sizes that are no positive ints, an image with other than ``in_chans`` channels, or widths that a
-            spec's groups do not divide.
+        TypeError, ValueError: a wrong argument, a spec whose groups do not divide the channels of a stage, or an image with other
+            than ``in_chans`` channels.
     """
 
     def __init__(
@@ -81,19 +84,21 @@ class InternImage(StagedNetwork):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        check_sizes("in_chans", [in_chans])
-        check_sizes("width", [width], 2)
+        check_size("in_chans", in_chans)
+        check_size("width", width, 2)
         check_sizes("depths", depths)
         check_stages(depths=depths)
         if layer_scale is not None:
             check_positive("layer_scale", layer_scale)
-        own = [presets.deformable_convolution(3, groups=max(1, width * 2**i // 16)) for i in range(len(depths))]
-        specs = stage_specs(spec, stage_specs(published, own, len(depths)), len(depths))
+        dcnv3 = [presets.deformable_convolution(3, groups=max(1, width * 2**i // 16)) for i in range(len(depths))]
+        own = stage_specs(dcnv3 if published is None else published, len(depths), "published")
+        specs = stage_specs(own if spec is None else spec, len(depths))
         rates = drop_path_rates(drop_path_rate, depths)
         stages = []
         for i, one in enumerate(specs):
             channels = width * 2**i
-            blocks = [_block(channels, one, rate, post_norm, layer_scale, mlp_bias) for rate in rates[i]]
+            with spec_of_stage(i + 1, channels):
+                blocks = [_block(channels, one, rate, post_norm, layer_scale, mlp_bias) for rate in rates[i]]
             before = [] if i == 0 else [_downsampling(channels // 2, channels)]
             after = [] if post_norm else [LayerNorm2d(channels, eps=_EPS)]
             stages.append(Stage(*before, *blocks, *after, out_channels=channels, stride=1 if i == 0 else 2))
@@ -106,7 +111,19 @@ class InternImage(StagedNetwork):
             stem_stride=4,
             stages=stages,
             head=ConvolutionHead(last, int(last * _HEAD_RATIO), num_classes, drop_rate),
-            arguments=locals(),
+            arguments={
+                "num_classes": num_classes,
+                "spec": spec,
+                "published": published,
+                "width": width,
+                "depths": depths,
+                "post_norm": post_norm,
+                "layer_scale": layer_scale,
+                "mlp_bias": mlp_bias,
+                "in_chans": in_chans,
+                "drop_rate": drop_rate,
+                "drop_path_rate": drop_path_rate,
+            },
         )
         init_linear(self)
 
@@ -130,7 +147,7 @@ def _downsampling(in_channels: int, out_channels: int) -> nn.Sequential:
 def _block(
     channels: int, spec: ExtractorSpec, drop_path: float, post_norm: bool, layer_scale: float | None, mlp_bias: bool
 ) -> nn.Sequential:
-    """``x + scale * mixer(norm(x))``, or with post norm ``x + scale * norm(mixer(x))``; then the same with an MLP."""
+    """Return ``x + scale * mixer(norm(x))`` and the same with an MLP; with post norm ``x + scale * norm(mixer(x))``."""
     mlp = pointwise_mlp(channels, _MLP_RATIO, output_bias=mlp_bias)
     branches = []
     for name, mixer in (("mixer", placed_extractor(channels, channels, spec)), ("mlp", mlp)):
@@ -142,22 +159,56 @@ def _block(
 
 
 def _dcnv4(*groups: int, view: Pair = 1, offset_scale: float = 1.0) -> list[ExtractorSpec]:
-    """As in FlashInternImage: no output bias, heads of a multiple of 8 values, in larger models a 3x3 view."""
+    """Return DCNv4 for every stage as in FlashInternImage: no output bias, heads padded to 8 values, in larger models a 3x3 view."""
     specs = (presets.deformable_convolution(4, groups=count, offset_scale=offset_scale) for count in groups)
     changes = {"projection": Projection(input="affine", output="linear"), "generator": Generator(view=view, head_multiple=8)}
     return [replace(spec, **changes) for spec in specs]  # type: ignore[arg-type]
 
 
-_T = {"width": 64, "depths": (4, 4, 18, 4)}
-_S = {"width": 80, "depths": (4, 4, 21, 4), "post_norm": True, "layer_scale": 1e-5}
-_B = {"width": 112, "depths": (4, 4, 21, 4), "post_norm": True, "layer_scale": 1e-5}
+# One paragraph a variant.
+# fmt: off
+def internimage_t(num_classes: int = 1000, spec: Specs | None = None, *, published: Specs | None = None, post_norm: bool = False,
+                  layer_scale: float | None = None, mlp_bias: bool = True, in_chans: int = 3, drop_rate: float = 0.0,
+                  drop_path_rate: float = 0.0) -> InternImage:
+    """Return :class:`InternImage`-T: 29,918,424 parameters, published top-1 83.5 % (Wang et al., CVPR 2023)."""
+    return InternImage(num_classes, spec, published=published, width=64, depths=(4, 4, 18, 4), post_norm=post_norm,
+                       layer_scale=layer_scale, mlp_bias=mlp_bias, in_chans=in_chans, drop_rate=drop_rate,
+                       drop_path_rate=drop_path_rate)
 
-internimage_t = variant("internimage_t", InternImage, **_T)
-internimage_s = variant("internimage_s", InternImage, **_S)
-internimage_b = variant("internimage_b", InternImage, **_B)
 
-flash_internimage_t = variant("flash_internimage_t", InternImage, **_T, mlp_bias=False, published=_dcnv4(4, 8, 16, 32))
-flash_internimage_s = variant("flash_internimage_s", InternImage, **_S, mlp_bias=False, published=_dcnv4(5, 10, 20, 40, view=3))
-flash_internimage_b = variant(
-    "flash_internimage_b", InternImage, **_B, mlp_bias=False, published=_dcnv4(7, 14, 28, 56, view=3, offset_scale=0.5)
-)
+def internimage_s(num_classes: int = 1000, spec: Specs | None = None, *, published: Specs | None = None, mlp_bias: bool = True,
+                  in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> InternImage:
+    """Return :class:`InternImage`-S: 50,079,880 parameters, published top-1 84.2 % (Wang et al., CVPR 2023)."""
+    return InternImage(num_classes, spec, published=published, width=80, depths=(4, 4, 21, 4), post_norm=True, layer_scale=1e-5,
+                       mlp_bias=mlp_bias, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+def internimage_b(num_classes: int = 1000, spec: Specs | None = None, *, published: Specs | None = None, mlp_bias: bool = True,
+                  in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> InternImage:
+    """Return :class:`InternImage`-B: 97,461,832 parameters, published top-1 84.9 % (Wang et al., CVPR 2023)."""
+    return InternImage(num_classes, spec, published=published, width=112, depths=(4, 4, 21, 4), post_norm=True, layer_scale=1e-5,
+                       mlp_bias=mlp_bias, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+def flash_internimage_t(num_classes: int = 1000, spec: Specs | None = None, *, post_norm: bool = False,
+                        layer_scale: float | None = None, in_chans: int = 3, drop_rate: float = 0.0,
+                        drop_path_rate: float = 0.0) -> InternImage:
+    """Return FlashInternImage-T, an :class:`InternImage`: 29,815,528 parameters, published top-1 83.6 % (Xiong et al., CVPR 2024)."""
+    return InternImage(num_classes, spec, published=_dcnv4(4, 8, 16, 32), width=64, depths=(4, 4, 18, 4), post_norm=post_norm,
+                       layer_scale=layer_scale, mlp_bias=False, in_chans=in_chans, drop_rate=drop_rate,
+                       drop_path_rate=drop_path_rate)
+
+
+def flash_internimage_s(num_classes: int = 1000, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
+                        drop_path_rate: float = 0.0) -> InternImage:
+    """Return FlashInternImage-S, an :class:`InternImage`: 50,067,496 parameters, published top-1 84.4 % (Xiong et al., CVPR 2024)."""
+    return InternImage(num_classes, spec, published=_dcnv4(5, 10, 20, 40, view=3), width=80, depths=(4, 4, 21, 4), post_norm=True,
+                       layer_scale=1e-5, mlp_bias=False, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+def flash_internimage_b(num_classes: int = 1000, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
+                        drop_path_rate: float = 0.0) -> InternImage:
+    """Return FlashInternImage-B, an :class:`InternImage`: 97,448,960 parameters, published top-1 84.9 % (Xiong et al., CVPR 2024)."""
+    return InternImage(num_classes, spec, published=_dcnv4(7, 14, 28, 56, view=3, offset_scale=0.5), width=112, depths=(4, 4, 21, 4),
+                       post_norm=True, layer_scale=1e-5, mlp_bias=False, in_chans=in_chans, drop_rate=drop_rate,
+                       drop_path_rate=drop_path_rate)

@@ -1,6 +1,8 @@
-"""VOLO: outlook attention at a fine map, self-attention at a coarse one, class attention at the end.
+"""VOLO: outlook attention on a fine map, self-attention on a coarse one, class attention at the end.
 
-Source: Yuan et al., VOLO: Vision Outlooker for Visual Recognition (2021); token labels: Jiang et al. (NeurIPS 2021).
+Source: Yuan et al., VOLO: Vision Outlooker for Visual Recognition (2021); token labels: Jiang et al. (NeurIPS 2021). The parameters of
+the variants are counted with 1000 classes, the auxiliary classifier included; the accuracies are published ones, on ImageNet-1k at
+224 x 224 pixels, with token labels.
 """
 
 from collections.abc import Sequence
@@ -17,10 +19,11 @@ from unified_extractor.models.arguments import (
     Specs,
     check_positive,
     check_rate,
+    check_size,
     check_sizes,
     drop_path_rates,
+    spec_of_stage,
     stage_specs,
-    variant,
 )
 from unified_extractor.models.blocks import Residual, batch_norm, init_linear, pointwise_mlp
 from unified_extractor.models.staged import Stage, StagedNetwork, classifier
@@ -28,20 +31,18 @@ from unified_extractor.spec import ExtractorSpec
 
 _STEM_STRIDE = 8
 _OUTLOOK_STRIDE = 2
-"""Pixels between the windows of outlook attention; an extractor that is no fold has a window at every pixel."""
+"""Pixels between the windows of outlook attention. An extractor that is not a fold has a window at every pixel."""
+_SMALLEST_IMAGE = 15
+"""Height and width of an image that has a coarse map of one pixel."""
 
 
-_LEAST = 15
-"""Pixels of an image that has one coarse pixel."""
-
-
-def _coarse(extent: int) -> int:
-    """Pixels of the last map along an axis: half rounded up, then patches of 4, then of 2."""
+def _coarse_extent(extent: int) -> int:
+    """Return the height or width of the coarse map: half of the image's, rounded up, in patches of 4, in patches of 2."""
     return (extent + 1) // 2 // (_STEM_STRIDE // 2) // 2
 
 
 class SelfAttention(nn.Module):
-    """Every pixel attends to every pixel."""
+    """Multi-head self-attention between all pixels."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -50,14 +51,14 @@ class SelfAttention(nn.Module):
         self.projection = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to the same."""
+        """Return a map of the input's shape ``[B, C, H, W]``."""
         query, key, value = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)
         y = F.scaled_dot_product_attention(query, key, value)
         return self.projection(y.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
 
 
 def block(channels: int, mixer: nn.Module, mlp_ratio: float, drop_path: float) -> nn.Sequential:
-    """``x + mixer(norm(x))``, then ``x + mlp(norm(x))``."""
+    """Return a pre-norm transformer block: ``x + mixer(norm(x))``, then ``x + mlp(norm(x))``."""
     return nn.Sequential(
         Residual({"norm": LayerNorm2d(channels), "mixer": mixer}, drop_path),
         Residual({"norm": LayerNorm2d(channels), "mlp": pointwise_mlp(channels, mlp_ratio)}, drop_path),
@@ -65,7 +66,7 @@ def block(channels: int, mixer: nn.Module, mlp_ratio: float, drop_path: float) -
 
 
 class PositionEmbedding(nn.Module):
-    """A learned vector a position, added; interpolated (bicubic) to maps of other sizes."""
+    """A learned vector for every position, added to the map; interpolated (bicubic) for maps of another size."""
 
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -73,19 +74,19 @@ class PositionEmbedding(nn.Module):
         nn.init.trunc_normal_(self.embedding, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to the same."""
+        """Return a map of the input's shape ``[B, C, H, W]``."""
         return x + resized_embedding(self.embedding, (x.shape[2], x.shape[3]))
 
 
 def resized_embedding(embedding: Tensor, size: tuple[int, int]) -> Tensor:
-    """``[1, C, h, w]`` to ``[1, C, *size]``."""
-    if all(isinstance(extent, int) for extent in size) and embedding.shape[2:] == size:  # not where a traced size is any
+    """Return the embedding ``[1, C, h, w]`` interpolated to ``[1, C, *size]``."""
+    if all(isinstance(extent, int) for extent in size) and embedding.shape[2:] == size:  # a traced size is not an int
         return embedding
     return F.interpolate(embedding, size, mode="bicubic", align_corners=False)
 
 
 class ClassAttention(nn.Module):
-    """The class token attends to itself and to every pixel."""
+    """Multi-head attention of the class token to itself and to all pixels."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class ClassAttention(nn.Module):
         self.projection = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``[B, 1 + N, C]``, the class first, to ``[B, 1, C]``."""
+        """Return the class token ``[B, 1, C]`` for tokens ``[B, 1 + N, C]``, the class first."""
         query = self.query(tokens[:, :1]).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         y = F.scaled_dot_product_attention(query, key, value)
@@ -103,7 +104,7 @@ class ClassAttention(nn.Module):
 
 
 class ClassBlock(nn.Module):
-    """Attention and an MLP for the class token alone; the pixels stay."""
+    """A transformer block that changes the class token only: class attention, then an MLP."""
 
     def __init__(self, channels: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -114,14 +115,14 @@ class ClassBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``[B, 1 + N, C]`` to the same."""
+        """Return tokens of the input's shape ``[B, 1 + N, C]``."""
         token = tokens[:, :1] + self.attention(self.attention_norm(tokens))
         token = token + self.mlp(self.mlp_norm(token))
         return torch.cat([token, tokens[:, 1:]], 1)
 
 
 class ClassAttentionHead(nn.Module):
-    """Class attention, then a classifier of the class token and an auxiliary one of every pixel."""
+    """Blocks of class attention, then a classifier of the class token and an auxiliary one of every pixel."""
 
     pool = "token"
 
@@ -137,38 +138,41 @@ class ClassAttentionHead(nn.Module):
         self.reset(num_classes)
 
     def reset(self, num_classes: int) -> None:
-        """New classifiers; 0 classes: none, the class token is the output."""
+        """Replace both classifiers; 0 classes: none, the class token is the output."""
         self.fc = classifier(self.channels, num_classes)
         self.auxiliary = classifier(self.channels, num_classes)
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, C, h, w]`` to the class token ``[B, C]`` and the pixels ``[B, h*w, C]``, normalized."""
+        """Return the normalized class token ``[B, C]`` and pixels ``[B, h*w, C]`` of a map ``[B, C, h, w]``."""
         tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], 1)
         tokens = self.norm(self.blocks(tokens))
         return tokens[:, 0], tokens[:, 1:]
 
     def dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, C, h, w]`` to the logits of the class token ``[B, num_classes]`` and of every pixel ``[B, num_classes, h, w]``."""
+        """Return the logits of the class token ``[B, num_classes]`` and of every pixel ``[B, num_classes, h, w]``."""
         token, pixels = map(self.dropout, self.tokens(x))
         return self.fc(token), self.auxiliary(pixels).transpose(1, 2).unflatten(2, x.shape[2:])
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """``[B, C, h, w]`` to logits: those of the class token plus half of each class's largest among the pixels."""
+        """Return the logits of the class token plus, for each class, half of the largest logit of a pixel.
+
+        With ``pre_logits``, or without classes, return the class token ``[B, C]``.
+        """
         if pre_logits or isinstance(self.fc, nn.Identity):
-            return self.tokens(x)[0]  # nothing asks the pixels for classes
-        of_token, of_pixels = self.dense(x)
-        return of_token + 0.5 * of_pixels.amax((2, 3))
+            return self.tokens(x)[0]
+        token_logits, pixel_logits = self.dense(x)
+        return token_logits + 0.5 * pixel_logits.amax((2, 3))
 
 
 class VOLO(StagedNetwork):
-    """A stage of outlookers, then three of transformers on a map half as wide, then class attention.
+    """An image classifier: a stage of outlookers, three stages of transformer blocks on a map half as wide, class attention.
 
     Args:
-        num_classes: outputs of the classifier and of the auxiliary one; 0: the class token.
-        spec: the extractor in the outlookers' place; None: the published outlook attention.
-        depths: outlookers, then transformer blocks of three stages.
-        widths: channels of the outlookers and of the transformers.
-        heads: of the outlookers and of the transformers.
+        num_classes: number of outputs, of the auxiliary classifier too; 0: the class token.
+        spec: the extractor of the first stage; None: the published outlook attention.
+        depths: outlookers of the first stage, then transformer blocks of three stages.
+        widths: channels of the outlookers and of the transformer blocks.
+        heads: heads of the outlookers and of the transformer blocks.
         mlp_ratio: hidden channels of the MLPs, as a multiple of the width.
         stem_width: channels of the stem's convolutions.
         img_size: height and width of the images, an int or (y, x), for which the position embedding is made; other images are
@@ -181,8 +185,8 @@ class VOLO(StagedNetwork):
         ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``; maps are 8 and 16 times smaller than the image.
 
     Raises:
-        ValueError, TypeError: sizes that are no positive ints, an image smaller than 15 pixels or with other than ``in_chans``
-            channels, or a width that the heads or the spec's groups do not divide.
+        TypeError, ValueError: a wrong argument, a spec whose groups do not divide the channels of the first stage, an image smaller
+            than 15 pixels or with other than ``in_chans`` channels.
     """
 
     classifiers: ClassVar = ("head.fc", "head.auxiliary")
@@ -203,27 +207,28 @@ class VOLO(StagedNetwork):
         drop_path_rate: float = 0.0,
     ) -> None:
         image = img_size if isinstance(img_size, list | tuple) else (img_size, img_size)
-        check_sizes("img_size", image, _LEAST)
+        if any(isinstance(extent, bool) or not isinstance(extent, int) for extent in image):
+            raise TypeError(f"img_size must be an int or (y, x), got {img_size!r}")
+        check_sizes("img_size", image, minimum=_SMALLEST_IMAGE)
         if len(image) != 2:
             raise ValueError(f"img_size must be an int or (y, x), got {img_size!r}")
         check_positive("mlp_ratio", mlp_ratio)
-        check_sizes("in_chans", [in_chans])
-        check_sizes("stem_width", [stem_width])
+        check_size("in_chans", in_chans)
+        check_size("stem_width", stem_width)
         for name, sizes, count in (("depths", depths, 4), ("widths", widths, 2), ("heads", heads, 2)):
-            check_sizes(name, sizes)
-            if len(sizes) != count:
-                raise ValueError(f"{name} must be {count} ints, got {sizes!r}")
+            check_sizes(name, sizes, count)
         fine, coarse = widths
         for width, count in zip(widths, heads, strict=True):
             if width % count:
                 raise ValueError(f"heads must divide widths, got heads={count}, widths={width}")
-        (outlook,) = specs = stage_specs(spec, presets.outlook_attention(heads=heads[0]), 1)
+        specs = stage_specs(presets.outlook_attention(heads=heads[0]) if spec is None else spec, 1)
         rates = drop_path_rates(drop_path_rate, depths)
-        stages = [_outlookers(fine, outlook, mlp_ratio, rates[0])]
+        with spec_of_stage(1, fine):
+            stages = [_outlookers(fine, specs[0], mlp_ratio, rates[0])]
         for i in (1, 2, 3):
             blocks = [block(coarse, SelfAttention(coarse, heads[1]), mlp_ratio, rate) for rate in rates[i]]
             if i == 1:
-                size = (_coarse(image[0]), _coarse(image[1]))
+                size = (_coarse_extent(image[0]), _coarse_extent(image[1]))
                 entry = nn.Sequential(nn.Conv2d(fine, coarse, 2, 2), PositionEmbedding(coarse, size))
                 blocks.insert(0, entry)
             stages.append(Stage(*blocks, out_channels=coarse, stride=2 if i == 1 else 1))
@@ -235,30 +240,45 @@ class VOLO(StagedNetwork):
             stem_stride=_STEM_STRIDE,
             stages=stages,
             head=ClassAttentionHead(coarse, heads[1], mlp_ratio, num_classes, drop_rate),
-            arguments=locals(),
+            arguments={
+                "num_classes": num_classes,
+                "spec": spec,
+                "depths": depths,
+                "widths": widths,
+                "heads": heads,
+                "mlp_ratio": mlp_ratio,
+                "stem_width": stem_width,
+                "img_size": img_size,
+                "in_chans": in_chans,
+                "drop_rate": drop_rate,
+                "drop_path_rate": drop_path_rate,
+            },
         )
         init_linear(self)
 
-    def _checked(self, x: Tensor) -> Tensor:
-        x = super()._checked(x)
-        if min(x.shape[2:]) < _LEAST:
-            raise ValueError(f"x must be at least {_LEAST} pixels high and wide, got shape {list(x.shape)}")
-        return x
+    def _check_images(self, x: Tensor) -> None:
+        super()._check_images(x)
+        if min(x.shape[2:]) < _SMALLEST_IMAGE:
+            raise ValueError(f"x must be at least {_SMALLEST_IMAGE} pixels high and wide, got shape {list(x.shape)}")
 
     def no_weight_decay(self) -> set[str]:
-        """Position embedding and class token."""
+        """Return the names of the position embedding and of the class token."""
         return {"stage2.0.1.embedding", "head.class_token"}
 
     def forward_dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What training with token labels needs: logits of the class token and of every pixel of the last map.
+        """Return what training with token labels needs: the logits of the class token and of every pixel of the last map.
 
-        ``[B, in_chans, H, W]`` to ``[B, num_classes]`` and ``[B, num_classes, h, w]``.
+        Args:
+            x: ``[B, in_chans, H, W]``.
+
+        Returns:
+            Logits ``[B, num_classes]`` and ``[B, num_classes, h, w]``.
         """
         return self.head.dense(self.forward_features(x))
 
 
 def _stem(in_chans: int, width: int, out_channels: int) -> nn.Sequential:
-    """Three convolutions at half the image's size, then one that makes patches: 8 times smaller."""
+    """Return the stem: three convolutions at half of the image's size, then one over patches, to a map 8 times smaller."""
     return nn.Sequential(
         nn.Conv2d(in_chans, width, 7, 2, 3, bias=False),
         *batch_norm(width),
@@ -278,8 +298,38 @@ def _outlookers(channels: int, spec: ExtractorSpec, mlp_ratio: float, rates: Seq
     return Stage(*blocks, out_channels=channels, stride=1)
 
 
-volo_d1 = variant("volo_d1", VOLO, depths=(4, 4, 8, 2), widths=(192, 384), heads=(6, 12))
-volo_d2 = variant("volo_d2", VOLO, depths=(6, 4, 10, 4), widths=(256, 512), heads=(8, 16))
-volo_d3 = variant("volo_d3", VOLO, depths=(8, 8, 16, 4), widths=(256, 512), heads=(8, 16))
-volo_d4 = variant("volo_d4", VOLO, depths=(8, 8, 16, 4), widths=(384, 768), heads=(12, 16))
-volo_d5 = variant("volo_d5", VOLO, depths=(12, 12, 20, 4), widths=(384, 768), heads=(12, 16), mlp_ratio=4.0, stem_width=128)
+# One paragraph a variant.
+# fmt: off
+def volo_d1(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: float = 3.0, stem_width: int = 64,
+            img_size: int | tuple[int, int] = 224, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
+    """Return :class:`VOLO`-D1: 26,632,040 parameters, published top-1 84.2 % (Yuan et al. 2021)."""
+    return VOLO(num_classes, spec, depths=(4, 4, 8, 2), widths=(192, 384), heads=(6, 12), mlp_ratio=mlp_ratio, stem_width=stem_width,
+                img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+def volo_d2(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: float = 3.0, stem_width: int = 64,
+            img_size: int | tuple[int, int] = 224, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
+    """Return :class:`VOLO`-D2: 58,678,336 parameters, published top-1 85.2 % (Yuan et al. 2021)."""
+    return VOLO(num_classes, spec, depths=(6, 4, 10, 4), widths=(256, 512), heads=(8, 16), mlp_ratio=mlp_ratio, stem_width=stem_width,
+                img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+def volo_d3(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: float = 3.0, stem_width: int = 64,
+            img_size: int | tuple[int, int] = 224, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
+    """Return :class:`VOLO`-D3: 86,325,072 parameters, published top-1 85.4 % (Yuan et al. 2021)."""
+    return VOLO(num_classes, spec, depths=(8, 8, 16, 4), widths=(256, 512), heads=(8, 16), mlp_ratio=mlp_ratio, stem_width=stem_width,
+                img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+def volo_d4(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: float = 3.0, stem_width: int = 64,
+            img_size: int | tuple[int, int] = 224, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
+    """Return :class:`VOLO`-D4: 192,961,520 parameters, published top-1 85.7 % (Yuan et al. 2021)."""
+    return VOLO(num_classes, spec, depths=(8, 8, 16, 4), widths=(384, 768), heads=(12, 16), mlp_ratio=mlp_ratio, stem_width=stem_width,
+                img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+def volo_d5(num_classes: int = 1000, spec: Specs | None = None, *, img_size: int | tuple[int, int] = 224, in_chans: int = 3,
+            drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
+    """Return :class:`VOLO`-D5: 295,455,584 parameters, published top-1 86.1 % (Yuan et al. 2021)."""
+    return VOLO(num_classes, spec, depths=(12, 12, 20, 4), widths=(384, 768), heads=(12, 16), mlp_ratio=4.0, stem_width=128,
+                img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)

@@ -1,4 +1,4 @@
-"""The formulation for exported programs: a few operations on the columns of all taps, where eager runs one a tap.
+"""The formulation for exported programs: a few operations on the columns of all taps, where ``sums.py`` runs one a tap.
 
 An exported graph stays small, differentiates by itself and holds only operators that exporters know.
 
@@ -8,53 +8,60 @@ B batch, C input channels, O output channels, G kernel groups, N = C/G, K taps, 
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.backends.eager.taps import MovedTaps, Wanted
+from unified_extractor.ops.backends.eager.taps import OffsetTaps, Wanted
 from unified_extractor.ops.geometry import Geometry, canvas_size, cropped, padded, precision
 
 
 def columns(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
-    """``[B, C, K, Ho, Wo]``: what every tap of every window reads."""
+    """Return the samples of every tap of every window, ``[B, C, K, Ho, Wo]``."""
     if offsets is not None:
-        return MovedTaps(x, offsets, geometry, Wanted(x=False, offsets=False)).columns().to(x.dtype)
+        return OffsetTaps(x, offsets, geometry, Wanted(x=False, offsets=False)).columns().to(x.dtype)
     unfolded = F.unfold(padded(x, geometry), geometry.kernel_size, geometry.dilation, 0, geometry.stride)
     return unfolded.reshape(*x.shape[:2], geometry.taps, *geometry.output)
 
 
 def product(
-    x: Tensor, static: Tensor | None, dynamic: Tensor | None, offsets: Tensor | None, geometry: Geometry, aggregation: str
+    x: Tensor,
+    static_kernel: Tensor | None,
+    dynamic_kernel: Tensor | None,
+    offsets: Tensor | None,
+    geometry: Geometry,
+    aggregation: str,
 ) -> Tensor:
-    """The operator with ``combine="multiply"``, without bias."""
-    read = columns(x, offsets, geometry).to(precision(x))
-    alone = static is None or static.shape[:2] == (x.shape[1], 1)
-    if static is not None and alone:
-        read = read * static.flatten(1)[:, :, None, None].to(read.dtype)
+    """Return the output of the operator with ``combine="multiply"``, without bias."""
+    samples = columns(x, offsets, geometry).to(precision(x))
+    depthwise = static_kernel is None or static_kernel.shape[:2] == (x.shape[1], 1)
+    if static_kernel is not None and depthwise:
+        samples = samples * static_kernel.flatten(1)[:, :, None, None].to(samples.dtype)
     if aggregation == "fold":
-        return _folded(_outputs(read, dynamic), x, geometry)
-    if dynamic is not None:
-        read = (read.unflatten(1, (dynamic.shape[1], -1)) * dynamic.unsqueeze(2).to(read.dtype)).flatten(1, 2)
-    if alone:
-        return read.sum(2).to(x.dtype)
-    assert static is not None
-    mixing = static.flatten(1)[:, :, None, None].to(read.dtype)
-    return F.conv2d(read.flatten(1, 2), mixing, groups=x.shape[1] // static.shape[1]).to(x.dtype)
+        return _folded(_outputs(samples, dynamic_kernel), x, geometry)
+    if dynamic_kernel is not None:
+        samples = (samples.unflatten(1, (dynamic_kernel.shape[1], -1)) * dynamic_kernel.unsqueeze(2).to(samples.dtype)).flatten(
+            1, 2
+        )
+    if depthwise:
+        return samples.sum(2).to(x.dtype)
+    assert static_kernel is not None
+    weight = static_kernel.flatten(1)[:, :, None, None].to(samples.dtype)
+    return F.conv2d(samples.flatten(1, 2), weight, groups=x.shape[1] // static_kernel.shape[1]).to(x.dtype)
 
 
 def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
-    """``[B, G, K, Ho, Wo]``: a query's products with the keys at its taps, summed over a head's channels."""
-    read = columns(key, offsets, geometry).to(precision(key))
-    return (read * query.unsqueeze(2)).unflatten(1, (heads, -1)).sum(2).to(query.dtype)
+    """Return the products of each query with the keys at its taps, summed over a head's channels, ``[B, G, K, Ho, Wo]``."""
+    samples = columns(key, offsets, geometry).to(precision(key))
+    return (samples * query.unsqueeze(2)).unflatten(1, (heads, -1)).sum(2).to(query.dtype)
 
 
-def _outputs(read: Tensor, dynamic: Tensor | None) -> Tensor:
-    """``[B, C, I, Ho, Wo]``: the K outputs of every window before they are added up."""
-    if dynamic is None:
-        return read.sum(2, keepdim=True).expand_as(read)
-    weighed = read.unflatten(1, (dynamic.shape[1], -1)).unsqueeze(3) * dynamic.unsqueeze(2).to(read.dtype)
-    return weighed.sum(4).flatten(1, 2)
+def _outputs(samples: Tensor, dynamic_kernel: Tensor | None) -> Tensor:
+    """Return the I outputs of every window before they are added up, ``[B, C, I, Ho, Wo]``."""
+    if dynamic_kernel is None:
+        return samples.sum(2, keepdim=True).expand_as(samples)
+    weighted = samples.unflatten(1, (dynamic_kernel.shape[1], -1)).unsqueeze(3) * dynamic_kernel.unsqueeze(2).to(samples.dtype)
+    return weighted.sum(4).flatten(1, 2)
 
 
 def _folded(outputs: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-    """Output i of every window added where its tap i lies, ``[B, C, H, W]``."""
+    """Return the sum of output i of every window at the pixel of its tap i, ``[B, C, H, W]``."""
     flat = outputs.flatten(1, 2).flatten(2)
     y = F.fold(flat, canvas_size(geometry), geometry.kernel_size, geometry.dilation, 0, geometry.stride)
     return cropped(y, geometry).to(x.dtype)

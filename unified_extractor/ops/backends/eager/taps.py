@@ -1,4 +1,4 @@
-"""Reading one tap of all windows, and adding a gradient back where it was read.
+"""Samples of one tap of all windows, and the gradients of image and offsets.
 
 B batch, C channels, F offset groups, N = C/F, Ho, Wo output positions, P = Ho*Wo.
 """
@@ -17,7 +17,7 @@ class Corners(NamedTuple):
     pixel: Tensor
     """Row-major index ``[B, F, 1, 4*P]``; 0 for a corner outside the image, whose value and weight are zero."""
     value: Tensor
-    """``[B, F, N, 4, P]``."""
+    """Value of the pixel, ``[B, F, N, 4, P]``."""
     weight: Tensor
     """Bilinear weight ``[B, F, 1, 4, P]``."""
     slope: Tensor
@@ -25,17 +25,17 @@ class Corners(NamedTuple):
 
 
 class Tap(NamedTuple):
-    """What tap k of every window reads."""
+    """The samples of tap k of every window."""
 
     k: int
     value: Tensor
-    """``[B, C, Ho, Wo]``."""
+    """Samples ``[B, C, Ho, Wo]``."""
     corners: Corners | None = None
-    """None on the regular grid."""
+    """The pixels of a bilinear sample; None on the regular grid."""
 
 
 class Wanted(NamedTuple):
-    """Which gradients are asked for."""
+    """The gradients that are asked for."""
 
     x: bool
     offsets: bool
@@ -50,65 +50,67 @@ class RegularTaps:
     def __init__(self, x: Tensor, geometry: Geometry, wanted: Wanted) -> None:
         self.geometry, self.wanted = geometry, wanted
         self.image = padded(x, geometry)
-        self.x_gradient: Tensor | None = None
+        self.grad_x: Tensor | None = None
 
-    def read(self, k: int) -> Tap:
+    def sample(self, k: int) -> Tap:
+        """Return the samples of tap k: a view of the image."""
         rows, columns = self.geometry.slices(self.geometry.tap_indices[k])
         return Tap(k, self.image[:, :, rows, columns])
 
-    def accumulate(self, tap: Tap, gradient: Tensor) -> None:
+    def add_gradient(self, tap: Tap, gradient: Tensor) -> None:
         """Add the gradient of a tap's value, ``[B, C, Ho, Wo]``, to that of the image."""
         if not self.wanted.x:
             return
-        if self.x_gradient is None:
-            self.x_gradient = canvas(self.image, self.image.shape[1], self.geometry)
+        if self.grad_x is None:
+            self.grad_x = canvas(self.image, self.image.shape[1], self.geometry)
         rows, columns = self.geometry.slices(self.geometry.tap_indices[tap.k])
-        self.x_gradient[:, :, rows, columns] += gradient
+        self.grad_x[:, :, rows, columns] += gradient
 
     def gradients(self) -> tuple[Tensor | None, None]:
-        """Gradients of image and offsets, once every tap was accumulated; None where none is wanted."""
-        return None if self.x_gradient is None else cropped(self.x_gradient, self.geometry).to(self.image.dtype), None
+        """Return the gradients of image and offsets, once that of every tap was added; None where none is wanted."""
+        return None if self.grad_x is None else cropped(self.grad_x, self.geometry).to(self.image.dtype), None
 
 
-class MovedTaps:
-    """Taps moved by offsets: bilinear reads. A position that is not finite or outside has no corner in the image."""
+class OffsetTaps:
+    """Taps with offsets, sampled bilinearly. A position that is not finite or outside has no corner in the image."""
 
     def __init__(self, x: Tensor, offsets: Tensor, geometry: Geometry, wanted: Wanted) -> None:
         self.geometry, self.shape, self.offsets, self.wanted = geometry, x.shape, offsets, wanted
         self.image = self._by_offset_group(x)
-        self.x_gradient: Tensor | None = None
-        self.moves: list[Tensor] = []
+        self.grad_x: Tensor | None = None
+        self.grad_offsets: list[Tensor] = []
 
-    def read(self, k: int) -> Tap:
+    def sample(self, k: int) -> Tap:
+        """Return the bilinear samples of tap k."""
         corners = self._corners(*self._positions(slice(k, k + 1)))
         return Tap(k, self._interpolated(corners).unflatten(2, self.geometry.output), corners)
 
     def columns(self) -> Tensor:
-        """All taps at once, ``[B, C, K, Ho, Wo]``: taps are further positions."""
-        read = self._interpolated(self._corners(*self._positions(slice(None))))
-        return read.unflatten(2, (self.geometry.taps, *self.geometry.output))
+        """Return the bilinear samples of all taps, ``[B, C, K, Ho, Wo]``: taps are further positions."""
+        samples = self._interpolated(self._corners(*self._positions(slice(None))))
+        return samples.unflatten(2, (self.geometry.taps, *self.geometry.output))
 
     def _interpolated(self, corners: Corners) -> Tensor:
         return (corners.weight * corners.value).sum(3).flatten(1, 2)
 
     def _by_offset_group(self, value: Tensor) -> Tensor:
-        """``[B, C, h, w]`` as ``[B, F, N, h*w]``."""
+        """Return ``[B, C, h, w]`` as ``[B, F, N, h*w]``."""
         return value.flatten(2).unflatten(1, (self.offsets.shape[1], -1))
 
     def _positions(self, taps: slice) -> tuple[Tensor, Tensor]:
-        """Rows and columns of some taps of every window, ``[B, F, taps*P]``."""
+        """Return y and x of some taps of every window, ``[B, F, taps*P]``."""
         geometry, found = self.geometry, []
         for axis in (0, 1):
-            moves = self.offsets[:, :, taps, axis].to(precision(self.offsets))
+            offsets = self.offsets[:, :, taps, axis].to(precision(self.offsets))
             starts = [geometry.dilation[axis] * tap[axis] - geometry.padding[axis] for tap in geometry.tap_indices[taps]]
-            start = starts[0] if len(starts) == 1 else moves.new_tensor(starts)[:, None, None]
-            grid = torch.arange(geometry.output[axis], dtype=moves.dtype, device=moves.device) * geometry.stride[axis]
+            start = starts[0] if len(starts) == 1 else offsets.new_tensor(starts)[:, None, None]
+            grid = torch.arange(geometry.output[axis], dtype=offsets.dtype, device=offsets.device) * geometry.stride[axis]
             grid = (grid[:, None] if axis == 0 else grid) + start
-            found.append((grid + moves).expand(-1, -1, -1, *geometry.output).flatten(2))
+            found.append((grid + offsets).expand(-1, -1, -1, *geometry.output).flatten(2))
         return found[0], found[1]
 
     def _corners(self, row: Tensor, column: Tensor) -> Corners:
-        """The four corners of positions ``[B, F, P]``, floor-based: derivatives are those of the cell to the right and below."""
+        """Return the four corners of positions ``[B, F, P]``, floor-based: derivatives are those of the cell to the right and below."""
         height, width = self.geometry.image
         inside = (row >= -1) & (row < height) & (column >= -1) & (column < width)
         (y, y_weight, y_slope), (x, x_weight, x_slope) = (_cell(position.where(inside, 0)) for position in (row, column))
@@ -123,33 +125,33 @@ class MovedTaps:
     def _by_channel(self, pixel: Tensor) -> Tensor:
         return pixel.expand(-1, -1, self.image.shape[2], -1)
 
-    def accumulate(self, tap: Tap, gradient: Tensor) -> None:
+    def add_gradient(self, tap: Tap, gradient: Tensor) -> None:
         """Add the gradient of a tap's value, ``[B, C, Ho, Wo]``, to those of the image and the offsets."""
         assert tap.corners is not None
         pixel, value, weight, slope = tap.corners
         gradient = self._by_offset_group(gradient).unsqueeze(3)
         if self.wanted.x:
-            if self.x_gradient is None:
-                self.x_gradient = torch.zeros_like(self.image, dtype=gradient.dtype)
-            self.x_gradient.scatter_add_(3, self._by_channel(pixel), (weight * gradient).flatten(3))
+            if self.grad_x is None:
+                self.grad_x = torch.zeros_like(self.image, dtype=gradient.dtype)
+            self.grad_x.scatter_add_(3, self._by_channel(pixel), (weight * gradient).flatten(3))
         if self.wanted.offsets:
-            move = ((value * gradient).sum(2, keepdim=True) * slope).sum(3).unflatten(3, self.geometry.output)
-            self.moves.append(move.sum_to_size(*self.offsets[:, :, tap.k].shape))
+            grad_tap = ((value * gradient).sum(2, keepdim=True) * slope).sum(3).unflatten(3, self.geometry.output)
+            self.grad_offsets.append(grad_tap.sum_to_size(*self.offsets[:, :, tap.k].shape))
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of image and offsets, once every tap was accumulated; None where none is wanted."""
-        of_x = None if self.x_gradient is None else self.x_gradient.view(self.shape).to(self.image.dtype)
-        return of_x, torch.stack(self.moves, 2).to(self.offsets.dtype) if self.moves else None
+        """Return the gradients of image and offsets, once that of every tap was added; None where none is wanted."""
+        grad_x = None if self.grad_x is None else self.grad_x.view(self.shape).to(self.image.dtype)
+        return grad_x, torch.stack(self.grad_offsets, 2).to(self.offsets.dtype) if self.grad_offsets else None
 
 
 def _cell(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The two pixels around positions ``[B, F, P]`` along one axis, their weights and the weights' derivatives, ``[B, F, 2, P]``."""
+    """Return the two pixels around positions ``[B, F, P]`` along one axis, their weights and the weights' derivatives, ``[B, F, 2, P]``."""
     low = position.floor()
     after = position - low
     ones = torch.ones_like(after)
     return torch.stack([low, low + 1], 2), torch.stack([1 - after, after], 2), torch.stack([-ones, ones], 2)
 
 
-def taps(x: Tensor, offsets: Tensor | None, geometry: Geometry, wanted: Wanted = EVERY) -> RegularTaps | MovedTaps:
-    """The taps of all windows; ``wanted``: the gradients that will be asked for."""
-    return RegularTaps(x, geometry, wanted) if offsets is None else MovedTaps(x, offsets, geometry, wanted)
+def taps_of(x: Tensor, offsets: Tensor | None, geometry: Geometry, wanted: Wanted = EVERY) -> RegularTaps | OffsetTaps:
+    """Return the taps of all windows; ``wanted``: the gradients that will be asked for."""
+    return RegularTaps(x, geometry, wanted) if offsets is None else OffsetTaps(x, offsets, geometry, wanted)

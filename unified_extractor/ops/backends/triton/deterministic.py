@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.triton.planning import image_of, sizes_of
 from unified_extractor.ops.backends.triton.records import Plan
-from unified_extractor.ops.backends.triton.tiles import of_image
+from unified_extractor.ops.backends.triton.tiles import start_of
 from unified_extractor.ops.backends.triton.tuning import start, tuned
 from unified_extractor.ops.custom_ops import Call
 from unified_extractor.ops.geometry import Geometry, precision
@@ -21,25 +21,27 @@ def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED
     ``weights``, ``order`` ``[B, F, 4*K*P]``: the bilinear weights of all corners of all reads, and the corners sorted by their pixel;
     ``begins`` ``[B, F, H*W + 1]``: where each pixel's corners begin in that order. One pixel and block of channels a program.
     """
-    pixels, positions = sizes.height * sizes.width, sizes.rows * sizes.columns
+    pixels, positions = sizes.height * sizes.width, sizes.output_height * sizes.output_width
     index, block = tl.program_id(0), tl.program_id(1)
     pixel, batch = (index % pixels).to(tl.int64), (index // pixels).to(tl.int64)
-    unit, start = (block // plan.chunks).to(tl.int64), block % plan.chunks * plan.tile_unit
-    member = start + tl.arange(0, plan.tile_unit)
-    mask = member < plan.unit
-    group = batch * (plan.units // plan.offset_units) + unit // plan.offset_units
+    channel_group, start = (block // plan.group_blocks).to(tl.int64), block % plan.group_blocks * plan.tile_group_channels
+    member = start + tl.arange(0, plan.tile_group_channels)
+    mask = member < plan.group_channels
+    group = batch * (plan.channel_groups // plan.offset_channel_groups) + channel_group // plan.offset_channel_groups
     first, last = tl.load(begins + group * (pixels + 1) + pixel), tl.load(begins + group * (pixels + 1) + pixel + 1)
     corners = group * 4 * plan.taps * tl.cast(positions, tl.int64)
-    channel = (unit * plan.unit + member) * columns.channel
-    total = tl.zeros([plan.tile_unit], tl.float64 if plan.dtype == "float64" else tl.float32)
+    channel = (channel_group * plan.group_channels + member) * columns.channel
+    total = tl.zeros([plan.tile_group_channels], tl.float64 if plan.dtype == "float64" else tl.float32)
     for entry in range(first, last):
         corner = tl.load(order + corners + entry)
         tap, position = corner % (plan.taps * positions) // positions, corner % positions
-        place = tap * columns.tap + position // sizes.columns * columns.row + position % sizes.columns * columns.column
-        value = tl.load(of_image(columns, batch) + channel + place, mask=mask, other=0.0)
+        place = tap * columns.tap + position // sizes.output_width * columns.row + position % sizes.output_width * columns.column
+        value = tl.load(start_of(columns, batch) + channel + place, mask=mask, other=0.0)
         total += value * tl.load(weights + corners + corner)
-    where = (unit * plan.unit + member) * y.channel + pixel // sizes.width * y.row + pixel % sizes.width * y.column
-    tl.store(of_image(y, batch) + where, total, mask=mask)
+    where = (
+        (channel_group * plan.group_channels + member) * y.channel + pixel // sizes.width * y.row + pixel % sizes.width * y.column
+    )
+    tl.store(start_of(y, batch) + where, total, mask=mask)
 
 
 def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tensor) -> None:
@@ -50,7 +52,7 @@ def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tenso
     pixels = call.geometry.image[0] * call.geometry.image[1]
     edges = torch.arange(pixels + 1, device=pixel.device).expand(*pixel.shape[:2], -1)
     begins = torch.searchsorted(by_pixel, edges.contiguous())
-    grid = (pixels * call.x.shape[0], plan.units * plan.chunks)
+    grid = (pixels * call.x.shape[0], plan.channel_groups * plan.group_blocks)
     start(
         collect,
         grid,

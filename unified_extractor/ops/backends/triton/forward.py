@@ -1,22 +1,27 @@
-"""Gather: the windows' weighted sums, and unfold, the same without the sum."""
+"""Gather, the weighted sum of each window, and unfold, its samples without the sum."""
 
 # mypy: ignore-errors
 
 import triton
 import triton.language as tl
 
-from unified_extractor.ops.backends.triton.reading import sample
+from unified_extractor.ops.backends.triton.dynamic_kernel import (
+    eight_weights,
+    load_and_apply_weights,
+    load_feature_if_generated,
+    sixteen_weights,
+)
+from unified_extractor.ops.backends.triton.sampling import sample
 from unified_extractor.ops.backends.triton.tiles import (
-    channels_of,
-    of_image,
-    program,
-    weighed,
-    windows_of,
-    write_at_windows,
+    apply_weights,
+    channels_of_block,
+    start_of,
+    store_at_windows,
+    this_program,
+    windows_of_tile,
     zeros,
 )
 from unified_extractor.ops.backends.triton.tuning import tuned
-from unified_extractor.ops.backends.triton.weights import eight_weights, feature_of, sixteen_weights, weighted
 
 
 @tuned(
@@ -26,51 +31,68 @@ from unified_extractor.ops.backends.triton.weights import eight_weights, feature
     {"SCALE": 2, "TAPS": 1, "num_warps": 8, "maxnreg": 168},
 )
 @triton.jit(do_not_specialize=["TUNED_FOR"])
-def gather(x, static, dynamic, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR, SCALE: tl.constexpr, TAPS: tl.constexpr):
-    """Each channel alone: ``y_p = sum_k weight_kp * x~_kp``, a tile a program. Reads all of it once and writes y, nothing else."""
+def gather(
+    x,
+    static_kernel,
+    dynamic_kernel,
+    offsets,
+    y,
+    sizes,
+    plan: tl.constexpr,
+    TUNED_FOR,
+    SCALE: tl.constexpr,
+    TAPS: tl.constexpr,
+):
+    """Write ``y_p = sum_k weight_kp * x~_kp`` of each channel, a tile a program: reads everything once and writes y, nothing else.
+
+    SCALE multiplies the positions of a tile; TAPS is how many weights are loaded or generated at once.
+    """
     positions: tl.constexpr = plan.tile_positions * SCALE
-    place = program(tl.cdiv(sizes.rows * sizes.columns, positions), plan.blocks, plan)
-    channels, windows = channels_of(place.block, plan), windows_of(place.tile, positions, sizes, plan)
-    starts = of_image(x, place.batch), of_image(dynamic, place.batch), of_image(offsets, place.batch), of_image(y, place.batch)
+    place = this_program(tl.cdiv(sizes.output_height * sizes.output_width, positions), plan.blocks, plan)
+    channels, windows = channels_of_block(place.block, plan), windows_of_tile(place.tile, positions, sizes, plan)
+    batch = place.batch
+    starts = start_of(x, batch), start_of(dynamic_kernel, batch), start_of(offsets, batch), start_of(y, batch)
     total = zeros(positions, plan)
     if plan.normalization == "softmax":
-        low, high = sixteen_weights(dynamic, feature_of(dynamic, starts[1], windows, plan), channels, plan)
+        feature = load_feature_if_generated(dynamic_kernel, starts[1], windows, plan)
+        low, high = sixteen_weights(dynamic_kernel, feature, channels, plan)
         for t in tl.static_range(plan.taps):
-            kernel = low[t] if t < 8 else high[t - 8]
-            value = sample(x, starts[0], offsets, starts[2], t // plan.columns, t % plan.columns, windows, channels, sizes, plan)
-            total += weighed(value, kernel, static, t, channels, plan)
+            weight = low[t] if t < 8 else high[t - 8]
+            i, j = t // plan.kernel_width, t % plan.kernel_width
+            value = sample(x, starts[0], offsets, starts[2], i, j, windows, channels, sizes, plan)
+            total += apply_weights(value, weight, static_kernel, t, channels, plan)
     elif TAPS == 8:
         whole: tl.constexpr = plan.taps // 8 * 8
-        feature = feature_of(dynamic, starts[1], windows, plan)
+        feature = load_feature_if_generated(dynamic_kernel, starts[1], windows, plan)
         for first in range(0, whole, 8):
-            kernels = eight_weights(dynamic, feature, starts[1], first, windows, channels, plan)
+            weights = eight_weights(dynamic_kernel, feature, starts[1], first, windows, channels, plan)
             for t in tl.static_range(8):
-                i, j = (first + t) // plan.columns, (first + t) % plan.columns
+                i, j = (first + t) // plan.kernel_width, (first + t) % plan.kernel_width
                 value = sample(x, starts[0], offsets, starts[2], i, j, windows, channels, sizes, plan)
-                total += weighed(value, kernels[t], static, first + t, channels, plan)
+                total += apply_weights(value, weights[t], static_kernel, first + t, channels, plan)
         for tap in tl.static_range(whole, plan.taps):
-            i, j = tap // plan.columns, tap % plan.columns
-            total += contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan)
+            i, j = tap // plan.kernel_width, tap % plan.kernel_width
+            total += weigh_tap(x, static_kernel, dynamic_kernel, offsets, y, starts, i, j, windows, channels, sizes, plan)
     else:
-        for i in range(plan.rows):
-            if plan.moved:  # four reads a tap are enough to hide each other's time, more would need too many registers
-                for j in range(plan.columns):
-                    total += contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan)
+        for i in range(plan.kernel_height):
+            if plan.has_offsets:  # four loads a tap are enough to hide each other's time, more would need too many registers
+                for j in range(plan.kernel_width):
+                    total += weigh_tap(x, static_kernel, dynamic_kernel, offsets, y, starts, i, j, windows, channels, sizes, plan)
             else:
-                for j in tl.static_range(plan.columns):
-                    total += contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan)
+                for j in tl.static_range(plan.kernel_width):
+                    total += weigh_tap(x, static_kernel, dynamic_kernel, offsets, y, starts, i, j, windows, channels, sizes, plan)
     if plan.aggregation != "unfold":
-        write_at_windows(y, starts[3], 0, windows, channels, total, plan)
+        store_at_windows(y, starts[3], 0, windows, channels, total, plan)
 
 
 @triton.jit
-def contribution(x, static, dynamic, offsets, y, starts, i, j, windows, channels, sizes, plan: tl.constexpr):
-    """What tap (i, j) adds to the windows' sums; unfold writes it as it is."""
-    image, kernel, moves, output = starts
-    tap = i * plan.columns + j
-    value = sample(x, image, offsets, moves, i, j, windows, channels, sizes, plan)
+def weigh_tap(x, static_kernel, dynamic_kernel, offsets, y, starts, i, j, windows, channels, sizes, plan: tl.constexpr):
+    """Return what tap (i, j) adds to the sums of its windows; unfold writes its samples instead."""
+    x_start, kernel_start, offsets_start, y_start = starts
+    tap = i * plan.kernel_width + j
+    value = sample(x, x_start, offsets, offsets_start, i, j, windows, channels, sizes, plan)
     if plan.aggregation == "unfold":
-        write_at_windows(y, output, tap, windows, channels, value, plan)
+        store_at_windows(y, y_start, tap, windows, channels, value, plan)
     else:
-        value = weighted(value, static, dynamic, kernel, 0, tap, tap, windows, channels, plan)
+        value = load_and_apply_weights(value, static_kernel, dynamic_kernel, kernel_start, 0, tap, tap, windows, channels, plan)
     return value

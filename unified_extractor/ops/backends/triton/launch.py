@@ -11,9 +11,11 @@ from torch import Tensor
 from triton import knobs
 
 from unified_extractor.ops.backends.triton.backward import backward
+from unified_extractor.ops.backends.triton.dense import dense, dense_backward
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
+from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynamic_kernel_backward, linear_map_backward
+from unified_extractor.ops.backends.triton.fold import fold
 from unified_extractor.ops.backends.triton.forward import gather
-from unified_extractor.ops.backends.triton.mixing import mix, mixing_gradient
 from unified_extractor.ops.backends.triton.planning import (
     dynamic_of,
     generates_backward,
@@ -25,9 +27,7 @@ from unified_extractor.ops.backends.triton.planning import (
     plan_for,
     sizes_of,
 )
-from unified_extractor.ops.backends.triton.products import kernel_gradient, map_gradient
-from unified_extractor.ops.backends.triton.records import Field, Map, Plan
-from unified_extractor.ops.backends.triton.spread import spread
+from unified_extractor.ops.backends.triton.records import LinearMap, Plan, WindowValues
 from unified_extractor.ops.backends.triton.tuning import start
 from unified_extractor.ops.custom_ops import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
 from unified_extractor.ops.geometry import precision
@@ -48,9 +48,9 @@ def run(call: Call) -> Tensor:
         positions = call.geometry.output[0] * call.geometry.output[1]
         arguments = work.inputs() | {"y": image_of(y)}
         if call.aggregation == "fold":
-            work.spread(call.x, y, gradient=False)
-        elif work.plan.static == "mixing":
-            work.start(mix, lambda meta: (work.tiles(positions) * work.output_blocks() * call.x.shape[0],), **arguments)
+            work.fold(call.x, y, gradient=False)
+        elif work.plan.static_kernel == "dense":
+            work.start(dense, lambda meta: (work.tiles(positions) * work.output_blocks() * call.x.shape[0],), **arguments)
         else:
             work.start(gather, partial(work.grid, positions), **arguments)
     return y
@@ -90,10 +90,10 @@ class _Work:
     def __init__(self, call: Call, gradient: Tensor | None = None) -> None:
         self.call = call
         self.plan: Plan = plan_for(call, gradient, interpreted=knobs.runtime.interpret)
-        # [K, C/groups, O]: neighbouring outputs, or channels where each stays alone, next to each other
+        # [K, C/groups, O]: neighboring outputs, or channels of a depthwise kernel, next to each other
         self.static = None if call.static is None else call.static.detach().permute(2, 3, 1, 0).contiguous()
         if call.generator is None:
-            self.dynamic: Field | Map = dynamic_of(call.dynamic, call.aggregation == "fold")
+            self.dynamic: WindowValues | LinearMap = dynamic_of(call.dynamic, call.aggregation == "fold")
         else:
             self.dynamic = map_of(call.generator)
 
@@ -102,8 +102,8 @@ class _Work:
         call = self.call
         return {
             "x": image_of(call.x),
-            "static": self.static,
-            "dynamic": self.dynamic,
+            "static_kernel": self.static,
+            "dynamic_kernel": self.dynamic,
             "offsets": offsets_of(call.offsets),
         }
 
@@ -127,19 +127,19 @@ class _Work:
     def output_blocks(self) -> int:
         """Tiles of a mixing static kernel's outputs."""
         plan = self.plan
-        return plan.units // plan.mixing_units * -(-plan.outputs // plan.tile_outputs)
+        return plan.channel_groups // plan.convolution_channel_groups * -(-plan.convolution_outputs // plan.tile_outputs)
 
     def grid(self, positions: int, meta: dict[str, Any], times: int = 1) -> tuple[int]:
         """Programs, one a tile of positions and channels."""
         return (self.tiles(positions, meta.get("SCALE", 1)) * times * self.plan.blocks * self.call.x.shape[0],)
 
-    def spread(self, source: Tensor, y: Tensor, gradient: bool) -> None:
+    def fold(self, source: Tensor, y: Tensor, gradient: bool) -> None:
         """Run the kernel of that name: a program has pixels of one residue class by the stride."""
         (height, width), (down, right) = self.call.geometry.image, self.call.geometry.stride
         positions = -(-height // down) * -(-width // right)
         arguments = self.inputs() | {"source": image_of(source), "y": image_of(y), "GRADIENT": gradient}
         arguments.pop("x")
-        self.start(spread, partial(self.grid, positions, times=down * right), **arguments)
+        self.start(fold, partial(self.grid, positions, times=down * right), **arguments)
 
 
 class _Backward(_Work):
@@ -153,23 +153,23 @@ class _Backward(_Work):
     def run(self) -> None:
         """Write the results."""
         results = self.results
-        if "static" in results and self.plan.static == "mixing":
+        if "static" in results and self.plan.static_kernel == "dense":
             self._mixing_static()
-        if "x" in results and not self.plan.moved:
-            self.spread(self.gradient, results["x"], gradient=True)
-        each = "static" in results and self.plan.static == "each"
+        if "x" in results and not self.plan.has_offsets:
+            self.fold(self.gradient, results["x"], gradient=True)
+        each = "static" in results and self.plan.static_kernel == "depthwise"
         if "dynamic" in results and self._is_product():
             kernel = dynamic_of(results["dynamic"], fold=False)
             self.start(
-                kernel_gradient,
+                dynamic_kernel_backward,
                 partial(self.grid, self.positions),
-                gradient=image_of(self.gradient),
+                grad_output=image_of(self.gradient),
                 x=image_of(self.call.x),
-                of_dynamic=kernel,
+                grad_dynamic_kernel=kernel,
             )
         elif self.call.generator is not None:
             self._map()
-        elif each or "dynamic" in results or "offsets" in results or ("x" in results and self.plan.moved):
+        elif each or "dynamic" in results or "offsets" in results or ("x" in results and self.plan.has_offsets):
             self._windows(each)
 
     def _map(self) -> None:
@@ -180,20 +180,20 @@ class _Backward(_Work):
             return
         shares = min(_MAP_SHARES, self.tiles(self.positions) * call.x.shape[0])
         rows, dtype = generator.weight.shape[0], precision(call.x)
-        of_feature = call.x.new_empty((plan.blocks, call.x.shape[0], *call.geometry.output, plan.depth), dtype=dtype)
-        of_weight = call.x.new_zeros((shares, rows, plan.depth), dtype=dtype)
+        of_feature = call.x.new_empty((plan.blocks, call.x.shape[0], *call.geometry.output, plan.feature_channels), dtype=dtype)
+        of_weight = call.x.new_zeros((shares, rows, plan.feature_channels), dtype=dtype)
         of_bias = call.x.new_zeros((shares, rows), dtype=dtype)
         self.start(
-            map_gradient,
+            linear_map_backward,
             (plan.blocks * shares,),
-            gradient=image_of(self.gradient),
+            grad_output=image_of(self.gradient),
             x=image_of(call.x),
-            dynamic=self.dynamic,
-            of_feature=of_feature,
-            of_weight=of_weight,
-            of_bias=of_bias,
+            linear_map=self.dynamic,
+            grad_feature=of_feature,
+            grad_weight=of_weight,
+            grad_bias=of_bias,
             images=call.x.shape[0],
-            shares=shares,
+            partial_sums=shares,
         )
         found = {
             "feature": of_feature.sum(0).permute(0, 3, 1, 2),
@@ -206,17 +206,17 @@ class _Backward(_Work):
     def _is_product(self) -> bool:
         """Whether the dynamic kernel's gradient is nothing but products, and no sum goes beyond a tile."""
         plan = self.plan
-        simple = plan.aggregation == "gather" and plan.static == "none" and not plan.moved
+        simple = plan.aggregation == "gather" and plan.static_kernel == "none" and not plan.has_offsets
         return (
             simple
-            and plan.kernel_units == plan.kernel_tiles == 1
+            and plan.kernel_channel_groups == plan.kernel_blocks == 1
             and tuple(self.results["dynamic"].shape[-2:]) == self.call.geometry.output
         )
 
     def _windows(self, each: bool) -> None:
         """What a pass over the windows gives: all of the rest."""
         call, plan, results = self.call, self.plan, self.results
-        moved = plan.moved and "x" in results
+        moved = plan.has_offsets and "x" in results
         ordered = moved and torch.are_deterministic_algorithms_enabled()
         of_x = self._new_sums() if moved and not ordered else None
         columns = self._new_columns() if ordered else None
@@ -225,20 +225,20 @@ class _Backward(_Work):
         sums = (
             call.x.new_empty((call.x.shape[0] * programs, plan.taps, call.x.shape[1]), dtype=precision(call.x)) if each else None
         )
-        of_dynamic = self._shares("dynamic", plan.kernel_tiles, plan.one_kernel)
-        of_offsets = self._shares("offsets", plan.offset_tiles, plan.one_offset)
+        of_dynamic = self._shares("dynamic", plan.kernel_blocks, plan.one_kernel)
+        of_offsets = self._shares("offsets", plan.offset_blocks, plan.one_offset)
         self.start(
             backward,
             (programs * plan.blocks * call.x.shape[0],),
             **self.inputs(),
-            gradient=image_of(self.gradient),
-            of_x=image_of(of_x),
-            of_columns=image_of(columns),
-            of_static=sums,
-            of_dynamic=dynamic_of(*self._share(of_dynamic, call.aggregation == "fold")),
-            of_offsets=offsets_of(*self._share(of_offsets)),
+            grad_output=image_of(self.gradient),
+            grad_x=image_of(of_x),
+            grad_columns=image_of(columns),
+            grad_static_kernel=sums,
+            grad_dynamic_kernel=dynamic_of(*self._share(of_dynamic, call.aggregation == "fold")),
+            grad_offsets=offsets_of(*self._share(of_offsets)),
             STEPS=steps,
-            X=of_x is not None,
+            GRAD_X=of_x is not None,
         )
         if of_x is not None and of_x is not results["x"]:
             results["x"].copy_(of_x)
@@ -299,14 +299,14 @@ class _Backward(_Work):
         tiles_a_sum = -(-all_tiles // _STATIC_SUMS)
         count = -(-all_tiles // tiles_a_sum)
         sums = call.x.new_empty((count, plan.taps, result.shape[1], result.shape[0]), dtype=precision(call.x))
-        output_blocks = -(-plan.outputs // plan.tile_outputs)
+        output_blocks = -(-plan.convolution_outputs // plan.tile_outputs)
         arguments = self.inputs() | {
-            "gradient": image_of(self.gradient),
-            "of_static": sums,
+            "grad_output": image_of(self.gradient),
+            "grad_static_kernel": sums,
             "images": call.x.shape[0],
             "tiles": tiles,
             "tiles_a_sum": tiles_a_sum,
         }
-        arguments.pop("static")
-        self.start(mixing_gradient, lambda meta: (output_blocks * plan.blocks * plan.taps * count,), **arguments)
+        arguments.pop("static_kernel")
+        self.start(dense_backward, lambda meta: (output_blocks * plan.blocks * plan.taps * count,), **arguments)
         result.copy_(sums.sum(0).permute(2, 1, 0).reshape(result.shape))

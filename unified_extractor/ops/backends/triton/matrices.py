@@ -7,8 +7,8 @@ import triton.language as tl
 
 
 @triton.jit
-def matrix(tile, plan):
-    """A tile as ``[P, U*N]``."""
+def tile_to_matrix(tile, plan):
+    """Return a tile as a matrix of positions and channels, ``[P, J*N]``."""
     if plan.channels_last:
         result = tl.reshape(tile, [tile.shape[0], tile.shape[1] * tile.shape[2]])
     else:
@@ -17,18 +17,21 @@ def matrix(tile, plan):
 
 
 @triton.jit
-def tile_of(matrix, plan):
-    """The inverse of :func:`matrix`."""
+def matrix_to_tile(matrix, plan):
+    """Return the tile that :func:`tile_to_matrix` makes into this matrix."""
     if plan.channels_last:
-        result = tl.reshape(matrix, [matrix.shape[0], plan.tile_units, plan.tile_unit])
+        result = tl.reshape(matrix, [matrix.shape[0], plan.tile_channel_groups, plan.tile_group_channels])
     else:
-        result = tl.reshape(tl.trans(matrix), [plan.tile_units, plan.tile_unit, matrix.shape[0]])
+        result = tl.reshape(tl.trans(matrix), [plan.tile_channel_groups, plan.tile_group_channels, matrix.shape[0]])
     return result
 
 
 @triton.jit
 def operand(value, plan):
-    """As the matrix units take it. Triton's interpreter multiplies a bfloat16 by its bits: there, float32 of the same value."""
+    """Return values as the matrix units take them.
+
+    Triton's interpreter multiplies a bfloat16 by its bits: there, they are float32 of the same value.
+    """
     if plan.dtype == "bfloat16":
         value = value.to(tl.bfloat16)
         if plan.interpreted:
@@ -40,6 +43,6 @@ def operand(value, plan):
 
 @triton.jit
 def product(left, right, plan):
-    """A matrix product with sums in at least float32."""
+    """Return a matrix product with sums in at least float32."""
     dtype: tl.constexpr = tl.float64 if plan.dtype == "float64" else tl.float32
     return tl.dot(operand(left, plan), operand(right, plan), input_precision=plan.precision, out_dtype=dtype)

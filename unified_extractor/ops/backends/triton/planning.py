@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.backends.triton.records import Field, Image, Map, Plan, Sizes
+from unified_extractor.ops.backends.triton.records import Image, LinearMap, Plan, Sizes, WindowValues
 from unified_extractor.ops.custom_ops import Call
 from unified_extractor.ops.dynamic_kernels import KernelGenerator, generating_work
 from unified_extractor.ops.geometry import Geometry
@@ -21,7 +21,7 @@ _PLANAR_TILE = 512
 """Values of a tile where channels are not neighbours: each is a load of its own, and four a thread are enough at once."""
 _LINE = 64
 """Channels of a tile where they lie next to each other: 128 bytes in half precision, a line of the cache."""
-_MIXING_POSITIONS, _MIXING_CHANNELS, _MIXING_OUTPUTS = 32, 32, 256
+_DENSE_POSITIONS, _DENSE_CHANNELS, _DENSE_OUTPUTS = 32, 32, 256
 """Tiles of the matrix product, the last in bytes: its sums leave room for the corners of what is sampled."""
 _LEAST = 16
 """Of each axis of a matrix product."""
@@ -34,11 +34,11 @@ _DEPTH, _SOFTMAX_TAPS = 64, 16
 class Groups(NamedTuple):
     """How channels are grouped: how many units there are, their size, and how many of them a group of each kind has (0: no such groups)."""
 
-    units: int
-    unit: int
+    channel_groups: int
+    group_channels: int
     kernel: int
     offsets: int
-    mixing: int
+    convolution: int
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -54,36 +54,36 @@ def image_of(x: Tensor | None) -> Image:
     return Image(x, _batch_step(x), channel, tap[0] if tap else 0, row, column)
 
 
-def dynamic_of(dynamic: Tensor | None, fold: bool, share: int = 0) -> Field:
+def dynamic_of(dynamic: Tensor | None, fold: bool, partial_sum: int = 0) -> WindowValues:
     """A dynamic kernel, ``[B, G, K, Ho, Wo]`` or a fold's ``[B, G, K, K, Ho, Wo]``, for a kernel."""
     if dynamic is None:
-        return Field(None, 0, 0, 0, 0, 0, 0, 0)
+        return WindowValues(None, 0, 0, 0, 0, 0, 0, 0)
     _, group, *part, tap, _, _ = dynamic.stride()
-    return Field(dynamic, share, _batch_step(dynamic), group, part[0] if fold else 0, tap, *_steps(dynamic))
+    return WindowValues(dynamic, partial_sum, _batch_step(dynamic), group, part[0] if fold else 0, tap, *_steps(dynamic))
 
 
-def offsets_of(offsets: Tensor | None, share: int = 0) -> Field:
+def offsets_of(offsets: Tensor | None, partial_sum: int = 0) -> WindowValues:
     """Offsets ``[B, F, K, 2, Ho, Wo]`` for a kernel."""
     if offsets is None:
-        return Field(None, 0, 0, 0, 0, 0, 0, 0)
+        return WindowValues(None, 0, 0, 0, 0, 0, 0, 0)
     _, group, tap, axis, _, _ = offsets.stride()
-    return Field(offsets, share, _batch_step(offsets), group, axis, tap, *_steps(offsets))
+    return WindowValues(offsets, partial_sum, _batch_step(offsets), group, axis, tap, *_steps(offsets))
 
 
-def map_of(generator: KernelGenerator) -> Map:
+def map_of(generator: KernelGenerator) -> LinearMap:
     """What makes a dynamic kernel, for a kernel."""
     _, channel, row, column = generator.feature.stride()
     weight, bias = ((scaled if scaled is None else (generator.scale * scaled.detach()).contiguous()) for scaled in generator[1:3])
     assert weight is not None
-    return Map(generator.feature, _batch_step(generator.feature), channel, row, column, weight, bias)
+    return LinearMap(generator.feature, _batch_step(generator.feature), channel, row, column, weight, bias)
 
 
 def generates_forward(call: Call) -> bool:
     """Whether a gather can make the kernel of this call: groups must lie whole in a tile, and a softmax takes sixteen taps."""
     groups, generator = groups_of(call), call.generator
-    if generator is None or generator.heads or call.aggregation != "gather" or groups.mixing or groups.kernel != 1:
+    if generator is None or generator.heads or call.aggregation != "gather" or groups.convolution or groups.kernel != 1:
         return False
-    whole = _tile_of_channels(groups, is_channels_last(call.x))[1] >= groups.unit
+    whole = _tile_of_channels(groups, is_channels_last(call.x))[1] >= groups.group_channels
     few = generator.normalization != "softmax" or call.geometry.taps <= _SOFTMAX_TAPS
     return whole and few and generator.feature.shape[1] <= _DEPTH
 
@@ -133,83 +133,83 @@ def groups_of(call: Call) -> Groups:
     """The channel groups of a call."""
     channels, static = call.x.shape[1], call.static
     made = call.dynamic is not None or call.generator is not None or call.heads
-    of_kernel = channels // call.dynamic_shape()[1] if made else 0
-    of_offsets = channels // call.offsets.shape[1] if call.offsets is not None else 0
-    of_mixing = static.shape[1] if static is not None and static.shape[:2] != (channels, 1) else 0
-    unit = gcd(channels, of_kernel, of_offsets, of_mixing)
-    return Groups(channels // unit, unit, of_kernel // unit, of_offsets // unit, of_mixing // unit)
+    kernel_channels = channels // call.dynamic_shape()[1] if made else 0
+    offset_channels = channels // call.offsets.shape[1] if call.offsets is not None else 0
+    convolution_channels = static.shape[1] if static is not None and static.shape[:2] != (channels, 1) else 0
+    unit = gcd(channels, kernel_channels, offset_channels, convolution_channels)
+    return Groups(channels // unit, unit, kernel_channels // unit, offset_channels // unit, convolution_channels // unit)
 
 
 def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -> Plan:
     """The plan of a call or, with the gradient of its output, of its backward."""
     x, geometry, groups = call.x, call.geometry, groups_of(call)
-    channels_last, mixing = is_channels_last(x), groups.mixing > 0
-    outputs = call.static.shape[0] // (groups.units // groups.mixing) if mixing and call.static is not None else 0
-    tile_units, tile_unit = _tile_of_channels(groups, channels_last)
-    tile_positions = _tile_of_positions(x, tile_units * tile_unit, mixing)
-    chunks = -(-groups.unit // tile_unit)
+    channels_last, dense = is_channels_last(x), groups.convolution > 0
+    outputs = call.static.shape[0] // (groups.channel_groups // groups.convolution) if dense and call.static is not None else 0
+    tile_channel_groups, tile_group_channels = _tile_of_channels(groups, channels_last)
+    tile_positions = _tile_of_positions(x, tile_channel_groups * tile_group_channels, dense)
+    group_blocks = -(-groups.group_channels // tile_group_channels)
     depth = 0 if call.generator is None else call.generator.feature.shape[1]
     return Plan(
         channels_last=channels_last,
         aggregation=call.aggregation,
         combine=call.combine,
-        rows=geometry.kernel_size[0],
-        columns=geometry.kernel_size[1],
+        kernel_height=geometry.kernel_size[0],
+        kernel_width=geometry.kernel_size[1],
         taps=geometry.taps,
-        results=geometry.taps if call.aggregation == "fold" else 1,
+        output_taps=geometry.taps if call.aggregation == "fold" else 1,
         stride_y=geometry.stride[0],
         stride_x=geometry.stride[1],
         dilation_y=geometry.dilation[0],
         dilation_x=geometry.dilation[1],
-        moved=call.offsets is not None,
-        dynamic=call.dynamic is not None or call.generator is not None,
-        together=call.generator is not None or (call.dynamic is not None and call.dynamic.stride(-3) == 1),
-        depth=depth,
-        tile_depth=max(_power(depth), _LEAST),
+        has_offsets=call.offsets is not None,
+        has_dynamic_kernel=call.dynamic is not None or call.generator is not None,
+        adjacent_taps=call.generator is not None or (call.dynamic is not None and call.dynamic.stride(-3) == 1),
+        feature_channels=depth,
+        tile_feature_channels=max(_power(depth), _LEAST),
         normalization="none" if call.generator is None else call.generator.normalization,
-        static="none" if call.static is None else "mixing" if mixing else "each",
-        units=groups.units,
-        unit=groups.unit,
-        kernel_units=groups.kernel,
-        offset_units=groups.offsets,
-        mixing_units=groups.mixing,
-        outputs=outputs,
-        all_outputs=call.static.shape[0] if mixing and call.static is not None else 0,
+        static_kernel="none" if call.static is None else "dense" if dense else "depthwise",
+        channel_groups=groups.channel_groups,
+        group_channels=groups.group_channels,
+        kernel_channel_groups=groups.kernel,
+        offset_channel_groups=groups.offsets,
+        convolution_channel_groups=groups.convolution,
+        convolution_outputs=outputs,
+        output_channels=call.static.shape[0] if dense and call.static is not None else 0,
         tile_positions=min(tile_positions, max(_power(geometry.output[0] * geometry.output[1]), _LEAST)),
-        tile_units=tile_units,
-        tile_unit=tile_unit,
-        tile_outputs=min(max(_power(outputs), _LEAST), _MIXING_OUTPUTS // x.element_size()),
-        chunks=chunks,
-        blocks=-(-groups.units // tile_units) * chunks,
-        kernel_tiles=max(1, groups.kernel // tile_units) * chunks,
-        offset_tiles=max(1, groups.offsets // tile_units) * chunks,
+        tile_channel_groups=tile_channel_groups,
+        tile_group_channels=tile_group_channels,
+        tile_outputs=min(max(_power(outputs), _LEAST), _DENSE_OUTPUTS // x.element_size()),
+        group_blocks=group_blocks,
+        blocks=-(-groups.channel_groups // tile_channel_groups) * group_blocks,
+        kernel_blocks=max(1, groups.kernel // tile_channel_groups) * group_blocks,
+        offset_blocks=max(1, groups.offsets // tile_channel_groups) * group_blocks,
         one_kernel=is_one(call.dynamic, geometry),
         one_offset=is_one(call.offsets, geometry),
         wide=_largest_span(call, gradient) > 2**31,
         dtype=str(x.dtype).removeprefix("torch."),
-        precision="tf32" if mixing and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+        precision="tf32" if dense and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         interpreted=interpreted,
     )
 
 
 def _tile_of_channels(groups: Groups, channels_last: bool) -> tuple[int, int]:
     """Units and channels of a unit in a tile: many channels where these are neighbours, else few."""
-    most = _MIXING_CHANNELS if groups.mixing else _LINE
-    unit = min(_power(groups.unit), most)
-    if groups.mixing:
+    most = _DENSE_CHANNELS if groups.convolution else _LINE
+    unit = min(_power(groups.group_channels), most)
+    if groups.convolution:
         unit = max(unit, _LEAST)
-    units = max((most if channels_last or groups.mixing else _LEAST) // unit, 1)
-    if unit < groups.unit:
+    units = max((most if channels_last or groups.convolution else _LEAST) // unit, 1)
+    if unit < groups.group_channels:
         units = 1
     # a tile holds whole groups of one unit, or lies within one of several; in a matrix product always within one
-    shared = gcd(groups.mixing, *(count for count in (groups.kernel, groups.offsets) if count > 1))
-    return min(units, shared & -shared if shared else _power(groups.units)), unit
+    shared = gcd(groups.convolution, *(count for count in (groups.kernel, groups.offsets) if count > 1))
+    return min(units, shared & -shared if shared else _power(groups.channel_groups)), unit
 
 
-def _tile_of_positions(x: Tensor, channels: int, mixing: bool) -> int:
+def _tile_of_positions(x: Tensor, channels: int, dense: bool) -> int:
     """Positions in a tile of so many channels."""
-    if mixing:
-        return _MIXING_POSITIONS
+    if dense:
+        return _DENSE_POSITIONS
     tile = _TILE // x.element_size()
     return max((tile if is_channels_last(x) else min(tile, _PLANAR_TILE)) // channels, 1)
 

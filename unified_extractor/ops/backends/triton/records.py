@@ -1,8 +1,9 @@
-"""What the kernels are called with: tensors with their strides, the sizes of a call, and its compile-time switches.
+"""Records that a kernel takes: tensors with their strides, the sizes of a call, and its compile-time switches.
 
 A kernel reads the fields by name. None of a record's strides assumes a layout: any tensor is read where it lies.
 
-B batch, C channels, G groups of either kind, K taps, U units, N channels of a unit, O output channels of a convolution group.
+B batch, C channels, O output channels, G groups of the dynamic kernel or of the offsets, K taps, R channels of a feature,
+J channel groups, N channels of a channel group (``tiles.py`` has the definition), kh, kw kernel size, Ho, Wo output positions.
 """
 
 from functools import lru_cache
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 class Image(NamedTuple):
-    """``[B, C, h, w]``; with a stride for taps, ``[B, C, K, h, w]``."""
+    """An image ``[B, C, h, w]`` or, with a stride for taps, ``[B, C, K, h, w]``: the tensor and its strides."""
 
     data: Tensor | None
     batch: int
@@ -22,25 +23,28 @@ class Image(NamedTuple):
     column: int
 
 
-class Field(NamedTuple):
-    """Values at windows, one for all channels of a group: ``[B, G, parts, K, Ho, Wo]``.
+class WindowValues(NamedTuple):
+    """Values at windows that the channels of a group share, ``[B, G, components, K, Ho, Wo]``: the tensor and its strides.
 
-    A part is the output tap of a fold's dynamic kernel, or the axis of an offset.
+    A component is the output tap of a fold's dynamic kernel, or the axis of an offset.
     """
 
     data: Tensor | None
-    share: int
-    """Where a gradient has several shares, to be summed: the stride between them."""
+    partial_sum: int
+    """Stride between the partial sums of a gradient, 0 where there is one."""
     batch: int
     group: int
-    part: int
+    component: int
     tap: int
     row: int
     column: int
 
 
-class Map(NamedTuple):
-    """What makes a dynamic kernel, in the place of its field: the feature ``[B, R, Ho, Wo]``, and the linear map, scale included."""
+class LinearMap(NamedTuple):
+    """A feature ``[B, R, Ho, Wo]`` with its strides, and the linear map, scale included, that generates the dynamic kernel from it.
+
+    It is passed in place of the dynamic kernel.
+    """
 
     data: Tensor | None
     batch: int
@@ -53,92 +57,89 @@ class Map(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Pixels."""
+    """Sizes of a call in pixels; numbers that are not compiled into a kernel."""
 
     height: int
     width: int
-    rows: int
-    columns: int
-    """Output positions: Ho, Wo."""
-    top: int
-    left: int
+    output_height: int
+    output_width: int
+    padding_y: int
+    padding_x: int
     """Padding before the image."""
 
 
 class Plan(NamedTuple):
-    """Compile-time switches; on their way into a kernel each becomes a ``constexpr``."""
+    """Compile-time switches of a call; on their way into a kernel each becomes a ``constexpr``."""
 
     channels_last: bool
-    """Tiles are [positions, units, channels of a unit], else [units, channels of a unit, positions]: the last axis runs along lanes."""
+    """Tiles are ``[P, J, N]``, else ``[J, N, P]``: neighboring threads have neighbors along the last axis."""
     aggregation: str
-    """gather, fold or unfold."""
+    """One of "gather", "fold" and "unfold"."""
     combine: str
-    rows: int
-    columns: int
-    """Taps: kh, kw."""
+    kernel_height: int
+    kernel_width: int
     taps: int
-    """K."""
-    results: int
-    """Outputs of a window: K for a fold."""
+    """Number of taps, K."""
+    output_taps: int
+    """Outputs of a window: K for a fold, else 1."""
     stride_y: int
     stride_x: int
     dilation_y: int
     dilation_x: int
-    moved: bool
-    """There are offsets."""
-    dynamic: bool
-    """There is a dynamic kernel, in memory or generated."""
-    together: bool
-    """Its taps are neighbours in memory."""
-    depth: int
-    """Channels of the feature that the dynamic kernel is generated from; 0: it lies in memory."""
-    tile_depth: int
-    """The same, filled up to a power of two."""
+    has_offsets: bool
+    has_dynamic_kernel: bool
+    """A dynamic kernel is there, in memory or generated."""
+    adjacent_taps: bool
+    """The taps of a window's dynamic kernel are neighbors in memory."""
+    feature_channels: int
+    """Channels of the feature that the dynamic kernel is generated from; 0 where it lies in memory."""
+    tile_feature_channels: int
+    """Channels of the feature, filled up to a power of two."""
     normalization: str
-    """Of a generated kernel: none or sigmoid; softmax over at most sixteen taps."""
-    static: str
-    """none, each (one weight a channel and tap) or mixing."""
-    units: int
-    """U. A unit is the channels that share every group: dynamic kernel, offsets, convolution group."""
-    unit: int
-    """N."""
-    kernel_units: int
-    """Units of a dynamic kernel's group."""
-    offset_units: int
-    """Units of an offset group."""
-    mixing_units: int
-    """Units of a convolution group, where the static kernel is mixing."""
-    outputs: int
-    """Output channels of a convolution group, where the static kernel is mixing."""
-    all_outputs: int
-    """O."""
+    """Normalization of a generated kernel: "none", "sigmoid" or, of at most sixteen taps, "softmax"."""
+    static_kernel: str
+    """One of "none", "depthwise" (one weight for each channel and tap) and "dense" (also: grouped)."""
+    channel_groups: int
+    """Number of channel groups, J."""
+    group_channels: int
+    """Channels of a channel group, N."""
+    kernel_channel_groups: int
+    """Channel groups that share a dynamic kernel; 0 where there is none."""
+    offset_channel_groups: int
+    """Channel groups that share offsets; 0 where there are none."""
+    convolution_channel_groups: int
+    """Channel groups of a convolution group, where the static kernel is dense; else 0."""
+    convolution_outputs: int
+    """Output channels of a convolution group, where the static kernel is dense; else 0."""
+    output_channels: int
+    """All output channels, O, where the static kernel is dense; else 0."""
     tile_positions: int
-    tile_units: int
-    tile_unit: int
+    tile_channel_groups: int
+    tile_group_channels: int
     tile_outputs: int
-    """A program's tile: positions, units, channels of a unit, output channels; powers of two."""
-    chunks: int
-    """Tiles that the channels of a unit need."""
+    """Sizes of a program's tile: positions, channel groups, channels of a group, output channels; powers of two."""
+    group_blocks: int
+    """Blocks that the channels of a channel group need; a block is the channels of a tile."""
     blocks: int
-    """Tiles that all channels need."""
-    kernel_tiles: int
-    offset_tiles: int
-    """Tiles that the channels of a group need: each has a share in what is summed over the group."""
+    """Blocks that all channels need."""
+    kernel_blocks: int
+    offset_blocks: int
+    """Blocks of the channels that share a dynamic kernel, or offsets: each has a partial sum of their gradient."""
     one_kernel: bool
     one_offset: bool
-    """The dynamic kernel, the offsets are the same at every position."""
+    """The dynamic kernel, or the offset of a tap, is the same at every position."""
     wide: bool
     """A tensor of one image spans more than 2^31 elements: addresses inside an image need 64 bits."""
     dtype: str
     precision: str
-    """Of a matrix product of float32: ieee or tf32."""
+    """Precision of a matrix product of float32: "ieee" or "tf32"."""
     interpreted: bool
-    """Triton's interpreter runs the kernels, on the CPU."""
+    """The kernels run in Triton's interpreter, on the CPU."""
 
 
 @lru_cache(maxsize=256)
 def constants(plan: Plan) -> Plan:
-    """The plan as a kernel takes it."""
+    """Return the plan as a kernel takes it."""
     from triton.language import constexpr
 
     return plan if plan.interpreted else Plan(*map(constexpr, plan))

@@ -94,9 +94,9 @@ def traffic(kernel: str, call: Call) -> Work:
     """The fewest bytes and multiply-adds of a kernel in a gather or fold; every input's gradient is wanted.
 
     Args:
-        kernel: "gather", "spread" (a fold), "mix", "spread gradient" (of x, read on the regular grid), "kernel_gradient" (of the
-            dynamic kernel alone, read on the regular grid), "map_gradient" (of what a dynamic kernel is generated from),
-            "backward" (of x read at offsets, of offsets and of kernels), "mixing_gradient" (of a static kernel that mixes
+        kernel: "gather", "fold" (a fold), "dense", "fold gradient" (of x, read on the regular grid), "dynamic_kernel_backward" (of the
+            dynamic kernel alone, read on the regular grid), "linear_map_backward" (of what a dynamic kernel is generated from),
+            "backward" (of x read at offsets, of offsets and of kernels), "dense_backward" (of a static kernel that mixes
             channels) or "collect" (of x, where "backward" has written columns instead: deterministic algorithms).
         call: its tensors may be on the device "meta".
     """
@@ -106,25 +106,25 @@ def traffic(kernel: str, call: Call) -> Work:
 def kernels(call: Call) -> list[str]:
     """What runs for a call, forward and then backward; "collect" only under deterministic algorithms."""
     if call.generator is not None:
-        return ["gather", "spread gradient", "map_gradient"]
-    mixing, moved = _mixes(call), call.offsets is not None
-    forward = "spread" if call.aggregation == "fold" else "mix" if mixing else "gather"
-    products = call.static is None and not moved and call.aggregation == "gather"
+        return ["gather", "fold gradient", "linear_map_backward"]
+    dense, has_offsets = _is_dense(call), call.offsets is not None
+    forward = "fold" if call.aggregation == "fold" else "dense" if dense else "gather"
+    products = call.static is None and not has_offsets and call.aggregation == "gather"
     return [
         forward,
-        *(["mixing_gradient"] if mixing else []),
-        *([] if moved else ["spread gradient"]),
-        *(["kernel_gradient"] if products else []),
+        *(["dense_backward"] if dense else []),
+        *([] if has_offsets else ["fold gradient"]),
+        *(["dynamic_kernel_backward"] if products else []),
         *(
             ["backward"]
-            if not products and (moved or call.dynamic is not None or (call.static is not None and not mixing))
+            if not products and (has_offsets or call.dynamic is not None or (call.static is not None and not dense))
             else []
         ),
-        *(["collect"] if moved else []),
+        *(["collect"] if has_offsets else []),
     ]
 
 
-def _mixes(call: Call) -> bool:
+def _is_dense(call: Call) -> bool:
     return call.static is not None and call.static.shape[:2] != (call.x.shape[1], 1)
 
 
@@ -135,13 +135,13 @@ def _values(call: Call) -> int:
 
 def _weighted(call: Call) -> int:
     """Multiply-adds of every value with its weights, for every result; in a matrix product the static kernel's are counted there."""
-    weights = (call.dynamic is not None or call.generator is not None) + (call.static is not None and not _mixes(call))
-    return _values(call) * (call.geometry.taps if call.aggregation == "fold" else 1) * (weights or (0 if _mixes(call) else 1))
+    weights = (call.dynamic is not None or call.generator is not None) + (call.static is not None and not _is_dense(call))
+    return _values(call) * (call.geometry.taps if call.aggregation == "fold" else 1) * (weights or (0 if _is_dense(call) else 1))
 
 
 def _matrix(call: Call) -> int:
     """Multiply-adds of a static kernel that mixes channels, in each of three products."""
-    if not _mixes(call):
+    if not _is_dense(call):
         return 0
     assert call.static is not None
     return call.x.shape[0] * call.static.numel() * prod(call.geometry.output)
@@ -180,18 +180,18 @@ def _forward(call: Call) -> Work:
     return Work(_inputs(call) + _output(call), reads + _weighted(call), _matrix(call) + _generating(call))
 
 
-def _spread_gradient(call: Call) -> Work:
-    moved = _output(call) + tensor_bytes([call.static, call.dynamic, call.x, *_made_from(call)])
-    return Work(moved, _weighted(call) + _generating(call), _matrix(call))
+def _fold_gradient(call: Call) -> Work:
+    bytes_moved = _output(call) + tensor_bytes([call.static, call.dynamic, call.x, *_made_from(call)])
+    return Work(bytes_moved, _weighted(call) + _generating(call), _matrix(call))
 
 
-def _map_gradient(call: Call) -> Work:
+def _linear_map_backward(call: Call) -> Work:
     """The kernel's gradient, never written, times the map and times the feature."""
-    moved = _output(call) + _inputs(call) + tensor_bytes(_made_from(call))
-    return Work(moved, _values(call), 2 * _generating(call))
+    bytes_moved = _output(call) + _inputs(call) + tensor_bytes(_made_from(call))
+    return Work(bytes_moved, _values(call), 2 * _generating(call))
 
 
-def _mixing_gradient(call: Call) -> Work:
+def _dense_backward(call: Call) -> Work:
     """The static kernel's gradient; the kernel itself is not read, so it stands for its gradient."""
     weighted = _values(call) if call.dynamic is not None else 0
     return Work(_inputs(call) + _output(call), _read(call) + weighted, _matrix(call))
@@ -200,15 +200,15 @@ def _mixing_gradient(call: Call) -> Work:
 def _backward(call: Call) -> Work:
     """The gradient of x is added up in float32. The dynamic kernel is read for other gradients than its own."""
     values, results = _values(call), call.geometry.taps if call.aggregation == "fold" else 1
-    moved, static = call.offsets is not None, call.static is not None and not _mixes(call)
+    has_offsets, static = call.offsets is not None, call.static is not None and not _is_dense(call)
     written = tensor_bytes([call.dynamic, call.offsets, call.static if static else None])
     count = _read(call) + (values * results if call.dynamic is not None else 0)  # the dynamic kernel's gradient
     if static:
         count += values * results * (1 if call.dynamic is None else 2)  # its own; the other's is weighted by it
-    if moved:
+    if has_offsets:
         written += call.x.numel() * max(call.x.element_size(), 4)
         count += _weighted(call) + 8 * values  # at the values; then 4 for the offsets, 4 into the corners
-    unread = 0 if moved or call.static is not None else tensor_bytes([call.dynamic])
+    unread = 0 if has_offsets or call.static is not None else tensor_bytes([call.dynamic])
     return Work(_inputs(call) - unread + _output(call) + written, count, _matrix(call))
 
 
@@ -224,12 +224,12 @@ def _collect(call: Call) -> Work:
 
 _TRAFFIC: dict[str, Callable[[Call], Work]] = {
     "gather": _forward,
-    "spread": _forward,
-    "mix": _forward,
-    "spread gradient": _spread_gradient,
-    "mixing_gradient": _mixing_gradient,
-    "kernel_gradient": _backward,
-    "map_gradient": _map_gradient,
+    "fold": _forward,
+    "dense": _forward,
+    "fold gradient": _fold_gradient,
+    "dense_backward": _dense_backward,
+    "dynamic_kernel_backward": _backward,
+    "linear_map_backward": _linear_map_backward,
     "backward": _backward,
     "collect": _collect,
 }

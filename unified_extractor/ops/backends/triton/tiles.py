@@ -1,7 +1,8 @@
-"""What the kernels share: which tile a program works on, how its three axes meet, and reading and writing one.
+"""Tiles: which one a program works on, how its three axes meet, and how it is read and written.
 
-A *tile* has three axes, positions P, units U and channels of a unit N. What the channels of a unit share (a position moved by offsets, a
-weight of the dynamic kernel) lives on the first two, a *pair*, and is spread over the third when it meets pixels.
+A *tile* has three axes: positions P, channel groups J, and channels of a group N. A *channel group* is the channels that share every
+group of the call: dynamic kernel, offsets and convolution. What they share, a sampling position or a weight of the dynamic kernel, is a
+*group tile*: it has the first two axes alone and is repeated over the third where it meets pixels. A *block* is the channels of a tile.
 """
 
 # mypy: ignore-errors
@@ -13,7 +14,7 @@ import triton.language as tl
 
 
 class Program(NamedTuple):
-    """A program's place: image, block of channels, tile of positions."""
+    """The place of a program in the grid: image, block of channels, tile of positions."""
 
     batch: Any
     block: Any
@@ -21,23 +22,22 @@ class Program(NamedTuple):
 
 
 class Channels(NamedTuple):
-    """A block of channels: channel ``unit * N + member``."""
+    """A block of channels; channel ``n`` of group ``j`` is channel ``j * N + n`` of the image."""
 
-    first: Any
-    """The first unit."""
-    start: Any
-    """The first member."""
-    unit: Any
-    """``[U]``."""
+    first_group: Any
+    first_member: Any
+    """First channel of the block inside its group."""
+    group: Any
+    """Indices of channel groups, ``[J]``."""
     member: Any
-    """``[N]``."""
-    is_unit: Any
+    """Indices of channels inside their group, ``[N]``."""
+    is_group: Any
     is_member: Any
     """False where the tile is larger than what is left."""
 
 
 class Windows(NamedTuple):
-    """Windows of a tile, ``[P]`` each."""
+    """Output positions of a tile, ``[P]`` each."""
 
     row: Any
     column: Any
@@ -45,8 +45,8 @@ class Windows(NamedTuple):
 
 
 @triton.jit
-def program(tiles, blocks, plan):
-    """This program's place. Neighbours share what they read: pixels across channels, or rows of one channel."""
+def this_program(tiles, blocks, plan):
+    """Return the place of this program. Neighbors share what they read: pixels across channels, or rows of one channel."""
     index = tl.program_id(0)
     if plan.channels_last:
         block, rest = index % blocks, index // blocks
@@ -58,172 +58,177 @@ def program(tiles, blocks, plan):
 
 
 @triton.jit
-def channels_of(block, plan):
-    """The channels of a block."""
-    first, start = block // plan.chunks * plan.tile_units, block % plan.chunks * plan.tile_unit
-    unit, member = first + tl.arange(0, plan.tile_units), start + tl.arange(0, plan.tile_unit)
-    return Channels(first, start, wide(unit, plan), wide(member, plan), unit < plan.units, member < plan.unit)
+def channels_of_block(block, plan):
+    """Return the channels of a block."""
+    first_group = block // plan.group_blocks * plan.tile_channel_groups
+    first_member = block % plan.group_blocks * plan.tile_group_channels
+    group, member = first_group + tl.arange(0, plan.tile_channel_groups), first_member + tl.arange(0, plan.tile_group_channels)
+    is_group, is_member = group < plan.channel_groups, member < plan.group_channels
+    return Channels(first_group, first_member, as_index(group, plan), as_index(member, plan), is_group, is_member)
 
 
 @triton.jit
-def windows_of(tile, positions, sizes, plan):
-    """The windows of a tile of so many positions."""
+def windows_of_tile(tile, positions, sizes, plan):
+    """Return the windows of a tile that has ``positions`` positions."""
     place = tile * positions + tl.arange(0, positions)
-    exist = place < sizes.rows * sizes.columns
-    return Windows(wide(place // sizes.columns, plan), wide(place % sizes.columns, plan), exist)
+    exist = place < sizes.output_height * sizes.output_width
+    return Windows(as_index(place // sizes.output_width, plan), as_index(place % sizes.output_width, plan), exist)
 
 
 @triton.jit
-def wide(index, plan):
-    """An index that may be multiplied by a stride."""
+def as_index(index, plan):
+    """Return an index that may be multiplied by a stride: 64 bits where addresses need them."""
     return tl.cast(index, tl.int64) if plan.wide else index
 
 
 @triton.jit
 def precise(value):
-    """In the precision of sums."""
+    """Return values in the precision of sums, at least float32."""
     return value if value.dtype == tl.float64 else value.to(tl.float32)
 
 
 @triton.jit
 def zeros(positions, plan):
-    """A tile of zeros."""
+    """Return a tile of zeros."""
     dtype = tl.float64 if plan.dtype == "float64" else tl.float32
     if plan.channels_last:
-        tile = tl.zeros([positions, plan.tile_units, plan.tile_unit], dtype)
+        tile = tl.zeros([positions, plan.tile_channel_groups, plan.tile_group_channels], dtype)
     else:
-        tile = tl.zeros([plan.tile_units, plan.tile_unit, positions], dtype)
+        tile = tl.zeros([plan.tile_channel_groups, plan.tile_group_channels, positions], dtype)
     return tile
 
 
 @triton.jit
 def at_positions(vector, plan):
-    """``[P]`` as a pair."""
+    """Return a vector over positions, ``[P]``, with the axes of a group tile."""
     return vector[:, None] if plan.channels_last else vector[None, :]
 
 
 @triton.jit
-def at_units(vector, plan):
-    """``[U]`` as a pair."""
+def at_groups(vector, plan):
+    """Return a vector over channel groups, ``[J]``, with the axes of a group tile."""
     return vector[None, :] if plan.channels_last else vector[:, None]
 
 
 @triton.jit
 def at_members(vector, plan):
-    """``[N]`` as a tile."""
+    """Return a vector over the channels of a group, ``[N]``, with the axes of a tile."""
     return vector[None, None, :] if plan.channels_last else vector[None, :, None]
 
 
 @triton.jit
-def across(pair, plan):
-    """A pair as a tile."""
-    return tl.expand_dims(pair, 2 if plan.channels_last else 1)
+def over_members(group_tile, plan):
+    """Return a group tile with the axes of a tile, to be repeated for the channels of each group."""
+    return tl.expand_dims(group_tile, 2 if plan.channels_last else 1)
 
 
 @triton.jit
-def everywhere(weights, plan):
-    """``[U, N]`` as a tile."""
+def over_positions(weights, plan):
+    """Return weights of channels, ``[J, N]``, with the axes of a tile, to be repeated at every position."""
     return tl.expand_dims(weights, 0 if plan.channels_last else 2)
 
 
 @triton.jit
 def sum_over_members(tile, plan):
-    """A tile's pair."""
+    """Return the sum over the channels of each group, a group tile."""
     return tl.sum(tile, 2 if plan.channels_last else 1)
 
 
 @triton.jit
 def sum_over_positions(tile, plan):
-    """``[U, N]``."""
+    """Return the sum over positions, ``[J, N]``."""
     return tl.sum(tile, 0 if plan.channels_last else 2)
 
 
 @triton.jit
-def of_image(image, batch):
-    """Where an image of the batch begins, if there are any."""
+def start_of(image, batch):
+    """Return the address at which an image of the batch begins, or any number where there is no tensor."""
     return batch if image.data is None else image.data + batch * image.batch
 
 
 @triton.jit
 def addresses(image, place, channels, plan):
-    """Where the channels of the pixels at ``place`` (a pair) lie inside an image."""
-    pair = place + at_units(channels.unit * (plan.unit * image.channel), plan)
-    return across(pair, plan) + at_members(channels.member * image.channel, plan)
+    """Return where the channels of the pixels at ``place``, a group tile, lie inside an image."""
+    group_tile = place + at_groups(channels.group * (plan.group_channels * image.channel), plan)
+    return over_members(group_tile, plan) + at_members(channels.member * image.channel, plan)
 
 
 @triton.jit
-def chosen(exist, channels, plan):
-    """Which of a tile's values exist, from a pair that says it of positions."""
-    return across(exist & at_units(channels.is_unit, plan), plan) & at_members(channels.is_member, plan)
+def mask_of(exist, channels, plan):
+    """Return which values of a tile exist, from a group tile that says it of positions."""
+    return over_members(exist & at_groups(channels.is_group, plan), plan) & at_members(channels.is_member, plan)
 
 
 @triton.jit
-def pixels(image, start, place, exist, channels, plan):
-    """A tile of pixels, zero where none exist."""
+def load_pixels(image, start, place, exist, channels, plan):
+    """Return a tile of pixels, zero where none exist."""
     pointers = start + addresses(image, place, channels, plan)
-    return precise(tl.load(pointers, mask=chosen(exist, channels, plan), other=0.0))
+    return precise(tl.load(pointers, mask=mask_of(exist, channels, plan), other=0.0))
 
 
 @triton.jit
-def at_windows(image, start, tap, windows, channels, plan):
-    """What an image of windows, ``[B, C, (K,) Ho, Wo]``, holds for these."""
-    place = at_positions(windows.row * image.row + windows.column * image.column, plan) + wide(tap, plan) * image.tap
-    return pixels(image, start, place, at_positions(windows.exist, plan), channels, plan)
+def load_at_windows(image, start, tap, windows, channels, plan):
+    """Return a tile of an image that has a value for each window, ``[B, C, (K,) Ho, Wo]``."""
+    place = at_positions(windows.row * image.row + windows.column * image.column, plan) + as_index(tap, plan) * image.tap
+    return load_pixels(image, start, place, at_positions(windows.exist, plan), channels, plan)
 
 
 @triton.jit
-def write_at_windows(image, start, tap, windows, channels, tile, plan):
-    """The inverse of :func:`at_windows`."""
-    place = at_positions(windows.row * image.row + windows.column * image.column, plan) + wide(tap, plan) * image.tap
-    mask = chosen(at_positions(windows.exist, plan), channels, plan)
+def store_at_windows(image, start, tap, windows, channels, tile, plan):
+    """Write a tile where :func:`load_at_windows` would read it."""
+    place = at_positions(windows.row * image.row + windows.column * image.column, plan) + as_index(tap, plan) * image.tap
+    mask = mask_of(at_positions(windows.exist, plan), channels, plan)
     tl.store(start + addresses(image, place, channels, plan), tile, mask=mask)
 
 
 @triton.jit
-def of_field(values, part, tap, windows, channels, group_units, plan):
-    """Where a field's values for windows and groups of channels lie in an image, and which exist; pairs."""
+def group_addresses(values, component, tap, windows, channels, groups_sharing, plan):
+    """Return where values shared by channels lie inside an image, and which exist: two group tiles.
+
+    ``groups_sharing``: how many channel groups share a value, one or more.
+    """
     place = at_positions(windows.row * values.row + windows.column * values.column, plan)
-    place += at_units(channels.unit // group_units * values.group, plan)
-    place += wide(part, plan) * values.part + wide(tap, plan) * values.tap
-    return place, at_positions(windows.exist, plan) & at_units(channels.is_unit, plan)
+    place += at_groups(channels.group // groups_sharing * values.group, plan)
+    place += as_index(component, plan) * values.component + as_index(tap, plan) * values.tap
+    return place, at_positions(windows.exist, plan) & at_groups(channels.is_group, plan)
 
 
 @triton.jit
-def field(values, start, part, tap, windows, channels, group_units, plan):
-    """A pair: what windows and groups of channels hold."""
-    place, exist = of_field(values, part, tap, windows, channels, group_units, plan)
+def load_group_tile(values, start, component, tap, windows, channels, groups_sharing, plan):
+    """Return the values that windows and channel groups have, a group tile."""
+    place, exist = group_addresses(values, component, tap, windows, channels, groups_sharing, plan)
     return precise(tl.load(start + place, mask=exist, other=0.0))
 
 
 @triton.jit
-def static_weights(static, tap, channels, plan):
-    """A tile, the same at all positions: the static kernel ``[K, 1, C]`` at one tap."""
-    channel = channels.unit[:, None] * plan.unit + channels.member[None, :]
-    exist = channels.is_unit[:, None] & channels.is_member[None, :]
-    weights = tl.load(static + tap * (plan.units * plan.unit) + channel, mask=exist, other=0.0)
-    return everywhere(precise(weights), plan)
+def load_depthwise(static_kernel, tap, channels, plan):
+    """Return one tap of a depthwise static kernel ``[K, 1, C]``, a tile with the same weights at all positions."""
+    channel = channels.group[:, None] * plan.group_channels + channels.member[None, :]
+    exist = channels.is_group[:, None] & channels.is_member[None, :]
+    pointers = static_kernel + tap * (plan.channel_groups * plan.group_channels) + channel
+    return over_positions(precise(tl.load(pointers, mask=exist, other=0.0)), plan)
 
 
 @triton.jit
-def combined(static, dynamic, plan):
-    """The weight of a tap, from those of both kernels."""
+def combine(static_weight, dynamic_weight, plan):
+    """Return the weight of a tap from those of both kernels."""
     if plan.combine == "add":
-        weight = static + dynamic
+        weight = static_weight + dynamic_weight
     elif plan.combine == "residual":
-        weight = static * (1.0 + dynamic)
+        weight = static_weight * (1.0 + dynamic_weight)
     else:
-        weight = static * dynamic
+        weight = static_weight * dynamic_weight
     return weight
 
 
 @triton.jit
-def weighed(value, kernel, static, tap, channels, plan):
-    """A tile times the weights of both kernels; ``kernel``: the dynamic one's, a pair, if there is one."""
-    if plan.dynamic:
-        weight = across(kernel, plan)
-        if plan.static == "each":
-            weight = combined(static_weights(static, tap, channels, plan), weight, plan)
+def apply_weights(value, dynamic_weight, static_kernel, tap, channels, plan):
+    """Return a tile times the weights of both kernels; ``dynamic_weight`` is a group tile if there is a dynamic kernel."""
+    if plan.has_dynamic_kernel:
+        weight = over_members(dynamic_weight, plan)
+        if plan.static_kernel == "depthwise":
+            weight = combine(load_depthwise(static_kernel, tap, channels, plan), weight, plan)
         value = value * weight
-    elif plan.static == "each":
-        value = value * static_weights(static, tap, channels, plan)
+    elif plan.static_kernel == "depthwise":
+        value = value * load_depthwise(static_kernel, tap, channels, plan)
     return value

@@ -21,11 +21,11 @@ def _measure(call: Callable[[], None], quantiles: Any) -> Any:
 
 def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
     """Zero what a kernel adds to, before each of its runs."""
-    if arguments.get("X"):
-        arguments["of_x"].data.zero_()
-    if "shares" in arguments:
-        arguments["of_weight"].zero_()
-        arguments["of_bias"].zero_()
+    if arguments.get("GRAD_X"):
+        arguments["grad_x"].data.zero_()
+    if "partial_sums" in arguments:
+        arguments["grad_weight"].zero_()
+        arguments["grad_bias"].zero_()
 
 
 _OPTIONS = ("num_warps", "num_stages", "maxnreg")
@@ -53,12 +53,12 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
     """The configurations that serve a plan: eight taps at once must be neighbours; other than Triton's three stages: matrix products.
 
-    A generated kernel comes in eights, too. From the smallest tiles alone: in float32 and float64, where no matrix units make it, and
+    A generated kernel comes in vectors, too. From the smallest tiles alone: in float32 and float64, where no matrix units make it, and
     with a softmax, whose weights all stay in registers.
     """
-    generated = _plain(plan.depth) > 0
-    eights = _plain(plan.together) and not _plain(plan.moved) and _plain(plan.taps) >= 8
-    taps = {8} if eights and generated else {1, 8} if eights else {1}
+    generated = _plain(plan.feature_channels) > 0
+    vectors = _plain(plan.adjacent_taps) and not _plain(plan.has_offsets) and _plain(plan.taps) >= 8
+    taps = {8} if vectors and generated else {1, 8} if vectors else {1}
     found = [config for config in configs if config.kwargs.get("TAPS", 1) in taps or "TAPS" not in config.kwargs]
     if generated and (_plain(plan.dtype) not in ("bfloat16", "float16") or _plain(plan.normalization) == "softmax"):
         found = [config for config in found if config.kwargs.get("SCALE", 1) == 1]
@@ -66,8 +66,8 @@ def suitable(configs: list[Any], plan: Plan) -> list[Any]:
         config.maxnreg == 128 for config in found
     ):  # two plans of one kernel: that of generated kernels leaves room for 16 warps
         found = [config for config in found if (config.maxnreg == 128) == generated]
-    mixing = _plain(plan.static) == "mixing"
-    return [config for config in found if (config.num_stages != 3) == mixing] or found
+    dense = _plain(plan.static_kernel) == "dense"
+    return [config for config in found if (config.num_stages != 3) == dense] or found
 
 
 def _plain(value: Any) -> Any:
