@@ -1,4 +1,4 @@
-"""The gradient of an image that offsets read, the same bit for bit every time: sorted by pixel instead of added in any order."""
+"""The gradient of an image sampled at offsets, the same bit for bit every time: sorted by pixel instead of added in any order."""
 
 import torch
 import triton
@@ -16,10 +16,11 @@ from unified_extractor.ops.geometry import Geometry, precision
 @tuned({"num_warps": 1})
 @triton.jit(do_not_specialize=["TUNED_FOR"])
 def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED_FOR):  # type: ignore[no-untyped-def]
-    """The image's gradient from that of the columns, without atomics: each pixel sums what read it, in the order of taps and windows.
+    """Write the image's gradient from that of the columns, without atomics; a pixel and block of channels a program.
 
-    ``weights``, ``order`` ``[B, F, 4*K*P]``: the bilinear weights of all corners of all reads, and the corners sorted by their pixel;
-    ``begins`` ``[B, F, H*W + 1]``: where each pixel's corners begin in that order. One pixel and block of channels a program.
+    Each pixel sums the gradients of the samples it was a corner of, in the order of taps and windows. ``weights`` and ``order``
+    ``[B, F, 4*K*P]`` are the bilinear weights of all corners of all samples, and the corners sorted by their pixel; ``begins``
+    ``[B, F, H*W + 1]`` are the places in that order at which each pixel's corners begin.
     """
     pixels, positions = sizes.height * sizes.width, sizes.output_height * sizes.output_width
     index, block = tl.program_id(0), tl.program_id(1)
@@ -45,7 +46,7 @@ def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED
 
 
 def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tensor) -> None:
-    """Write the image's gradient from that of what its taps read, ``[B, C, K, Ho, Wo]``."""
+    """Write the image's gradient from that of its samples, ``[B, C, K, Ho, Wo]``."""
     assert call.offsets is not None
     pixel, weight = _corners(call.offsets, call.geometry)
     by_pixel, order = pixel.sort(dim=2, stable=True)
@@ -69,7 +70,10 @@ def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tenso
 
 
 def _corners(offsets: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """The pixels of the four corners of every read, row-major, and their weights, ``[B, F, 4*K*P]``. None: behind the last pixel."""
+    """Return the pixels of the four corners of every sample, row-major, and their weights, ``[B, F, 4*K*P]``.
+
+    A corner outside the image gets the number behind the last pixel.
+    """
     height, width = geometry.image
     y, x = (_positions(offsets, geometry, axis) for axis in (0, 1))
     inside = (y >= -1) & (y < height) & (x >= -1) & (x < width)
@@ -85,7 +89,7 @@ def _corners(offsets: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
 
 
 def _positions(offsets: Tensor, geometry: Geometry, axis: int) -> Tensor:
-    """Rows or columns of every tap, ``[B, F, K, P]``."""
+    """Return the rows or columns of every tap, ``[B, F, K, P]``."""
     moves = offsets[:, :, :, axis].to(precision(offsets))
     steps = torch.arange(
         geometry.kernel_size[axis], dtype=moves.dtype, device=moves.device

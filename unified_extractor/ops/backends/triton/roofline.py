@@ -1,6 +1,6 @@
-"""What the Triton kernels must move and compute, from a call's shapes alone, and how long a GPU needs for it at its best.
+"""The bytes and multiply-adds that each Triton kernel cannot do without, from a call's shapes, and the time a GPU needs for them at least.
 
-B batch, C input channels, O output channels, F offset groups, K taps, P output positions, R results of a window (K for a fold, else 1).
+B batch, C input channels, O output channels, F offset groups, K taps, P output positions.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,45 +16,45 @@ from unified_extractor.ops.dynamic_kernels import generating_work
 
 
 class Work(NamedTuple):
-    """What a kernel cannot do without."""
+    """The least work of a kernel."""
 
     bytes: int
-    """Every tensor it needs read once, every result written once."""
+    """Bytes of every input, read once, and every result, written once."""
     multiply_adds: int
-    """One value at a time, in float32 whatever the tensors' dtype. A bilinear read counts 4."""
+    """Multiply-adds of one value at a time, in float32 whatever the tensors' dtype. A bilinear sample counts 4."""
     matrix_multiply_adds: int = 0
-    """Those of matrix products."""
+    """Multiply-adds of matrix products."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU's peak rates, a second, from its data sheet."""
+    """Peak rates of a GPU, per second, from its data sheet."""
 
     name: str
     bytes: float
     multiply_adds: float
     matrix_multiply_adds: float
-    """Dense, half precision. In float32 matrix products run as other arithmetic does, TF32 being off by default."""
+    """Rate of matrix products in half precision. In float32 they run as other arithmetic does, TF32 being off by default."""
 
 
 H200 = Device("NVIDIA H200", bytes=4.8e12, multiply_adds=33.5e12, matrix_multiply_adds=495e12)
-"""4.8 TB/s; 67 TFLOP/s in float32 and 990 in bfloat16 matrix products, two operations a multiply-add."""
+"""An H200: 4.8 TB/s; 67 TFLOP/s in float32 and 990 in bfloat16 matrix products, two operations a multiply-add."""
 
 
 class Limits(NamedTuple):
-    """Microseconds at a device's peak rates."""
+    """The least time of a kernel in microseconds, by each of a device's peak rates."""
 
     bandwidth: float
     arithmetic: float
 
     @property
     def larger(self) -> str:
-        """What limits: "bandwidth" or "arithmetic"."""
+        """Return the limit that takes longer, "bandwidth" or "arithmetic"."""
         return "bandwidth" if self.bandwidth >= self.arithmetic else "arithmetic"
 
 
 def limits(work: Work, dtype: torch.dtype, device: Device = H200) -> Limits:
-    """How long the device needs at least. Matrix units work beside the others in half precision, in float32 there are none."""
+    """Return the time the device needs at least. Matrix units work beside the others in half precision, in float32 there are none."""
     single, matrix = work.multiply_adds / device.multiply_adds, work.matrix_multiply_adds / device.matrix_multiply_adds
     if dtype not in (torch.float16, torch.bfloat16):
         single, matrix = (work.multiply_adds + work.matrix_multiply_adds) / device.multiply_adds, 0.0
@@ -62,49 +62,53 @@ def limits(work: Work, dtype: torch.dtype, device: Device = H200) -> Limits:
 
 
 def forward_bytes(inputs: Sequence[Tensor | None], output: Tensor) -> int:
-    """A forward pass: inputs read once, the output written once."""
+    """Return the bytes of a forward pass: inputs read once, the output written once."""
     return tensor_bytes([*inputs, output])
 
 
 def backward_bytes(inputs: Sequence[Tensor | None], gradient: Tensor, gradients: Sequence[Tensor]) -> int:
-    """A backward pass: inputs and the gradient of the output read once, their gradients written once."""
+    """Return the bytes of a backward pass: inputs and the gradient of the output read once, their gradients written once."""
     return tensor_bytes([*inputs, gradient, *gradients])
 
 
 def tensor_bytes(tensors: Sequence[Tensor | None]) -> int:
-    """Of all that are there."""
+    """Return the bytes of all tensors that are not None."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 def step_bytes(call: Call) -> int:
-    """Of all kernels of a forward and backward pass."""
+    """Return the bytes of all kernels of a forward and backward pass."""
     return sum(traffic(kernel, call).bytes for kernel in kernels(call) if kernel != "collect")
 
 
 def stored_step_bytes(call: Call) -> int:
-    """The same if a generated kernel were stored: the matrix product that makes it, and in backward the two by its gradient."""
+    """Return the bytes of a forward and backward pass that stores a generated kernel.
+
+    The matrix product that makes the kernel is added, and in backward the two products with its gradient.
+    """
     assert call.generator is not None
     kernel = torch.empty(call.dynamic_shape(), dtype=call.x.dtype, device="meta")
-    made_from = _made_from(call)
-    products = tensor_bytes([*made_from, kernel]) + tensor_bytes([kernel, kernel, *made_from[:2], *made_from])
+    generated_from = _generated_from(call)
+    products = tensor_bytes([*generated_from, kernel]) + tensor_bytes([kernel, kernel, *generated_from[:2], *generated_from])
     return step_bytes(call._replace(dynamic=kernel, generator=None)) + products
 
 
 def traffic(kernel: str, call: Call) -> Work:
-    """The fewest bytes and multiply-adds of a kernel in a gather or fold; every input's gradient is wanted.
+    """Return the fewest bytes and multiply-adds of a kernel in a gather or fold; every input's gradient is wanted.
 
     Args:
-        kernel: "gather", "fold" (a fold), "dense", "fold gradient" (of x, read on the regular grid), "dynamic_kernel_backward" (of the
-            dynamic kernel alone, read on the regular grid), "linear_map_backward" (of what a dynamic kernel is generated from),
-            "backward" (of x read at offsets, of offsets and of kernels), "dense_backward" (of a static kernel that mixes
-            channels) or "collect" (of x, where "backward" has written columns instead: deterministic algorithms).
-        call: its tensors may be on the device "meta".
+        kernel: "gather", "fold" or "dense" (gather with a dense static kernel); or the gradients "fold gradient" (of x, sampled on the
+            regular grid), "dynamic_kernel_backward" (of the dynamic kernel and no other, on the regular grid), "linear_map_backward"
+            (of the feature and the map that generate a dynamic kernel), "backward" (of x sampled at offsets, of offsets and of
+            kernels), "dense_backward" (of a dense static kernel) or "collect" (of x, where deterministic algorithms let "backward"
+            write columns instead).
+        call: the call, whose tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
 
 
 def kernels(call: Call) -> list[str]:
-    """What runs for a call, forward and then backward; "collect" only under deterministic algorithms."""
+    """Return the kernels that run for a call, forward and then backward; "collect" runs only under deterministic algorithms."""
     if call.generator is not None:
         return ["gather", "fold gradient", "linear_map_backward"]
     dense, has_offsets = _is_dense(call), call.offsets is not None
@@ -128,41 +132,41 @@ def _is_dense(call: Call) -> bool:
     return call.static is not None and call.static.shape[:2] != (call.x.shape[1], 1)
 
 
-def _values(call: Call) -> int:
-    """B*C*K*P: what the taps read."""
+def _samples(call: Call) -> int:
+    """Return the number of samples of all taps, B*C*K*P."""
     return prod(call.x.shape[:2]) * call.geometry.taps * prod(call.geometry.output)
 
 
-def _weighted(call: Call) -> int:
-    """Multiply-adds of every value with its weights, for every result; in a matrix product the static kernel's are counted there."""
+def _weighting(call: Call) -> int:
+    """Return the multiply-adds of each sample with its weights; those of a dense static kernel are counted as a matrix product."""
     weights = (call.dynamic is not None or call.generator is not None) + (call.static is not None and not _is_dense(call))
-    return _values(call) * (call.geometry.taps if call.aggregation == "fold" else 1) * (weights or (0 if _is_dense(call) else 1))
+    return _samples(call) * (call.geometry.taps if call.aggregation == "fold" else 1) * (weights or (0 if _is_dense(call) else 1))
 
 
 def _matrix(call: Call) -> int:
-    """Multiply-adds of a static kernel that mixes channels, in each of three products."""
+    """Return the multiply-adds of a dense static kernel, in each of its three products."""
     if not _is_dense(call):
         return 0
     assert call.static is not None
     return call.x.shape[0] * call.static.numel() * prod(call.geometry.output)
 
 
-def _read(call: Call) -> int:
-    """Multiply-adds of reading every value once."""
-    return 4 * _values(call) if call.offsets is not None else 0
+def _sampling(call: Call) -> int:
+    """Return the multiply-adds of sampling bilinearly once."""
+    return 4 * _samples(call) if call.offsets is not None else 0
 
 
 def _inputs(call: Call) -> int:
-    return tensor_bytes([call.x, call.static, call.dynamic, call.offsets, *_made_from(call)])
+    return tensor_bytes([call.x, call.static, call.dynamic, call.offsets, *_generated_from(call)])
 
 
-def _made_from(call: Call) -> Sequence[Tensor | None]:
-    """What the dynamic kernel is generated from."""
+def _generated_from(call: Call) -> Sequence[Tensor | None]:
+    """Return the tensors that the dynamic kernel is generated from."""
     return () if call.generator is None else call.generator[:3]
 
 
 def _generating(call: Call) -> int:
-    """Multiply-adds of making a generated kernel once."""
+    """Return the multiply-adds of generating the dynamic kernel once."""
     return (
         0
         if call.generator is None
@@ -175,51 +179,58 @@ def _output(call: Call) -> int:
 
 
 def _forward(call: Call) -> Work:
-    """Of gather, mix and the fold's spread, which reads anew for every result."""
-    reads = _read(call) * (call.geometry.taps if call.aggregation == "fold" else 1)
-    return Work(_inputs(call) + _output(call), reads + _weighted(call), _matrix(call) + _generating(call))
+    """Return the work of "gather", "dense" and "fold", which samples anew for each output of a window."""
+    reads = _sampling(call) * (call.geometry.taps if call.aggregation == "fold" else 1)
+    return Work(_inputs(call) + _output(call), reads + _weighting(call), _matrix(call) + _generating(call))
 
 
 def _fold_gradient(call: Call) -> Work:
-    bytes_moved = _output(call) + tensor_bytes([call.static, call.dynamic, call.x, *_made_from(call)])
-    return Work(bytes_moved, _weighted(call) + _generating(call), _matrix(call))
+    bytes_moved = _output(call) + tensor_bytes([call.static, call.dynamic, call.x, *_generated_from(call)])
+    return Work(bytes_moved, _weighting(call) + _generating(call), _matrix(call))
 
 
 def _linear_map_backward(call: Call) -> Work:
-    """The kernel's gradient, never written, times the map and times the feature."""
-    bytes_moved = _output(call) + _inputs(call) + tensor_bytes(_made_from(call))
-    return Work(bytes_moved, _values(call), 2 * _generating(call))
+    """Return the work of the kernel's gradient, which is never written, times the map and times the feature."""
+    bytes_moved = _output(call) + _inputs(call) + tensor_bytes(_generated_from(call))
+    return Work(bytes_moved, _samples(call), 2 * _generating(call))
 
 
 def _dense_backward(call: Call) -> Work:
-    """The static kernel's gradient; the kernel itself is not read, so it stands for its gradient."""
-    weighted = _values(call) if call.dynamic is not None else 0
-    return Work(_inputs(call) + _output(call), _read(call) + weighted, _matrix(call))
+    """Return the work of a dense static kernel's gradient; the kernel is not read, so its bytes stand for those of its gradient."""
+    weighted = _samples(call) if call.dynamic is not None else 0
+    return Work(_inputs(call) + _output(call), _sampling(call) + weighted, _matrix(call))
 
 
 def _backward(call: Call) -> Work:
-    """The gradient of x is added up in float32. The dynamic kernel is read for other gradients than its own."""
-    values, results = _values(call), call.geometry.taps if call.aggregation == "fold" else 1
+    """Return the work of "backward" and "dynamic_kernel_backward": the gradient of x adds up in float32.
+
+    The dynamic kernel is read unless its own gradient is the only one.
+    """
+    samples, output_taps = _samples(call), call.geometry.taps if call.aggregation == "fold" else 1
     has_offsets, static = call.offsets is not None, call.static is not None and not _is_dense(call)
     written = tensor_bytes([call.dynamic, call.offsets, call.static if static else None])
-    count = _read(call) + (values * results if call.dynamic is not None else 0)  # the dynamic kernel's gradient
+    count = _sampling(call) + (samples * output_taps if call.dynamic is not None else 0)  # the dynamic kernel's gradient
     if static:
-        count += values * results * (1 if call.dynamic is None else 2)  # its own; the other's is weighted by it
+        count += samples * output_taps * (1 if call.dynamic is None else 2)  # its own; the other's is weighted by it
     if has_offsets:
         written += call.x.numel() * max(call.x.element_size(), 4)
-        count += _weighted(call) + 8 * values  # at the values; then 4 for the offsets, 4 into the corners
+        count += _weighting(call) + 8 * samples  # at the values; then 4 for the offsets, 4 into the corners
     unread = 0 if has_offsets or call.static is not None else tensor_bytes([call.dynamic])
     return Work(_inputs(call) - unread + _output(call) + written, count, _matrix(call))
 
 
 def _collect(call: Call) -> Work:
-    """Columns in float32; for every corner of a read a weight in float32 and a place in 64 bits; and where each pixel's begin."""
+    """Return the work of "collect".
+
+    It reads columns in float32, a weight in float32 and a place in 64 bits for each corner of a sample, and where those of each
+    pixel begin.
+    """
     assert call.offsets is not None
     batch, groups = call.offsets.shape[:2]
     corners = 4 * batch * groups * call.geometry.taps * prod(call.geometry.output)
     begins = 8 * batch * groups * (prod(call.geometry.image) + 1)
     precise = max(call.x.element_size(), 4)
-    return Work(precise * _values(call) + (precise + 8) * corners + begins + tensor_bytes([call.x]), 4 * _values(call))
+    return Work(precise * _samples(call) + (precise + 8) * corners + begins + tensor_bytes([call.x]), 4 * _samples(call))
 
 
 _TRAFFIC: dict[str, Callable[[Call], Work]] = {

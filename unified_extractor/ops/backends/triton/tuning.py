@@ -1,4 +1,4 @@
-"""Which configuration a kernel runs with: measured once for every plan, kept on disk, never measured again for another batch size."""
+"""The choice of a kernel's configuration: measured once for each plan, kept on disk, never measured again for another batch size."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,7 +20,7 @@ def _measure(call: Callable[[], None], quantiles: Any) -> Any:
 
 
 def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
-    """Zero what a kernel adds to, before each of its runs."""
+    """Zero the memory that a kernel adds to, before each of its runs."""
     if arguments.get("GRAD_X"):
         arguments["grad_x"].data.zero_()
     if "partial_sums" in arguments:
@@ -32,18 +32,19 @@ _OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
-    """Give a kernel a few configurations, the first suitable of which is the default: options of the compiler, constants of the kernel.
+    """Return a decorator that gives a kernel a few configurations: options of the compiler and constants of the kernel.
 
-    ``maxnreg``: registers a thread may use, for the occupancy planned. Told no number, the assembler may spill a few of a kernel that
-    needs few, to reach an occupancy of its own choice; told one, it may unroll until it has used them up. The first suitable one spills
-    none, whatever Triton's version; another one may spill a few bytes with some versions, for the tuner to judge.
+    The first suitable configuration is the default. ``maxnreg`` is the number of registers that a thread may use, for the occupancy
+    planned. Without it the assembler may spill a few registers of a kernel that needs few, to reach an occupancy of its own choice; with
+    it, it may unroll until it has used them up. The default spills none, whatever Triton's version; another configuration may spill a
+    few bytes with some versions, for the tuner to judge.
 
-    The kernel's parameter ``TUNED_FOR`` numbers what a configuration was measured for; the kernel itself does not read it.
+    The kernel's parameter ``TUNED_FOR`` is a number for the plan that a configuration was measured for; the kernel does not read it.
     """
     configs = []
-    for one in configurations:
-        options = {name: value for name, value in one.items() if name in _OPTIONS}
-        configs.append(triton.Config({name: value for name, value in one.items() if name not in _OPTIONS}, **options))
+    for configuration in configurations:
+        options = {name: value for name, value in configuration.items() if name in _OPTIONS}
+        configs.append(triton.Config({name: value for name, value in configuration.items() if name not in _OPTIONS}, **options))
     prune = {"early_config_prune": lambda configs, named, plan, **arguments: suitable(configs, plan)}
     return triton.autotune(
         configs, key=["TUNED_FOR"], pre_hook=_clear, do_bench=_measure, cache_results=True, prune_configs_by=prune
@@ -51,10 +52,11 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
 
 
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
-    """The configurations that serve a plan: eight taps at once must be neighbours; other than Triton's three stages: matrix products.
+    """Return the configurations that serve a plan.
 
-    A generated kernel comes in vectors, too. From the smallest tiles alone: in float32 and float64, where no matrix units make it, and
-    with a softmax, whose weights all stay in registers.
+    Taps that are loaded eight at once must be neighbors in memory, and a generated kernel always comes in eight taps at once. It takes
+    the smallest tiles alone in float32 and float64, where no matrix units generate it, and with a softmax, whose weights all stay in
+    registers. Only matrix products take another number of stages than Triton's three.
     """
     generated = _plain(plan.feature_channels) > 0
     vectors = _plain(plan.adjacent_taps) and not _plain(plan.has_offsets) and _plain(plan.taps) >= 8
@@ -62,24 +64,24 @@ def suitable(configs: list[Any], plan: Plan) -> list[Any]:
     found = [config for config in configs if config.kwargs.get("TAPS", 1) in taps or "TAPS" not in config.kwargs]
     if generated and (_plain(plan.dtype) not in ("bfloat16", "float16") or _plain(plan.normalization) == "softmax"):
         found = [config for config in found if config.kwargs.get("SCALE", 1) == 1]
-    if any(
-        config.maxnreg == 128 for config in found
-    ):  # two plans of one kernel: that of generated kernels leaves room for 16 warps
+    # where a kernel has both 128 and more registers, those with 128 are for generated kernels and leave room for 16 warps
+    if any(config.maxnreg == 128 for config in found):
         found = [config for config in found if (config.maxnreg == 128) == generated]
     dense = _plain(plan.static_kernel) == "dense"
     return [config for config in found if (config.num_stages != 3) == dense] or found
 
 
 def _plain(value: Any) -> Any:
-    """A compile-time constant's value."""
+    """Return the value of a compile-time constant."""
     return getattr(value, "value", value)
 
 
 def start(kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int, **arguments: Any) -> None:
-    """Run a tuned kernel on a device; ``extent``: pixels of an image, whose magnitude matters to what is fastest.
+    """Run a tuned kernel on a device.
 
-    The default configuration serves where measuring cannot: in Triton's interpreter, where results must be the same every time
-    (``torch.use_deterministic_algorithms``), and in the capture of a CUDA graph that no call went before.
+    ``extent`` is the number of pixels of an image, whose magnitude matters to what is fastest. The default configuration serves
+    where measuring cannot: in Triton's interpreter, where results must be the same every time (``torch.use_deterministic_algorithms``),
+    and in the capture of a CUDA graph before which no such call ran.
     """
     purpose = _purpose(plan, extent.bit_length())
     arguments |= {"plan": constants(plan), "TUNED_FOR": purpose, "enable_fp_fusion": True}  # Triton's default will change
@@ -87,9 +89,9 @@ def start(kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int,
         _start_default(kernel, grid, arguments)
         return
     with torch.cuda.device(device), _TUNER:
-        one = len(suitable(kernel.configs, plan)) == 1
+        single = len(suitable(kernel.configs, plan)) == 1
         captured = torch.cuda.is_current_stream_capturing() and all(key[0] != purpose for key in kernel.cache)
-        if one or captured or torch.are_deterministic_algorithms_enabled():
+        if single or captured or torch.are_deterministic_algorithms_enabled():
             _start_default(kernel, grid, arguments)
         else:
             kernel[grid](**arguments)
@@ -100,10 +102,10 @@ def _start_default(kernel: Any, grid: Any, arguments: dict[str, Any]) -> None:
 
 
 _TUNER = Lock()
-"""Triton's autotuner keeps its call's arguments on itself, and autograd has a thread for every device."""
+"""Lock of Triton's autotuner, which keeps its call's arguments on itself, while autograd has a thread for each device."""
 
 
 @lru_cache(maxsize=256)
 def _purpose(plan: Plan, magnitude: int) -> int:
-    """A number for it: text would be compiled into the kernel, once for every text."""
+    """Return a number for a plan and magnitude. A text would be compiled into the kernel, once for each text."""
     return int(sha256(f"{magnitude} {plan}".encode()).hexdigest()[:7], 16)
