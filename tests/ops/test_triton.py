@@ -173,11 +173,11 @@ def test_any_number_of_partial_sums_gives_a_static_kernels_gradient(sums, poison
 
 
 def with_taps_last(t):
-    """A dynamic kernel as a generator with channels last makes it: the taps of a window are neighbours."""
+    """Return a dynamic kernel whose taps of a window are neighbors in memory, as a generator with channels last makes it."""
     return t.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
-NEIGHBOURS = {
+NEIGHBORS = {
     "8 taps": {"kernels": 1, "kernel_size": (2, 4), "padding": (1, 2)},
     "9 taps": {"kernels": 2, "kernel_size": 3},
     "17 taps": {"kernels": 1, "kernel_size": (1, 17), "padding": (0, 8), "size": (1, 9)},
@@ -194,9 +194,9 @@ NEIGHBOURS = {
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", NEIGHBOURS)
-def test_taps_that_are_neighbours_in_memory_equal_the_reference(case, layout, poisoned_device_memory):
-    call = made_call(**{"batch": 1, "size": (3, 3)} | NEIGHBOURS[case])
+@pytest.mark.parametrize("case", NEIGHBORS)
+def test_taps_that_are_neighbors_in_memory_equal_the_reference(case, layout, poisoned_device_memory):
+    call = made_call(**{"batch": 1, "size": (3, 3)} | NEIGHBORS[case])
     other = {"x": relayout(call["x"], layout), "dynamic_kernel": with_taps_last(call["dynamic_kernel"])}
     assert other["dynamic_kernel"].stride(-3) == 1
     assert_same(run(call | other), reference(call))
@@ -204,12 +204,12 @@ def test_taps_that_are_neighbours_in_memory_equal_the_reference(case, layout, po
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("case", [*NEIGHBOURS, "several tiles of positions", "several tiles of pixels"])
+@pytest.mark.parametrize("case", [*NEIGHBORS, "several tiles of positions", "several tiles of pixels"])
 def test_every_configuration_that_may_be_measured_gives_the_same_values(case, number, poisoned_device_memory, monkeypatch):
     first_of = tuning.suitable
     monkeypatch.setattr(tuning, "suitable", lambda configs, plan: (found := first_of(configs, plan))[number % len(found) :])
-    call = made_call(**{"batch": 1, "size": (3, 3)} | (NEIGHBOURS | CASES)[case])
-    if case in NEIGHBOURS:
+    call = made_call(**{"batch": 1, "size": (3, 3)} | (NEIGHBORS | CASES)[case])
+    if case in NEIGHBORS:
         call["dynamic_kernel"] = with_taps_last(call["dynamic_kernel"])
     assert_same(run(call), reference(call))
 
@@ -291,7 +291,7 @@ def test_errors_are_at_most_twice_those_of_plain_torch(mode, dtype):
 
 
 def smaller(tensors):
-    """One image of 4 by 3 pixels."""
+    """Return the tensors of one image of 4 by 3 pixels."""
     images = {name: t[:1] if name in ("x", "dynamic_kernel", "offsets") else t for name, t in tensors.items()}
     return {name: t[..., :4, :3].contiguous() if t.shape[-2:] == SIZE else t for name, t in images.items()}
 
@@ -310,7 +310,7 @@ def test_float32_offsets_beside_half_images_keep_their_own_gradient_dtype(mode, 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_positions_are_computed_in_float32(dtype):
-    """Column 2049.25 is 2049.25: whole pixels above 2048 (256 in bfloat16) do not exist in the image's own dtype."""
+    """Column 2049.25 stays 2049.25, though the image's own dtype has no odd numbers above 2048 (256 in bfloat16)."""
     x = torch.arange(2304.0).fmod(7).reshape(1, 1, 1, -1)
     offsets = torch.tensor([0, 0.25]).reshape(1, 1, 1, 2, 1, 1)
     call = {"kernel_size": 1, "offsets": offsets}
@@ -434,7 +434,7 @@ def test_second_gradients_equal_those_of_the_reference(case):
 
 
 def arguments(case):
-    """The tensors, window and switches that the operators take."""
+    """Return the tensors, geometry and switches that the operators take."""
     call = on_device(made_call(**OPERATOR_CALLS[case], size=(2, 3), kernel_size=(1, 2), batch=1, dtype=torch.float32))
     tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
     combine = call.get("combine", "multiply")
@@ -453,7 +453,7 @@ OPERATOR_CALLS = {
 
 
 def images_in(layout, tensors):
-    """The tensors in a layout."""
+    """Return the tensors in a layout."""
     if layout == "expanded":
         return [None if t is None else t[..., :1].expand_as(t) for t in tensors]
     return [None if t is None else relayout(t, layout) for t in tensors]
@@ -542,7 +542,7 @@ def test_every_preset_is_among_these():
 
 @pytest.fixture
 def forced(monkeypatch):
-    """Sets the backend of layers, which leave the choice open, and tells which ran what is not plain convolution."""
+    """Return a function that sets the backend of layers and returns the list of those that run more than a plain convolution."""
     choose, used = dispatch.choose, []
 
     def force(name):
@@ -583,7 +583,7 @@ def test_a_preset_equals_the_reference(case, stride, forced):
 
 @pytest.fixture
 def atomics(monkeypatch):
-    """How often the interpreter added to memory that others add to."""
+    """Return a list with an entry for each atomic addition of the interpreter."""
     from triton.runtime import interpreter
 
     added, original = [], interpreter.InterpreterBuilder.create_atomic_rmw

@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for GPUs that are not there: what the compilers report. Nothing runs."""
+"""The Triton kernels compiled for GPUs that are not there, and what the compilers report. Nothing runs."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).parents[2]
 REGISTERS = 65536
-"""Of a multiprocessor."""
+"""Registers of a multiprocessor."""
 PLANNED_WARPS = {
     "gather": 16,
     "fold": 16,
@@ -22,13 +22,13 @@ PLANNED_WARPS = {
     "dense_backward": 8,
     "collect": 16,
 }
-"""The fewest that a multiprocessor must have room for: where reads wait for memory, and where a matrix product waits for less."""
+"""Fewest warps that a multiprocessor must have room for: more where loads wait for memory, fewer beside a matrix product."""
 PLANNED_SOFTMAX = PLANNED_WARPS | {"gather": 12}
-"""Where the weights of all taps are made at once, by a softmax: these and the four corners of every tap take registers."""
+"""Fewest warps where a softmax generates the weights of all taps at once: they and the four corners of each tap take registers."""
 
 
 def compiled_for(architecture, *options):
-    """The report of `offline.py`, one dict a kernel."""
+    """Return the report of `offline.py`, one dict a kernel."""
     run = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "support" / "offline.py"), str(architecture), *options],
         env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)},
@@ -61,13 +61,13 @@ def test_every_kernel_is_compiled_in_both_layouts_and_dtypes(kernels):
 
 
 def test_nothing_spills_to_local_memory(kernels):
-    """Not what runs where nothing can be measured; what else the tuner may take spills eight registers at most, by assembler."""
+    """The default configuration spills nothing; another one that the tuner may take spills eight registers at most, by assembler."""
     assert not [name_of(row) for row in kernels if row["default"] and (row["spills"] or row["stack"])]
     assert not [name_of(row) for row in kernels if row["stack"] > 32]
 
 
-def test_channels_that_are_neighbours_are_read_sixteen_bytes_at_once(kernels):
-    """In the default configuration: every kernel that reads tiles of pixels."""
+def test_neighboring_channels_are_loaded_sixteen_bytes_at_once(kernels):
+    """All kernels that load tiles of pixels do so in their default configuration."""
     for row in kernels:
         if row["layout"] == "channels_last" and row["default"] and row["kernel"] != "collect":
             assert max(row["widths"]) == 16, name_of(row)

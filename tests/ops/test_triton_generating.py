@@ -38,7 +38,7 @@ CASES = {
 
 
 def call_of(case, normalization="none", dtype=torch.float64, *, channels_last=False, **options):
-    """As of `generate_and_extract`."""
+    """Return the arguments of `generate_and_extract` for a case."""
     made = dict(CASES[case])
     depth = made.pop("depth")
     call = with_generator(made_call(**made, dtype=dtype), depth=depth, normalization=normalization, scale=0.7, **options)
@@ -56,7 +56,7 @@ def ours(call, seed=0):
 
 
 def as_call(call):
-    """As the backend sees it."""
+    """Return the call that the backend gets from these arguments."""
     names = ("kernel_size", "stride", "padding", "dilation")
     window = checks.geometry(call["x"], *(call.get(name, 1) for name in names))
     generator = KernelGenerator(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalization")))
@@ -68,7 +68,7 @@ def as_call(call):
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 @pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_kernel_made_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
+def test_a_kernel_generated_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
     call = call_of(case, normalization, channels_last=channels_last)
     assert planning.generates_forward(as_call(call))
     plain = case not in ("offsets", "depthwise", "residual") and normalization != "softmax"
@@ -79,7 +79,7 @@ def test_a_kernel_made_in_registers_equals_the_reference(case, normalization, ch
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", [seed for seed in range(20_000, 20_060) if is_short(random_call(seed))])
 def test_random_calls_equal_the_reference(seed, poisoned_device_memory):
-    """What does not fit is made before, in either pass."""
+    """A kernel that does not fit into registers is stored first, in either pass."""
     call = random_generating_call(seed, random_call(seed))
     if call is not None:
         assert_same(ours(call, seed), values_and_gradients(in_two_steps, call, seed))
@@ -108,15 +108,15 @@ def test_half_precision_is_as_precise_as_in_two_steps(dtype):
         assert wrong <= 2 * allowed, f"{name}: error {wrong:.3g}, in two steps {allowed:.3g}"
 
 
-def test_shares_of_several_tiles_add_up(monkeypatch):
-    """A program of several tiles, of several images, and one that has none."""
+def test_partial_sums_of_several_tiles_add_up(monkeypatch):
+    """One program has several tiles of several images, another has none."""
     monkeypatch.setattr(launch, "_MAP_SHARES", 2)
     call = call_of("one group, several tiles of positions") | {}
     call |= {name: torch.cat([call[name], 2 * call[name], -call[name]]) for name in ("x", "feature")}
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
 
-def test_what_is_too_large_for_registers_is_made_before():
+def test_a_kernel_too_large_for_registers_is_stored_first():
     deep = call_of("eight taps and one")
     deep |= {"feature": torch.zeros(2, 65, 3, 4), "head_weight": torch.zeros(36, 65)}
     assert not planning.generates_forward(as_call(deep))
@@ -137,7 +137,7 @@ def test_it_is_chosen_where_measured_to_be_faster():
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
-def test_attention_is_the_same_without_its_kernel_being_kept(channels_last):
+def test_attention_is_the_same_without_its_kernel_being_stored(channels_last):
     call = attention_call("one head", channels=8, size=(3, 4), heads=2)
     if channels_last:
         call |= {name: relayout(call[name], "channels_last") for name in ("value", "query", "key")}

@@ -1,4 +1,4 @@
-"""Traffic against numbers counted by hand: batch 2, maps of 8x8 pixels."""
+"""The floors of the Triton kernels against numbers counted by hand: batch 2, maps of 8x8 pixels."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ FOLDING = 2 * 2 * 2 * 81 * 16
 MASKS = 2 * 2 * 2 * 9 * 64
 FEATURE, MAP = 2 * 2 * 8 * 64, 2 * (98 * 8 + 98)
 MAKING = 2 * 98 * 8 * 64  # multiply-adds of two images' kernels
-READS = 2 * 32 * 9 * 64  # values that 3x3 taps read
+SAMPLES = 2 * 32 * 9 * 64  # samples of 3x3 taps
 
 
 @pytest.mark.parametrize(
@@ -66,24 +66,24 @@ READS = 2 * 32 * 9 * 64  # values that 3x3 taps read
         ("fold", outlook(), Work(X + FOLDING + X, 2 * 32 * 81 * 16)),
         ("fold gradient", outlook(), Work(X + FOLDING + X, 2 * 32 * 81 * 16)),
         ("backward", outlook(), Work(X + X + FOLDING, 2 * 32 * 81 * 16)),
-        ("gather", deformable(), Work(X + 3 * MASKS + X, 5 * READS)),
-        # gradients of x (float32), kernel and offsets: read 4, kernel 1, values 1, offsets 4, corners 4
-        ("backward", deformable(), Work(X + 3 * MASKS + X + 2 * X + 3 * MASKS, 14 * READS)),
-        # columns, then for four corners a read float32 weights and 64-bit places, beginnings of 64 pixels and one behind, x
-        ("collect", deformable(), Work(4 * READS + 12 * 4 * 2 * 2 * 9 * 64 + 8 * 2 * 2 * 65 + X, 4 * READS)),
-        ("dense", deformable(meta(48, 32, 3, 3)), Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2, 5 * READS, 48 * READS)),
+        ("gather", deformable(), Work(X + 3 * MASKS + X, 5 * SAMPLES)),
+        # gradients of x (float32), kernel and offsets: sampling 4, kernel 1, values 1, offsets 4, corners 4
+        ("backward", deformable(), Work(X + 3 * MASKS + X + 2 * X + 3 * MASKS, 14 * SAMPLES)),
+        # columns, then for four corners a sample float32 weights and 64-bit places, beginnings of 64 pixels and one behind, x
+        ("collect", deformable(), Work(4 * SAMPLES + 12 * 4 * 2 * 2 * 9 * 64 + 8 * 2 * 2 * 65 + X, 4 * SAMPLES)),
+        ("dense", deformable(meta(48, 32, 3, 3)), Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2, 5 * SAMPLES, 48 * SAMPLES)),
         (
             "dense_backward",
             deformable(meta(48, 32, 3, 3)),
-            Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2, 5 * READS, 48 * READS),
+            Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2, 5 * SAMPLES, 48 * SAMPLES),
         ),
         (
             "backward",
             deformable(meta(48, 32, 3, 3)),
-            Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2 + 2 * X + 3 * MASKS // 2, 14 * READS, 48 * READS),
+            Work(X + 27 * 1024 + 3 * MASKS // 2 + 3 * X // 2 + 2 * X + 3 * MASKS // 2, 14 * SAMPLES, 48 * SAMPLES),
         ),
-        ("gather", deformable(meta(32, 1, 3, 3)), Work(X + 576 + 3 * MASKS // 2 + X, 6 * READS)),
-        ("backward", deformable(meta(32, 1, 3, 3)), Work(2 * X + 2 * 576 + 3 * MASKS + 2 * X, (4 + 1 + 2 + 2 + 8) * READS)),
+        ("gather", deformable(meta(32, 1, 3, 3)), Work(X + 576 + 3 * MASKS // 2 + X, 6 * SAMPLES)),
+        ("backward", deformable(meta(32, 1, 3, 3)), Work(2 * X + 2 * 576 + 3 * MASKS + 2 * X, (4 + 1 + 2 + 2 + 8) * SAMPLES)),
     ],
 )
 def test_traffic_is_what_a_hand_counts(kernel, call, expected):

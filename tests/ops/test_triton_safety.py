@@ -1,4 +1,4 @@
-"""The Triton backend as a guest of the process: imports, refusals, foreign memory, large tensors, what is measured."""
+"""The Triton backend as a guest of the process: imports, refusals, foreign memory, large tensors, measurements."""
 
 import importlib
 import os
@@ -70,7 +70,7 @@ def test_without_triton_the_reason_names_it_and_others_run(monkeypatch):
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """Names of the backends that ran, in their order."""
+    """Return the list of backends that ran, by name and in their order."""
     names = []
 
     def spied(name, backend):
@@ -139,7 +139,7 @@ def test_an_exported_program_does_not_need_the_backend(backend, loaded):
 
 
 def guarded(tensor):
-    """The same values between foreign memory that is NaN, and that memory."""
+    """Return the same values between foreign memory that is NaN, and that memory."""
     room = 4096
     memory = tensor.new_full((tensor.numel() + 2 * room,), torch.nan)
     view = memory[room : room + tensor.numel()].view(tensor.shape)
@@ -157,7 +157,7 @@ WINDOWS = {
 
 
 def wild_offsets(call):
-    """Offsets, some of which lead to the borders of the image or far from it, and whether the taps read anything."""
+    """Return offsets, some of which lead to the borders of the image or far from it, and which taps sample anything."""
     size, (rows, columns) = call["x"].shape[2:], as_taps(call)
     targets = torch.tensor([[*WILD, -1, -1 - CLOSE, -1 + CLOSE, n - 1, n, n - CLOSE, n + CLOSE] for n in size]).double()
     shape = call["offsets"].shape
@@ -172,7 +172,7 @@ def wild_offsets(call):
 
 
 def as_taps(call):
-    """Rows and columns of all taps of windows without offsets, ``[K, Ho, Wo]``, at stride 1."""
+    """Return the rows and columns of all taps without offsets, ``[K, Ho, Wo]`` each, at stride 1."""
     kernel_size, padding = (v if isinstance(v, tuple) else (v, v) for v in (call["kernel_size"], call["padding"]))
     out = output_size(call["x"].shape[2:], kernel_size, 1, padding, 1)
     taps = torch.cartesian_prod(*map(torch.arange, kernel_size))
@@ -214,7 +214,7 @@ def test_windows_whose_offsets_lead_nowhere_read_and_give_zero(wild, ordered):
 
 
 def far(values, axis):
-    """The same values with 2^31 elements between the first and the last along an axis. What lies between is never touched, so it is free.
+    """Return the same values with 2^31 elements between the first and the last along an axis; the memory between is never touched, so free.
 
     No step by itself needs 64 bits where there are several, and as much memory lies before: an address that wraps around reads zeros.
     """
@@ -296,7 +296,7 @@ def test_results_that_span_more_than_two_to_the_31_elements_have_the_same_bits(k
 
 @pytest.fixture
 def started(monkeypatch):
-    """(kernel, plan, extent, arguments) of every kernel that would run; none does."""
+    """Return a list of (kernel, plan, extent, arguments) of the kernels that would run; none does."""
     calls = []
 
     def spy(kernel, grid, device, plan, extent, **arguments):
@@ -316,14 +316,14 @@ LARGE = {
     "a dynamic kernel": {"x": MANY, "dynamic": (1, 64, 49, 1024, 1024)},
     "offsets": {"x": MANY, "offsets": (1, 32, 49, 2, 1024, 1024)},
     "an unfold's output": {"x": MANY, "aggregation": "unfold"},
-    "a mixing static kernel's output": {"x": (1, 2, 1024, 1024), "static": (4096, 2, 1, 1), "dynamic": (1, 1, 1, 1, 1)},
-    "what the taps read, sorted": {"x": MANY, "offsets": (1, 1, 49, 2, 1024, 1024)},
+    "a dense static kernel's output": {"x": (1, 2, 1024, 1024), "static": (4096, 2, 1, 1), "dynamic": (1, 1, 1, 1, 1)},
+    "samples, sorted": {"x": MANY, "offsets": (1, 1, 49, 2, 1024, 1024)},
     "products with keys": {"x": MANY, "heads": 64},
 }
 
 
 def span(tensor):
-    """Elements between the first and the last address of one image."""
+    """Return the elements between the first and the last address of one image."""
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
 
 
@@ -333,7 +333,7 @@ def test_addresses_are_wide_wherever_a_tensor_that_is_read_or_written_is(case, s
     monkeypatch.setattr(launch, "gradient_from_columns", lambda *rest: None)
     shapes = {"static": None, "dynamic": None, "offsets": None} | LARGE[case]
     tensors = on_meta(**{name: shape for name, shape in shapes.items() if isinstance(shape, tuple)})
-    kernel_size = 1 if "an image" in case or "mixing" in case else 7
+    kernel_size = 1 if "an image" in case or "dense" in case else 7
     window = checks.geometry(tensors["x"], kernel_size, 1, "same", 1)
     call = Call(*(tensors.get(n) for n in ("x", "static", "dynamic", "offsets")), window, shapes.get("aggregation", "gather"))
     if "heads" in shapes:
@@ -348,7 +348,7 @@ def test_addresses_are_wide_wherever_a_tensor_that_is_read_or_written_is(case, s
 
 
 def large(arguments):
-    """The names of tensors whose addresses need more than 31 bits inside an image."""
+    """Return the names of tensors whose addresses need more than 31 bits inside an image."""
     records = {
         name: value.data
         for name, value in arguments.items()
@@ -395,7 +395,7 @@ needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 
 
 def step(call):
-    """Output and gradients on the device of the call, whose tensors are leaves."""
+    """Return output and gradients on the device of the call, whose tensors are leaves."""
     leaves = [t for t in call.values() if isinstance(t, torch.Tensor)]
     y = extract_or_unfold("triton", **call)
     return [y.detach(), *torch.autograd.grad(y, leaves, torch.ones_like(y))]
@@ -488,7 +488,7 @@ def test_the_operators_are_registered_by_name():
 
 @pytest.fixture
 def tf32():
-    """The newer switch, beside which the older one cannot be asked any more."""
+    """Set torch's newer switch of TF32, after which the older one cannot be asked any more."""
     switch = torch.backends.cuda.matmul
     before, switch.fp32_precision = switch.fp32_precision, "tf32"
     yield
@@ -507,7 +507,7 @@ def test_only_a_matrix_product_of_float32_follows_torchs_tf32_switch(tf32):
 
 
 def test_one_image_has_the_strides_of_many():
-    """Its own stride may be any number, and each would be compiled anew."""
+    """The stride from image to image of a single image may be any number, and each would be compiled anew."""
     for image in (torch.empty(1, 4, 3, 3), torch.empty(1, 12).unflatten(1, (3, 2, 2)), torch.empty(2, 4, 3, 3)[1:]):
         assert planning.image_of(image).batch == 0
     assert planning.image_of(torch.empty(2, 4, 3, 3)).batch == 36

@@ -26,7 +26,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 
 
 class Chip:
-    """What Triton asks of a driver before it launches: here nothing is launched."""
+    """A driver that answers what Triton asks before it launches; nothing is launched."""
 
     def __init__(self, architecture):
         self.architecture = architecture
@@ -42,14 +42,14 @@ class Chip:
 
 
 def tensor(*shape, dtype, channels_last):
-    """Not written; the axes before the last two next to each other where channels come last."""
+    """Return a tensor of values not written; with channels last, the axes before the last two are next to each other."""
     if not channels_last:
         return torch.empty(shape, dtype=dtype)
     return torch.empty((shape[0], *shape[-2:], *shape[1:-2]), dtype=dtype).permute(0, *range(3, len(shape)), 1, 2)
 
 
 def calls(dtype, channels_last):
-    """{name: call} of the networks' shapes, the batch cut to 2."""
+    """Return {name: call} with the networks' shapes, the batch cut to 2."""
 
     def new(*shape):
         return tensor(*shape, dtype=dtype, channels_last=channels_last)
@@ -87,7 +87,7 @@ def calls(dtype, channels_last):
 
 
 def report(kernel):
-    """Registers a thread, spilled bytes and instructions, and the widths of global loads in bytes."""
+    """Return the registers of a thread, bytes of stack, spilling instructions and the widths of global loads in bytes."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()

@@ -13,7 +13,7 @@ DEVICE = "cuda" if GPU else "cpu"
 
 
 def on_device(call):
-    """The same call on the device under test, every tensor in the layout that it had."""
+    """Return the same call on the device under test, every tensor in the layout that it had."""
 
     def there(t):
         memory = t.new_empty(0).set_(t.untyped_storage()).to(DEVICE)
@@ -23,18 +23,18 @@ def on_device(call):
 
 
 def run(call, function=extract_or_unfold, seed=0):
-    """Output and gradients of the backend; ``function``: see :func:`extract_or_unfold`."""
+    """Return output and gradients of the backend; ``function``: see :func:`extract_or_unfold`."""
     results = values_and_gradients(lambda **call: function("triton", **call).cpu(), on_device(call), seed)
     return {name: result.cpu() for name, result in results.items()}
 
 
 def reference(call, function=extract_or_unfold, seed=0):
-    """The same of the reference."""
+    """Return output and gradients of the reference; ``function``: see :func:`extract_or_unfold`."""
     return values_and_gradients(lambda **call: function("reference", **call), call, seed)
 
 
 def is_short(call):
-    """Whether the interpreter gets through the call in a moment."""
+    """Return whether the interpreter gets through the call in a moment."""
     kh, kw = as_pair(call["kernel_size"])
     reads = (kh * kw) ** (2 if call["aggregation"] == "fold" else 1) * (4 if call["offsets"] is not None else 1)
     return reads * call["x"].shape[:2].numel() <= 60
