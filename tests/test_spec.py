@@ -107,6 +107,11 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: Generator(norm="batch"), "generator.norm='batch' has nothing to act on"),
         (lambda: Generator(view_convolution="dense"), "needs a neighborhood as generator.view"),
         (lambda: Generator(view=3, view_convolution="dense", pointwise=True), "generator.pointwise=True contradicts"),
+        (lambda: presets.outlook_attention(heads=0), "^heads must be at least 1, got 0"),
+        (lambda: presets.neighborhood_attention(heads=-1), "^heads must be at least 1, got -1"),
+        (lambda: presets.unified(offset_groups=0), "^offset_groups must be at least 1, got 0"),
+        (lambda: presets.deformable_convolution(4, groups=0), "^groups must be at least 1, got 0"),
+        (lambda: presets.deformable_convolution(1, offset_scale=float("inf")), "^offset_scale must be finite, got inf"),
         (lambda: presets.deformable_convolution(5), "version must be 1, 2, 3 or 4, got 5"),
         (lambda: presets.deformable_convolution(2, remove_center=True), "need version 3 or 4"),
         (lambda: presets.deformable_convolution(3, offset_groups=2), "offset_groups needs version 1 or 2"),
@@ -114,6 +119,20 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
 )
 def test_a_part_refuses_what_it_cannot_mean(make, message):
     with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: presets.local_attention(heads="2"), "^heads must be int, got '2'"),
+        (lambda: presets.outlook_attention(qkv_bias="yes"), "^qkv_bias must be bool, got 'yes'"),
+        (lambda: presets.unified(offsets=1), "^offsets must be bool, got 1"),
+        (lambda: presets.deformable_convolution(2, offset_scale="2"), "^offset_scale must be float, got '2'"),
+    ],
+)
+def test_a_preset_names_the_argument_of_a_wrong_type(make, message):
+    with pytest.raises(TypeError, match=message):
         make()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unified_extractor.interop.extras import needed
+from unified_extractor.interop.files import needed
 
 PACKAGE = Path(__file__).parents[1] / "unified_extractor"
 ALLOWED = {

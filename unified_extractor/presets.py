@@ -1,9 +1,11 @@
-"""Published operators as values of the spec. Nothing in the package asks for a preset's name.
+"""Published operators as values of the spec. No code depends on a preset's name: any combination of fields is as good.
 
-The equations each preset stands for, and the papers, are listed in ``paper_notes.md``.
+``paper_notes.md`` has the equation and the paper of every preset. A preset raises ``TypeError`` or ``ValueError`` for arguments that have
+no meaning.
 """
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 from unified_extractor.spec import (
     DynamicKernel,
@@ -17,24 +19,24 @@ from unified_extractor.spec import (
 
 
 def convolution(kernel_size: Pair = 3, groups: int = 1, dilation: Pair = 1, bias: bool = False) -> ExtractorSpec:
-    """Convolution: a dense static kernel on the regular grid, in ``groups`` channel groups."""
+    """Return a convolution: a dense static kernel on the regular grid, in ``groups`` channel groups."""
     return ExtractorSpec(
         kernel_size=kernel_size, dilation=dilation, static_kernel=StaticKernel(channels="dense", groups=groups), bias=bias
     )
 
 
 def grouped_convolution(kernel_size: Pair = 3, groups: int = 2, dilation: Pair = 1, bias: bool = False) -> ExtractorSpec:
-    """Grouped convolution (ResNeXt, Xie et al. 2017): channels mix inside ``groups`` only."""
+    """Return a grouped convolution (ResNeXt, Xie et al. 2017): an output reads the input channels of its group only."""
     return convolution(kernel_size, groups, dilation, bias)
 
 
 def depthwise_convolution(kernel_size: Pair = 3) -> ExtractorSpec:
-    """Depthwise convolution: each channel has a static kernel of its own and mixes with no other."""
+    """Return a depthwise convolution: every channel has a static kernel of its own and reads no other channel."""
     return ExtractorSpec(kernel_size=kernel_size, static_kernel=StaticKernel(channels="depthwise"))
 
 
 def squeeze_excitation(reduction: int = 16) -> ExtractorSpec:
-    """Squeeze-and-excitation (Hu et al. 2018): a 1x1 window, one sigmoid weight a channel, generated from the whole image."""
+    """Return squeeze-and-excitation (Hu et al. 2018): a 1x1 window, one sigmoid weight a channel, generated from the whole image."""
     return ExtractorSpec(
         kernel_size=1,
         dynamic_kernel=DynamicKernel(source="generated", channels_per_group=1, normalization="sigmoid"),
@@ -52,13 +54,26 @@ def deformable_convolution(
     center_feature_scale: bool = False,
     remove_center: bool = False,
 ) -> ExtractorSpec:
-    """Deformable convolution: v1 (Dai et al. 2017), v2 (Zhu et al. 2019), v3 (Wang et al. 2023), v4 (Xiong et al. 2024).
+    """Return deformable convolution: v1 (Dai et al. 2017), v2 (Zhu et al. 2019), v3 (Wang et al. 2023), v4 (Xiong et al. 2024).
 
-    ``groups`` is convolution groups in v1 and v2, kernel and offset groups in v3 and v4. Versions 1 and 2 have ``offset_groups``;
-    ``center_feature_scale`` and ``remove_center`` belong to versions 3 and 4. Raises ``ValueError`` for options a version lacks.
+    Args:
+        version: 1, 2, 3 or 4.
+        kernel_size: taps of the window.
+        groups: groups of the static kernel in versions 1 and 2, groups of dynamic kernels and offsets in versions 3 and 4.
+        offset_groups: groups of offsets in versions 1 and 2.
+        dilation: distance between taps.
+        offset_scale: factor on the offsets and on the regular grid.
+        center_feature_scale: blend the value at the window's center into the output, in versions 3 and 4.
+        remove_center: set the central tap to zero, in versions 3 and 4.
+
+    Raises:
+        ValueError: an option that the version does not have.
     """
     if isinstance(version, bool) or not isinstance(version, int) or version not in (1, 2, 3, 4):
         raise ValueError(f"version must be 1, 2, 3 or 4, got {version!r}")
+    _argument("groups", groups, int)
+    _argument("offset_groups", offset_groups, int)
+    _argument("offset_scale", offset_scale, float)
     if version <= 2:
         if center_feature_scale or remove_center:
             raise ValueError(
@@ -76,7 +91,7 @@ def deformable_convolution(
         )
     if offset_groups != 1:
         raise ValueError(
-            f"offset_groups needs version 1 or 2, version {version} has one per group, got offset_groups={offset_groups}"
+            f"offset_groups needs version 1 or 2, version {version} has offsets for each of its groups, got offset_groups={offset_groups}"
         )
     return ExtractorSpec(
         kernel_size=kernel_size,
@@ -96,7 +111,7 @@ def deformable_convolution(
 
 
 def involution(kernel_size: Pair = 7, channels_per_group: int = 16, reduction: int = 4) -> ExtractorSpec:
-    """Involution (Li et al., CVPR 2021): a kernel a position, generated from its centre pixel, shared by a group's channels."""
+    """Return involution (Li et al., CVPR 2021): a kernel a position, generated from its center pixel, shared by a group's channels."""
     return ExtractorSpec(
         kernel_size=kernel_size,
         dynamic_kernel=DynamicKernel(source="generated", channels_per_group=channels_per_group),
@@ -105,7 +120,9 @@ def involution(kernel_size: Pair = 7, channels_per_group: int = 16, reduction: i
 
 
 def outlook_attention(kernel_size: Pair = 3, heads: int = 1, qkv_bias: bool = False) -> ExtractorSpec:
-    """Outlook attention (VOLO, Yuan et al. 2021): the centre pixel generates K x K attention values, folded back."""
+    """Return outlook attention (VOLO, Yuan et al. 2021): the center pixel generates K x K attention values, folded back."""
+    _argument("heads", heads, int)
+    _argument("qkv_bias", qkv_bias, bool)
     return ExtractorSpec(
         kernel_size=kernel_size,
         dynamic_kernel=DynamicKernel(source="generated", groups=heads, normalization="softmax", scale_by_head_dim=True),
@@ -115,7 +132,8 @@ def outlook_attention(kernel_size: Pair = 3, heads: int = 1, qkv_bias: bool = Fa
 
 
 def local_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bool = True) -> ExtractorSpec:
-    """Local self-attention (Ramachandran et al. 2019): query-key softmax inside the window, taps outside the image masked."""
+    """Return local self-attention (Ramachandran et al. 2019): softmax of query-key products in the window, inside the image."""
+    _argument("heads", heads, int)
     return ExtractorSpec(
         kernel_size=kernel_size,
         dynamic_kernel=DynamicKernel(
@@ -130,7 +148,7 @@ def local_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bo
 
 
 def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bool = True) -> ExtractorSpec:
-    """Neighborhood attention (Hassani et al. 2023): local attention whose windows shift to stay inside the image."""
+    """Return neighborhood attention (Hassani et al. 2023): local attention whose windows are shifted to lie inside the image."""
     return ExtractorSpec(
         kernel_size=kernel_size,
         offsets=Offsets(kind="window_shift"),
@@ -140,7 +158,7 @@ def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_posit
 
 
 def ls_convolution(kernel_size: Pair = 3, view: Pair = 7, channels_per_group: int = 8) -> ExtractorSpec:
-    """LS convolution (LSNet, Wang et al. 2025): a wide view generates small kernels. Its block's outer norm and skip are not here."""
+    """Return LS convolution (LSNet, Wang et al. 2025): a wide view generates small kernels. Its block's norm and skip are not part."""
     return ExtractorSpec(
         kernel_size=kernel_size,
         dynamic_kernel=DynamicKernel(
@@ -163,11 +181,13 @@ def unified(
     aggregation: Literal["gather", "fold"] = "gather",
     offsets: bool = True,
 ) -> ExtractorSpec:
-    """The unified extractor: learned offsets, a static depthwise kernel and a generated one, both from a wide view.
+    """Return the unified extractor: a static depthwise kernel, and learned offsets and a dynamic kernel from a wide view.
 
-    Gather starts as a plain depthwise convolution: offsets are zero and S*(1 + D) has D zero. Fold only multiplies. Without offsets it
-    was as accurate where the two were compared (``experiments/01_unified``).
+    A gather starts as a depthwise convolution: its offsets are zero, and so is D in S*(1 + D). A fold has S*D. Without offsets the
+    extractor was as accurate where the two were compared (``experiments/01_unified``).
     """
+    _argument("offset_groups", offset_groups, int)
+    _argument("offsets", offsets, bool)
     fold = aggregation == "fold"
     return ExtractorSpec(
         kernel_size=kernel_size,
@@ -183,3 +203,14 @@ def unified(
         combine="multiply" if fold else "residual",
         aggregation=aggregation,
     )
+
+
+def _argument(name: str, value: Any, kind: type) -> None:
+    """Raise ``TypeError`` or ``ValueError`` for an argument that the spec would refuse under another name."""
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits:
+        raise TypeError(f"{name} must be {kind.__name__}, got {value!r}")
+    if kind is int and value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")

@@ -63,7 +63,7 @@ MISTAKES = {
     "offsets as (x, y)": (official_values("dcnv3_c16"), lambda m: after(m, samplers.LearnedOffsets, lambda o: o.flip(3))),
     "taps column-major": (
         official_values("dcnv3_c16"),
-        lambda m: m.setattr(layers, "_row_major_from_column_major", lambda layer: list(range(9))),
+        lambda m: m.setattr(layers, "_columnwise_places", lambda layer: list(range(9))),
     ),
     "offsets planar instead of paired": (
         torchvision_values,

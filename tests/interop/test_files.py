@@ -160,6 +160,8 @@ def test_a_folder_that_does_not_make_a_network_is_refused_with_its_name(folder):
 def test_what_is_no_whole_network_is_not_saved(tmp_path):
     with pytest.raises(TypeError, match=r"must be one of unified_extractor\.models, got Linear"):
         ux.interop.save(torch.nn.Linear(1, 1), tmp_path)
+    with pytest.raises(TypeError, match=r"model must be a network of unified_extractor\.models, got Linear"):
+        HubNetwork(torch.nn.Linear(1, 1))
     pruned = SMALL["resnet"](5)
     pruned.prune_intermediate_layers([0])
     with pytest.raises(ValueError, match="pruned to features"):

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def preset_names() -> list[str]:
     """Return the names of the published operators in ``presets``."""
-    return [name for name, value in vars(presets).items() if inspect.isfunction(value)]
+    return [name for name, value in vars(presets).items() if inspect.isfunction(value) and not name.startswith("_")]
 
 
 def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:

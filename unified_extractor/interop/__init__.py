@@ -1,4 +1,4 @@
-"""Official weights in, our networks out: to files, to the Hugging Face Hub (``interop.hub``), to timm (``interop.timm``)."""
+"""Official weights into our modules; our networks into files, to the Hugging Face Hub (``interop.hub``) and timm (``interop.timm``)."""
 
 from unified_extractor.interop.files import read_state_dict
 from unified_extractor.interop.official import load_official

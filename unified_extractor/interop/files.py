@@ -1,28 +1,36 @@
-"""Reading weights from files that others made, without running code in them."""
+"""Weights in files that others wrote, read without running code in them."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unified_extractor.interop.extras import needed
-
 _WRAPPERS = ("state_dict", "model", "model_state")
-"""Under which names training codes keep the weights in a checkpoint."""
+"""Names under which training codes keep the weights in a checkpoint."""
+
+
+def needed(library: str) -> Any:
+    """Return the module of an optional library. Raise ``ImportError`` that says which extra installs it."""
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        package = library.split(".")[0]
+        raise ImportError(f"this needs {package}: pip install 'unified-extractor[interop]' ({error})") from error
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file, on the CPU.
+    """Return the weights in a file, on the CPU.
 
     Args:
-        path: a ``.safetensors`` file, or one that ``torch.save`` wrote: a state dict, or a checkpoint with one inside.
+        path: a ``.safetensors`` file, or a file of ``torch.save`` with a state dict or a checkpoint that contains one.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is broken, holds more than tensors and plain values (a pickle could run code: it is refused), or no
-            state dict.
+        ValueError: the file is broken, has no state dict, or has more in it than tensors and plain values, which could run code.
     """
     path = Path(path)
     if not path.is_file():

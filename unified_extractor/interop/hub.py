@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unified_extractor import models
-from unified_extractor.interop.extras import needed
+from unified_extractor.interop.files import needed
 from unified_extractor.interop.saved import load, save
 
 _hub = needed("huggingface_hub")
@@ -17,14 +17,19 @@ class HubNetwork(nn.Module, _hub.ModelHubMixin, library_name="unified_extractor"
 
     Args:
         model: a network of ``unified_extractor.models``.
+
+    Raises:
+        TypeError: ``model`` is another module.
     """
 
     def __init__(self, model: models.StagedNetwork) -> None:
         super().__init__()
+        if not isinstance(model, models.StagedNetwork):
+            raise TypeError(f"model must be a network of unified_extractor.models, got {type(model).__name__}")
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """The model's."""
+        """Return what the model gives for ``x``."""
         return self.model(x)
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 
 from unified_extractor import models
-from unified_extractor.interop.extras import needed
-from unified_extractor.interop.files import read_state_dict
+from unified_extractor.interop.files import needed, read_state_dict
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"

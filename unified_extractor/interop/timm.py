@@ -1,13 +1,13 @@
-"""This package's networks in timm's registry: ``timm.create_model("uniex_rednet50", spec=...)`` once this module is imported.
+"""This package's networks in timm's registry, once this module is imported: ``timm.create_model("uniex_rednet50", spec=...)``.
 
-None has pretrained weights.
+No network has pretrained weights.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from unified_extractor import models
-from unified_extractor.interop.extras import needed
+from unified_extractor.interop.files import needed
 
 _timm, _data = needed("timm.models"), needed("timm.data")
 
@@ -22,10 +22,10 @@ _PRETRAINED = {
 
 
 def _entrypoint(name: str, make: Callable[..., models.StagedNetwork]) -> Callable[..., Any]:
-    """The function that timm calls."""
+    """Return the function that timm calls to make the network."""
 
     def create(pretrained: bool = False, global_pool: str | None = None, **options: Any) -> Any:
-        features = {"out_indices": options.pop("out_indices", None), "feature_cls": "getter"}  # None: all of them
+        features = {"out_indices": options.pop("out_indices", None), "feature_cls": "getter"}  # None: all stages
         network = _timm.build_model_with_cfg(make, create.__name__, pretrained, feature_cfg=features, **options)
         if not options.get("features_only"):
             network.check_pool(global_pool)
@@ -37,18 +37,18 @@ def _entrypoint(name: str, make: Callable[..., models.StagedNetwork]) -> Callabl
 
 
 _NETWORKS = {name: getattr(models, name) for name in models.__all__ if name.islower()}
-"""Variants are functions, families are classes."""
+"""The variants by name, and ``extractor_net``; families have names in upper case."""
 
 
 def _classifiers(make: Any) -> str | tuple[str, ...]:
-    """In timm's convention: a name, or several."""
+    """Return the classifiers' names as timm wants them: a name, or a tuple of several."""
     family: type[models.StagedNetwork] = make if isinstance(make, type) else make.__annotations__["return"]
     names = family.classifiers
     return names[0] if len(names) == 1 else names
 
 
 default_cfgs = {f"uniex_{name}": _PRETRAINED | {"classifier": _classifiers(make)} for name, make in _NETWORKS.items()}
-"""Where timm looks for a model's configuration when it is registered."""
+"""The configurations of the models; timm reads them here when a model is registered."""
 __all__ = []
 
 for _name, _make in _NETWORKS.items():

@@ -1,4 +1,4 @@
-"""Official weights: names and conventions of the released codes, converted to ours."""
+"""Weights of the released codes, whose names and conventions are converted to ours."""
 
 from unified_extractor.interop.official.loading import FAMILIES, load_official
 

@@ -1,4 +1,4 @@
-"""Layers of the released codes of involution, VOLO and DCNv3, and torch's convolution."""
+"""Rules for layers: involution, VOLO's outlook attention and DCNv3 of the released codes, torch's convolution."""
 
 import torch
 from torch import Tensor
@@ -9,28 +9,28 @@ from unified_extractor.spec import as_pair
 
 
 def convolution(layer: UnifiedExtractor2d) -> Items:
-    """torch's own convolution without bias."""
+    """Yield the rules of torch's own convolution without bias."""
     yield "weight", Rule("static_kernel")
 
 
 def involution(layer: UnifiedExtractor2d) -> Items:
-    """conv1 (conv, bn) reduces, conv2 spans ``[G*K]``, taps row-major: our order."""
+    """Yield the rules of involution: conv1 (conv, bn) reduces, conv2 spans ``[G*K]`` with taps row by row, as ours."""
     yield from affine("conv1.conv", "feature.reduce.conv", bias=False)
     yield from norm("conv1.bn", "feature.reduce.norm")
     yield from affine("conv2.conv", "kernel.head")
 
 
 def outlook_attention(layer: UnifiedExtractor2d) -> Items:
-    """v, attn ``[heads*K*K]`` (output tap, source tap), proj: our order."""
+    """Yield the rules of outlook attention: v, attn ``[heads*K*K]`` (output tap, source tap) as ours, proj."""
     yield from affine("v", "value", bias=layer.spec.projection.input == "affine")
     yield from affine("attn", "kernel.head")
     yield from affine("proj", "projection")
 
 
 def dcnv3(layer: UnifiedExtractor2d) -> Items:
-    """Offsets are (x, y) and taps column-major there; the removed centre is the middle of either order."""
+    """Yield the rules of DCNv3, which has offsets (x, y) and taps column by column; a removed center is the middle of both orders."""
     groups = layer.kernel_groups
-    order = _row_major_from_column_major(layer)
+    order = _columnwise_places(layer)
 
     def taps(value: Tensor) -> Tensor:
         return value.unflatten(0, (groups, len(order)))[:, order].flatten(0, 1)
@@ -49,11 +49,11 @@ def dcnv3(layer: UnifiedExtractor2d) -> Items:
             yield f"center_feature_scale_proj_{name}", Rule(f"center_gate.{name}")
 
 
-def _row_major_from_column_major(layer: UnifiedExtractor2d) -> list[int]:
-    """For every tap in row-major order its place in column-major order, without the centre where that is removed."""
+def _columnwise_places(layer: UnifiedExtractor2d) -> list[int]:
+    """Return the place of every tap, counted row by row, in the order column by column; without the center where it is removed."""
     kh, kw = as_pair(layer.spec.kernel_size)
     order = torch.arange(kh * kw, device="cpu").view(kw, kh).t().flatten().tolist()
     if not layer.spec.dynamic_kernel.remove_center:
         return order
-    centre = kh * kw // 2
-    return [place - (place > centre) for place in order if place != centre]
+    center = kh * kw // 2
+    return [place - (place > center) for place in order if place != center]

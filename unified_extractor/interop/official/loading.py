@@ -1,6 +1,6 @@
-"""State dicts of official implementations, loaded into this package's modules: names, tap order and coordinates are converted.
+"""State dicts of official implementations, loaded into this package's modules. Names, order of taps and coordinates are converted.
 
-Every family is a table from the official key to ours and, where conventions differ, a conversion of the value.
+A family is a table of rules: official key, our name and, where conventions differ, a conversion of the value.
 """
 
 import warnings
@@ -19,11 +19,12 @@ from unified_extractor.names import did_you_mean
 
 
 class Family(NamedTuple):
-    """An official code."""
+    """An official code whose state dicts can be loaded."""
 
     module: type[nn.Module]
-    """What its state dicts load into."""
+    """Class of the modules that its state dicts load into."""
     rules: Callable[[Any], Items]
+    """Function from such a module to the rules of its parameters."""
 
 
 FAMILIES = {
@@ -43,13 +44,13 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor] | str | Pa
     Args:
         module: the layer or network that equals the official one.
         state_dict: names and values of the official code, or a file of them, see :func:`unified_extractor.interop.read_state_dict`.
-        family: whose code. Layers: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage, its
+        family: the official code. Layers: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage, its
             pure torch or CUDA module). Networks: "rednet" (d-li14), "resnet" (torchvision), "volo" (sail-sg, timm),
             "internimage" (OpenGVLab, DCNv3).
 
     Returns:
-        What was not loaded as it is, official key to the reason: a classifier of other classes, or none at all, is left out, a
-        position embedding for images of another size is interpolated. A warning says the same. Empty if everything fits.
+        The values that were not loaded as they are, by official key, each with the reason: a classifier for other classes, or where
+        there is none, is left out; a position embedding for images of another size is interpolated. A warning says the same.
 
     Raises:
         ValueError: an unknown family, a module on the meta device, or a key that is missing, unexpected or of another shape; the
@@ -77,7 +78,7 @@ def load_official(module: nn.Module, state_dict: Mapping[str, Tensor] | str | Pa
             if rule.by_class and rule.ours in own:
                 notes[key] = "not there, the module's own stays"
             continue
-        if note := _unlike(values[key], rule, own.get(rule.ours)):
+        if note := _difference(values[key], rule, own.get(rule.ours)):
             notes[key] = note
         if rule.by_class and key in notes:
             continue
@@ -101,11 +102,11 @@ def _check_keys(values: Mapping[str, Tensor], rules: dict[str, Rule], own: dict[
         )
     targets = {rule.ours for rule in rules.values() if not rule.by_class or rule.ours in own}
     if unmatched := sorted(set(own) ^ targets):
-        raise ValueError(f"the module's spec is not that of an official {family}: {unmatched[0]!r} has no counterpart")
+        raise ValueError(f"module's spec is not that of an official {family}: {unmatched[0]!r} has no counterpart")
 
 
-def _unlike(value: Tensor, rule: Rule, own: Tensor | None) -> str | None:
-    """Why a value that depends on classes or image size is not loaded as it is; None where it is, or where nothing excuses it."""
+def _difference(value: Tensor, rule: Rule, own: Tensor | None) -> str | None:
+    """Return why a value that depends on classes or image size cannot be loaded as it is; None for all other values."""
     if rule.by_class and own is None:
         return "left out, the module has no classifier"
     assert own is not None
@@ -119,7 +120,7 @@ def _unlike(value: Tensor, rule: Rule, own: Tensor | None) -> str | None:
 
 
 def _converted(key: str, value: Tensor, own: Tensor, rule: Rule) -> Tensor:
-    """The official value in our convention and shape; a linear layer's weight becomes a 1x1 convolution's."""
+    """Return the official value in our convention and shape; a linear layer's weight becomes a 1x1 convolution's."""
     if rule.resize and value.dim() == own.dim():
         converted = rule.convert(value)
         if converted.shape[:2] == own.shape[:2]:

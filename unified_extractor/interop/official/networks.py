@@ -1,4 +1,4 @@
-"""Networks of the released codes of RedNet (d-li14), VOLO (sail-sg, timm), InternImage (OpenGVLab), and torchvision's ResNet."""
+"""Rules for networks: the released codes of RedNet (d-li14), VOLO (sail-sg, timm), InternImage (OpenGVLab), torchvision's ResNet."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from unified_extractor.models.volo import VOLO, resized_embedding
 
 
 def rednet(network: RedNet) -> Items:
-    """mmcls's names: ``backbone.`` and ``head.fc``."""
+    """Yield the rules of RedNet, whose keys are those of mmcls: ``backbone.`` and ``head.fc``."""
     yield from _convolution_norm("backbone.stem.0.conv", "backbone.stem.0.bn", "stem.0")
     stem: Any = network.stem
     yield from nested("backbone.stem.1", "stem.1", layers.involution(_layer(stem[1])))
@@ -27,7 +27,7 @@ def rednet(network: RedNet) -> Items:
 
 
 def resnet(network: ResNet) -> Items:
-    """torchvision's names."""
+    """Yield the rules of torchvision's ResNet."""
     yield from affine("conv1", "stem.0", bias=False)
     yield from norm("bn1", "stem.1")
     yield from _bottlenecks(network, "layer", layers.convolution)
@@ -35,7 +35,7 @@ def resnet(network: ResNet) -> Items:
 
 
 def volo(network: VOLO) -> Items:
-    """sail-sg's names, which timm kept; linear layers there are 1x1 convolutions here."""
+    """Yield the rules of VOLO, whose keys timm took over from sail-sg; its linear layers are 1x1 convolutions here."""
     for i in (0, 3, 6):
         yield from affine(f"patch_embed.conv.{i}", f"stem.{i}", bias=False)
         yield from norm(f"patch_embed.conv.{i + 1}", f"stem.{i + 1}")
@@ -48,7 +48,7 @@ def volo(network: VOLO) -> Items:
         yield from nested(f"{official}.attn", f"{ours}.0.mixer", layers.outlook_attention(_layer(block[0].mixer)))
         yield from _norms_and_mlp(official, ours)
     for i in (1, 2, 3):
-        first = 1 if i == 1 else 0  # behind the downsampling
+        first = 1 if i == 1 else 0  # after the downsampling
         for j in range(len(network.stages[i]) - first):
             official, ours = f"network.{i + 1}.{j}", f"stage{i + 1}.{j + first}"
             yield from affine(f"{official}.attn.qkv", f"{ours}.0.mixer.qkv", bias=False)
@@ -70,7 +70,7 @@ def volo(network: VOLO) -> Items:
 
 
 def internimage(network: InternImage) -> Items:
-    """OpenGVLab's names of InternImage with DCNv3."""
+    """Yield the rules of OpenGVLab's InternImage with DCNv3."""
     for i, conv, layer_norm in ((1, 0, 1), (2, 3, 4)):
         yield from affine(f"patch_embed.conv{i}", f"stem.{conv}")
         yield from affine(f"patch_embed.norm{i}.1", f"stem.{layer_norm}")
@@ -104,7 +104,7 @@ def _internimage_block(network: InternImage, official: str, ours: str, mixer: Un
 
 
 def _bottlenecks(network: StagedNetwork, prefix: str, rules: Callable[[UnifiedExtractor2d], Items]) -> Items:
-    """The four stages that RedNet and ResNet share; ``rules`` are those of a block's second convolution."""
+    """Yield the rules of the stages of RedNet and ResNet; ``rules`` are those of a block's second convolution."""
     stages: list[Any] = network.stages
     for i, stage in enumerate(stages, 1):
         for j, block in enumerate(stage):
@@ -118,9 +118,9 @@ def _bottlenecks(network: StagedNetwork, prefix: str, rules: Callable[[UnifiedEx
 
 
 def _layer(placed: object) -> UnifiedExtractor2d:
-    """The extractor in a place of a network, where it is one as published. Raises ``ValueError``."""
+    """Return the extractor in a place of a network. Raise ``ValueError`` where a spec other than the published one wrapped it."""
     if not isinstance(placed, UnifiedExtractor2d):
-        raise ValueError(f"the module's spec is not the published one: no official weights fit into {placed!r}")
+        raise ValueError(f"module's spec is not the published one: no official weights fit into {placed!r}")
     return placed
 
 
@@ -130,7 +130,7 @@ def _convolution_norm(convolution: str, batch_norm: str, ours: str) -> Items:
 
 
 def _norms_and_mlp(official: str, ours: str) -> Items:
-    """Of a transformer-like block of VOLO."""
+    """Yield the rules of the norms and the MLP of a block of VOLO."""
     for i in (0, 1):
         yield from affine(f"{official}.norm{i + 1}", f"{ours}.{i}.norm")
     for name in ("fc1", "fc2"):

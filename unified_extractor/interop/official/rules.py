@@ -1,4 +1,4 @@
-"""The vocabulary of the families' tables: an official key, our name, and a conversion where conventions differ."""
+"""Rules of which the families' tables consist: an official key, our name, and a conversion where conventions differ."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -7,21 +7,21 @@ from torch import Tensor
 
 
 def same(value: Tensor) -> Tensor:
-    """The value as it is."""
+    """Return the value as it is."""
     return value
 
 
 class Rule(NamedTuple):
-    """Where an official value goes."""
+    """The destination of an official value."""
 
     ours: str
-    """The name in our module."""
+    """Name in our module."""
     convert: Callable[[Tensor], Tensor] = same
-    """From the official convention to ours; shapes may differ only as a linear layer's differs from a 1x1 convolution's."""
+    """Conversion from the official convention to ours; shapes may differ only as a linear layer's and a 1x1 convolution's do."""
     by_class: bool = False
-    """One row a class: left out where the module has other classes."""
+    """Mark of a value with one row for each class, which is left out where the module has other classes."""
     resize: Callable[[Tensor, Tensor], Tensor] | None = None
-    """For a value that depends on the image's size: (converted value, our parameter) to the value in our size."""
+    """Function of the converted value and our parameter to the value in our size, where the value depends on the image's size."""
 
 
 Rules = dict[str, Rule]
@@ -30,19 +30,19 @@ Convert = Callable[[Tensor], Tensor]
 
 
 def norm(official: str, ours: str) -> Items:
-    """A batch norm."""
+    """Yield the rules of a batch norm."""
     yield from affine(official, ours)
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         yield f"{official}.{name}", Rule(f"{ours}.{name}")
 
 
 def affine(official: str, ours: str, convert: Convert = same, *, bias: bool = True, by_class: bool = False) -> Items:
-    """Weight and bias of a linear layer, a convolution or a layer norm."""
+    """Yield the rules of weight and bias of a linear layer, a convolution or a layer norm."""
     for name in ("weight", "bias") if bias else ("weight",):
         yield f"{official}.{name}", Rule(f"{ours}.{name}", convert, by_class)
 
 
 def nested(official: str, ours: str, rules: Iterable[tuple[str, Rule]]) -> Items:
-    """Rules of a module inside another one."""
+    """Yield the rules of a module inside another one."""
     for key, rule in rules:
         yield f"{official}.{key}", rule._replace(ours=f"{ours}.{rule.ours}")
