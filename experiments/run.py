@@ -65,18 +65,19 @@ def best(by_rate: Mapping[float, float]) -> float:
 
 
 def beyond(by_rate: Mapping[float, float]) -> list[float]:
-    """Where the best rate is an end of those tried: the next one beyond it."""
-    rate = best(by_rate)
-    return [rate / 2] * (rate == min(by_rate)) + [rate * 2] * (rate == max(by_rate))
+    """Return the next rate beyond the best, where that is an end of those tried and fewer than ``EXTENSIONS`` steps off the short list."""
+    rate, factor = best(by_rate), 2**EXTENSIONS
+    lower = [rate / 2] * (rate == min(by_rate) and rate / 2 >= min(RATES) / factor)
+    return lower + [rate * 2] * (rate == max(by_rate) and rate * 2 <= max(RATES) * factor)
 
 
-def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int]) -> dict[str, float]:
-    """Run every variant at all rates of the short list and beyond, until none is best at an end; the best of each.
+def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: bool = False) -> dict[str, float]:
+    """Run every variant at all rates of the short list and beyond, until none is best at an end; return the best of each.
 
-    A variant that has no row at any rate, because all its runs failed, has no rate.
+    A variant that has no row at any rate, because all its runs failed, has no rate. A dry run goes by the rows that are there.
     """
     sweep(replace(grid, settings={LEARNING_RATE: list(RATES)}), rows=rows)
-    for _ in range(EXTENSIONS):
+    for _ in range(1 if dry_run else EXTENSIONS):
         wanted: dict[float, dict[str, Options]] = {}
         for variant, by_rate in accuracies(grid, rows).items():
             for rate in beyond(by_rate):
@@ -131,25 +132,20 @@ def main() -> int:
         grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
         trained, choosing = (at_budget(grid, budget, given) for budget in (given.budget, CHOOSING[given.budget]))
         choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=[0])
-        if given.dry_run:
-            sweep(replace(choosing, settings={LEARNING_RATE: list(RATES)}), rows=rates)
-            print(
-                f"not counted: rates beyond {' and '.join(map(str, RATES))}, for a variant that is best at an end, at most {EXTENSIONS}"
-            )
-        else:
-            chosen = choose_rates(choosing, rates, sweep)
-            variants = {
-                name: {**options, LEARNING_RATE: chosen[name]} for name, options in grid.variants.items() if name in chosen
-            }
-            trained = replace(trained, variants=variants)
-            without = [name for name in grid.variants if name not in chosen]
-        failed = sweep(trained, rows=rows)
+        chosen = choose_rates(choosing, rates, sweep, dry_run=given.dry_run)
+        without = [name for name in grid.variants if name not in chosen]
+        variants = {name: {**options, LEARNING_RATE: chosen[name]} for name, options in grid.variants.items() if name in chosen}
+        if given.dry_run:  # a rate that is not chosen yet changes nothing of what a run costs
+            variants |= {name: grid.variants[name] for name in without}
+        failed = sweep(replace(trained, variants=variants), rows=rows)
     except (SweepError, RecordError) as error:
         sys.exit(f"run.py: error: {error}")
+    if given.dry_run:
+        if without:
+            print(f"at the protocol's learning rate, until there are rows to choose one by: {', '.join(without)}")
+        return failed
     for name in without:
         print(f"run.py: {name} is left out: its runs failed at every learning rate", file=sys.stderr)
-    if given.dry_run:
-        return failed
     return uniex(["report", str(rows), "--output", str(report)]) or failed or bool(without)
 
 

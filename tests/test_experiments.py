@@ -1,11 +1,14 @@
 """Experiments: every variant can be had at the protocol's cost, rows are of one cost, and a whole experiment runs."""
 
+import argparse
+import csv
 import importlib
 import itertools
 import json
 import math
+import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,10 @@ import yaml
 
 from tests.support.rows import row
 from unified_extractor.models.matched_net import TOLERANCE, Budget, Shape, matching_widths
-from unified_extractor.results.record import read_rows, write_rows
+from unified_extractor.results.record import FORMER_HASHES, read_rows, write_rows
 from unified_extractor.spec import ExtractorSpec
-from unified_extractor.sweeps.grid import Grid, read_grid
+from unified_extractor.sweeps.grid import Grid, points, read_grid
+from unified_extractor.training.run.settings_hash import config_hash
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 GRIDS = sorted(EXPERIMENTS.glob("*/*.yaml"))
@@ -59,6 +63,85 @@ def test_rows_of_a_file_are_of_one_cost_and_one_data_set(path):
     for size, figure in itertools.product(sizes, ("parameters", "multiply_adds")):
         values = [getattr(row, figure) for row in rows if row.variant.split(" ")[0].partition("@")[2] == size]
         assert max(values) <= (1 + TOLERANCE) / (1 - TOLERANCE) * min(values)
+
+
+QUESTION = re.compile(r"(?P<budget>\w+)-(?P<data>[a-z0-9_]+?)(-on_(?P<accelerator>\w+?))?(-rates)?")
+"""What a row's question says beside the name of its grid."""
+
+
+def merged(grid, point):
+    """The configuration of a cell as its files say it, not yet resolved."""
+    config = {}
+    for file in grid.config:
+        config = together(config, yaml.safe_load(Path(file).read_text()))
+    for option, value in sorted(point.options.items(), key=lambda item: item[0].count(".")):
+        if isinstance(value, str) and value.endswith(".yaml"):
+            value = yaml.safe_load(Path(value).read_text())
+        for part in reversed(option.split(".")):
+            value = {part: value}
+        config = together(config, value)
+    return config | {"seed_everything": point.seed}
+
+
+def together(one, other):
+    """One mapping with the values of the other, nested; a spec is replaced whole."""
+    both = one | other
+    for key in one.keys() & other.keys() - {"spec"}:
+        if isinstance(one[key], dict) and isinstance(other[key], dict):
+            both[key] = together(one[key], other[key])
+    return both
+
+
+def hashes_of_cells(run, rows):
+    """The hashes of the cells to which rows belong, by their questions, variants and seeds; finals at the rates that the rows choose."""
+    grids = {grid.name: grid for grid in map(read_grid, GRIDS)}
+    rates = {}
+    for one in rows:
+        name = max((name for name in grids if one.question.startswith(name)), key=len)
+        grid, given = grids[name], QUESTION.fullmatch(one.question.removeprefix(name).strip("/"))
+        experiment, *own_name = name.split("/")
+        if given:
+            options = argparse.Namespace(data=given["data"], accelerator=given["accelerator"], root=None)
+            grid = run.at_budget(grid, given["budget"], options)
+            path = (
+                EXPERIMENTS
+                / experiment
+                / "results"
+                / ("-".join([*own_name, run.title(given["budget"], options)]) + "-rates.jsonl")
+            )
+        variant, _, rate = one.variant.partition(" learning_rate=")
+        if given and not rate:
+            if path not in rates:
+                rates[path] = run.accuracies(grid, path)
+            rate = run.best(rates[path][variant])
+        own = grid.variants[variant] | ({run.LEARNING_RATE: float(rate)} if rate else {})
+        (point,) = points(replace(grid, variants={variant: own}, settings={}, seeds=[one.seed]))
+        yield config_hash(merged(grid, point))
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_every_committed_row_is_that_of_a_cell_of_today(path, monkeypatch):
+    """Under today's hash; the file itself keeps the hash that the run had."""
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    rows = read_rows([path])
+    assert list(hashes_of_cells(importlib.import_module("run"), rows)) == [one.config_hash for one in rows]
+    former = {line["former_hash"] for line in csv.DictReader((EXPERIMENTS / FORMER_HASHES).open())}
+    for line, one in zip(path.read_text().splitlines(), rows, strict=True):
+        kept = json.loads(line)
+        for field in ("config_hash", "settings_hash"):
+            assert kept[field] in former or kept[field] == getattr(one, field)
+
+
+def test_a_dry_run_of_a_finished_experiment_finds_every_cell_finished_and_needs_no_images(monkeypatch, capsys):
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    run = importlib.import_module("run")
+    monkeypatch.setattr(sys, "argv", ["run.py", "03_position", "--root", "nowhere", "--dry_run"])
+    assert run.main() == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"\d+ cells, \d+ finished", printed) == ["6 cells, 6 finished", "9 cells, 9 finished"]
+    assert "│ new" not in printed
 
 
 def test_the_committed_table_of_large_kernels_is_that_of_the_committed_measurement(monkeypatch):

@@ -13,18 +13,19 @@ from unified_extractor.interop.files import needed
 PACKAGE = Path(__file__).parents[1] / "unified_extractor"
 ALLOWED = {
     "names": set(),
+    "options": set(),
     "spec": set(),
     "presets": {"spec"},
     "ops": {"spec", "ops"},
     "layers": {"spec", "ops", "layers"},
     "models": {"spec", "presets", "ops", "layers", "profiling", "models"},
-    "interop": {"spec", "presets", "ops", "layers", "models", "interop"},
+    "interop": {"options", "spec", "presets", "ops", "layers", "models", "interop"},
     "profiling": {"spec", "ops", "layers", "profiling"},
     "analysis": {"profiling"},
-    "results": {"spec", "results"},
+    "results": {"options", "spec", "results"},
     "visualize": {"spec", "ops", "layers", "profiling", "results", "visualize"},
     "data": {"data"},
-    "training": {"spec", "data", "training", "profiling", "results", "visualize"},
+    "training": {"options", "spec", "data", "training", "profiling", "results", "visualize"},
     "benchmarks": {"spec", "presets", "data", "ops", "layers", "models", "profiling", "results", "benchmarks"},
     "sweeps": {"data", "training", "profiling", "results", "sweeps"},
     "commands": {
@@ -43,7 +44,7 @@ ALLOWED = {
     "__main__": {"training", "commands"},
     "__init__": {"spec", "presets", "ops", "layers", "models", "interop", "analysis"},
 }
-STANDARD_LIBRARY_ONLY = {"names", "spec", "presets"}
+STANDARD_LIBRARY_ONLY = {"names", "options", "spec", "presets"}
 FOREIGN = {
     "einops",
     "jsonargparse",

@@ -8,6 +8,7 @@ from torch import nn
 
 from unified_extractor import models
 from unified_extractor.interop.files import needed, read_state_dict
+from unified_extractor.options import present_class_path, with_present_names
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
@@ -46,18 +47,19 @@ def load(folder: str | Path) -> models.StagedNetwork:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         config = dict(json.loads(path.read_text()))
-        name = config.pop("network")
+        name = present_class_path(str(config.pop("network")))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no configuration of a network: {error}") from error
-    network_class = getattr(models, str(name), None)
+    network_class = getattr(models, name, None)
     if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
         raise ValueError(f"{path}: network must be a class of unified_extractor.models, got {name!r}")
     try:
         for field in _SPECS:
-            if isinstance(config.get(field), list):
-                config[field] = [ExtractorSpec(**fields) for fields in config[field]]
-            elif config.get(field) is not None:
-                config[field] = ExtractorSpec(**config[field])
+            saved = with_present_names(config.get(field), ExtractorSpec)
+            if isinstance(saved, list):
+                config[field] = [ExtractorSpec(**fields) for fields in saved]
+            elif saved is not None:
+                config[field] = ExtractorSpec(**saved)
         weights = read_state_dict(Path(folder) / _WEIGHTS)
         precisions = {value.dtype for value in weights.values() if value.is_floating_point()}
         network = network_class(**config)

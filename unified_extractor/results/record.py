@@ -3,18 +3,24 @@
 A file of rows has one JSON object a line; the record in a run folder is such a file with a single line.
 """
 
+import csv
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from unified_extractor.options import with_present_names
+from unified_extractor.spec import ExtractorSpec
+
 SCHEMA = 2
-"""Raised whenever a field changes its meaning."""
+"""The version of the fields of a row, raised whenever one changes its meaning."""
+FORMER_HASHES = "former_hashes.csv"
+"""The name of the table that gives the present hashes for those of rows from before a change of how hashes are made."""
 
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -156,7 +162,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read_rows(paths: Sequence[Path]) -> list[Record]:
-    """All rows of these files, in order. Raises ``RecordError`` for the first line that is not a row, or a run's second row."""
+    """Return all rows of these files, in order, with present hashes and present names in their specs.
+
+    A former hash is looked up in the nearest ``former_hashes.csv``, in the folder of the file or above it. The files stay as they are.
+
+    Raises:
+        RecordError: a line that is not a row, a run's second row, or a table of hashes that is none.
+    """
     rows: list[Record] = []
     seen: dict[str, str] = {}
     for path in paths:
@@ -164,9 +176,10 @@ def read_rows(paths: Sequence[Path]) -> list[Record]:
             lines = path.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RecordError(f"{path}: not a file of rows: {error}") from error
+        present = present_hashes(path.parent)
         for number, line in enumerate(lines, 1):
             place = f"{path}:{number}"
-            row = _row(line, place)
+            row = _row(line, place, present)
             if row.run in seen:
                 raise RecordError(f"{place}: the run {row.run} has a row already, {seen[row.run]}")
             seen[row.run] = place
@@ -174,7 +187,24 @@ def read_rows(paths: Sequence[Path]) -> list[Record]:
     return rows
 
 
-def _row(line: str, place: str) -> Record:
+def present_hashes(folder: Path) -> Mapping[str, str]:
+    """Return the present hash of every former one, by the table in a folder or in the nearest one above it; nothing without a table.
+
+    Raises:
+        RecordError: the table has other columns, or other values than two hashes a line.
+    """
+    here = folder.resolve()
+    path = next((found for place in (here, *here.parents) if (found := place / FORMER_HASHES).is_file()), None)
+    if path is None:
+        return {}
+    with path.open(newline="") as file:
+        header, *lines = list(csv.reader(file)) or [[]]
+    if header != ["former_hash", "hash"] or any(len(line) != 2 for line in lines):
+        raise RecordError(f"{path}: must have the columns former_hash and hash")
+    return dict(lines)
+
+
+def _row(line: str, place: str, present: Mapping[str, str]) -> Record:
     try:
         content = json.loads(line)
     except ValueError as error:
@@ -182,9 +212,11 @@ def _row(line: str, place: str) -> Record:
     if isinstance(content, dict) and content.get("schema") != SCHEMA:
         raise RecordError(f"{place}: schema {content.get('schema')}, only {SCHEMA} is understood")
     try:
-        return _ROW.validate_json(line)
+        row = _ROW.validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise RecordError(f"{place}: not a row: {where}: {first['msg']}{more}") from error
+    config, settings = (present.get(own, own) for own in (row.config_hash, row.settings_hash))
+    return replace(row, config_hash=config, settings_hash=settings, specs=with_present_names(row.specs, ExtractorSpec))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from unified_extractor.results.record import as_line, read_rows
+from unified_extractor.results.record import Record, as_line, read_rows
 from unified_extractor.sweeps.cell import LOGS, Cell
 from unified_extractor.training.run.folder import RECORD
 
@@ -25,22 +25,28 @@ class KeptRows:
 
     def __init__(self, path: Path | None, others: Iterable[Path] = ()) -> None:
         self.path = path
-        self._hashes = {row.config_hash for row in read_rows([path])} if path is not None and path.exists() else set()
-        self._others = {row.config_hash: row for other in others for row in read_rows([other])}
+        self._own = {row.config_hash: row for row in read_rows([path])} if path is not None and path.exists() else {}
+        self._others = {(row.config_hash, row.budget): row for other in others for row in read_rows([other])}
 
-    def holds(self, config_hash: str, budget: str) -> bool:
-        """Whether a run of this configuration has its row; in the file of another sweep, one of this budget."""
-        other = self._others.get(config_hash)
-        return config_hash in self._hashes or (other is not None and other.budget == budget)
+    @property
+    def empty(self) -> bool:
+        """Whether there is no row at all."""
+        return not self._own and not self._others
+
+    def row(self, config_hash: str, budget: str) -> Record | None:
+        """Return the row of a run of this configuration, if there is one; in the file of another sweep, one of this budget."""
+        return self._own.get(config_hash) or self._others.get((config_hash, budget))
 
     def add(self, cell: Cell) -> None:
         """Add the row of a finished cell, unless it is there; other sweeps of the grid may add at the same time."""
-        if self.path is None or cell.config_hash in self._hashes:
+        if self.path is None or cell.config_hash in self._own:
             return
         if folder := cell.run.finished():
             (record,) = read_rows([folder / RECORD])
         elif cell.kept:
-            record = replace(self._others[cell.config_hash], question=cell.run.question, variant=cell.run.variant)
+            record = replace(
+                self._others[cell.config_hash, cell.run.budget], question=cell.run.question, variant=cell.run.variant
+            )
         else:
             return
         lock = cell.run.path.parent / LOGS / "rows.lock"
@@ -52,4 +58,4 @@ class KeptRows:
                 before = self.path.read_text() if self.path.exists() else ""
                 with self.path.open("a") as file:
                     file.write("\n" * (before != "" and not before.endswith("\n")) + as_line(record) + "\n")
-        self._hashes.add(record.config_hash)
+        self._own[cell.config_hash] = record

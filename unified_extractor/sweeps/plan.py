@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.table import Table
 
@@ -22,9 +23,10 @@ from unified_extractor.sweeps.grid import Grid, Point, points
 from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
 from unified_extractor.training import ConfigurationError
-from unified_extractor.training.cli.planned_run import PlannedRun, planned
+from unified_extractor.training.cli.planned_run import PlannedRun, planned, resolved
 from unified_extractor.training.run.environment import device_name
 from unified_extractor.training.run.folder import RECORD
+from unified_extractor.training.run.settings_hash import config_hash
 
 _AT_MOST_START_UP = 30.0
 
@@ -97,13 +99,17 @@ class _Planner:
         self._times: dict[str, StepTime] = {}
         self._start_up: float | None = None
         self._before: PlannedRun | None = None
+        self._settings: dict[str, Namespace] = {}
 
     def plan(self, point: Point) -> PlannedCell:
+        """Return a cell with its costs: those in its row if it has one, for which nothing is built and no image read."""
         with _undisturbed():
+            if (found := self._kept_row(point)) is not None:
+                return _finished(as_cell(self._grid, point, found.config_hash, kept=True), found)
             run = self._planned(point)
             if self._start_up is None:  # what this process has done so far is about what fit does before its first step
                 self._start_up = min(time.process_time(), _AT_MOST_START_UP)
-            cell = as_cell(self._grid, point, run.config_hash, kept=self._kept.holds(run.config_hash, run.run.budget))
+            cell = as_cell(self._grid, point, run.config_hash)
             key, work = work_key(run), schedule(run)
             if key not in self._multiply_adds:
                 shape = (run.data.in_chans, run.data.image_size, run.data.image_size)
@@ -143,6 +149,19 @@ class _Planner:
                 planned_cell = _with_seconds(planned_cell, start_up + statistics.median(found))
             result.append(planned_cell)
         return result
+
+    def _kept_row(self, point: Point) -> Record | None:
+        """Return the row of a cell, if it is kept. Cells that differ in the seed alone are parsed once."""
+        if self._kept.empty:
+            return None
+        if point.label not in self._settings:
+            try:
+                self._settings[point.label] = resolved(arguments_without_name(self._grid, point))
+            except ConfigurationError:
+                return None  # planning refuses it in its own words
+        settings = self._settings[point.label]
+        settings.seed_everything = point.seed
+        return self._kept.row(config_hash(settings), settings.run.budget)
 
     def _planned(self, point: Point) -> PlannedRun:
         arguments = [*arguments_without_name(self._grid, point), f"--run.name={self._grid.name}/{point.variant}"]
@@ -208,6 +227,22 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _finished(cell: Cell, row: Record) -> PlannedCell:
+    """Return a cell that has a row, with the costs of that run."""
+    return PlannedCell(
+        cell=cell,
+        parameters=row.parameters,
+        multiply_adds=row.multiply_adds,
+        training_multiply_adds=3 * row.multiply_adds * row.epoch_images * row.epochs,
+        epochs=row.epochs,
+        seconds=row.seconds_per_epoch * row.epochs,
+        device=row.device,
+        gpus=0,
+        state="finished",
+        epochs_done=row.epochs,
+    )
 
 
 def _with_seconds(planned_cell: PlannedCell, seconds: float) -> PlannedCell:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_extractor.data import ImageDataModule
+from unified_extractor.options import with_present_names
 from unified_extractor.profiling.cost import on_meta
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.checkpoints import read_checkpoint
@@ -25,9 +26,8 @@ def network_specs(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def layer_specs(network: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the spec of every layer that has one, by the layer's name."""
-    layers = ((name, getattr(module, "spec", None)) for name, module in network.named_modules())
-    return {name: asdict(spec) for name, spec in layers if is_dataclass(spec)}  # type: ignore[arg-type]
+    """Return the spec of every layer that has one as a dictionary, by the layer's name."""
+    return {name: asdict(spec) for name, spec in _layer_specs(network).items()}
 
 
 def generating_parameters(network: nn.Module) -> set[str]:
@@ -88,8 +88,19 @@ def check_checkpoint(path: str | Path, network: nn.Module, specs: Mapping[str, A
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ConfigurationError(f"{prefix} {rule} {min(names)}{more}")
-    for name, spec in layer_specs(network).items():
-        for field, value in spec.items():
-            saved = specs.get(name, {}).get(field)
-            if saved != value:
-                raise ConfigurationError(f"{prefix} {field} of {name} is {saved} there and {value} here")
+    for name, spec in _layer_specs(network).items():
+        saved = with_present_names(specs.get(name), type(spec))
+        try:
+            saved = asdict(type(spec)(**saved))  # options newer than the checkpoint have their defaults
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"{prefix} the spec of {name} there is none of {type(spec).__name__} here: {error}"
+            ) from error
+        for field, value in asdict(spec).items():
+            if saved[field] != value:
+                raise ConfigurationError(f"{prefix} {field} of {name} is {saved[field]} there and {value} here")
+
+
+def _layer_specs(network: nn.Module) -> dict[str, Any]:
+    specs = ((name, getattr(module, "spec", None)) for name, module in network.named_modules())
+    return {name: spec for name, spec in specs if is_dataclass(spec) and not isinstance(spec, type)}

@@ -1,13 +1,12 @@
 """Checks of the dataclasses in a parsed configuration, made before anything is built so that an error can name its path."""
 
-import dataclasses
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
 
-from unified_extractor.training.cli.parser_errors import imported
+from unified_extractor.options import config_class, imported
 from unified_extractor.training.errors import ConfigurationError
 
 
@@ -25,7 +24,7 @@ def check_config_objects(config: Namespace, groups: Mapping[str, type], path: st
         hints = typing.get_type_hints(groups[path].__init__) if path in groups else {}  # type: ignore[misc]
     for key, value in vars(config).items():
         here = f"{path}.{key}" if path else key
-        kind = _config_class(hints.get(key))
+        kind = config_class(hints.get(key))
         if kind is None and isinstance(value, Namespace):
             check_config_objects(value, groups, here)
         elif isinstance(value, list):
@@ -45,10 +44,3 @@ def _check(kind: type[Any], value: Any, path: str) -> None:
             kind(**fields)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"{path}: {error}") from error
-
-
-def _config_class(hint: Any) -> type[Any] | None:
-    """Return the dataclass in an annotation such as ``Spec | list[Spec] | None``, or ``None`` if there is none."""
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return hint
-    return next((found for part in typing.get_args(hint) if (found := _config_class(part)) is not None), None)

@@ -7,9 +7,9 @@ import re
 import textwrap
 import typing
 from collections.abc import Mapping
-from typing import Any
 
 from unified_extractor.names import did_you_mean
+from unified_extractor.options import imported
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"(?: element \d+)?:[ \n]?')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':[ \n]?")
@@ -129,12 +129,3 @@ def _types(text: str) -> str:
 
 def _joined(*parts: str) -> str:
     return ".".join(part for part in parts if part)
-
-
-def imported(class_path: str) -> Any:
-    """Return the class of a dotted path, or ``None`` if there is none."""
-    module, _, name = class_path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):
-        return None

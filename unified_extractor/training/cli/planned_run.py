@@ -1,8 +1,9 @@
 """A dry run of ``uniex fit``: everything is parsed, built and checked, and nothing is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import lightning as L
 from jsonargparse import Namespace
@@ -17,6 +18,8 @@ from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.fit import Fit
 from unified_extractor.training.run.folder import RunFolder
 from unified_extractor.training.run.settings_hash import config_hash
+
+CLI = TypeVar("CLI", bound=TrainingCLI)
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,53 @@ def planned(arguments: Sequence[str], *, elsewhere: bool = False, after: Planned
     With ``elsewhere`` the run may need devices that only another machine has. ``after`` is the run that was planned before: if both
     have the same data settings, its data are used instead of being read again.
     """
-    quiet()
-    if reason := unreadable_config(arguments):
-        raise ConfigurationError(reason)
-    try:
-        cli = _PlanningCLI(["fit", *arguments], elsewhere=elsewhere, after=after)
-    except Exception as error:
-        if (mistake := users_mistake(error, GROUPS | SINGLE)) is None:
-            raise
-        raise ConfigurationError(mistake) from error
+    cli = _checked(partial(_PlanningCLI, elsewhere=elsewhere, after=after), arguments)
     settings: Namespace = cli.config.fit
     return PlannedRun(
         cli.config_init.fit.run, config_hash(settings), settings, cli.model, cli.datamodule, cli.trainer, cli.device_missing
     )
+
+
+def resolved(arguments: Sequence[str]) -> Namespace:
+    """Return the resolved configuration of ``uniex fit`` with these arguments. Nothing is built, no image is read, no device looked for.
+
+    Raises:
+        ConfigurationError: the arguments are refused.
+    """
+    settings: Namespace = _checked(_ParsingCLI, arguments).config.fit
+    return settings
+
+
+def _checked(cli: Callable[[list[str]], CLI], arguments: Sequence[str]) -> CLI:
+    quiet()
+    if reason := unreadable_config(arguments):
+        raise ConfigurationError(reason)
+    try:
+        return cli(["fit", *arguments])
+    except Exception as error:
+        if (mistake := users_mistake(error, GROUPS | SINGLE)) is None:
+            raise
+        raise ConfigurationError(mistake) from error
+
+
+class _ParsingCLI(TrainingCLI):
+    """Parses, and checks what can be checked without building anything."""
+
+    @override
+    def _check_devices(self, given: Namespace) -> None:
+        """Accept any: nothing runs."""
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        """Change nothing of this process."""
+
+    @override
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
 
 
 class _PlanningCLI(TrainingCLI):

@@ -7,6 +7,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from unified_extractor.data import ImageDataModule
+from unified_extractor.options import with_present_names
 from unified_extractor.training.architecture import read_weights
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.folder import CHECKPOINTS
@@ -26,6 +27,7 @@ def load_run(run: Path) -> tuple[nn.Module, ImageDataModule]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "network")
     parser.add_subclass_arguments(ImageDataModule, "data")
-    built = parser.instantiate_classes(parser.parse_object({"network": settings["model"]["network"], "data": settings["data"]}))
+    parts = with_present_names({"network": settings["model"]["network"], "data": settings["data"]})
+    built = parser.instantiate_classes(parser.parse_object(parts))
     built.network.load_state_dict(read_weights(checkpoint, built.network))
     return built.network.eval(), built.data

@@ -29,7 +29,7 @@ from unified_extractor.training.run.environment import read_environment, write_e
 from unified_extractor.training.run.folder import RECORD, Claim, RunFolder
 from unified_extractor.training.run.loggers import run_loggers
 from unified_extractor.training.run.record import make_record
-from unified_extractor.training.run.settings_hash import config_hash
+from unified_extractor.training.run.settings_hash import config_hash, saved_config_hash
 from unified_extractor.training.run.step_count import planned_steps, planned_test_images
 from unified_extractor.visualize.result_figures import draw_curves
 
@@ -111,7 +111,10 @@ class Fit:
 
     def _check_same(self, folder: Path, own: str) -> None:
         written = read_environment(folder).get("config_hash", own)
-        if written != own:
+        if own not in (
+            written,
+            saved_config_hash(folder / "config.yaml"),
+        ):  # an earlier version may have made the one that is written
             raise ConfigurationError(
                 f"ckpt_path: last: {folder} has another configuration, of hash {written}, not {own}; see its config.yaml. "
                 "Another --run.name, or no --ckpt_path, starts a run of its own"
