@@ -158,7 +158,7 @@ def test_a_wrong_type_or_name_is_an_error_that_names_the_field(fields, error, me
 
 
 def random_spec(rng):
-    """Any combination of switches: legal or not."""
+    """Return any combination of switches, legal or not."""
     source = rng.choice(["none", "generated", "generated", "similarity"])
     dynamic = {"source": source}
     if source != "none":

@@ -13,7 +13,7 @@ from unified_extractor.layers import generators, samplers
 
 
 def official_values(name, *, fused=False):
-    """The comparison with one file of official values."""
+    """Return the comparison with one file of official values."""
     return lambda: assert_official_values(next(p for p in FILES if name in p.stem), fused)
 
 

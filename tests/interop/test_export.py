@@ -17,8 +17,8 @@ NETWORKS = {
 }
 
 
-def made(name):
-    """The network with offsets that are not zero, and an image."""
+def network_and_image(name):
+    """Return the network with offsets that are not zero, and an image."""
     torch.manual_seed(0)
     network = NETWORKS[name]().eval()
     for parameter in network.parameters():
@@ -29,7 +29,7 @@ def made(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_exported_program_equals_the_network(name):
-    network, x = made(name)
+    network, x = network_and_image(name)
     program = torch.export.export(network, (x,))
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
@@ -39,7 +39,7 @@ def test_an_exported_program_equals_the_network(name):
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnxruntime_gives_the_networks_values(name, tmp_path):
-    network, x = made(name)
+    network, x = network_and_image(name)
     batch = {"x": {0: torch.export.Dim("batch", min=2)}}
     torch.onnx.export(network, (x,), tmp_path / "network.onnx", dynamo=True, dynamic_shapes=batch, verbose=False)
     assert_equal_in_onnxruntime(network, tmp_path / "network.onnx", x, torch.randn(3, 3, 64, 64))

@@ -1,4 +1,4 @@
-"""Weights are read without running code; a saved network is made again from its two files."""
+"""Weights are read without running code; a saved network is built again from its two files."""
 
 import json
 import pickle
@@ -77,7 +77,7 @@ def test_official_weights_load_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_a_saved_network_is_made_again_with_its_extractors(family, tmp_path):
+def test_a_saved_network_is_built_again_with_its_extractors(family, tmp_path):
     network = SMALL[family](5, ux.presets.unified(view=(3, 5)), in_chans=1).to(memory_format=torch.channels_last).eval()
     network.reset_classifier(7)
     ux.interop.save(network, tmp_path / "new" / "folder")
@@ -145,7 +145,7 @@ def test_a_folder_that_does_not_make_a_network_is_refused_with_its_name(folder):
     with pytest.raises(ValueError, match="wings"):
         ux.interop.load(folder)
     change(folder, num_classes=5)
-    for spec, said in ((5, "must be a mapping"), ({"colour": 1}, "colour")):
+    for spec, said in ((5, "must be a mapping"), ({"color": 1}, "color")):
         change(folder, spec=spec)
         with pytest.raises(ValueError, match=f"configuration and weights do not make a ResNet: .*{said}"):
             ux.interop.load(folder)

@@ -7,7 +7,7 @@ import torchvision
 
 import unified_extractor as ux
 from tests.support import network_oracles
-from tests.support.official_states import official_state, randomised
+from tests.support.official_states import official_state, randomized
 
 INTERNIMAGE_LINEAR = ("dcn.offset.", "dcn.mask.", "dcn.input_proj.", "dcn.output_proj.", "mlp.")
 
@@ -21,7 +21,7 @@ def outputs(network, peer, size, in_chans=3):
 @pytest.mark.parametrize("name", ["volo_d1", "volo_d2"])
 def test_volo_equals_timms_with_the_same_weights(name):
     peer = timm.create_model(f"{name}_224", img_size=64).double().eval()
-    peer.load_state_dict(randomised(peer.state_dict()))
+    peer.load_state_dict(randomized(peer.state_dict()))
     network = getattr(ux.models, name)(img_size=64).double().eval()
     assert ux.interop.load_official(network, peer.state_dict(), "volo") == {}
     torch.testing.assert_close(*outputs(network, peer, (64, 64)), rtol=1e-9, atol=1e-9)
@@ -29,7 +29,7 @@ def test_volo_equals_timms_with_the_same_weights(name):
 
 def test_volos_token_logits_are_those_timm_takes_the_largest_of():
     peer = timm.create_model("volo_d1_224", img_size=(48, 64), num_classes=10).double().eval()
-    peer.load_state_dict(randomised(peer.state_dict()))
+    peer.load_state_dict(randomized(peer.state_dict()))
     network = ux.models.volo_d1(10, img_size=(48, 64)).double().eval()
     ux.interop.load_official(network, peer.state_dict(), "volo")
     x = torch.randn(2, 3, 48, 64, dtype=torch.float64)
@@ -44,7 +44,7 @@ def test_volos_token_logits_are_those_timm_takes_the_largest_of():
 @pytest.mark.parametrize("size", [(64, 64), (75, 61)])
 def test_resnet50_equals_torchvisions_with_the_same_weights(size):
     peer = torchvision.models.resnet50(num_classes=20).double().eval()
-    peer.load_state_dict(randomised(peer.state_dict()))
+    peer.load_state_dict(randomized(peer.state_dict()))
     network = ux.models.resnet50(20).double().eval()
     assert ux.interop.load_official(network, peer.state_dict(), "resnet") == {}
     torch.testing.assert_close(*outputs(network, peer, size), rtol=1e-9, atol=1e-9)
@@ -134,11 +134,11 @@ def test_counters_of_batches_may_be_missing(rednet):
 def test_a_classifier_of_other_classes_is_left_out_and_said(rednet, num_classes):
     network, state = rednet
     other = ux.models.RedNet(num_classes, depths=(1, 1, 1, 1))
-    kept = {name: value.clone() for name, value in other.head.state_dict().items()}
+    before = {name: value.clone() for name, value in other.head.state_dict().items()}
     with pytest.warns(UserWarning, match=r"head\.fc\.weight: left out"):
         notes = ux.interop.load_official(other, state, "rednet")
     assert set(notes) == {"head.fc.weight", "head.fc.bias"}
-    assert all(torch.equal(value, kept[name]) for name, value in other.head.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in other.head.state_dict().items())
     x = torch.randn(1, 3, 64, 64)
     ux.interop.load_official(network, state, "rednet")
     with torch.no_grad():

@@ -58,15 +58,15 @@ def test_volo_takes_timms_name_for_the_image_size():
 def test_features_only_gives_the_chosen_maps():
     features = timm.create_model("uniex_internimage_t", features_only=True, out_indices=(1, -1)).eval()
     maps = features(torch.randn(1, 3, 64, 64))
-    assert features.feature_info.channels() == [made.shape[1] for made in maps] == [128, 512]
-    assert features.feature_info.reduction() == [64 // made.shape[2] for made in maps] == [8, 32]
+    assert features.feature_info.channels() == [one.shape[1] for one in maps] == [128, 512]
+    assert features.feature_info.reduction() == [64 // one.shape[2] for one in maps] == [8, 32]
     assert len(timm.create_model("uniex_extractor_net", features_only=True)(torch.randn(1, 3, 32, 32))) == 3
     assert len(timm.create_model("uniex_resnet26", features_only=True)(torch.randn(1, 3, 64, 64))) == 4
 
 
 def test_a_pruned_feature_network_has_no_head_and_trains_all_of_its_parameters():
     features = timm.create_model("uniex_rednet26", features_only=True, out_indices=(0, 2))
-    sum(made.sum() for made in features(torch.randn(2, 3, 64, 64))).backward()
+    sum(one.sum() for one in features(torch.randn(2, 3, 64, 64))).backward()
     assert all(parameter.grad is not None for parameter in features.parameters())
 
 

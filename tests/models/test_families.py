@@ -1,4 +1,4 @@
-"""What holds in every family: any extractor in the published one's place, the ecosystem's interface, precision and layouts."""
+"""Laws of every family: any extractor fits in the published one's place, the interface is timm's and torchvision's."""
 
 import copy
 import dataclasses
@@ -54,8 +54,8 @@ def test_maps_have_the_sizes_that_feature_info_says_whatever_the_extractor(famil
     with torch.no_grad():
         maps = network.forward_intermediates(image(1, 3, *size), intermediates_only=True)
     assert [info["reduction"] for info in network.feature_info] == REDUCTIONS[family]
-    for made, info in zip(maps, network.feature_info, strict=True):
-        assert made.shape == (1, info["num_chs"], *(ceil_sizes(n, [info["reduction"]])[0] for n in size))
+    for feature_map, info in zip(maps, network.feature_info, strict=True):
+        assert feature_map.shape == (1, info["num_chs"], *(ceil_sizes(n, [info["reduction"]])[0] for n in size))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -210,14 +210,14 @@ def test_checkpointing_compiles_and_counts_a_batch_once(family):
 def test_checkpointing_keeps_only_the_borders_of_blocks():
     network = SMALL["rednet"](5)
 
-    def kept(enable):
+    def saved_bytes(enable):
         network.set_grad_checkpointing(enable)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             network(image(2, 3, 64, 64))
         return sum(sizes)
 
-    assert kept(True) < 0.5 * kept(False)
+    assert saved_bytes(True) < 0.5 * saved_bytes(False)
 
 
 @families
@@ -415,12 +415,12 @@ def test_internimages_own_extractors_need_no_naming():
 def test_a_position_embedding_has_the_size_of_the_map_it_is_for():
     for size in (63, 64, 72, 75, 224):
         network = ux.models.VOLO(5, depths=(1, 1, 1, 1), widths=(16, 16), heads=(1, 1), stem_width=32, img_size=size).eval()
-        made = network.forward_intermediates(image(1, 3, size, size), [-1], intermediates_only=True)[0]
-        assert network.stage2[0][1].embedding.shape == made.shape
+        feature_map = network.forward_intermediates(image(1, 3, size, size), [-1], intermediates_only=True)[0]
+        assert network.stage2[0][1].embedding.shape == feature_map.shape
 
 
 @families
-def test_timms_optimiser_finds_what_it_asks_for(family):
+def test_timms_optimizer_finds_what_it_asks_for(family):
     network = SMALL[family](5)
     undecayed = {"stage2.0.1.embedding", "head.class_token"} if family == "volo" else set()
     assert network.no_weight_decay() == undecayed <= dict(network.named_parameters()).keys()

@@ -62,7 +62,7 @@ def test_wrong_arguments_are_named(changed, message):
         ux.models.MatchedNet(10, **BUDGET | changed)
 
 
-def test_it_is_made_again_from_its_config_and_trains():
+def test_it_is_built_again_from_its_config_and_trains():
     net = ux.models.MatchedNet(10, ux.presets.involution(3), **BUDGET)
     config = dict(net.config)
     assert config.pop("network") == "MatchedNet"

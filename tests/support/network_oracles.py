@@ -45,7 +45,7 @@ class State:
 
 
 def involution(state, x, stride, channels_per_group=16):
-    """Li et al. 2021: the kernel of every window from its (average-pooled) centre pixel, shared by 16 channels."""
+    """Li et al. 2021: the kernel of every window from its (average-pooled) center pixel, shared by 16 channels."""
     batch, channels = x.shape[:2]
     seen = F.avg_pool2d(x, stride) if stride > 1 else x
     hidden = state.batch_norm("conv1.bn", state.conv("conv1.conv", seen)).relu()

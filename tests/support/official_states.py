@@ -9,19 +9,19 @@ import torch
 from unified_extractor.interop.official import FAMILIES
 
 
-def randomised(values):
+def randomized(values):
     """Random values of the same shapes that keep activations of a deep network in range; variances are positive."""
-    made = {}
+    values_by_name = {}
     for name, value in values.items():
         if not value.is_floating_point():
-            made[name] = value.clone()
+            values_by_name[name] = value.clone()
         elif name.endswith("running_var"):
-            made[name] = torch.rand_like(value) + 0.5
+            values_by_name[name] = torch.rand_like(value) + 0.5
         elif value.dim() > 1:
-            made[name] = torch.randn_like(value) / max(1, value[0].numel()) ** 0.5
+            values_by_name[name] = torch.randn_like(value) / max(1, value[0].numel()) ** 0.5
         else:
-            made[name] = torch.randn_like(value) * 0.2 + (1.0 if "weight" in name or "gamma" in name else 0.0)
-    return made
+            values_by_name[name] = torch.randn_like(value) * 0.2 + (1.0 if "weight" in name or "gamma" in name else 0.0)
+    return values_by_name
 
 
 def official_state(network, family, linear=()):
@@ -34,4 +34,4 @@ def official_state(network, family, linear=()):
         shapes[key] = torch.empty(shape[:2] if matrix else shape, dtype=own[rule.ours].dtype)
         if not shapes[key].is_floating_point():
             shapes[key].zero_()
-    return randomised(shapes)
+    return randomized(shapes)

@@ -1,4 +1,4 @@
-"""The operator with parameters."""
+"""The operator as a layer, with parameters."""
 
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 

@@ -1,4 +1,4 @@
-"""The few blocks that samplers and generators share. Images are ``[B, C, H, W]``."""
+"""Blocks that samplers and generators share. Images are ``[B, C, H, W]``."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from unified_extractor.spec import Generator
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with the operator's geometry: padding "same" holds for strides and even kernels too."""
+    """A convolution with the operator's geometry, whose padding "same" is defined for strides and even kernels too."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class SameConv2d(nn.Conv2d):
         self.window_padding = padding
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, O, Ho, Wo]``."""
+        """Return ``[B, O, Ho, Wo]`` for ``[B, C, H, W]``."""
         return extract(
             input,
             kernel_size=self.kernel_size,  # type: ignore[arg-type]
@@ -42,12 +42,12 @@ class LayerNorm2d(nn.LayerNorm):
     """Layer normalization over the channels of every pixel."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to the same."""
+        """Return an image of the input's shape ``[B, C, H, W]``."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def hidden_layer(convolution: nn.Conv2d, generator: Generator, *, activate: bool = True) -> nn.Sequential:
-    """A convolution with the generator's norm and activation behind it, under the names conv, norm and act."""
+    """Return a convolution followed by the generator's norm and activation, under the names conv, norm and act."""
     layer = nn.Sequential()
     layer.add_module("conv", convolution)
     if generator.norm == "batch":

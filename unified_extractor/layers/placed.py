@@ -1,4 +1,4 @@
-"""An extractor where a network wants one: what stride means, and maps that are smaller than a window."""
+"""An extractor as a network needs it: with a map of the size that follows from the stride, also for maps smaller than a window."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from unified_extractor.spec import ExtractorSpec, as_pair
 
 
 class RoomForWindows(nn.Module):
-    """An extractor whose windows have to lie inside the image: a smaller map is zero-padded to the window's size and cropped back.
+    """An extractor whose windows lie inside the image: a smaller map is padded with zeros to the window's size, then cropped back.
 
     Source: the released code of Hassani et al., Neighborhood Attention Transformer (CVPR 2023).
     """
@@ -21,9 +21,9 @@ class RoomForWindows(nn.Module):
         self.least = (kernel_size[0] * dilation[0], kernel_size[1] * dilation[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to what the extractor makes of it."""
+        """Return what the extractor gives for ``[B, C, H, W]``."""
         size = x.shape[2:]
-        below, right = (max(0, least - extent) for least, extent in zip(self.least, size, strict=True))
+        below, right = (max(0, window - extent) for window, extent in zip(self.least, size, strict=True))
         if not below and not right:
             return self.extractor(x)
         down = as_pair(self.extractor.downsampling)
@@ -34,21 +34,21 @@ class RoomForWindows(nn.Module):
 def placed_extractor(
     in_channels: int, out_channels: int, spec: ExtractorSpec, stride: int = 1, *, shrink: bool = True
 ) -> nn.Module:
-    """Any extractor in a place of a network, with the size of map that the place needs.
+    """Return an extractor of any spec for one place in a network, with a map of the size that the place needs.
 
     Args:
         in_channels: C.
         out_channels: O.
-        spec: which extractor.
+        spec: the extractor.
         stride: pixels between windows.
-        shrink: whether the place makes the map smaller by ``stride``. If so, a fold, which never does, is followed by an average
-            over ``stride x stride`` pixels. If not, a gather takes stride 1, and only a fold's windows lie ``stride`` apart.
+        shrink: whether the map becomes smaller by ``stride``. With it, a fold, whose map keeps its size, is followed by an average
+            over ``stride x stride`` pixels. Without it, a gather has stride 1, and only the windows of a fold are ``stride`` apart.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, ceil(H/stride), ceil(W/stride)]``, or to ``[B, O, H, W]`` without ``shrink``.
 
     Raises:
-        ValueError: a padding that changes the map's size.
+        ValueError: a padding that changes the size of the map.
     """
     if not spec.keeps_size:
         raise ValueError(f"spec.padding must be 'same' or what keeps the map's size in a network, got padding={spec.padding}")
