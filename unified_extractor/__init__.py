@@ -3,25 +3,26 @@
 from unified_extractor import analysis, interop, models, presets
 from unified_extractor.layers import UnifiedExtractor2d
 from unified_extractor.ops.dispatch import backends
-from unified_extractor.ops.functional import attend, extract, generalized_unfold, generate_and_extract
+from unified_extractor.ops.dynamic_kernels import AttentionKernel, LinearKernel
+from unified_extractor.ops.functional import extract, generalized_unfold
 from unified_extractor.spec import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionKernel",
     "DynamicKernel",
     "ExtractorSpec",
     "Generator",
+    "LinearKernel",
     "Offsets",
     "Projection",
     "StaticKernel",
     "UnifiedExtractor2d",
     "analysis",
-    "attend",
     "backends",
     "extract",
     "generalized_unfold",
-    "generate_and_extract",
     "interop",
     "models",
     "presets",

@@ -10,11 +10,12 @@ from tests.support.official_files import FILES, assert_official_values, build
 from tests.support.preset_formulas import assert_equal, deformable_formula, layer_of
 from unified_extractor.interop.official import layers
 from unified_extractor.layers import generators, samplers
+from unified_extractor.ops import dynamic_kernels
 
 
-def official_values(name, *, fused=False):
+def official_values(name, kernel_memory="store"):
     """Return the comparison with one file of official values."""
-    return lambda: assert_official_values(next(p for p in FILES if name in p.stem), fused)
+    return lambda: assert_official_values(next(p for p in FILES if name in p.stem), kernel_memory)
 
 
 def torchvision_values():
@@ -31,24 +32,25 @@ def after(monkeypatch, module, change):
 def built_with(monkeypatch, **fields):
     """Build the layer with other spec fields."""
 
-    def changed(values, fused):
+    def changed(values, kernel_memory):
         layer = build(values)
         spec = dataclasses.replace(layer.spec, **{k: v(layer.spec) if callable(v) else v for k, v in fields.items()})
-        layer_of_spec = ux.UnifiedExtractor2d(layer.in_channels, layer.out_channels, spec, layer.stride, fused=fused)
-        return layer_of_spec.double().train(layer.training)
+        channels = layer.in_channels, layer.out_channels
+        other = ux.UnifiedExtractor2d(*channels, spec, layer.stride, kernel_memory=kernel_memory)
+        return other.double().train(layer.training)
 
     monkeypatch.setattr("tests.support.official_files.build", changed)
 
 
-def made_from(monkeypatch, change):
-    """Change what a fused kernel is made from."""
-    original = generators.GeneratedKernel.map
-    monkeypatch.setattr(generators.GeneratedKernel, "map", lambda *arguments: change(original(*arguments)))
+def computed_from(monkeypatch, change):
+    """Change what a linear kernel is computed from."""
+    original = generators.GeneratedKernel.as_linear_map
+    monkeypatch.setattr(generators.GeneratedKernel, "as_linear_map", lambda *arguments: change(original(*arguments)))
 
 
-def transposed(generator):
-    rows = torch.arange(generator.weight.shape[0]).view(-1, 9, 9).transpose(1, 2).flatten()
-    return generator._replace(weight=generator.weight[rows], bias=generator.bias[rows])
+def transposed(kernel):
+    rows = torch.arange(kernel.weight.shape[0]).view(-1, 9, 9).transpose(1, 2).flatten()
+    return kernel._replace(weight=kernel.weight[rows], bias=kernel.bias[rows])
 
 
 def interleaved(spec):
@@ -73,13 +75,13 @@ MISTAKES = {
     "groups interleaved": (official_values("involution_c32_k3_s1_eval"), lambda m: built_with(m, dynamic_kernel=interleaved)),
     "K x K transposed": (
         official_values("outlook_c24_h2"),
-        lambda m: after(m, generators.GeneratedKernel, lambda d: d.transpose(2, 3)),
+        lambda m: computed_from(m, transposed),
     ),
     "softmax over the output tap": (
         official_values("outlook_c24_h2"),
-        lambda m: m.setattr(generators, "normalized", softmax_over(-4)),
+        lambda m: m.setattr(dynamic_kernels, "normalized", softmax_over(-4)),
     ),
-    "softmax over the heads": (official_values("dcnv3_c16"), lambda m: m.setattr(generators, "normalized", softmax_over(1))),
+    "softmax over the heads": (official_values("dcnv3_c16"), lambda m: m.setattr(dynamic_kernels, "normalized", softmax_over(1))),
     "kernel branch strided instead of pooled": (
         official_values("involution_c48_k5_s2_eval"),
         lambda m: m.setattr(generators.F, "avg_pool2d", lambda x, k, s, ceil_mode: x[..., :: s[0], :: s[1]]),
@@ -89,17 +91,17 @@ MISTAKES = {
         official_values("outlook_c24_h2"),
         lambda m: built_with(m, dynamic_kernel=lambda s: dataclasses.replace(s.dynamic_kernel, scale_by_head_dim=False)),
     ),
-    "fused, K x K transposed": (official_values("outlook_c24_h2", fused=True), lambda m: made_from(m, transposed)),
-    "fused, logits not scaled": (
-        official_values("outlook_c24_h2", fused=True),
-        lambda m: made_from(m, lambda generator: generator._replace(scale=1.0)),
+    "recomputed, K x K transposed": (official_values("outlook_c24_h2", "recompute"), lambda m: computed_from(m, transposed)),
+    "recomputed, logits not scaled": (
+        official_values("outlook_c24_h2", "recompute"),
+        lambda m: computed_from(m, lambda kernel: kernel._replace(scale=1.0)),
     ),
-    "fused, not normalized": (
-        official_values("dcnv3_c16", fused=True),
-        lambda m: made_from(m, lambda generator: generator._replace(normalization="none")),
+    "recomputed, not normalized": (
+        official_values("dcnv3_c16", "recompute"),
+        lambda m: computed_from(m, lambda kernel: kernel._replace(normalization="none")),
     ),
-    "fused, groups interleaved": (
-        official_values("involution_c32_k3_s1_eval", fused=True),
+    "recomputed, groups interleaved": (
+        official_values("involution_c32_k3_s1_eval", "recompute"),
         lambda m: built_with(m, dynamic_kernel=interleaved),
     ),
 }

@@ -12,10 +12,10 @@ from tests.support.official_files import FILES, assert_official_values, build, p
 from unified_extractor.interop.official import FAMILIES
 
 
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "stored"])
+@pytest.mark.parametrize("kernel_memory", ["recompute", "store"])
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_output_and_every_gradient_equal_the_official_values(path, fused):
-    assert_official_values(path, fused)
+def test_output_and_every_gradient_equal_the_official_values(path, kernel_memory):
+    assert_official_values(path, kernel_memory)
 
 
 def test_there_are_official_values_for_every_layer():

@@ -10,7 +10,7 @@ from tests.support.presets import PRESETS
 from unified_extractor import *  # noqa: F403  (the names a printed layer uses)
 from unified_extractor import UnifiedExtractor2d
 from unified_extractor.ops import checks
-from unified_extractor.ops.geometry import reads_nothing
+from unified_extractor.ops.offsets import samples_nothing
 
 CHANNELS = 32
 
@@ -159,7 +159,7 @@ def test_half_precision_offsets_mask_no_tap_inside_the_image():
     x = torch.empty(1, 1, 2, 300)
     geometry = checks.geometry(x, kernel_size=1, stride=1, padding=0, dilation=1)
     offsets = torch.zeros(1, 1, 1, 2, 2, 300, dtype=torch.bfloat16)
-    assert not reads_nothing(geometry, offsets, x.device).any()
+    assert not samples_nothing(geometry, offsets, x.device).any()
 
 
 def test_an_image_of_another_dtype_is_refused_outside_autocast():

@@ -3,6 +3,7 @@ import torch
 
 import unified_extractor as ux
 from tests.support.triton_runs import DEVICE
+from unified_extractor.ops import dispatch
 
 torch.set_num_threads(1)
 USABLE = [name for name, reason in ux.backends().items() if reason is None and (name != "triton" or torch.cuda.is_available())]
@@ -14,13 +15,13 @@ def backend(request):
     return request.param
 
 
-@pytest.fixture(params=["on the way", "before"])
+@pytest.fixture(params=["in the loops", "before"])
 def made(request, monkeypatch):
-    """Where the compiled backend makes a kernel that is not kept: in its loops, or by a matrix product, once in each pass."""
+    """Where the compiled backend computes a kernel that is not saved: in its loops, or by a matrix product, once in each pass."""
     pytest.importorskip("numba")
-    from unified_extractor.ops.backends.compiled import maps
+    from unified_extractor.ops.backends.compiled import recomputing
 
-    monkeypatch.setattr(maps, "_WORTH_GENERATING", {"on the way": 1e9, "before": 0}[request.param])
+    monkeypatch.setattr(recomputing, "MOST_WORK", {"in the loops": 1e9, "before": 0}[request.param])
     return request.param
 
 
@@ -44,3 +45,17 @@ def poisoned_memory():
     yield
     torch.use_deterministic_algorithms(was_on)
     torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+@pytest.fixture
+def backends_used(monkeypatch):
+    """Names of the backends that ran, in their order."""
+    names = []
+    for backend in dispatch.BACKENDS:
+
+        def run(call, backend=backend, original=backend.run):
+            names.append(backend.name)
+            return original(call)
+
+        monkeypatch.setattr(backend, "run", run, raising=True)
+    return names

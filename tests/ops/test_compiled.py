@@ -1,7 +1,6 @@
 """The compiled backend as an operator of torch: values in every block of channels, derivatives, tracing, when it is chosen."""
 
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,14 +11,16 @@ import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.made_calls import BLOCKS, WORTH_COMPILING, block_call, extract_or_unfold
 from tests.support.random_calls import random_call
-from unified_extractor.ops import checks, dispatch
+from unified_extractor.ops import checks
+from unified_extractor.ops.backends.compiled import Compiled
+from unified_extractor.ops.call import Call
 from unified_extractor.ops.functional import similarity
 
 pytest.importorskip("numba")
 import numba
 
-from unified_extractor.ops.backends.compiled import OPERATORS
-from unified_extractor.ops.custom_ops import numbers
+from unified_extractor.ops.backends.compiled.launch import OPERATORS
+from unified_extractor.ops.custom_ops import flattened
 
 
 @pytest.mark.parametrize("seeds", [range(start, start + 15) for start in range(10_000, 10_150, 15)], ids=str)
@@ -130,32 +131,30 @@ OPERATOR_CALLS = {
 }
 
 
-def arguments(case):
-    """The tensors, window and aggregation that the operators take."""
+def operator_call(case):
+    """A call as the operators take it."""
     call = block_call(**OPERATOR_CALLS[case], size=(3, 4), kernel_size=2, dtype=torch.float32)
     tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
-    return tensors, numbers(checks.geometry(call["x"], 2, 1, 1, 1)), call["aggregation"]
+    return Call(*tensors, None, checks.geometry(call["x"], 2, 1, 1, 1), call["aggregation"])
 
 
 @pytest.mark.parametrize("case", OPERATOR_CALLS)
 def test_operators_keep_the_laws_of_torch(case):
-    tensors, window, aggregation = arguments(case)
-    gradient = torch.randn_like(OPERATORS.aggregate(*tensors, window, aggregation, "multiply"))
-    opcheck(OPERATORS.aggregate, (*tensors, window, aggregation, "multiply"))
+    call = operator_call(case)
+    arguments, tensors = flattened(call), call[:4]
+    gradient = torch.randn_like(OPERATORS.run(call))
+    opcheck(OPERATORS.aggregate, arguments)
     for wanted in ([t is not None for t in tensors], [True, False, False, False]):
-        opcheck(
-            torch.ops.unified_extractor.compiled_aggregate_backward, (gradient, wanted, *tensors, window, aggregation, "multiply")
-        )
-    opcheck(OPERATORS.aggregate, (*(None if t is None else t.requires_grad_() for t in tensors), window, aggregation, "multiply"))
+        opcheck(torch.ops.unified_extractor.compiled_aggregate_backward, (gradient, wanted, *arguments))
+    opcheck(OPERATORS.aggregate, (*(None if t is None else t.requires_grad_() for t in tensors), *arguments[4:]))
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("case", ["bare", "offsets"])
 def test_similarity_keeps_the_laws_of_torch(case, requires_grad):
-    (key, _, _, offsets), window, _ = arguments(case)
-    query = torch.randn(2, 4, 4, 5)
-    tensors = [None if t is None else t.requires_grad_(requires_grad) for t in (query, key, offsets)]
-    opcheck(OPERATORS.similarity, (*tensors, 2, window))
+    call = operator_call(case)
+    tensors = [None if t is None else t.requires_grad_(requires_grad) for t in (torch.randn(2, 4, 4, 5), call.x, call.offsets)]
+    opcheck(OPERATORS.similarity, (*tensors, 2, flattened(call)[4]))
 
 
 @pytest.mark.parametrize("backend", ["compiled", None])
@@ -181,19 +180,6 @@ def test_inductor_equals_eager():
     assert_same(values_and_gradients(traced, call), run("eager", call))
 
 
-@pytest.fixture
-def loaded(monkeypatch):
-    """Names of the backends that ran, in their order."""
-    names = []
-
-    def spied(name, backend):
-        return replace(backend, load=lambda: names.append(name) or backend.load())
-
-    for name, backend in list(dispatch._BACKENDS.items()):
-        monkeypatch.setitem(dispatch._BACKENDS, name, spied(name, backend))
-    return names
-
-
 @pytest.mark.parametrize(
     ("chosen", "call"),
     [
@@ -204,12 +190,12 @@ def loaded(monkeypatch):
     ],
     ids=["convolution", "kernel 1", "kernel 7", "offsets"],
 )
-def test_the_faster_backend_is_chosen(chosen, call, loaded):
+def test_the_faster_backend_is_chosen(chosen, call, backends_used):
     ux.extract(**block_call(**call))
-    assert loaded == [chosen]
+    assert backends_used == [chosen]
 
 
-def test_an_exported_program_does_not_need_the_backend(loaded):
+def test_an_exported_program_does_not_need_the_backend(backends_used):
     class Call(torch.nn.Module):
         def forward(self, **call):
             return ux.extract(**call, kernel_size=5, padding=2)
@@ -217,18 +203,15 @@ def test_an_exported_program_does_not_need_the_backend(loaded):
     call = block_call(**WORTH_COMPILING)
     tensors = {name: call[name] for name in ("x", "dynamic_kernel")}
     program = torch.export.export(Call(), (), tensors)
-    assert set(loaded) == {"eager"}
+    assert set(backends_used) == {"eager"}
     assert "unified_extractor" not in str(program.graph)
 
 
-def test_without_numba_eager_runs_and_the_reason_names_the_extra(loaded, monkeypatch):
-    missing = replace(
-        dispatch._BACKENDS["compiled"], unusable=lambda: "it needs numba: pip install 'unified-extractor[compiled]'"
-    )
-    monkeypatch.setitem(dispatch._BACKENDS, "compiled", missing)
+def test_without_numba_eager_runs_and_the_reason_names_the_extra(backends_used, monkeypatch):
+    monkeypatch.setattr(Compiled, "unusable_because", lambda self: "it needs numba: pip install 'unified-extractor[compiled]'")
     call = block_call(**WORTH_COMPILING)
     ux.extract(**call)
-    assert loaded == ["eager"]
+    assert backends_used == ["eager"]
     assert "unified-extractor[compiled]" in ux.backends()["compiled"]
     with pytest.raises(ValueError, match=r"backend='compiled' is not usable here: .*unified-extractor\[compiled\]"):
         ux.extract(**call, backend="compiled")

@@ -23,11 +23,14 @@ from tests.support.triton_runs import (
     run,
 )
 from unified_extractor.ops import checks, dispatch
-from unified_extractor.ops.custom_ops import numbers
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.custom_ops import flattened
+from unified_extractor.ops.rewrites import is_convolution
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
-from unified_extractor.ops.backends.triton import OPERATORS, launch, tuning
+from unified_extractor.ops.backends.triton import launch, tuning
+from unified_extractor.ops.backends.triton.launch import OPERATORS
 
 
 def both_ways(has_offsets):
@@ -433,12 +436,12 @@ def test_second_gradients_equal_those_of_the_reference(case):
     assert_same(second("triton", on_device(call)), second("reference", call))
 
 
-def arguments(case):
-    """Return the tensors, geometry and switches that the operators take."""
+def operator_call(case):
+    """Return a call as the operators take it."""
     call = on_device(made_call(**OPERATOR_CALLS[case], size=(2, 3), kernel_size=(1, 2), batch=1, dtype=torch.float32))
     tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
-    combine = call.get("combine", "multiply")
-    return tensors, (numbers(checks.geometry(call["x"], (1, 2), 1, 1, 1)), call["aggregation"], combine)
+    geometry = checks.geometry(call["x"], (1, 2), 1, 1, 1)
+    return Call(*tensors, None, geometry, call["aggregation"], call.get("combine", "multiply"))
 
 
 OPERATOR_CALLS = {
@@ -467,8 +470,8 @@ def images_in(layout, tensors):
     + [("fold", "channels_last")],
 )
 def test_operators_keep_the_laws_of_torch(case, layout):
-    tensors, rest = arguments(case)
-    tensors = images_in(layout, tensors)
+    arguments = flattened(operator_call(case))
+    tensors, rest = images_in(layout, arguments[:4]), arguments[4:]
     gradient = torch.randn_like(OPERATORS.aggregate(*tensors, *rest))
     wanted = [t is not None for t in tensors]
     opcheck(
@@ -483,11 +486,11 @@ def test_operators_keep_the_laws_of_torch(case, layout):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", ["bare", "offsets"])
 def test_similarity_keeps_the_laws_of_torch(case, layout):
-    (key, _, _, offsets), (window, *_) = arguments(case)
+    call = operator_call(case)
     query = torch.randn(1, 4, 4, 4, device=DEVICE)
-    tensors = images_in(layout, [query, key, offsets])
+    tensors = images_in(layout, [query, call.x, call.offsets])
     tensors = [None if t is None else t.requires_grad_(layout == "contiguous") for t in tensors]
-    opcheck(torch.ops.unified_extractor.triton_similarity, (*tensors, 2, window))
+    opcheck(torch.ops.unified_extractor.triton_similarity, (*tensors, 2, flattened(call)[4]))
 
 
 @pytest.mark.sampled(3)
@@ -543,17 +546,18 @@ def test_every_preset_is_among_these():
 @pytest.fixture
 def forced(monkeypatch):
     """Return a function that sets the backend of layers and returns the list of those that run more than a plain convolution."""
-    choose, used = dispatch.choose, []
+    choose, used = dispatch._choose, []
 
     def force(name):
-        def chosen(backend, x, work):
-            implementation = choose(name if backend is None and work else backend, x, work)
-            if work:
-                used.append(implementation.__name__.rsplit(".")[-1])
+        def chosen(call, backend, kernel_memory):
+            plain = is_convolution(call)
+            implementation = choose(call, backend if plain else backend or name, kernel_memory)
+            if not plain:
+                used.append(implementation.name)
             return implementation
 
         used.clear()
-        monkeypatch.setattr(dispatch, "choose", chosen)
+        monkeypatch.setattr(dispatch, "_choose", chosen)
         return used
 
     return force

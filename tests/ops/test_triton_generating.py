@@ -7,16 +7,15 @@ import torch
 from torch.library import opcheck
 
 import unified_extractor as ux
-from tests.support.attention_calls import ATTENTION_LEAVES, attention_call, in_steps
+from tests.support.attention_calls import ATTENTION_LEAVES, attention_call, extract_attention, in_steps
 from tests.support.comparing import assert_same, values_and_gradients
-from tests.support.generators import in_two_steps, random_generating_call, with_generator
+from tests.support.generators import extract_linear, in_two_steps, random_generating_call, with_generator
 from tests.support.made_calls import made_call
 from tests.support.random_calls import random_call, relayout
 from tests.support.triton_runs import STATIC_OPCHECKS, is_short, on_device
 from unified_extractor.ops import checks
-from unified_extractor.ops.custom_ops import Call, numbers
-from unified_extractor.ops.dynamic_kernels import KernelGenerator
-from unified_extractor.ops.functional import attend
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.custom_ops import flattened
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
@@ -38,7 +37,7 @@ CASES = {
 
 
 def call_of(case, normalization="none", dtype=torch.float64, *, channels_last=False, **options):
-    """Return the arguments of `generate_and_extract` for a case."""
+    """Return the arguments of `extract_linear` for a case."""
     made = dict(CASES[case])
     depth = made.pop("depth")
     call = with_generator(made_call(**made, dtype=dtype), depth=depth, normalization=normalization, scale=0.7, **options)
@@ -47,21 +46,21 @@ def call_of(case, normalization="none", dtype=torch.float64, *, channels_last=Fa
     return call
 
 
-def fused(**call):
-    return ux.generate_and_extract(**call, backend="triton", fused=True).cpu()
+def recomputed(**call):
+    return extract_linear(**call, backend="triton", kernel_memory="recompute").cpu()
 
 
 def ours(call, seed=0):
-    return {name: value.cpu() for name, value in values_and_gradients(fused, on_device(call), seed).items()}
+    return {name: value.cpu() for name, value in values_and_gradients(recomputed, on_device(call), seed).items()}
 
 
 def as_call(call):
     """Return the call that the backend gets from these arguments."""
     names = ("kernel_size", "stride", "padding", "dilation")
     window = checks.geometry(call["x"], *(call.get(name, 1) for name in names))
-    generator = KernelGenerator(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalization")))
+    kernel = ux.LinearKernel(*(call[name] for name in ("feature", "head_weight", "head_bias", "scale", "normalization")))
     options = (call.get("aggregation", "gather"), call.get("combine", "multiply"))
-    return Call(call["x"], call.get("static_kernel"), None, call.get("offsets"), window, *options, generator=generator)
+    return Call(call["x"], call.get("static_kernel"), kernel, call.get("offsets"), None, window, *options)
 
 
 @pytest.mark.sampled(7)
@@ -70,9 +69,9 @@ def as_call(call):
 @pytest.mark.parametrize("case", CASES)
 def test_a_kernel_generated_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
     call = call_of(case, normalization, channels_last=channels_last)
-    assert planning.generates_forward(as_call(call))
+    assert planning.computes_forward(as_call(call))
     plain = case not in ("offsets", "depthwise", "residual") and normalization != "softmax"
-    assert planning.generates_backward(as_call(call)) == plain
+    assert planning.computes_backward(as_call(call)) == plain
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
 
@@ -91,7 +90,7 @@ def test_each_gradient_asked_for_by_itself_equals_that_of_all(wanted):
     expected = values_and_gradients(in_two_steps, call)[wanted]
     there = on_device(call)
     leaf = there[wanted] = there[wanted].requires_grad_()
-    y = fused(**there)
+    y = recomputed(**there)
     cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(torch.autograd.grad(y, leaf, cotangent)[0].cpu(), expected)
 
@@ -119,20 +118,20 @@ def test_partial_sums_of_several_tiles_add_up(monkeypatch):
 def test_a_kernel_too_large_for_registers_is_stored_first():
     deep = call_of("eight taps and one")
     deep |= {"feature": torch.zeros(2, 65, 3, 4), "head_weight": torch.zeros(36, 65)}
-    assert not planning.generates_forward(as_call(deep))
+    assert not planning.computes_forward(as_call(deep))
     many = with_generator(made_call(channels=4, kernels=2, kernel_size=5, padding=2), depth=2, normalization="softmax")
-    assert not planning.generates_forward(as_call(many))
-    assert planning.generates_forward(as_call(many | {"normalization": "none"}))
+    assert not planning.computes_forward(as_call(many))
+    assert planning.computes_forward(as_call(many | {"normalization": "none"}))
 
 
 def test_it_is_chosen_where_measured_to_be_faster():
     for depth, chosen in ((16, True), (32, True), (33, False)):
         call = with_generator(made_call(channels=32, kernels=2, kernel_size=7, padding=3, size=(3, 3)), depth=depth)
-        assert planning.generates(as_call(call)) == chosen
+        assert planning.pays_on_chip(as_call(call)) == chosen
         call["head_weight"].requires_grad_()
-        assert not planning.generates(as_call(call))
+        assert not planning.pays_on_chip(as_call(call))
         with torch.no_grad():
-            assert planning.generates(as_call(call)) == chosen
+            assert planning.pays_on_chip(as_call(call)) == chosen
 
 
 @pytest.mark.sampled(2)
@@ -143,13 +142,12 @@ def test_attention_is_the_same_without_its_kernel_being_stored(channels_last):
         call |= {name: relayout(call[name], "channels_last") for name in ("value", "query", "key")}
 
     def attended(**call):
-        return attend(**call, backend="triton", fused=True).cpu()
+        return extract_attention(**call, backend="triton", kernel_memory="recompute").cpu()
 
     found = {name: value.cpu() for name, value in values_and_gradients(attended, on_device(call)).items()}
     assert_same(found, values_and_gradients(in_steps, call))
     value, query, key, position = (on_device(call)[name].float().requires_grad_() for name in ATTENTION_LEAVES)
-    window = numbers(checks.geometry(value, 3, 1, "same", 1))
-    made_from = (query, key, position.flatten(), 1.0, "softmax", 2)
-    arguments = (value, None, None, None, window, "gather", "multiply", *made_from)
+    kernel = ux.AttentionKernel(query, key, 2, position)
+    arguments = flattened(Call(value, None, kernel, None, None, checks.geometry(value, 3, 1, "same", 1)))
     gradient, wanted = torch.randn_like(value), [True, False, False, False, True, True, True]
     opcheck(torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *arguments), test_utils=STATIC_OPCHECKS)

@@ -16,8 +16,8 @@ from unified_extractor.ops.backends.triton.roofline import (
     stored_step_bytes,
     traffic,
 )
-from unified_extractor.ops.custom_ops import Call
-from unified_extractor.ops.dynamic_kernels import KernelGenerator
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.dynamic_kernels import LinearKernel
 
 
 def meta(*shape, dtype=torch.bfloat16):
@@ -26,23 +26,23 @@ def meta(*shape, dtype=torch.bfloat16):
 
 def involution(dtype=torch.bfloat16):
     x = meta(2, 32, 8, 8, dtype=dtype)
-    return Call(x, None, meta(2, 2, 49, 8, 8, dtype=dtype), None, checks.geometry(x, 7, 1, 3, 1), "gather")
+    return Call(x, None, meta(2, 2, 49, 8, 8, dtype=dtype), None, None, checks.geometry(x, 7, 1, 3, 1), "gather")
 
 
 def generated(dtype=torch.bfloat16):
     call = involution(dtype)
-    generator = KernelGenerator(meta(2, 8, 8, 8, dtype=dtype), meta(98, 8, dtype=dtype), meta(98, dtype=dtype), 1.0, "none")
-    return call._replace(dynamic=None, generator=generator)
+    kernel = LinearKernel(meta(2, 8, 8, 8, dtype=dtype), meta(98, 8, dtype=dtype), meta(98, dtype=dtype))
+    return call._replace(dynamic_kernel=kernel)
 
 
 def outlook():
     x = meta(2, 32, 8, 8)
-    return Call(x, None, meta(2, 2, 9, 9, 4, 4), None, checks.geometry(x, 3, 2, 1, 1), "fold")
+    return Call(x, None, meta(2, 2, 9, 9, 4, 4), None, None, checks.geometry(x, 3, 2, 1, 1), "fold")
 
 
 def deformable(static=None):
     x, groups = meta(2, 32, 8, 8), 2 if static is None else 1
-    return Call(x, static, meta(2, groups, 9, 8, 8), meta(2, groups, 9, 2, 8, 8), checks.geometry(x, 3, 1, 1, 1), "gather")
+    return Call(x, static, meta(2, groups, 9, 8, 8), meta(2, groups, 9, 2, 8, 8), None, checks.geometry(x, 3, 1, 1, 1), "gather")
 
 
 X, KERNEL = 2 * 2 * 32 * 64, 2 * 2 * 2 * 49 * 64  # bytes of an image, of an involution's kernel

@@ -5,7 +5,6 @@ import os
 import pkgutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -16,11 +15,12 @@ from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.made_calls import extract_or_unfold, made_call
 from tests.support.oracles import output_size
 from tests.support.triton_runs import DEVICE, GPU, TENSORS, made_similarity, on_device, products, reference, run
-from unified_extractor.ops import checks, dispatch
+from unified_extractor.ops import checks
 from unified_extractor.ops.backends import triton
-from unified_extractor.ops.backends.triton import OPERATORS, launch, planning, tuning
+from unified_extractor.ops.backends.triton import Triton, launch, planning, tuning
+from unified_extractor.ops.backends.triton.launch import OPERATORS
 from unified_extractor.ops.backends.triton.records import Image, WindowValues
-from unified_extractor.ops.custom_ops import Call, Wanted
+from unified_extractor.ops.call import Call, Wanted, similarity_call
 
 Autotuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
 MODULES = [importlib.import_module(f"{triton.__name__}.{module.name}") for module in pkgutil.iter_modules(triton.__path__)]
@@ -68,25 +68,12 @@ def test_without_triton_the_reason_names_it_and_others_run(monkeypatch):
     torch.testing.assert_close(ux.extract(**on_device(call)).cpu(), ux.extract(**call, backend="eager"), rtol=0, atol=1e-10)
 
 
-@pytest.fixture
-def loaded(monkeypatch):
-    """Return the list of backends that ran, by name and in their order."""
-    names = []
-
-    def spied(name, backend):
-        return replace(backend, load=lambda: names.append(name) or backend.load())
-
-    for name, backend in list(dispatch._BACKENDS.items()):
-        monkeypatch.setitem(dispatch._BACKENDS, name, spied(name, backend))
-    return names
-
-
-def test_the_interpreter_is_never_chosen(loaded):
+def test_the_interpreter_is_never_chosen(backends_used):
     ux.extract(**made_call(**WORTH_IT))
     ux.generalized_unfold(torch.ones(1, 2, 3, 3), 3)
     products(None, **made_similarity(32, 1, kernel_size=3))
-    assert loaded
-    assert "triton" not in loaded
+    assert backends_used
+    assert "triton" not in backends_used
 
 
 def test_an_image_elsewhere_is_refused():
@@ -96,7 +83,7 @@ def test_an_image_elsewhere_is_refused():
 
 def test_an_image_on_the_cpu_is_refused_where_kernels_are_compiled(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    monkeypatch.setitem(dispatch._BACKENDS, "triton", replace(dispatch._BACKENDS["triton"], unusable=lambda: None))
+    monkeypatch.setattr(Triton, "unusable_because", lambda self: None)
     with pytest.raises(ValueError, match=r"backend='triton' is not usable here: it runs on GPUs, x is on cpu"):
         ux.extract(torch.ones(1, 2, 3, 3), kernel_size=2, backend="triton")
 
@@ -123,7 +110,7 @@ def test_transforms_are_refused_by_name(transform):
 
 
 @pytest.mark.parametrize("backend", ["triton", None])
-def test_an_exported_program_does_not_need_the_backend(backend, loaded):
+def test_an_exported_program_does_not_need_the_backend(backend, backends_used):
     class Call(torch.nn.Module):
         def forward(self, x, dynamic_kernel):
             return ux.extract(x, kernel_size=2, padding=1, dynamic_kernel=dynamic_kernel, backend=backend)
@@ -135,7 +122,7 @@ def test_an_exported_program_does_not_need_the_backend(backend, loaded):
             torch.export.export(Call(), tensors)
     else:
         assert "unified_extractor" not in str(torch.export.export(Call(), tensors).graph)
-    assert "triton" not in loaded
+    assert "triton" not in backends_used
 
 
 def guarded(tensor):
@@ -283,7 +270,7 @@ def test_results_that_span_more_than_two_to_the_31_elements_have_the_same_bits(k
     wanted = Wanted(*(t is not None for t in tensors))
 
     def results(x):
-        call = Call(x, *tensors[1:], window, made["aggregation"])
+        call = Call(x, *tensors[1:], None, window, made["aggregation"])
         y = launch.run(call)
         return [y, *launch.gradients(call, torch.linspace(-1, 1, y.numel()).view(y.shape).bfloat16(), wanted)]
 
@@ -335,9 +322,11 @@ def test_addresses_are_wide_wherever_a_tensor_that_is_read_or_written_is(case, s
     tensors = on_meta(**{name: shape for name, shape in shapes.items() if isinstance(shape, tuple)})
     kernel_size = 1 if "an image" in case or "dense" in case else 7
     window = checks.geometry(tensors["x"], kernel_size, 1, "same", 1)
-    call = Call(*(tensors.get(n) for n in ("x", "static", "dynamic", "offsets")), window, shapes.get("aggregation", "gather"))
+    call = Call(
+        *(tensors.get(n) for n in ("x", "static", "dynamic", "offsets")), None, window, shapes.get("aggregation", "gather")
+    )
     if "heads" in shapes:
-        call = call._replace(heads=shapes["heads"])
+        call = similarity_call(tensors["x"], tensors["x"], shapes["heads"], None, window)
         launch.gradients(call, tensors["x"], Wanted(False, False, True, False))
     else:
         y = launch.run(call)
@@ -483,7 +472,7 @@ def test_the_operators_are_registered_by_name():
         if name.startswith("unified_extractor::triton_")
     }
     assert names == {"triton_aggregate", "triton_aggregate_backward", "triton_similarity"}
-    assert OPERATORS.aggregate._qualname == "unified_extractor::triton_aggregate"
+    assert OPERATORS.aggregate is torch.ops.unified_extractor.triton_aggregate.default
 
 
 @pytest.fixture
@@ -502,7 +491,7 @@ def test_only_a_matrix_product_of_float32_follows_torchs_tf32_switch(tf32):
         assert_same(run(call), reference(call), 1e-2 if GPU else 1e-5)
         window = checks.geometry(call["x"], 2, 1, 1, 1)
         tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
-        precisions.append(planning.plan_for(Call(*tensors, window, "gather"), interpreted=not GPU).precision)
+        precisions.append(planning.plan_for(Call(*tensors, None, window), interpreted=not GPU).precision)
     assert precisions == ["ieee", "tf32"]
 
 

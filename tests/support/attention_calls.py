@@ -24,7 +24,7 @@ ATTENTION_CASES = {
 
 
 def attention_call(case, dtype=torch.float64, *, position=True, **options):
-    """Keyword arguments of `attend`."""
+    """Keyword arguments of `extract_attention`."""
     made = {"channels": 16, "size": (5, 7), "batch": 2, **ATTENTION_CASES[case], **options}
     channels, batch, size, static = made.pop("channels"), made.pop("batch"), made.pop("size"), made.pop("static", None)
     embedding = made.pop("embedding", channels)
@@ -42,6 +42,12 @@ def attention_call(case, dtype=torch.float64, *, position=True, **options):
         "position": normal(made["heads"], *window.kernel_size) if position else None,
         "static_kernel": None if static is None else normal(channels, static, *window.kernel_size),
     }
+
+
+def extract_attention(value, query, key, kernel_size, heads, position=None, normalization="softmax", **options):
+    """`extract` with an attention kernel of these parts, padding "same"."""
+    kernel = ux.AttentionKernel(query, key, heads, position, normalization)
+    return ux.extract(value, kernel_size=kernel_size, padding="same", dynamic_kernel=kernel, **options)
 
 
 def in_steps(value, query, key, kernel_size, heads, position=None, normalization="softmax", **options):

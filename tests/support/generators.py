@@ -1,4 +1,4 @@
-"""What makes a dynamic kernel, for tests: random ones for any call, and the kernel by an independent formula."""
+"""Linear kernels for tests: random ones for any call, and the kernel by an independent formula."""
 
 import random
 
@@ -12,7 +12,7 @@ NORMALIZATIONS = ("none", "softmax", "sigmoid")
 
 
 def with_generator(call, *, depth, normalization="none", scale=1.0, bias=True, groups=None, layout="contiguous", seed=0):
-    """A call of `extract` with a dynamic kernel, as one of `generate_and_extract`: in place of it what makes one of that shape."""
+    """Return a call of `extract_linear`: in place of the dynamic kernel of `call`, what one of that shape is computed from."""
     call = dict(call)
     kernel = call.pop("dynamic_kernel")
     x, groups = call["x"], groups or kernel.shape[1]
@@ -62,8 +62,13 @@ def kernel_of(feature, head_weight, head_bias, scale, normalization, kernel_size
     return 1 / (1 + (-values).exp()) if normalization == "sigmoid" else values
 
 
+def extract_linear(x, feature, head_weight, head_bias=None, scale=1.0, normalization="none", **call):
+    """`extract` with a linear kernel of these parts."""
+    return ux.extract(x, dynamic_kernel=ux.LinearKernel(feature, head_weight, head_bias, scale, normalization), **call)
+
+
 def in_two_steps(feature, head_weight, head_bias=None, scale=1.0, normalization="none", backend="reference", **call):
-    """`extract` with a kernel made before: what `generate_and_extract` must equal."""
+    """`extract` with a kernel computed before: what `extract_linear` must equal."""
     aggregation = call.get("aggregation", "gather")
     kernel = kernel_of(feature, head_weight, head_bias, scale, normalization, call["kernel_size"], aggregation)
     return ux.extract(dynamic_kernel=kernel, backend=backend, **call)

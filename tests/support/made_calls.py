@@ -41,9 +41,9 @@ def extract_or_unfold(backend, aggregation="gather", **call):
     """`extract`, or the `generalized_unfold` of a backend, which the public one does not let choose."""
     if aggregation != "unfold":
         return ux.extract(**call, aggregation=aggregation, backend=backend)
-    geometry = [call.get(name, 1) for name in ("stride", "padding", "dilation")]
-    window = checks.geometry(call["x"], call["kernel_size"], *geometry)
-    return dispatch.choose(backend, call["x"], 0).generalized_unfold(call["x"], call.get("offsets"), window)
+    numbers = (call.get(name, 1) for name in ("stride", "padding", "dilation"))
+    x, kernel_size, offsets = call["x"], call["kernel_size"], call.get("offsets")
+    return dispatch.run(checks.call(x, kernel_size, None, None, offsets, None, *numbers, aggregation="unfold"), backend)
 
 
 block_call = partial(made_call, size=(5, 6), kernel_size=3, batch=2)

@@ -18,7 +18,7 @@ def read(path):
         return values, json.loads(file.metadata()["spec"])
 
 
-def build(official, fused=None):
+def build(official, kernel_memory="auto"):
     k = official["kernel_size"]
     if official["operator"] == "involution":
         spec = ux.presets.involution(k, official["group_channels"], official["reduction"])
@@ -29,7 +29,10 @@ def build(official, fused=None):
             name: official[name] for name in ("groups", "dilation", "offset_scale", "center_feature_scale", "remove_center")
         }
         spec = ux.presets.deformable_convolution(3, k, **options)
-    layer = ux.UnifiedExtractor2d(official["channels"], official["channels"], spec, official["stride"], fused=fused).double()
+    layer = ux.UnifiedExtractor2d(
+        official["channels"], official["channels"], spec, official["stride"], kernel_memory=kernel_memory
+    )
+    layer = layer.double()
     return layer.train(official["mode"] == "train")
 
 
@@ -43,10 +46,10 @@ def as_ours(layer, official, values):
     return {rule.ours: rule.convert(values[key]) for key, rule in rules if key in values}
 
 
-def assert_official_values(path, fused):
+def assert_official_values(path, kernel_memory):
     """Output, input gradient and every parameter gradient equal the values of a file."""
     values, official = read(path)
-    layer = build(official, fused)
+    layer = build(official, kernel_memory)
     ux.interop.load_official(layer, part(values, "state."), official["operator"])
     nchw = (0, 3, 1, 2) if official["layout"] == "NHWC" else (0, 1, 2, 3)
     tolerance = dict.fromkeys(("rtol", "atol"), 1e-5 if official["operator"] == "dcnv3" else 1e-10)

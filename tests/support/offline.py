@@ -19,8 +19,8 @@ from unified_extractor.ops import checks
 from unified_extractor.ops.backends.triton import deterministic, launch
 from unified_extractor.ops.backends.triton.records import constants
 from unified_extractor.ops.backends.triton.tuning import suitable
-from unified_extractor.ops.custom_ops import Call, Wanted
-from unified_extractor.ops.dynamic_kernels import KernelGenerator
+from unified_extractor.ops.call import Call, Wanted, similarity_call
+from unified_extractor.ops.dynamic_kernels import LinearKernel
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -54,19 +54,18 @@ def calls(dtype, channels_last):
     def new(*shape):
         return tensor(*shape, dtype=dtype, channels_last=channels_last)
 
-    def call(
-        x, kernel_size, static=None, dynamic=None, offsets=None, aggregation="gather", combine="multiply", stride=1, heads=0
-    ):
-        return Call(x, static, dynamic, offsets, checks.geometry(x, kernel_size, stride, "same", 1), aggregation, combine, heads)
+    def call(x, kernel_size, static=None, dynamic=None, offsets=None, aggregation="gather", combine="multiply", stride=1):
+        return Call(x, static, dynamic, offsets, None, checks.geometry(x, kernel_size, stride, "same", 1), aggregation, combine)
 
     def static(*shape):
         return torch.empty(shape, dtype=dtype)
 
     def generated(call, depth, groups, normalization="none"):
         rows, (height, width) = groups * call.geometry.taps, call.geometry.output
-        generator = KernelGenerator(new(2, depth, height, width), static(rows, depth), static(rows), 1.0, normalization)
-        return call._replace(generator=generator)
+        kernel = LinearKernel(new(2, depth, height, width), static(rows, depth), static(rows), 1.0, normalization)
+        return call._replace(dynamic_kernel=kernel)
 
+    query, key = new(2, 192, 28, 28), new(2, 192, 28, 28)
     return {
         "involution": call(new(2, 64, 56, 56), 7, dynamic=new(2, 4, 49, 56, 56)),
         "DCNv3": call(new(2, 64, 56, 56), 3, dynamic=new(2, 4, 9, 56, 56), offsets=new(2, 4, 9, 2, 56, 56)),
@@ -82,7 +81,7 @@ def calls(dtype, channels_last):
         "DCNv3, generated": generated(
             call(new(2, 64, 56, 56), 3, offsets=new(2, 4, 9, 2, 56, 56)), 64, 4, normalization="softmax"
         ),
-        "similarity": call(new(2, 192, 28, 28), 7, heads=6),
+        "similarity": similarity_call(query, key, 6, None, checks.geometry(key, 7, 1, "same", 1)),
     }
 
 
@@ -132,12 +131,12 @@ def compile_all(architecture, *, defaults):
                     "dtype": str(dtype).removeprefix("torch."),
                     "layout": layout,
                 }
-                if call.heads:
+                if call.aggregation == "similarity":
                     launch.gradients(call, call.x, Wanted(x=False, static=False, dynamic=True, offsets=False))
                     continue
                 launch.run(call)
-                made_from = [call.generator is not None] * 3
-                wanted, gradient = Wanted(True, *(t is not None for t in call[1:4]), *made_from), launch.new_output(call)
+                direct = (call.static_kernel, call.stored_kernel, call.offsets, *call.kernel_tensors)
+                wanted, gradient = Wanted(True, *(t is not None for t in direct)), launch.new_output(call)
                 launch.gradients(call, gradient, wanted)
                 if name == "DCNv3":
                     torch.use_deterministic_algorithms(True)

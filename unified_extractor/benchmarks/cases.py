@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +21,11 @@ from unified_extractor.benchmarks.baselines import (
 )
 from unified_extractor.models import rednet26
 from unified_extractor.ops import checks
-from unified_extractor.ops.custom_ops import Call
-from unified_extractor.ops.dynamic_kernels import KernelGenerator
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.dispatch import KernelMemory
+from unified_extractor.ops.dynamic_kernels import LinearKernel
 from unified_extractor.ops.fold_as_gather import compose_fold
-from unified_extractor.ops.functional import extract, generate_and_extract
+from unified_extractor.ops.functional import extract
 from unified_extractor.profiling.extractors import extractors
 
 OURS = "unified_extractor"
@@ -103,7 +103,7 @@ def involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU)
     x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (channels // 16, 49), size, size)
 
     def call(x: Tensor, kernel: Tensor) -> Call:
-        return Call(x, None, kernel, None, checks.geometry(x, 7, 1, 3, 1), "gather")
+        return Call(x, None, kernel, None, None, checks.geometry(x, 7, 1, 3, 1), "gather")
 
     work = batch * channels * 49 * size**2
     case = _case(setting, (x, kernel), call, {"unfold": lambda x, kernel: unfold_multiply_sum(x, kernel, 7)}, (work, 2 * work))
@@ -122,15 +122,14 @@ def generated_involution(channels: int, size: int, batch: int = 8, setting: Sett
     bias = setting.tensor(rows, 1, 1, 1).flatten().requires_grad_()
 
     def call(x: Tensor, feature: Tensor, weight: Tensor, bias: Tensor) -> Call:
-        generator = KernelGenerator(feature, weight, bias, 1.0, "none")
-        return Call(x, None, None, None, checks.geometry(x, 7, 1, 3, 1), "gather", generator=generator)
+        return Call(x, None, LinearKernel(feature, weight, bias), None, None, checks.geometry(x, 7, 1, 3, 1))
 
     def unfold(x: Tensor, feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         kernel = F.conv2d(feature, weight[:, :, None, None], bias)
         return unfold_multiply_sum(x, kernel.unflatten(1, (-1, 49)), 7)
 
     def stored(*leaves: Tensor) -> Tensor:
-        return _run(call(*leaves), setting.backend, fused=False)
+        return _run(call(*leaves), setting.backend, "store")
 
     made, used = batch * rows * channels // 4 * size**2, batch * channels * 49 * size**2
     work = (made + used, 3 * made + 2 * used)  # backward makes the kernel again
@@ -147,7 +146,7 @@ def deformable_convolution_v2(batch: int = 8, channels: int = 64, size: int = 56
 
     def call(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Call:
         offsets, kernel = fields(offsets, mask)
-        return Call(x, static, kernel, offsets, checks.geometry(x, 3, 1, 1, 1), "gather")
+        return Call(x, static, kernel, offsets, None, checks.geometry(x, 3, 1, 1, 1), "gather")
 
     def plain(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
         return grid_sample_matmul(x, static, *fields(offsets, mask), 3)
@@ -166,7 +165,7 @@ def deformable_convolution_v4(
     offsets = setting.offsets(batch, (groups, 9, 2), size, size)
 
     def call(x: Tensor, kernel: Tensor, offsets: Tensor) -> Call:
-        return Call(x, None, kernel, offsets, checks.geometry(x, 3, 1, 1, 1), "gather")
+        return Call(x, None, kernel, offsets, None, checks.geometry(x, 3, 1, 1, 1), "gather")
 
     reads = batch * 9 * size**2 * channels
     rivals = {"grid_sample": lambda x, kernel, offsets: grid_sample_multiply_sum(x, kernel, offsets, 3)}
@@ -178,7 +177,7 @@ def outlook_attention(batch: int = 8, channels: int = 192, size: int = 28, heads
     x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (heads, 9, 9), size // 2, size // 2)
 
     def call(x: Tensor, kernel: Tensor) -> Call:
-        return Call(x, None, kernel, None, checks.geometry(x, 3, 2, 1, 1), "fold")
+        return Call(x, None, kernel, None, None, checks.geometry(x, 3, 2, 1, 1), "fold")
 
     def composed(x: Tensor, kernel: Tensor) -> Tensor:
         wide = compose_fold(kernel, checks.geometry(x, 3, 2, 1, 1))
@@ -194,7 +193,7 @@ def convolution(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
     leaves = CPU.leaf(batch, channels, size, size), CPU.leaf(channels, channels, 3, 3)
 
     def call(x: Tensor, static: Tensor) -> Call:
-        return Call(x, static, None, None, checks.geometry(x, 3, 1, 1, 1), "gather")
+        return Call(x, static, None, None, None, checks.geometry(x, 3, 1, 1, 1), "gather")
 
     work = batch * channels**2 * 9 * size**2
     return _case(CPU, leaves, call, {"torch": lambda x, static: F.conv2d(x, static, padding=1)}, (work, 2 * work))
@@ -231,7 +230,7 @@ def stored(module: torch.nn.Module) -> torch.nn.Module:
     """A copy whose layers store every dynamic kernel."""
     module = copy.deepcopy(module)
     for layer in extractors(module).values():
-        layer.fused = False
+        layer.kernel_memory = "store"
     return module
 
 
@@ -247,7 +246,7 @@ def _case(
     gradient = setting.tensor(*asked.output_shape())
     plain, formulation = next(iter(rivals.items()))
     ways: dict[str, Compute] = {
-        OURS: lambda *leaves: _run(call(*leaves), setting.backend, fused=True if asked.generator else None),
+        OURS: lambda *leaves: _run(call(*leaves), setting.backend, "recompute" if asked.computed_kernel else "auto"),
         "eager": lambda *leaves: _run(call(*leaves), "eager"),
         plain: formulation,
     }
@@ -264,23 +263,21 @@ def _case(
     return Case(candidates, (*leaves, gradient), setting.dtype, multiply_adds, asked, plain, exact if half else None)
 
 
-def _run(call: Call, backend: str | None, fused: bool | None = None) -> Tensor:
-    geometry, generator = call.geometry, call.generator
-    options: dict[str, Any] = {
-        "kernel_size": geometry.kernel_size,
-        "static_kernel": call.static,
-        "offsets": call.offsets,
-        "stride": geometry.stride,
-        "padding": geometry.padding,
-        "dilation": geometry.dilation,
-        "aggregation": call.aggregation,
-        "backend": backend,
-    }
-    if generator is None:
-        return extract(call.x, dynamic_kernel=call.dynamic, **options)
-    feature, weight, bias, scale, normalization, _ = generator
-    options |= {"head_weight": weight, "head_bias": bias, "scale": scale, "normalization": normalization, "fused": fused}
-    return generate_and_extract(call.x, feature, **options)
+def _run(call: Call, backend: str | None, kernel_memory: KernelMemory = "auto") -> Tensor:
+    geometry = call.geometry
+    return extract(
+        call.x,
+        kernel_size=geometry.kernel_size,
+        static_kernel=call.static_kernel,
+        dynamic_kernel=call.dynamic_kernel,
+        offsets=call.offsets,
+        stride=geometry.stride,
+        padding=geometry.padding,
+        dilation=geometry.dilation,
+        aggregation=call.aggregation,  # type: ignore[arg-type]
+        kernel_memory=kernel_memory,
+        backend=backend,
+    )
 
 
 def _candidate(compute: Compute, leaves: Sequence[Tensor], gradient: Tensor, *, comparable: bool = True) -> Candidate:

@@ -33,7 +33,7 @@ def layer(spec: ExtractorSpec, channels: int, size: int, stride: int = 1, batch:
     x = torch.randn(batch, channels, size, size, requires_grad=True)
     gradient = torch.randn(*chosen(x).shape)
     forced = copy.deepcopy(chosen)
-    forced.fused = True
+    forced.kernel_memory = "recompute"
     ways: dict[str, tuple[nn.Module, Rule]] = {
         OURS: (chosen, nullcontext),
         "made in the loops": (forced, partial(_worth, inf)),
@@ -50,9 +50,9 @@ def layer(spec: ExtractorSpec, channels: int, size: int, stride: int = 1, batch:
 @contextmanager
 def _worth(ratio: float) -> Iterator[None]:
     """The compiled backend's rule, changed."""
-    from unified_extractor.ops.backends.compiled import maps
+    from unified_extractor.ops.backends.compiled import recomputing
 
-    with mock.patch.object(maps, "_WORTH_GENERATING", ratio):
+    with mock.patch.object(recomputing, "MOST_WORK", ratio):
         yield
 
 

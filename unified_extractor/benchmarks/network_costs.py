@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from unified_extractor import models, presets
+from unified_extractor.ops.dispatch import KernelMemory
 from unified_extractor.profiling.cost import cost, kept_activation_bytes
 from unified_extractor.profiling.extractors import extractors
 from unified_extractor.results.tables import as_markdown
@@ -25,7 +26,7 @@ _NOTES = """Parameters and multiply-adds for one image of 224 x 224 pixels and 1
 """
 
 
-_SAVED = {"kept_bytes_stored": False, "kept_bytes": None, "kept_bytes_fused": True}
+_SAVED: dict[str, KernelMemory] = {"kept_bytes_stored": "store", "kept_bytes": "auto", "kept_bytes_fused": "recompute"}
 """Settings of the layers' kernel memory under which the bytes saved for backward are counted, by the row's field."""
 
 
@@ -93,9 +94,9 @@ def counted(name: str) -> dict[str, Any]:
         network = figures.make()
     ours = cost(network, _SHAPE)
     row = {"network": name, "parameters": ours.parameters, "multiply_adds": ours.multiply_adds, "elementwise": ours.elementwise}
-    for key, fused in _SAVED.items():
+    for key, kernel_memory in _SAVED.items():
         for layer in extractors(network).values():
-            layer.fused = fused
+            layer.kernel_memory = kernel_memory
         row[key] = kept_activation_bytes(network, _SHAPE)
     return row | {f"figure_{key}": getattr(figures, key) for key in ("parameters", "multiply_adds", "source")}
 

@@ -194,7 +194,7 @@ def stored_table(cases: dict[str, Callable[[], Case]]) -> pd.DataFrame:
     rows = []
     for name, make in cases.items():
         call = make().call
-        if call is not None and call.generator is not None:
+        if call is not None and call.computed_kernel is not None:
             generated, stored = step_bytes(call), stored_step_bytes(call)
             rows.append(
                 {

@@ -11,11 +11,12 @@ from unified_extractor.layers.generators import Feature, GeneratedKernel, Simila
 from unified_extractor.layers.samplers import LearnedOffsets
 from unified_extractor.ops import checks
 from unified_extractor.ops.autocast import autocasts
-from unified_extractor.ops.custom_ops import Call
-from unified_extractor.ops.dynamic_kernels import KernelGenerator
+from unified_extractor.ops.checks import DynamicKernel
+from unified_extractor.ops.dispatch import KERNEL_MEMORY, KernelMemory
 from unified_extractor.ops.epilogue import center_blended, overlap_normalized
-from unified_extractor.ops.functional import attend, extract, fuses, generate_and_extract
-from unified_extractor.ops.geometry import Geometry, window_shift
+from unified_extractor.ops.functional import extract
+from unified_extractor.ops.geometry import Geometry
+from unified_extractor.ops.offsets import window_shift
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -27,9 +28,10 @@ class UnifiedExtractor2d(nn.Module):
         out_channels: O. Differs from C only where a dense static kernel or an output projection mixes channels.
         spec: what to build; see :class:`unified_extractor.ExtractorSpec` and :mod:`unified_extractor.presets`.
         stride: pixels between windows, an int or (y, x). A gather shrinks the map by it, a fold does not.
-        fused: whether a dynamic kernel is made where it is used, instead of being stored for backward, if it is a linear map of
-            each position by itself or attention's on the regular grid. None: where that is faster. True: also where it is slower,
-            so that it is not kept. False: never. What has been wrapped, parametrized or given hooks is called, and so stored.
+        kernel_memory: for a dynamic kernel that is a linear map of each position by itself, or attention's on the regular grid.
+            "auto": the faster of the two ways. "store": it is saved for backward. "recompute": it is computed where it is used and
+            again in backward, also where that is slower. A kernel module that was wrapped, parametrized or given hooks is called,
+            and its result stored.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling).
@@ -37,14 +39,15 @@ class UnifiedExtractor2d(nn.Module):
     Attributes:
         downsampling: by how much the map shrinks, an int or (y, x): ``stride`` for gather, 1 for fold.
         kernel_groups: G, the dynamic kernels a position; 1 where there is none.
-        fused: as given; it may be changed at any time. Where it is fused, the child ``kernel`` is not called.
+        kernel_memory: as given; it may be changed at any time. The child ``kernel`` is called only where its result is stored
+            because of what was done to it.
 
     Raises:
         ValueError, TypeError: channels that groups do not divide, or an image that does not fit; the message names the rule.
     """
 
-    fused: bool | None = None
-    """Of the class: layers that were pickled before there was a switch have none of their own."""
+    kernel_memory: KernelMemory = "auto"
+    """The default of the class: layers that were pickled before there was a switch have none of their own."""
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class UnifiedExtractor2d(nn.Module):
         spec: ExtractorSpec,
         stride: int | tuple[int, int] = 1,
         *,
-        fused: bool | None = None,
+        kernel_memory: KernelMemory = "auto",
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
@@ -63,8 +66,8 @@ class UnifiedExtractor2d(nn.Module):
             raise TypeError(f"spec must be an ExtractorSpec, got {type(spec).__name__}")
         steps = checks.pair("stride", stride, 1)
         self.in_channels, self.out_channels, self.spec, self.stride = in_channels, out_channels, spec, stride
-        checks.fused(fused)
-        self.fused = fused
+        checks.one_of("kernel_memory", kernel_memory, KERNEL_MEMORY)
+        self.kernel_memory = kernel_memory
         self.downsampling = stride if spec.aggregation == "gather" else 1
         self.kernel_groups = _kernel_groups(spec, in_channels)
         aggregated = self._check_channels()
@@ -173,40 +176,34 @@ class UnifiedExtractor2d(nn.Module):
         return self.kernel(x, offsets, geometry) if self.spec.dynamic_kernel.source == "similarity" else None
 
     def _aggregate(self, x: Tensor, value: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> Tensor:
-        """The operator on ``value``, with a kernel made on the way or, where that does not pay, before."""
-        spec = self.spec
-        options: dict[str, Any] = {
-            "kernel_size": spec.kernel_size,
-            "static_kernel": self.static_kernel,
-            "bias": self._inner_bias,
-            "stride": self.stride,
-            "dilation": spec.dilation,
-            "combine": spec.combine,
-        }
-        if spec.dynamic_kernel.source == "similarity" and (products := self._products(x, offsets)) is not None:
-            query, key, position = products
-            options |= {"normalization": spec.dynamic_kernel.normalization, "fused": self.fused}
-            return attend(value, query, key, heads=self.kernel_groups, position=position, **options)
-        options |= {"offsets": offsets, "padding": spec.padding, "aggregation": spec.aggregation}
-        if (made := self._map(value, feature, offsets, geometry)) is None:
-            return extract(value, dynamic_kernel=self._dynamic_kernel(x, feature, offsets, geometry), **options)
-        options |= {"scale": made.scale, "normalization": made.normalization, "fused": self.fused}
-        return generate_and_extract(value, made.feature, head_weight=made.weight, head_bias=made.bias, **options)
+        """Apply the operator to ``value``, with the dynamic kernel or, where there is such a form, with what it is computed from."""
+        spec, kernel = self.spec, self._computed_kernel(x, feature, offsets, geometry)
+        if kernel is None:
+            kernel = self._dynamic_kernel(x, feature, offsets, geometry)
+        return extract(
+            value,
+            kernel_size=spec.kernel_size,
+            static_kernel=self.static_kernel,
+            dynamic_kernel=kernel,
+            offsets=offsets,
+            bias=self._inner_bias,
+            stride=self.stride,
+            padding=spec.padding,
+            dilation=spec.dilation,
+            combine=spec.combine,
+            aggregation=spec.aggregation,
+            kernel_memory=self.kernel_memory,
+        )
 
-    def _products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        """What makes a similarity kernel, if it can be made where it is used."""
-        if self.fused is False or not isinstance(self.kernel, SimilarityKernel):
-            return None
-        return self.kernel.products(x, offsets)
-
-    def _map(self, value: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> KernelGenerator | None:
-        """What makes a generated kernel where it is used; None: it is stored, by its modules, whose calls are what costs count."""
-        spec = self.spec
-        if self.fused is False or feature is None or spec.dynamic_kernel.source != "generated":
-            return None
-        made = self.kernel.map(feature, geometry) if isinstance(self.kernel, GeneratedKernel) else None
-        call = Call(value, self.static_kernel, None, offsets, geometry, spec.aggregation, spec.combine, generator=made)
-        return made if made is not None and fuses(call, self.fused) else None
+    def _computed_kernel(self, x: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> DynamicKernel:
+        """Return what the dynamic kernel is computed from, or None where its module must be called."""
+        source = self.spec.dynamic_kernel.source
+        if source == "generated" and isinstance(self.kernel, GeneratedKernel):
+            assert feature is not None
+            return self.kernel.as_linear_map(feature, geometry)
+        if source == "similarity" and isinstance(self.kernel, SimilarityKernel):
+            return self.kernel.as_attention(x, offsets)
+        return None
 
     @property
     def _inner_bias(self) -> Tensor | None:
@@ -225,8 +222,8 @@ class UnifiedExtractor2d(nn.Module):
     def __repr__(self) -> str:
         """The call that makes this layer."""
         stride = "" if self.stride == 1 else f", stride={self.stride}"
-        fused = "" if self.fused is None else f", fused={self.fused}"
-        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride}{fused})"
+        memory = "" if self.kernel_memory == "auto" else f", kernel_memory={self.kernel_memory!r}"
+        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride}{memory})"
 
 
 def _kernel_groups(spec: ExtractorSpec, channels: int) -> int:

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import SameConv2d, hidden_layer
-from unified_extractor.ops.dynamic_kernels import NORMALIZATIONS, KernelGenerator, inside_alone, normalized
+from unified_extractor.ops.dynamic_kernels import NORMALIZATIONS, AttentionKernel, LinearKernel, normalized, without_outside_taps
 from unified_extractor.ops.functional import similarity
-from unified_extractor.ops.geometry import Geometry, displacements
+from unified_extractor.ops.geometry import Geometry
+from unified_extractor.ops.offsets import relative_positions
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -117,8 +118,8 @@ class GeneratedKernel(nn.Module):
         values = normalized(values.unflatten(1, self.shape) * self.scale, self.normalization)
         return with_center(values, self.taps) if self.remove_center else values
 
-    def map(self, feature: Tensor, geometry: Geometry) -> KernelGenerator | None:
-        """The same as a linear map of each position by itself, where it is one and nobody asks to see it being made."""
+    def as_linear_map(self, feature: Tensor, geometry: Geometry) -> LinearKernel | None:
+        """Return the kernel as a linear map of each position's feature, where it is one and nothing observes this module's calls."""
         if (
             not (_is_untouched(self, GeneratedKernel) and _is_untouched(self.head, nn.Conv2d))
             or self.head.kernel_size != (1, 1)
@@ -129,7 +130,7 @@ class GeneratedKernel(nn.Module):
             return None
         weight, bias = self.head.weight.flatten(1)[: self.channels], self.head.bias
         bias = None if bias is None else bias[: self.channels]
-        return KernelGenerator(feature, weight, bias, self.scale, self.normalization)
+        return LinearKernel(feature, weight, bias, self.scale, self.normalization)
 
 
 class SimilarityKernel(nn.Module):
@@ -164,13 +165,15 @@ class SimilarityKernel(nn.Module):
         if self.position is not None:
             values = values + self._bias(self.position, geometry)
         normalization = self.spec.dynamic_kernel.normalization
-        return normalized(inside_alone(values, geometry, offsets, normalization), normalization)
+        return normalized(without_outside_taps(values, geometry, offsets, normalization), normalization)
 
-    def products(self, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        """Query ``[B, C, Ho, Wo]``, keys ``[B, C, H, W]`` and a bias ``[G, kh, kw]``, where these make the kernel: on the regular grid."""
+    def as_attention(self, x: Tensor, offsets: Tensor | None) -> AttentionKernel | None:
+        """Return query, keys and position, where these make the kernel: on the regular grid, and nothing observes this module's calls."""
         if offsets is not None or not _is_untouched(self, SimilarityKernel):
             return None
-        return self._scaled_query(x), self.key(x), self.position
+        normalization = self.spec.dynamic_kernel.normalization
+        assert normalization != "group_norm"  # the spec refuses it beside query-key products
+        return AttentionKernel(self._scaled_query(x), self.key(x), self.groups, self.position, normalization)
 
     def _scaled_query(self, x: Tensor) -> Tensor:
         queried = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
@@ -180,5 +183,5 @@ class SimilarityKernel(nn.Module):
         """One value a displacement: a tap's own, or, where windows shift, that of the true displacement."""
         if self.spec.offsets.kind != "window_shift":
             return position.flatten(1)[:, :, None, None]
-        rows, columns = displacements(geometry, position.device)
+        rows, columns = relative_positions(geometry, position.device)
         return position[:, rows, columns]

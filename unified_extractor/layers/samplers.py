@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from unified_extractor.layers.generators import Feature, head, offset_channels, with_center
-from unified_extractor.ops.geometry import Geometry, scaled_offsets
+from unified_extractor.ops.geometry import Geometry
+from unified_extractor.ops.offsets import scaled_offsets
 from unified_extractor.spec import ExtractorSpec
 
 

@@ -1,4 +1,4 @@
-"""How hand-written gradients and registered operators meet torch: autocast, and programs that are recorded to run elsewhere."""
+"""Autocast: tensors in its dtype at the door, full precision inside, since a backend chooses the precision of its sums itself."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,33 +11,33 @@ from torch import Tensor
 _AUTOCASTING = [
     device for device in ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla") if torch.amp.is_autocast_available(device)
 ]
-"""Asked once: torch.compile does not trace the question in every PyTorch."""
-
-
-def is_recorded() -> bool:
-    """Whether a program is being made that runs without this package: exported, or traced."""
-    return (
-        torch.compiler._is_exporting_flag or torch.jit.is_tracing()
-    )  # PyTorch 2.11's is_exporting() is true in torch.compile, too
+"""The devices that have autocast. Asked once: torch.compile does not trace the question in every PyTorch."""
+_LOWERED = (torch.float32, torch.float16, torch.bfloat16)
+"""The dtypes that autocast changes; double precision stays."""
 
 
 def autocasts(x: Tensor) -> bool:
-    """Whether autocast is on for the device of ``x``."""
+    """Return whether autocast is on for the device of ``x``."""
     return x.device.type in _AUTOCASTING and torch.is_autocast_enabled(x.device.type)
 
 
-def returned(y: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a function with a hand-written gradient returns, in a dtype: PyTorch 2.11 compiles what it changed in place without gradient."""
-    return y.to(dtype, copy=torch.compiler.is_compiling())
+def autocast_dtype(x: Any) -> torch.dtype | None:
+    """Return autocast's dtype for the device of ``x``, None where autocast is off or ``x`` is no tensor."""
+    return torch.get_autocast_dtype(x.device.type) if isinstance(x, Tensor) and autocasts(x) else None
+
+
+def lowered(value: Any, dtype: torch.dtype | None) -> Any:
+    """Return a tensor in autocast's dtype; anything else, and double precision, as it is."""
+    return value.to(dtype) if dtype is not None and isinstance(value, Tensor) and value.dtype in _LOWERED else value
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
-    """No autocast inside: a backend chooses the precision of its sums itself."""
+    """Return a context without autocast for the device of ``x``."""
     return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
 
 
 def full_precision_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for a backward pass, which may run inside an autocast region."""
+    """Wrap a backward pass, which may run inside an autocast region, so that it runs without autocast."""
 
     @wraps(backward)
     def run(ctx: Any, gradient: Tensor) -> Any:

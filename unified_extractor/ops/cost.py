@@ -1,5 +1,7 @@
 """The multiply-adds of the operator, counted by formula: the same whatever backend or shortcut runs. All counts are of one image."""
 
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.dynamic_kernels import AttentionKernel, ComputedKernel
 from unified_extractor.ops.geometry import Geometry
 
 SAMPLE = 4
@@ -37,9 +39,32 @@ def backward_multiply_adds(
 
 def linear_map_multiply_adds(geometry: Geometry, rows: int, columns: int) -> int:
     """Return the multiply-adds of a linear map ``[rows, columns]`` that generates the dynamic kernel at each output position."""
-    return rows * columns * geometry.output[0] * geometry.output[1]
+    return rows * columns * geometry.positions
+
+
+def kernel_multiply_adds(kernel: ComputedKernel, geometry: Geometry) -> int:
+    """Return the multiply-adds that compute a dynamic kernel at all positions."""
+    if isinstance(kernel, AttentionKernel):
+        return multiply_adds(geometry, kernel.key.shape[1], results=1)
+    return linear_map_multiply_adds(geometry, *kernel.weight.shape)
+
+
+def use_multiply_adds(call: Call) -> int:
+    """Return the multiply-adds in which a call uses its dynamic kernel, a dense static kernel included."""
+    return _values(call.geometry, call.channels) * call.results_per_window * call.outputs_per_channel
+
+
+def work_in_registers(call: Call) -> int:
+    """Return how much there is to do for what is loaded into registers at once, which decides whether a fast backend pays.
+
+    These are the multiply-adds at one position for at most 16 channels that share a kernel; a bilinear sample counts a hundredfold.
+    """
+    shared = call.channels if call.dynamic_kernel is None else call.channels // call.kernel_shape()[1]
+    if call.has_dense_kernel and call.static_kernel is not None:
+        shared = min(shared, call.static_kernel.shape[1])
+    return call.results_per_window * call.geometry.taps * min(shared, 16) * (1 if call.offsets is None else 100)
 
 
 def _values(geometry: Geometry, channels: int) -> int:
-    """Return the number of values that the taps of all windows read."""
-    return channels * geometry.taps * geometry.output[0] * geometry.output[1]
+    """Return the number of values that the taps of all windows sample."""
+    return channels * geometry.taps * geometry.positions

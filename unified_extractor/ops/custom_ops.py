@@ -1,6 +1,7 @@
-"""A backend's loops or kernels as registered operators: they trace with fake tensors, compile without a graph break and differentiate.
+"""Backends as operators of ``torch.library``: they trace with fake tensors, compile without a graph break and differentiate.
 
-A backward that is itself to be differentiated runs the eager backend's formula.
+An operator takes flat arguments, since torch's dispatcher knows tensors, numbers and text alone; this file is the one place where a
+call is flattened and built again. A backward that is itself to be differentiated runs the eager backend's formula.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,251 +11,247 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from unified_extractor.ops import dispatch
+from unified_extractor.ops.backends.eager import Eager
+from unified_extractor.ops.call import Call, Wanted, similarity_call
 from unified_extractor.ops.cost import linear_map_multiply_adds, multiply_adds
 from unified_extractor.ops.dynamic_kernels import (
-    KernelGenerator,
-    generated_kernel,
-    kernel_shape,
-    map_gradients,
-    values_gradient,
+    AttentionKernel,
+    LinearKernel,
+    linear_map_backward,
+    normalized_backward,
+    scaled,
 )
 from unified_extractor.ops.geometry import Geometry
+from unified_extractor.ops.rewrites import with_stored_kernel
+
+_DYNAMIC_ALONE = Wanted(0, 0, 1, 0)
+_X_ALONE = Wanted(1, 0, 0, 0)
 
 
-class Wanted(NamedTuple):
-    """Which gradients are asked for: 1 or 0."""
+class Passes(NamedTuple):
+    """What a backend brings to be registered."""
 
-    x: int
-    static: int
-    dynamic: int
-    offsets: int
-    feature: int = 0
-    """This and the following are a generator's."""
-    weight: int = 0
-    bias: int = 0
-
-
-_OF_KERNEL = Wanted(False, False, True, False)
-
-
-class Call(NamedTuple):
-    """The tensors of a call and what becomes of them."""
-
-    x: Tensor
-    static: Tensor | None
-    dynamic: Tensor | None
-    offsets: Tensor | None
-    geometry: Geometry
-    aggregation: str
-    """gather, fold or unfold."""
-    combine: str = "multiply"
-    heads: int = 0
-    """Kernel groups, where the dynamic kernel is what is asked for: similarity."""
-    generator: KernelGenerator | None = None
-    """What makes the dynamic kernel, which is then not among the tensors."""
-
-    def output_shape(self) -> list[Any]:
-        """Of the output."""
-        channels = self.x.shape[1] if self.static is None else self.static.shape[0]
-        if self.aggregation == "fold":
-            return [self.x.shape[0], channels, *self.geometry.image]
-        taps = [self.geometry.taps] if self.aggregation == "unfold" else []
-        return [self.x.shape[0], channels, *taps, *self.geometry.output]
-
-    def dynamic_shape(self) -> list[Any]:
-        """Of the dynamic kernel."""
-        if self.generator is not None:
-            return kernel_shape(self.generator, self.geometry, self.aggregation)
-        if self.dynamic is not None:
-            return list(self.dynamic.shape)
-        return [self.x.shape[0], self.heads, self.geometry.taps, *self.geometry.output]
-
-
-class Kernels(NamedTuple):
-    """What a backend brings."""
-
-    run: Callable[[Call], Tensor]
-    """The output: ``[B, O, Ho, Wo]`` for gather, ``[B, C, H, W]`` for fold, ``[B, C, K, Ho, Wo]`` for unfold."""
-    gradients: Callable[[Call, Tensor, Wanted], list[Tensor]]
-    """The wanted gradients, in the order of :class:`Wanted`, from the output's."""
+    forward: Callable[[Call], Tensor]
+    """The output of a call without bias: gather, fold or unfold."""
+    backward: Callable[[Call, Tensor, Wanted], list[Tensor]]
+    """The wanted gradients, in the order of :class:`Wanted`, from the output's. Of a similarity ``[B, E, Ho, Wo]`` queries stand in
+    the place of the output's gradient, and the kernel's gradient is the result."""
     new_output: Callable[[Call], Tensor]
+    """The output's shape, dtype and strides, its values not written."""
     new_gradients: Callable[[Call, Wanted], list[Tensor]]
-    """Of the same shapes, dtypes and strides, their values not written."""
-
-
-class Operators(NamedTuple):
-    """A backend's operators; a window comes as :func:`numbers`."""
-
-    aggregate: Callable[..., Tensor]
-    """``(x, static, dynamic, offsets, window, aggregation, combine)``: sample, weigh and gather, fold or unfold. In place of the
-    dynamic kernel ``feature, weight, bias, scale, normalization``, behind the rest: what makes it, again in backward."""
-    similarity: Callable[..., Tensor]
-    """``(query, key, offsets, heads, window)``: query-key products, the gradient by the dynamic kernel of a gather of the keys."""
-
-
-def numbers(geometry: Geometry) -> list[int]:
-    """A window as an operator's argument."""
-    pairs = (
-        geometry.kernel_size,
-        geometry.stride,
-        geometry.padding,
-        geometry.padding_after,
-        geometry.dilation,
-        geometry.image,
-        geometry.output,
-    )
-    return [size for pair in pairs for size in pair]
-
-
-def split_dynamic(dynamic: Tensor | KernelGenerator | None) -> tuple[Tensor | None, tuple[Any, ...]]:
-    """A dynamic kernel and an operator's arguments that follow its combine: none, or a generator's."""
-    return (None, tuple(dynamic)) if isinstance(dynamic, KernelGenerator) else (dynamic, ())
-
-
-def _geometry(sizes: Sequence[int]) -> Geometry:
-    return Geometry(*zip(sizes[::2], sizes[1::2], strict=True))
+    """The shapes, dtypes and strides of the wanted gradients, their values not written."""
 
 
 _SCHEMA = (
-    "Tensor x, Tensor? static, Tensor? dynamic, Tensor? offsets, SymInt[] window, str aggregation, str combine, "
-    'Tensor? feature=None, Tensor? weight=None, Tensor? bias=None, float scale=1.0, str normalization="none", SymInt heads=0'
+    "Tensor x, Tensor? static_kernel, Tensor? dynamic_kernel, Tensor? offsets, SymInt[] geometry, str aggregation, str combine, "
+    "Tensor? feature, Tensor? weight, Tensor? bias, float scale, str normalization, SymInt heads"
 )
+"""The flat arguments of a call. The last six are a computed kernel's: of attention, ``heads`` of them, query, keys and position."""
 _TENSORS = (0, 1, 2, 3, 7, 8, 9)
-"""Where they stand among the arguments, in the order of :class:`Wanted`."""
+"""The places of the tensors among the arguments, in the order of :class:`Wanted`."""
+_NO_KERNEL = (None, None, None, 1.0, "none", 0)
+_GEOMETRIES: dict[tuple[int, ...], Geometry] = {}
 
 
-_NO_GENERATOR = (None, None, None, 1.0, "none", 0)
+def flattened(call: Call) -> tuple[Any, ...]:
+    """Return a call as an operator's arguments; a bias and queries of a similarity are not among them."""
+    kernel = call.computed_kernel
+    if isinstance(kernel, LinearKernel):
+        computed: tuple[Any, ...] = (*kernel, 0)
+    elif kernel is not None:
+        computed = (kernel.query, kernel.key, kernel.position, 1.0, kernel.normalization, kernel.heads)
+    else:
+        computed = _NO_KERNEL
+    sizes = [size for pair in call.geometry for size in pair]
+    return (call.x, call.static_kernel, call.stored_kernel, call.offsets, sizes, call.aggregation, call.combine, *computed)
 
 
-def _complete(arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """With the defaults, which torch leaves out."""
-    return (*arguments, *_NO_GENERATOR[len(arguments) - 7 :])
+def _built(*arguments: Any) -> Call:
+    """Build a call from an operator's arguments."""
+    x, static_kernel, kernel, offsets, sizes, aggregation, combine, feature, weight, bias, scale, normalization, heads = arguments
+    if feature is not None:
+        kernel = (
+            AttentionKernel(feature, weight, heads, bias, normalization)
+            if heads
+            else LinearKernel(feature, weight, bias, scale, normalization)
+        )
+    return Call(x, static_kernel, kernel, offsets, None, _geometry(sizes), aggregation, combine)
 
 
-def _call(*arguments: Any) -> Call:
-    """From an operator's arguments."""
-    x, static, dynamic, offsets, geometry, aggregation, combine, *others = _complete(arguments)
-    generator = None if others[0] is None else KernelGenerator(*others)
-    return Call(x, static, dynamic, offsets, _geometry(geometry), aggregation, combine, generator=generator)
+def _geometry(sizes: Sequence[int]) -> Geometry:
+    """Return the geometry of an operator's argument; each is built once."""
+    key = tuple(sizes)
+    try:
+        found = _GEOMETRIES.get(key)
+    except TypeError:  # symbolic sizes
+        found = None
+    if found is None:
+        found = Geometry(*zip(key[::2], key[1::2], strict=True))
+        if all(type(size) is int for size in key):
+            _GEOMETRIES[key] = found
+    return found
 
 
-def registered(backend: str, kernels: Kernels) -> Operators:
-    """Register a backend's operators under its name."""
-    name = f"unified_extractor::{backend}_"
+_LIBRARY = torch.library.Library("unified_extractor", "FRAGMENT")
 
-    def operator(label: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-        made = torch.library.custom_op(name + label, run, mutates_args=(), schema=schema)
-        made.register_fake(fake)
-        return made
 
-    aggregate = operator(
-        "aggregate",
+class Operators(NamedTuple):
+    """A backend's registered operators."""
+
+    aggregate: Any
+    """Gather, fold and unfold: the arguments of :func:`flattened`."""
+    similarity: Any
+    """``(query, key, offsets, heads, geometry)``: query-key products, the gradient by the dynamic kernel of a gather of the keys."""
+
+    def run(self, call: Call) -> Tensor:
+        """Run a call by them, differentiably; it has no bias."""
+        result: Tensor
+        if call.aggregation == "similarity":
+            kernel = call.dynamic_kernel
+            assert isinstance(kernel, AttentionKernel)
+            sizes = [size for pair in call.geometry for size in pair]
+            result = self.similarity(kernel.query, call.x, call.offsets, kernel.heads, sizes)
+        else:
+            result = self.aggregate(*flattened(call))
+        return result
+
+
+def registered(backend: str, passes: Passes) -> Operators:
+    """Register a backend's passes as operators under its name."""
+    aggregate = _defined(
+        f"{backend}_aggregate",
         f"({_SCHEMA}) -> Tensor",
-        lambda *arguments: kernels.run(_call(*arguments)),
-        lambda *arguments: kernels.new_output(_call(*arguments)),
+        lambda *arguments: passes.forward(_built(*arguments)),
+        lambda *arguments: passes.new_output(_built(*arguments)),
     )
-    aggregate_backward = operator(
-        "aggregate_backward",
+    aggregate_backward = _defined(
+        f"{backend}_aggregate_backward",
         f"(Tensor gradient, bool[] wanted, {_SCHEMA}) -> Tensor[]",
-        lambda gradient, wanted, *arguments: kernels.gradients(_call(*arguments), gradient, Wanted(*wanted)),
-        lambda gradient, wanted, *arguments: kernels.new_gradients(_call(*arguments), Wanted(*wanted)),
+        lambda gradient, wanted, *arguments: passes.backward(_built(*arguments), gradient, Wanted(*wanted)),
+        lambda gradient, wanted, *arguments: passes.new_gradients(_built(*arguments), Wanted(*wanted)),
     )
 
-    def keys(key: Tensor, offsets: Tensor | None, heads: int, geometry: Sequence[int]) -> Call:
-        return Call(key, None, None, offsets, _geometry(geometry), "gather", heads=heads)
+    def products(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, sizes: Sequence[int]) -> Call:
+        return similarity_call(query, key, heads, offsets, _geometry(sizes))
 
-    similarity = operator(
-        "similarity",
-        "(Tensor query, Tensor key, Tensor? offsets, SymInt heads, SymInt[] window) -> Tensor",
-        lambda query, *others: kernels.gradients(keys(*others), query, _OF_KERNEL)[0],
-        lambda query, *others: kernels.new_gradients(keys(*others), _OF_KERNEL)[0],
+    similarity = _defined(
+        f"{backend}_similarity",
+        "(Tensor query, Tensor key, Tensor? offsets, SymInt heads, SymInt[] geometry) -> Tensor",
+        lambda query, *others: passes.backward(products(query, *others), query, _DYNAMIC_ALONE)[0],
+        lambda query, *others: passes.new_gradients(products(query, *others), _DYNAMIC_ALONE)[0],
     )
 
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        inputs = _complete(inputs)
-        ctx.save_for_backward(*(inputs[place] for place in _TENSORS))
-        ctx.arguments = [None if place in _TENSORS else value for place, value in enumerate(inputs)]
-
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        arguments, asked = list(ctx.arguments), ctx.needs_input_grad
-        for place, tensor in zip(_TENSORS, ctx.saved_tensors, strict=True):
-            arguments[place] = tensor
-        wanted = [place < len(asked) and asked[place] for place in _TENSORS]
+    def gradients(arguments: Sequence[Any], wanted: list[bool], gradient: Tensor) -> list[Tensor | None]:
+        if not any(wanted):
+            return [None] * len(wanted)
         if torch.is_grad_enabled():
-            results = _differentiable_gradients(arguments, wanted, gradient)
-        else:
-            results = aggregate_backward(gradient, wanted, *arguments)
-        placed = dict(zip(_TENSORS, _placed(results, wanted), strict=True))
-        return tuple(placed.get(place) for place in range(len(asked)))
+            return _differentiable_gradients(arguments, wanted, gradient)
+        results = iter(aggregate_backward(gradient, wanted, *arguments))
+        return [next(results) if asked else None for asked in wanted]
 
-    def keep_similarity(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.heads, ctx.geometry = inputs[3:]
+    def aggregate_gradients(tensors: Sequence[Any], rest: Sequence[Any], asked: Sequence[bool], gradient: Tensor) -> Any:
+        arguments = [*tensors[:4], *rest[:3], *tensors[4:], *rest[3:]]
+        found = gradients(arguments, [asked[place] for place in _TENSORS], gradient)
+        return (*found[:4], None, None, None, *found[4:], None, None, None)
 
-    def similarity_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        (query, key, offsets), asked = ctx.saved_tensors, ctx.needs_input_grad[:3]
-        arguments = (key, None, gradient, offsets, ctx.geometry, "gather", "multiply")
-        of_query = aggregate(*arguments) if asked[0] else None
-        wanted = [asked[1], False, False, asked[2], False, False, False]
-        if torch.is_grad_enabled():
-            results = _differentiable_gradients(arguments, wanted, query)
-        else:
-            results = aggregate_backward(query, wanted, *arguments)
-        of_key, _, _, of_offsets, *_ = _placed(results, wanted)
-        return of_query, of_key, of_offsets, None, None
+    def similarity_gradients(tensors: Sequence[Any], rest: Sequence[Any], asked: Sequence[bool], gradient: Tensor) -> Any:
+        (query, key, offsets), (_, sizes) = tensors, rest
+        gathered = (key, None, gradient, offsets, sizes, "gather", "multiply", *_NO_KERNEL)
+        grad_query = aggregate(*gathered) if asked[0] else None
+        found = gradients(gathered, [asked[1], False, False, asked[2], False, False, False], query)
+        return grad_query, found[0], found[3], None, None
 
-    aggregate.register_autograd(backward, setup_context=keep)
-    similarity.register_autograd(similarity_backward, setup_context=keep_similarity)
-    packets = torch.ops.unified_extractor
-    register_flop_formula(getattr(packets, f"{backend}_aggregate"))(_aggregate_flops)
-    register_flop_formula(getattr(packets, f"{backend}_aggregate_backward"))(_backward_flops)
-    register_flop_formula(getattr(packets, f"{backend}_similarity"))(_similarity_flops)
+    def refused(*_: Any) -> Any:
+        raise NotImplementedError(f"{backend}_aggregate_backward has no gradient: its caller differentiates by the eager formula")
+
+    _differentiate(aggregate, _TENSORS, aggregate_gradients)
+    _differentiate(aggregate_backward, (0, *(2 + place for place in _TENSORS)), refused)
+    _differentiate(similarity, (0, 1, 2), similarity_gradients)
+    register_flop_formula(aggregate.overloadpacket)(_aggregate_flops)
+    register_flop_formula(aggregate_backward.overloadpacket)(_backward_flops)
+    register_flop_formula(similarity.overloadpacket)(_similarity_flops)
     return Operators(aggregate, similarity)
 
 
-Gradients = Callable[[Call, Tensor, Wanted], list[Tensor]]
-"""A backend's, as in :class:`Kernels`."""
+def _defined(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Define an operator that runs on every device, and what it returns for fake tensors."""
+    _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"unified_extractor::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.unified_extractor, name).default
 
 
-def with_kernel(call: Call, gradients: Gradients) -> Call:
-    """The same call with the kernel itself in place of its generator."""
-    assert call.generator is not None
-
-    def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
-        return gradients(Call(key, None, None, offsets, geometry, "gather", heads=heads), query, _OF_KERNEL)[0]
-
-    kernel = generated_kernel(call.generator, call.geometry, call.aggregation, similarity)
-    return call._replace(dynamic=kernel, generator=None)
+Gradients = Callable[..., Any]
+"""``(tensors, other arguments, which arguments' gradients are asked for, output's gradient)`` to a gradient an argument."""
 
 
-def gradients_with_kernel(
-    call: Call, gradient: Tensor, wanted: Wanted, run: Callable[[Call], Tensor], gradients: Gradients
-) -> list[Tensor]:
-    """The wanted gradients of a call with a generator, by a backend's of calls with the kernel itself: that is made again."""
-    whole, generator = with_kernel(call, gradients), call.generator
-    assert whole.dynamic is not None
-    assert generator is not None
+def _differentiate(operator: Any, tensors: Sequence[int], gradients: Gradients) -> None:
+    """Give an operator its gradient. ``torch.library.register_autograd`` does the same and takes twice as long for so many arguments."""
+    name = operator._schema.name
+
+    class Differentiated(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
+            ctx.save_for_backward(*(arguments[place] for place in tensors))
+            ctx.rest = [value for place, value in enumerate(arguments) if place not in tensors]
+            result = below(keyset, *arguments)
+            return tuple(result) if isinstance(result, list) else result
+
+        @staticmethod
+        def backward(ctx: Any, *gradient: Tensor) -> Any:
+            return (None, *gradients(ctx.saved_tensors, ctx.rest, ctx.needs_input_grad[1:], *gradient))
+
+    def below(keyset: Any, *arguments: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+    def run(keyset: Any, *arguments: Any) -> Any:
+        differentiates = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+        if not differentiates:
+            return below(keyset, *arguments)
+        result = Differentiated.apply(keyset, *arguments)
+        return list(result) if isinstance(result, tuple) else result
+
+    Differentiated.__name__ = f"{name.split('::')[1]}_backward"
+    _LIBRARY.impl(name.split("::")[1], run, "Autograd", with_keyset=True)
+
+
+def stored(call: Call, passes: Passes) -> Call:
+    """Return the call with its kernel computed, by a backend's own products where it is attention's, without autograd."""
+
+    def products(similarity: Call) -> Tensor:
+        assert isinstance(similarity.dynamic_kernel, AttentionKernel)
+        return passes.backward(similarity, similarity.dynamic_kernel.query, _DYNAMIC_ALONE)[0]
+
+    return with_stored_kernel(call, products)
+
+
+def backward_with_stored_kernel(call: Call, gradient: Tensor, wanted: Wanted, passes: Passes) -> list[Tensor]:
+    """Return the wanted gradients of a call with a computed kernel, by a backend's of calls with the kernel itself: it is made again."""
+    whole, kernel = stored(call, passes), call.computed_kernel
+    assert kernel is not None
+    assert isinstance(whole.dynamic_kernel, Tensor)
     direct = Wanted(wanted.x, wanted.static, any(wanted[4:]), wanted.offsets)
-    results = dict(zip(_names(direct), gradients(whole, gradient, direct), strict=True))
+    results = dict(zip(_names(direct), passes.backward(whole, gradient, direct), strict=True))
     if direct.dynamic:
-        values = values_gradient(generator, whole.dynamic, results.pop("dynamic"))
-        if generator.heads:
-            of_keys = Call(generator.weight, None, values, None, call.geometry, "gather")
-            (of_key,) = gradients(of_keys, generator.feature, Wanted(True, False, False, False))
-            of_position = values.sum((0, 3, 4)).flatten()
-            of_position = of_position if generator.bias is None else of_position.to(generator.bias.dtype)
-            made: tuple[Tensor, ...] = run(of_keys).contiguous(), of_key.contiguous(), of_position
+        values = normalized_backward(whole.dynamic_kernel, results.pop("dynamic"), kernel.normalization)
+        if isinstance(kernel, AttentionKernel):
+            gathered = Call(kernel.key, None, values, call.offsets, None, call.geometry)
+            (grad_key,) = passes.backward(gathered, kernel.query, _X_ALONE)
+            grad_position = values.sum((0, 3, 4))
+            if kernel.position is not None:
+                grad_position = grad_position.to(kernel.position.dtype).view_as(kernel.position)
+            computed: tuple[Tensor, ...] = passes.forward(gathered).contiguous(), grad_key.contiguous(), grad_position
         else:
-            made = map_gradients(generator, values)
-        results |= dict(zip(Wanted._fields[4:], made, strict=True))
+            computed = linear_map_backward(kernel, scaled(values, kernel.scale))
+        results |= dict(zip(Wanted._fields[4:], computed, strict=True))
     return [results[name] for name in _names(wanted)]
 
 
-def new_generator_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
-    """Of a generator, as a backend returns them behind all others, not written."""
-    made_from = (None, None, None) if call.generator is None else call.generator[:3]
-    return [t.new_empty(t.shape) for t, asked in zip(made_from, wanted[4:], strict=True) if asked and t is not None]
+def new_kernel_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
+    """Return the gradients of what a kernel is computed from, as a backend returns them behind all others, not written."""
+    tensors = zip(call.kernel_tensors, wanted[4:], strict=True)
+    return [t.new_empty(t.shape) for t, asked in tensors if asked and t is not None]
 
 
 def _names(wanted: Wanted) -> list[str]:
@@ -262,49 +259,38 @@ def _names(wanted: Wanted) -> list[str]:
 
 
 def _aggregate_flops(*arguments: Any, **_: Any) -> int:
-    """For torch's flop counter, which gives shapes in place of tensors and counts a multiply-add as two."""
-    x, static, dynamic, offsets, geometry, aggregation, _, *generator = arguments
-    place, channels = _geometry(geometry), x[1]
-    static_outputs = 0 if static is None else static[0] * static[1] // channels
-    weight = generator[1] if generator else None
-    results = 0 if dynamic is None and weight is None else place.taps if aggregation == "fold" else 1
-    one = multiply_adds(place, channels, static_outputs=static_outputs, results=results, has_offsets=offsets is not None)
+    """Count for torch's flop counter, which gives shapes in place of tensors and counts a multiply-add as two."""
+    x, static_kernel, dynamic_kernel, offsets, sizes, aggregation, _, _, weight, _, _, _, heads = arguments
+    geometry, channels = _geometry(sizes), x[1]
+    static_outputs = 0 if static_kernel is None else static_kernel[0] * static_kernel[1] // channels
+    results = 0 if dynamic_kernel is None and weight is None else geometry.taps if aggregation == "fold" else 1
+    one = multiply_adds(geometry, channels, static_outputs=static_outputs, results=results, has_offsets=offsets is not None)
     if weight is not None:
-        rows = weight[0] if len(weight) == 2 else place.taps  # of a linear map; with keys a channel has one product a tap
-        one += linear_map_multiply_adds(place, rows, weight[1])
+        rows = geometry.taps if heads else weight[0]  # with keys a channel has one product a tap
+        one += linear_map_multiply_adds(geometry, rows, weight[1])
     return 2 * x[0] * one
 
 
 def _backward_flops(gradient: Any, wanted: Any, *arguments: Any, **_: Any) -> int:
-    """As torch counts a convolution's: once for every gradient that is wanted."""
+    """Count as torch counts a convolution's backward: once for every gradient that is wanted."""
     return sum(wanted) * _aggregate_flops(*arguments)
 
 
-def _similarity_flops(query: Any, key: Any, offsets: Any, heads: int, geometry: Sequence[int], **_: Any) -> int:
-    return 2 * key[0] * multiply_adds(_geometry(geometry), key[1], results=1, has_offsets=offsets is not None)
+def _similarity_flops(query: Any, key: Any, offsets: Any, heads: int, sizes: Sequence[int], **_: Any) -> int:
+    return 2 * key[0] * multiply_adds(_geometry(sizes), key[1], results=1, has_offsets=offsets is not None)
 
 
-def _placed(results: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor | None]:
-    """The results where they were wanted, None elsewhere."""
-    remaining = iter(results)
-    return [next(remaining) if asked else None for asked in wanted]
-
-
-def _differentiable_gradients(arguments: Sequence[Any], wanted: Sequence[bool], gradient: Tensor) -> Sequence[Tensor]:
-    """The gradients by the eager backend's formula, which can be differentiated again."""
-    eager, arguments = dispatch.choose("eager", gradient, 0), list(_complete(arguments))
+def _differentiable_gradients(arguments: Sequence[Any], wanted: Sequence[bool], gradient: Tensor) -> list[Tensor | None]:
+    """Return the gradients by the eager backend's formula, which can be differentiated again."""
+    eager, arguments = Eager(), list(arguments)
     with torch.enable_grad():
         for place in _TENSORS:
             if arguments[place] is not None:
                 # An alias: a tensor's own history (a kernel generated from x) must not be walked here, the outer backward does that.
                 arguments[place] = arguments[place].view_as(arguments[place])
-        call = _call(*arguments)
-        dynamic = call.dynamic
-        if call.generator is not None:
-            dynamic = generated_kernel(call.generator, call.geometry, call.aggregation, eager.similarity)
-        if call.aggregation == "unfold":
-            y = eager.generalized_unfold(call.x, call.offsets, call.geometry)
-        else:
-            y = eager.extract(call.x, call.static, dynamic, call.offsets, None, call.geometry, call.combine, call.aggregation)
-        asked = [arguments[place] for place, wish in zip(_TENSORS, wanted, strict=True) if wish]
-        return torch.autograd.grad(y, asked, gradient, create_graph=True) if asked else []
+        call = _built(*arguments)
+        if call.computed_kernel is not None:
+            call = with_stored_kernel(call, eager.run)
+        leaves = [arguments[place] for place, asked in zip(_TENSORS, wanted, strict=True) if asked]
+        found = iter(torch.autograd.grad(eager.run(call), leaves, gradient, create_graph=True))
+        return [next(found) if asked else None for asked in wanted]

@@ -1,141 +1,92 @@
-"""Which backend runs a call, and why not the others."""
+"""The list of backends: which one runs a call, and why not the others."""
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from unified_extractor.ops.autocast import is_recorded
+from unified_extractor.names import did_you_mean
+from unified_extractor.ops.autocast import full_precision
+from unified_extractor.ops.backends.base import Backend
+from unified_extractor.ops.backends.compiled import Compiled
+from unified_extractor.ops.backends.eager import Eager
+from unified_extractor.ops.backends.reference import Reference
+from unified_extractor.ops.backends.triton import Triton
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.dynamic_kernels import is_scaled_to_nothing
+from unified_extractor.ops.rewrites import with_stored_kernel
 
+KernelMemory = Literal["auto", "store", "recompute"]
+KERNEL_MEMORY: tuple[KernelMemory, ...] = ("auto", "store", "recompute")
 
-@dataclass(frozen=True)
-class Backend:
-    """An implementation of the operator."""
-
-    load: Callable[[], Any]
-    """Import and return the module with ``extract``, ``generalized_unfold`` and ``similarity``."""
-    unusable: Callable[[], str | None] = lambda: None
-    """None where the backend runs on this machine, else the reason it does not."""
-    refuses: Callable[[Tensor], str | None] = lambda x: None
-    """None if it runs calls with this image, here and now, else the reason it does not."""
-
-
-def _reference() -> Any:
-    from unified_extractor.ops.backends import reference
-
-    return reference
-
-
-def _eager() -> Any:
-    from unified_extractor.ops.backends import eager
-
-    return eager
-
-
-def _compiled() -> Any:
-    from unified_extractor.ops.backends import compiled
-
-    return compiled
-
-
-def _triton() -> Any:
-    from unified_extractor.ops.backends import triton
-
-    return triton
-
-
-def _compiled_refuses(x: Tensor) -> str | None:
-    if x.device.type != "cpu":
-        return f"it runs on the CPU, x is on {x.device}"
-    return _is_opaque()
-
-
-def _triton_refuses(x: Tensor) -> str | None:
-    if _interpreted():
-        if x.device.type != "cpu":
-            return f"Triton's interpreter (TRITON_INTERPRET) runs on the CPU, x is on {x.device}"
-    elif x.device.type != "cuda":
-        return f"it runs on GPUs, x is on {x.device}"
-    return _is_opaque()
-
-
-def _is_opaque() -> str | None:
-    """Why a registered operator cannot run here and now, whatever the tensors."""
-    if is_recorded():
-        return "an exported program must run without this package"
-    if not torch.compiler.is_compiling() and (_transformed() or forward_ad._current_level >= 0):
-        return "torch.func transforms and forward-mode differentiation have no rule for it"
-    return None
-
-
-def _transformed() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _without_numba() -> str | None:
-    try:
-        import numba
-    except ImportError as error:  # missing, or made for another numpy
-        return f"it needs numba: pip install 'unified-extractor[compiled]' ({error})"
-    return "NUMBA_DISABLE_JIT is set" if getattr(numba.config, "DISABLE_JIT", 0) else None
-
-
-def _without_triton() -> str | None:
-    try:
-        import triton
-    except ImportError as error:
-        return f"it needs triton, which PyTorch brings for Linux: pip install triton ({error})"
-    if _interpreted():
-        return None
-    if torch.version.hip:
-        return "its kernels are written for NVIDIA GPUs, this PyTorch is built for AMD's"
-    if torch.cuda.is_available():
-        return None
-    return (
-        f"there is no GPU that PyTorch can use (triton {triton.__version__} is installed; TRITON_INTERPRET=1 runs it on the CPU)"
-    )
-
-
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on", "yes", "y")
-
-
-_BACKENDS = {
-    "reference": Backend(_reference),
-    "eager": Backend(_eager),
-    "compiled": Backend(_compiled, _without_numba, _compiled_refuses),
-    "triton": Backend(_triton, _without_triton, _triton_refuses),
-}
-_WORTH_COMPILING = 64
-"""The least work, as measured on maps of 7 to 56 pixels with 1 to 64 channels that share a kernel; below, moving data outweighs it."""
+BACKENDS: list[Backend] = [Triton(), Compiled(), Eager(), Reference()]
+"""All backends, the fastest first."""
 
 
 def backends() -> dict[str, str | None]:
-    """The names of all backends, each with None if it is usable on this machine, else the reason why it is not."""
-    return {name: backend.unusable() for name, backend in _BACKENDS.items()}
+    """Return the names of all backends, each with None if it is usable on this machine, else with the reason why it is not."""
+    return {backend.name: backend.unusable_because() for backend in reversed(BACKENDS)}
 
 
-def choose(name: str | None, x: Tensor, work: int) -> Any:
-    """The named backend or, for None, the fastest that runs the call.
+def run(call: Call, backend: str | None, kernel_memory: KernelMemory = "auto") -> Tensor:
+    """Choose a backend, decide whether it stores a computed kernel, and run the call.
 
     Args:
-        name: a key of :func:`backends`, or None.
-        x: the image.
-        work: how much there is to do for what is brought into registers at once.
+        call: the checked call.
+        backend: the name of one, which is never replaced by another; None chooses the first that is fast.
+        kernel_memory: see :func:`unified_extractor.extract`.
 
     Raises:
-        ValueError: no backend has this name, or it cannot run this; a named backend is never replaced by another.
+        ValueError: no backend has this name, or it cannot run this call here, or as ``kernel_memory`` demands.
     """
-    if name is None:
-        fast = "triton" if x.device.type == "cuda" else "compiled"  # Triton's interpreter is for tests
-        worth = work > 0 if fast == "triton" else work >= _WORTH_COMPILING
-        name = fast if worth and _BACKENDS[fast].refuses(x) is None and _BACKENDS[fast].unusable() is None else "eager"
-    elif not isinstance(name, str) or name not in _BACKENDS:
-        raise ValueError(f"backend must be None or one of {tuple(_BACKENDS)}, got {name!r}")
-    elif reason := _BACKENDS[name].unusable() or _BACKENDS[name].refuses(x):
-        raise ValueError(f"backend={name!r} is not usable here: {reason}")
-    return _BACKENDS[name].load()
+    chosen = _choose(call, backend, kernel_memory)
+    if call.computed_kernel is not None and not _recomputes(chosen, call, kernel_memory):
+        call = _stored(chosen, call)
+    with full_precision(call.x):
+        return chosen.run(call)
+
+
+def _choose(call: Call, backend: str | None, kernel_memory: KernelMemory) -> Backend:
+    if backend is None:
+        recomputing = kernel_memory == "recompute" and call.computed_kernel is not None
+        return next(b for b in BACKENDS if _is_chosen(b, call, recomputing))
+    named = next((b for b in BACKENDS if b.name == backend), None)
+    if named is None:
+        names = tuple(b.name for b in reversed(BACKENDS))
+        raise ValueError(f"backend must be None or one of {names}, got {backend!r}{did_you_mean(backend, names)}")
+    if reason := named.unusable_because() or named.refuses_because(call):
+        raise ValueError(f"backend={backend!r} is not usable here: {reason}")
+    if kernel_memory == "recompute" and call.computed_kernel is not None and not named.recomputes(call, demanded=True):
+        able = [b.name for b in BACKENDS if b.recomputes(call, demanded=True)]
+        raise ValueError(
+            f"kernel_memory='recompute' needs a backend that does not store the kernel, {' or '.join(map(repr, able))}, "
+            f"got backend={backend!r}"
+        )
+    return named
+
+
+def _is_chosen(backend: Backend, call: Call, recomputing: bool) -> bool:
+    """Return whether the backend runs a call for which none is named; ``recomputing``: memory counts more than time."""
+    suits = backend.is_fast(call) or (recomputing and backend.recomputes(call, demanded=True))
+    return suits and backend.refuses_because(call) is None and backend.unusable_because() is None
+
+
+def _recomputes(backend: Backend, call: Call, kernel_memory: KernelMemory) -> bool:
+    kernel = call.computed_kernel
+    assert kernel is not None
+    if kernel_memory == "store":
+        return False
+    if call.combine == "residual" and (kernel.normalization != "none" or is_scaled_to_nothing(kernel, call.x)):
+        return False  # 1 + D has no such form
+    return backend.recomputes(call, demanded=kernel_memory == "recompute")
+
+
+def _stored(backend: Backend, call: Call) -> Call:
+    """Compute the dynamic kernel of a call and store it; autocast acts on it as on any layer."""
+
+    def products(similarity: Call) -> Tensor:
+        with full_precision(similarity.x):
+            return backend.run(similarity)
+
+    stored = with_stored_kernel(call, products)
+    assert isinstance(stored.dynamic_kernel, Tensor)
+    return stored._replace(dynamic_kernel=stored.dynamic_kernel.to(call.x.dtype))

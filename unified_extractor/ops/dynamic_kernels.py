@@ -1,117 +1,147 @@
-"""Dynamic kernels that are made from values at their own window: the formula, and its derivative, in plain torch.
+"""Dynamic kernels that are computed from values at their own window: the formulas and their derivatives, in plain torch.
 
-B batch, R channels of the feature, G kernel groups, K taps, Ho, Wo output positions (P of them).
+B batch, C channels of the image, E channels of queries and keys, R channels of a feature, G kernel groups (heads), K taps,
+Ho, Wo output positions (P of them).
 """
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Geometry, precision, reads_nothing
+from unified_extractor.ops.geometry import Geometry, precision
+from unified_extractor.ops.offsets import samples_nothing
 
-NORMALIZATIONS = ("none", "softmax", "sigmoid")
-"""Those that need no more than the values of one window."""
-
-
-Products = Callable[[Tensor, Tensor, Tensor | None, int, Geometry], Tensor]
-"""``(query, key, offsets, heads, window)`` to ``[B, heads, K, Ho, Wo]``: a backend's ``similarity``."""
+Normalization = Literal["none", "softmax", "sigmoid"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("none", "softmax", "sigmoid")
+"""The normalizations that need no more than the values of one window."""
 
 
-class KernelGenerator(NamedTuple):
-    """A dynamic kernel as a function of its window, ``normalized(scale * (values + bias))``.
+class LinearKernel(NamedTuple):
+    """A dynamic kernel that is a linear map of a feature at every window: ``normalized(scale * (weight @ feature + bias))``.
 
-    The values are a linear map ``weight @ feature`` or, with ``heads``, the products of a query with the keys that its window reads.
+    It stands in the place of a ``dynamic_kernel``. The kernel need not be stored: each part of it is computed where it is used, and
+    again in backward, so autograd saves ``feature`` instead of a kernel that for involution has three times as many values as the image.
     """
 
     feature: Tensor
-    """``[B, R, Ho, Wo]``; with heads the query ``[B, C, Ho, Wo]``."""
+    """``[B, R, Ho, Wo]``."""
     weight: Tensor
-    """``[G*K, R]``; of a fold ``[G*K*K, R]``, output tap before source tap; with heads the keys ``[B, C, H, W]``."""
-    bias: Tensor | None
+    """``[G*K, R]``, of a fold ``[G*K*K, R]`` (output tap before source tap): the weight of a 1x1 convolution, flattened."""
+    bias: Tensor | None = None
     """``[G*K]``, of a fold ``[G*K*K]``."""
-    scale: float
-    normalization: str
-    """none, sigmoid, or softmax over the taps, of a fold over the source taps; with heads only over taps inside the image."""
-    heads: int = 0
-    """G of query-key products on the regular grid; 0: a linear map."""
-
-    def plus_one(self, geometry: Geometry) -> Self:
-        """What makes one plus the kernel, where that is not normalized."""
-        assert self.normalization == "none"
-        rows = self.heads * geometry.taps if self.heads else self.weight.shape[0]
-        bias = self.weight.new_zeros(rows) if self.bias is None else self.bias
-        return self._replace(bias=bias + 1 / self.scale)
+    scale: float = 1.0
+    """Factor of the values before they are normalized: finite, not 0."""
+    normalization: Normalization = "none"
+    """``none``, ``sigmoid``, or ``softmax`` over the taps, of a fold over the source taps."""
 
 
-def generating_work(generator: KernelGenerator, geometry: Geometry) -> int:
-    """Multiply-adds of one window's kernel."""
-    if generator.heads:
-        return geometry.taps * generator.weight.shape[1]
-    return generator.weight.shape[0] * generator.weight.shape[1]
+class AttentionKernel(NamedTuple):
+    """The dynamic kernel of local attention: ``normalized(query . key~ + position)``, with the keys that a query's window samples.
+
+    It stands in the place of a ``dynamic_kernel`` of a gather; as with :class:`LinearKernel`, the kernel need not be stored. A softmax
+    takes only taps inside the image.
+
+    Source: Ramachandran et al., Stand-Alone Self-Attention in Vision Models (NeurIPS 2019).
+    """
+
+    query: Tensor
+    """``[B, E, Ho, Wo]``, one for each window, scaled already."""
+    key: Tensor
+    """``[B, E, H, W]``, an image that is sampled at the taps like ``x``."""
+    heads: int
+    """G, the number of contiguous channel groups of query, key and ``x``; it divides E and C."""
+    position: Tensor | None = None
+    """``[G, kh, kw]``, added to the product of each tap; may be float32 beside half precision."""
+    normalization: Normalization = "softmax"
+    """``softmax`` or ``sigmoid`` of the products, or ``none``."""
 
 
-def kernel_shape(generator: KernelGenerator, geometry: Geometry, aggregation: str) -> list[Any]:
-    """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``."""
+ComputedKernel = LinearKernel | AttentionKernel
+"""What can be computed instead of being stored."""
+
+Similarity = Callable[[Tensor, Tensor, int], Tensor]
+"""``(query, key, heads)`` to the products ``[B, G, K, Ho, Wo]`` of each query with the keys at the taps of its window."""
+
+
+def is_scaled_to_nothing(kernel: ComputedKernel, x: Tensor) -> bool:
+    """Return whether ``1/scale`` is out of reach of the dtype, so that no bias adds one to the kernel."""
+    return isinstance(kernel, LinearKernel) and abs(kernel.scale) * torch.finfo(x.dtype).max <= 1
+
+
+def plus_one(kernel: ComputedKernel, geometry: Geometry) -> ComputedKernel:
+    """Return one plus an unnormalized kernel: one more in what is added to its values."""
+    assert kernel.normalization == "none"
+    if isinstance(kernel, AttentionKernel):
+        position = kernel.position
+        if position is None:
+            position = kernel.key.new_zeros(kernel.heads, *geometry.kernel_size)
+        return kernel._replace(position=position + 1)
+    bias = kernel.weight.new_zeros(kernel.weight.shape[0]) if kernel.bias is None else kernel.bias
+    return kernel._replace(bias=bias + 1 / kernel.scale)
+
+
+def kernel_shape(kernel: ComputedKernel, geometry: Geometry, aggregation: str) -> list[int]:
+    """Return the shape of the kernel, ``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``."""
     taps = [geometry.taps] * (2 if aggregation == "fold" else 1)
-    if generator.heads:
-        return [generator.feature.shape[0], generator.heads, *taps, *geometry.output]
-    return [generator.feature.shape[0], generator.weight.shape[0] // prod(taps), *taps, *geometry.output]
+    if isinstance(kernel, AttentionKernel):
+        return [kernel.query.shape[0], kernel.heads, *taps, *geometry.output]
+    return [kernel.feature.shape[0], kernel.weight.shape[0] // prod(taps), *taps, *geometry.output]
 
 
-def generated_kernel(generator: KernelGenerator, geometry: Geometry, aggregation: str, similarity: Products) -> Tensor:
-    """The dynamic kernel, of :func:`kernel_shape`; ``similarity``: what makes query-key products."""
-    feature, weight, bias, scale, normalization, heads = generator
-    if not heads:
-        values = F.conv2d(feature, weight[:, :, None, None], bias)
-        return normalized(_scaled(values.reshape(kernel_shape(generator, geometry, aggregation)), scale), normalization)
-    values = similarity(feature, weight, None, heads, geometry)
+def linear_kernel(kernel: LinearKernel, geometry: Geometry, aggregation: str) -> Tensor:
+    """Compute the dynamic kernel of :func:`kernel_shape`."""
+    values = F.conv2d(kernel.feature, kernel.weight[:, :, None, None], kernel.bias)
+    values = values.reshape(kernel_shape(kernel, geometry, aggregation))
+    return normalized(scaled(values, kernel.scale), kernel.normalization)
+
+
+def attention_kernel(kernel: AttentionKernel, geometry: Geometry, offsets: Tensor | None, similarity: Similarity) -> Tensor:
+    """Compute the dynamic kernel ``[B, G, K, Ho, Wo]``; ``similarity`` computes the products, at the same taps."""
+    values = similarity(kernel.query, kernel.key, kernel.heads)
     values = values.to(precision(values))  # a softmax of half-precision values would lose digits of the position
-    if bias is not None:
-        values = values + bias.view(heads, -1)[:, :, None, None]
-    return normalized(inside_alone(_scaled(values, scale), geometry, None, normalization), normalization).to(feature.dtype)
+    if kernel.position is not None:
+        values = values + kernel.position.flatten(1)[:, :, None, None]
+    values = without_outside_taps(values, geometry, offsets, kernel.normalization)
+    return normalized(values, kernel.normalization).to(kernel.query.dtype)
 
 
-def _scaled(values: Tensor, scale: float) -> Tensor:
+def scaled(values: Tensor, scale: float) -> Tensor:
+    """Multiply by a number, without an operation where it is 1."""
     return values if scale == 1 else scale * values
 
 
-def inside_alone(values: Tensor, geometry: Geometry, offsets: Tensor | None, normalization: str) -> Tensor:
-    """Query-key products ``[B, G, K, Ho, Wo]`` with those of taps that read nothing out of a softmax's reach."""
+def without_outside_taps(values: Tensor, geometry: Geometry, offsets: Tensor | None, normalization: str) -> Tensor:
+    """Exclude taps outside the image from a softmax of query-key products ``[B, G, K, Ho, Wo]``."""
     if normalization != "softmax":
         return values
-    # The lowest finite value, not -inf: a window wholly outside stays finite, and reads zeros anyway.
-    outside = reads_nothing(geometry, offsets, values.device)
+    # The lowest finite value, not -inf: a window wholly outside stays finite, and samples zeros anyway.
+    outside = samples_nothing(geometry, offsets, values.device)
     outside = outside.repeat_interleave(values.shape[1] // outside.shape[1], 1)
     return values.masked_fill(outside, torch.finfo(values.dtype).min)
 
 
-def values_gradient(generator: KernelGenerator, kernel: Tensor, gradient: Tensor) -> Tensor:
-    """That of values and bias, from the kernel that :func:`generated_kernel` made and its gradient; all of one shape."""
-    return _scaled(normalized_gradient(kernel, gradient, generator.normalization), generator.scale)
-
-
-def map_gradients(generator: KernelGenerator, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A linear map's of feature, weight and bias, from that of its values."""
-    feature, weight = generator.feature.flatten(2), generator.weight
-    values = values.reshape(feature.shape[0], weight.shape[0], feature.shape[2])
-    of_feature = (weight.t() @ values).view_as(generator.feature)
-    return of_feature, (values @ feature.transpose(1, 2)).sum(0), values.sum((0, 2))
-
-
 def normalized(values: Tensor, normalization: str) -> Tensor:
-    """Softmax over the taps (axis -3: for fold the source taps), sigmoid, or as they are."""
+    """Take the softmax over the taps (axis -3, for fold the source taps), the sigmoid, or the values as they are."""
     if normalization == "softmax":
         return values.softmax(-3)
     return values.sigmoid() if normalization == "sigmoid" else values
 
 
-def normalized_gradient(kernel: Tensor, gradient: Tensor, normalization: str) -> Tensor:
-    """The values' gradient from that of the normalized kernel."""
+def normalized_backward(kernel: Tensor, gradient: Tensor, normalization: str) -> Tensor:
+    """Return the gradient of the values, from the normalized kernel and its gradient."""
     if normalization == "softmax":
-        weighed = kernel * gradient
-        return weighed - kernel * weighed.sum(-3, keepdim=True)
+        weighted = kernel * gradient
+        return weighted - kernel * weighted.sum(-3, keepdim=True)
     return gradient * kernel * (1 - kernel) if normalization == "sigmoid" else gradient
+
+
+def linear_map_backward(kernel: LinearKernel, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of feature, weight and bias, from that of the map's values (scale included)."""
+    feature, weight = kernel.feature.flatten(2), kernel.weight
+    gradient = gradient.reshape(feature.shape[0], weight.shape[0], feature.shape[2])
+    grad_feature = (weight.t() @ gradient).view_as(kernel.feature)
+    return grad_feature, (gradient @ feature.transpose(1, 2)).sum(0), gradient.sum((0, 2))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.autocast import returned
 from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded
+from unified_extractor.ops.tracing import returned
 
 
 def composing_is_cheaper(geometry: Geometry, *, channels: int, groups: int) -> bool:

@@ -1,4 +1,5 @@
-"""What any backend leaves to others: plain convolution to torch, sums of two kernels to two calls."""
+"""Calls that any backend leaves to simpler ones: plain convolution to torch, sums of two kernels to two calls, a bias to an addition,
+a computed kernel to a stored one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,56 +7,66 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.dynamic_kernels import KernelGenerator
-from unified_extractor.ops.geometry import Geometry, padded
+from unified_extractor.ops.call import Call, similarity_call
+from unified_extractor.ops.dynamic_kernels import LinearKernel, attention_kernel, linear_kernel, plus_one
+from unified_extractor.ops.geometry import padded
 
-Dynamic = Tensor | KernelGenerator | None
-"""A dynamic kernel, or what makes it where it is used; what combines it as "residual" is not normalized."""
-
-Product = Callable[[Tensor, Tensor | None, Any, Tensor | None, Geometry, str], Tensor]
-"""``(x, static_kernel, dynamic_kernel, offsets, window, aggregation)``: the operator with ``combine="multiply"``, without bias."""
+Aggregate = Callable[[Call], Tensor]
+"""A backend's operator: a call without bias, with a ``combine`` that the backend does not leave to others."""
 
 
-Combined = Callable[[Tensor, Tensor, Any, Tensor | None, Geometry, str], Tensor]
-"""``(x, static_kernel, dynamic_kernel, offsets, window, combine)``: a gather with another ``combine``, each channel alone."""
+def is_convolution(call: Call) -> bool:
+    """Return whether a call is a convolution (or a window sum), which torch runs best."""
+    return call.aggregation == "gather" and call.offsets is None and call.dynamic_kernel is None
 
 
-def decomposed(product: Product, combined: Combined | None = None) -> Callable[..., Tensor]:
-    """A backend's ``extract`` from its product of kernels and, where it can, from other combinations of them."""
+def run_rewritten(call: Call, aggregate: Aggregate, *, combines_depthwise: bool = False) -> Tensor:
+    """Run a call by a backend's operator and what is left to others.
 
-    def extract(
-        x: Tensor,
-        static_kernel: Tensor | None,
-        dynamic_kernel: Dynamic,
-        offsets: Tensor | None,
-        bias: Tensor | None,
-        geometry: Geometry,
-        combine: str,
-        aggregation: str,
-    ) -> Tensor:
-        """See :func:`unified_extractor.extract`; the arguments are checked already."""
-        if offsets is None and dynamic_kernel is None and aggregation == "gather":
-            return _convolution(x, static_kernel, bias, geometry)
-        if combined and combine != "multiply" and static_kernel is not None and static_kernel.shape[:2] == (x.shape[1], 1):
-            assert dynamic_kernel is not None
-            y = combined(x, static_kernel, dynamic_kernel, offsets, geometry, combine)
-            return y if bias is None else y + bias[:, None, None]
-        if combine == "add":
-            static_part = extract(x, static_kernel, None, offsets, bias, geometry, "multiply", "gather")
-            return static_part + product(x, None, dynamic_kernel, offsets, geometry, "gather")
-        if combine == "residual" and dynamic_kernel is not None:
-            dynamic_kernel = 1 + dynamic_kernel if isinstance(dynamic_kernel, Tensor) else dynamic_kernel.plus_one(geometry)
-        y = product(x, static_kernel, dynamic_kernel, offsets, geometry, aggregation)
-        return y if bias is None else y + bias[:, None, None]
-
-    return extract
+    Args:
+        call: the call.
+        aggregate: the backend's operator for ``combine="multiply"``.
+        combines_depthwise: whether ``aggregate`` takes every ``combine`` with a depthwise static kernel.
+    """
+    if is_convolution(call):
+        return _convolution(call)
+    combined = combines_depthwise and not call.has_dense_kernel
+    if call.combine == "add" and not combined:
+        static_part = call._replace(dynamic_kernel=None, combine="multiply")
+        dynamic_part = call._replace(static_kernel=None, bias=None, combine="multiply")
+        return run_rewritten(static_part, aggregate) + aggregate(dynamic_part)
+    if call.combine == "residual" and not combined:
+        call = call._replace(dynamic_kernel=_one_more(call), combine="multiply")
+    y = aggregate(call._replace(bias=None))
+    return y if call.bias is None else y + call.bias[:, None, None]
 
 
-def _convolution(x: Tensor, static_kernel: Tensor | None, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """torch's own convolution; a plain window sum is one with ones."""
+def _one_more(call: Call) -> Any:
+    """Return one plus the dynamic kernel: ``S * (1 + D)`` is a product again."""
+    kernel = call.computed_kernel
+    return 1 + call.dynamic_kernel if kernel is None else plus_one(kernel, call.geometry)  # type: ignore[operator]
+
+
+def _convolution(call: Call) -> Tensor:
+    """Run torch's own convolution; a plain window sum is one with ones."""
+    x, static_kernel, geometry = call.x, call.static_kernel, call.geometry
     if static_kernel is None:
         static_kernel = x.new_ones(x.shape[1], 1, *geometry.kernel_size)
     padding = geometry.padding
     if geometry.padding_after != padding:
         x, padding = padded(x, geometry), (0, 0)
-    return F.conv2d(x, static_kernel, bias, geometry.stride, padding, geometry.dilation, x.shape[1] // static_kernel.shape[1])
+    groups = x.shape[1] // static_kernel.shape[1]
+    return F.conv2d(x, static_kernel, call.bias, geometry.stride, padding, geometry.dilation, groups)
+
+
+def with_stored_kernel(call: Call, run: Callable[[Call], Tensor]) -> Call:
+    """Compute the dynamic kernel of a call, and return the call that has it as a tensor; ``run`` computes query-key products."""
+    kernel, geometry = call.computed_kernel, call.geometry
+    assert kernel is not None
+    if isinstance(kernel, LinearKernel):
+        return call._replace(dynamic_kernel=linear_kernel(kernel, geometry, call.aggregation))
+
+    def similarity(query: Tensor, key: Tensor, heads: int) -> Tensor:
+        return run(similarity_call(query, key, heads, call.offsets, geometry))
+
+    return call._replace(dynamic_kernel=attention_kernel(kernel, geometry, call.offsets, similarity))

@@ -152,6 +152,8 @@ def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[st
     layers = extractors(module)
     counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     handles = [layer.register_forward_hook(_operator_hook(counts)) for layer in layers.values()]
+    # A kernel module that has a hook is called, so that its multiply-adds are counted as its own.
+    handles += [layer.kernel.register_forward_hook(_nothing) for layer in layers.values() if hasattr(layer, "kernel")]
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
@@ -190,6 +192,10 @@ def _operator_hook(counts: "Counter[str]") -> Any:
             counts["generator"] += x.shape[0] * products
 
     return count
+
+
+def _nothing(*_: Any) -> None:
+    """Do nothing: a hook whose presence is enough."""
 
 
 def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:

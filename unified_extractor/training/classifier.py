@@ -1,7 +1,7 @@
 """The task module of image classification: a network, its loss, its metrics and its optimizer."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -38,8 +38,8 @@ class ImageClassifier(L.LightningModule):
         mixing: mixup and CutMix of the training images.
         channels_last: keep weights and images in that memory format.
         compile: run the network through ``torch.compile``.
-        fused: whether extractors make dynamic kernels where they use them instead of storing them for backward. None: where that is
-            faster. True: also where it is slower, to save memory. False: never.
+        kernel_memory: how extractors keep dynamic kernels for backward, see :class:`unified_extractor.UnifiedExtractor2d`: "auto",
+            "store", or "recompute" to save memory also where that is slower.
 
     Raises:
         ConfigurationError: the network does not fit the data, or the checkpoint is of another architecture.
@@ -53,7 +53,7 @@ class ImageClassifier(L.LightningModule):
         mixing: Mixup = Mixup(),
         channels_last: bool = False,
         compile: bool = False,
-        fused: bool | None = None,
+        kernel_memory: Literal["auto", "store", "recompute"] = "auto",
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -62,9 +62,9 @@ class ImageClassifier(L.LightningModule):
         self.optimization, self.label_smoothing, self.mixing = optimization, label_smoothing, mixing
         self.image_format = torch.channels_last if channels_last else torch.contiguous_format
         self.compiled = compile
-        if fused is not None:
+        if kernel_memory != "auto":
             for layer in extractors(network).values():
-                layer.fused = fused
+                layer.kernel_memory = kernel_memory
         # what torchmetrics does about nan waits for the device at every step; a loss that is not finite ends the run anyway
         self.train_loss, self.train_accuracy = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self._logged_epoch = -1

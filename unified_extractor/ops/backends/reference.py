@@ -7,11 +7,43 @@ import torch
 from einops import einsum, rearrange, repeat
 from torch import Tensor
 
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.geometry import Geometry
 
 
-def generalized_unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
-    """``[B, C, K, Ho, Wo]``: the bilinear value of x at every tap of every window."""
+class Reference:
+    """The backend that is the definition."""
+
+    name = "reference"
+
+    def unusable_because(self) -> None:
+        """Return None: torch is there."""
+
+    def refuses_because(self, call: Call) -> None:
+        """Return None: it runs every call."""
+
+    def is_fast(self, call: Call) -> bool:
+        """Return False: it must be asked for by name."""
+        return False
+
+    def recomputes(self, call: Call, *, demanded: bool) -> bool:
+        """Return False: the dynamic kernel is stored."""
+        return False
+
+    def run(self, call: Call) -> Tensor:
+        """Return the output of a call."""
+        if call.aggregation == "unfold":
+            return _unfold(call.x, call.offsets, call.geometry)
+        if call.aggregation == "similarity":
+            kernel = call.dynamic_kernel
+            assert isinstance(kernel, AttentionKernel)
+            return _similarity(kernel.query, call.x, call.offsets, kernel.heads, call.geometry)
+        return _aggregate(call)
+
+
+def _unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
+    """Return the bilinear value of x at every tap of every window, ``[B, C, K, Ho, Wo]``."""
     batch, channels = x.shape[:2]
     dtype = torch.promote_types(x.dtype if offsets is None else offsets.dtype, torch.float32)
     axes = []
@@ -32,7 +64,7 @@ def generalized_unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) ->
 
 
 def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The value at real positions ``[b, c, k, h, w]``: four corners, those outside the image count zero."""
+    """Return the value at real positions ``[b, c, k, h, w]``: four corners, those outside the image count zero."""
     height, width = x.shape[2:]
     exists = (rows >= -1) & (rows < height) & (columns >= -1) & (columns < width)
     rows, columns = rows.where(exists, 0), columns.where(exists, 0)
@@ -52,39 +84,31 @@ def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return value
 
 
-def extract(
-    x: Tensor,
-    static_kernel: Tensor | None,
-    dynamic_kernel: Tensor | None,
-    offsets: Tensor | None,
-    bias: Tensor | None,
-    geometry: Geometry,
-    combine: str,
-    aggregation: str,
-) -> Tensor:
-    """The formulas of ``functional.py``, with both kernels written out for every pair of channels and every position."""
-    columns = generalized_unfold(x, offsets, geometry)
-    static = _every_channel_pair(static_kernel, x, geometry)
-    dynamic = _every_channel(dynamic_kernel, x, geometry, aggregation)
-    if aggregation == "fold":
+def _aggregate(call: Call) -> Tensor:
+    """Apply the formulas of ``functional.py``, with both kernels written out for every pair of channels and every position."""
+    x, geometry = call.x, call.geometry
+    columns = _unfold(x, call.offsets, geometry)
+    static = _every_channel_pair(call.static_kernel, x, geometry)
+    dynamic = _every_channel(call.stored_kernel, x, geometry, call.aggregation)
+    if call.aggregation == "fold":
         diagonal = einsum(static, "c c k -> c k")
         y = _fold(einsum(dynamic, diagonal, columns, "b c i k h w, c k, b c k h w -> b c i h w"), geometry)
-    elif combine == "add":
+    elif call.combine == "add":
         y = einsum(static, columns, "o c k, b c k h w -> b o h w") + einsum(dynamic, columns, "b c k h w, b c k h w -> b c h w")
     else:
-        factor = 1 + dynamic if combine == "residual" else dynamic
+        factor = 1 + dynamic if call.combine == "residual" else dynamic
         y = einsum(static, factor, columns, "o c k, b c k h w, b c k h w -> b o h w")
-    return y if bias is None else y + rearrange(bias, "o -> o 1 1")
+    return y if call.bias is None else y + rearrange(call.bias, "o -> o 1 1")
 
 
-def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
-    """``[B, heads, K, Ho, Wo]``: the products of each query with the keys its window reads, summed over a head's channels."""
-    keys = rearrange(generalized_unfold(key, offsets, geometry), "b (g n) k h w -> b g n k h w", g=heads)
+def _similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
+    """Return the products of each query with the keys its window samples, summed over a head's channels: ``[B, heads, K, Ho, Wo]``."""
+    keys = rearrange(_unfold(key, offsets, geometry), "b (g n) k h w -> b g n k h w", g=heads)
     return einsum(rearrange(query, "b (g n) h w -> b g n h w", g=heads), keys, "b g n h w, b g n k h w -> b g k h w")
 
 
 def _every_channel_pair(static_kernel: Tensor | None, x: Tensor, geometry: Geometry) -> Tensor:
-    """S as ``[O, C, K]``, zero between channels of different groups; the identity where it is absent."""
+    """Return S as ``[O, C, K]``, zero between channels of different groups; the identity where it is absent."""
     channels = x.shape[1]
     if static_kernel is None:
         return repeat(torch.eye(channels, dtype=x.dtype, device=x.device), "o c -> o c k", k=geometry.taps)
@@ -95,7 +119,7 @@ def _every_channel_pair(static_kernel: Tensor | None, x: Tensor, geometry: Geome
 
 
 def _every_channel(dynamic_kernel: Tensor | None, x: Tensor, geometry: Geometry, aggregation: str) -> Tensor:
-    """D as ``[B, C, K, Ho, Wo]``, or ``[B, C, K, K, Ho, Wo]`` for fold; ones where it is absent."""
+    """Return D as ``[B, C, K, Ho, Wo]``, or ``[B, C, K, K, Ho, Wo]`` for fold; ones where it is absent."""
     taps = (geometry.taps,) if aggregation == "gather" else (geometry.taps, geometry.taps)
     if dynamic_kernel is None:
         return x.new_ones((*x.shape[:2], *taps, *geometry.output))
@@ -104,7 +128,7 @@ def _every_channel(dynamic_kernel: Tensor | None, x: Tensor, geometry: Geometry,
 
 
 def _fold(z: Tensor, geometry: Geometry) -> Tensor:
-    """``[B, C, K, Ho, Wo]`` to ``[B, C, H, W]``: each value is added at the pixel its tap covers; outside the image it is lost."""
+    """Add each value of ``[B, C, K, Ho, Wo]`` at the pixel its tap covers, ``[B, C, H, W]``; outside the image it is lost."""
     y = z.new_zeros(*z.shape[:2], *geometry.image)
     for i, tap in enumerate(geometry.tap_indices):
         rows, columns = (

@@ -10,45 +10,63 @@ so groups of fewer channels leave lanes idle; where that makes it slower than th
 
 from torch import Tensor
 
-from unified_extractor.ops.backends.compiled import launch
-from unified_extractor.ops.backends.compiled.maps import generates
-from unified_extractor.ops.custom_ops import Kernels, numbers, registered, split_dynamic
-from unified_extractor.ops.geometry import Geometry, precision
-from unified_extractor.ops.rewrites import Dynamic, decomposed
+from unified_extractor.ops.backends.compiled.recomputing import is_possible_in_loops, pays_in_loops
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.cost import work_in_registers
+from unified_extractor.ops.geometry import precision
+from unified_extractor.ops.rewrites import is_convolution, run_rewritten
+from unified_extractor.ops.tracing import opaque_because
 
-__all__ = ["OPERATORS", "extract", "generalized_unfold", "generates", "similarity"]
-
-OPERATORS = registered("compiled", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients))
-
-
-def _product(
-    x: Tensor,
-    static_kernel: Tensor | None,
-    dynamic_kernel: Dynamic,
-    offsets: Tensor | None,
-    geometry: Geometry,
-    aggregation: str,
-) -> Tensor:
-    dynamic, generator = split_dynamic(dynamic_kernel)
-    tensors = (_full(tensor, x) for tensor in (x, static_kernel, dynamic, offsets))
-    made_from = (_full(value, x) if isinstance(value, Tensor) else value for value in generator)
-    return OPERATORS.aggregate(*tensors, numbers(geometry), aggregation, "multiply", *made_from).to(x.dtype)
+_WORTH_COMPILING = 64
+"""The least work, as measured on maps of 7 to 56 pixels with 1 to 64 channels that share a kernel; below, moving data outweighs it."""
 
 
-extract = decomposed(_product)
+class Compiled:
+    """The backend of compiled loops."""
+
+    name = "compiled"
+
+    def unusable_because(self) -> str | None:
+        """Return why it does not run on this machine: Numba is missing or switched off."""
+        try:
+            import numba
+        except ImportError as error:  # missing, or made for another numpy
+            return f"it needs numba: pip install 'unified-extractor[compiled]' ({error})"
+        return "NUMBA_DISABLE_JIT is set" if getattr(numba.config, "DISABLE_JIT", 0) else None
+
+    def refuses_because(self, call: Call) -> str | None:
+        """Return why it does not run this call."""
+        if call.x.device.type != "cpu":
+            return f"it runs on the CPU, x is on {call.x.device}"
+        return opaque_because()
+
+    def is_fast(self, call: Call) -> bool:
+        """Return whether there is enough to do for what is loaded into registers at once."""
+        return not is_convolution(call) and work_in_registers(call) >= _WORTH_COMPILING
+
+    def recomputes(self, call: Call, *, demanded: bool) -> bool:
+        """Return whether the kernel is recomputed, in the loops or, where it is demanded and that does not pay, before them."""
+        return is_possible_in_loops(call) and (demanded or pays_in_loops(call))
+
+    def run(self, call: Call) -> Tensor:
+        """Return the output of a call."""
+        from unified_extractor.ops.backends.compiled.launch import OPERATORS
+
+        def aggregate(call: Call) -> Tensor:
+            return OPERATORS.run(_in_full_precision(call)).to(call.x.dtype)
+
+        return aggregate(call) if call.aggregation in ("unfold", "similarity") else run_rewritten(call, aggregate)
 
 
-def generalized_unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
-    """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
-    return _product(x, None, None, offsets, geometry, "unfold")
-
-
-def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
-    """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
-    query_, key_, offsets_ = (_full(tensor, key) for tensor in (query, key, offsets))
-    return OPERATORS.similarity(query_, key_, offsets_, heads, numbers(geometry)).to(key.dtype)
-
-
-def _full(tensor: Tensor | None, x: Tensor) -> Tensor | None:
-    """In at least float32."""
-    return None if tensor is None else tensor.to(precision(x))
+def _in_full_precision(call: Call) -> Call:
+    """Return the call with its tensors in at least float32."""
+    dtype = precision(call.x)
+    if call.x.dtype == dtype:
+        return call
+    kernel = call.dynamic_kernel
+    if isinstance(kernel, Tensor):
+        kernel = kernel.to(dtype)
+    elif kernel is not None:
+        kernel = type(kernel)(*(part.to(dtype) if isinstance(part, Tensor) else part for part in kernel))  # type: ignore[arg-type]
+    static_kernel, offsets = (None if t is None else t.to(dtype) for t in (call.static_kernel, call.offsets))
+    return call._replace(x=call.x.to(dtype), static_kernel=static_kernel, dynamic_kernel=kernel, offsets=offsets)

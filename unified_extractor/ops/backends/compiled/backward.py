@@ -51,7 +51,7 @@ from unified_extractor.ops.backends.compiled.workspace import (
     prepare_taps,
     unpack_range,
 )
-from unified_extractor.ops.custom_ops import Wanted
+from unified_extractor.ops.call import Wanted
 
 
 class Gradients(NamedTuple):

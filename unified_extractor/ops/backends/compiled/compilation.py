@@ -12,7 +12,7 @@ from numba import njit
 from numba.core.caching import FunctionCache
 
 _HERE = Path(__file__).parent
-_FILES = [*sorted(_HERE.glob("*.py")), _HERE.parents[1] / "custom_ops.py"]
+_FILES = [*sorted(_HERE.glob("*.py")), _HERE.parents[1] / "call.py"]
 """What decides the machine code and how its arguments lie in memory: those here, and the one with the record of wanted gradients."""
 _SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 VECTOR_BITS = 512 if binding.get_host_cpu_features().get("avx512f") else 256

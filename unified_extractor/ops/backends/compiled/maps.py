@@ -11,57 +11,39 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.compiled.dynamic_kernel import Generator, GeneratorGradients
 from unified_extractor.ops.backends.compiled.plan import NONE, SIGMOID, SOFTMAX, Plan
-from unified_extractor.ops.custom_ops import Call, Wanted
-from unified_extractor.ops.dynamic_kernels import KernelGenerator, generating_work
+from unified_extractor.ops.call import Wanted
+from unified_extractor.ops.dynamic_kernels import AttentionKernel, ComputedKernel, LinearKernel, scaled
 
 CODES = {"none": NONE, "softmax": SOFTMAX, "sigmoid": SIGMOID}
 _NOTHING = Generator(None, None, None, None)
-_WORTH_GENERATING = 2
-"""Multiply-adds that make a kernel, for each in which it is used, up to which the loops make it faster than a matrix product does.
-
-Measured in ``benchmarks/fused.md`` with involution, outlook attention and deformable convolution at the sizes of the published networks.
-"""
 
 
-def generates(call: Call) -> bool:
-    """Whether making this call's kernel in the loops is faster than to make it first and keep it."""
-    assert call.generator is not None
-    channels = call.x.shape[1]
-    outputs = 1 if call.static is None else call.static.shape[0] * call.static.shape[1] // channels
-    results = call.geometry.taps if call.aggregation == "fold" else 1
-    used = results * call.geometry.taps * channels * outputs
-    return generating_work(call.generator, call.geometry) <= _WORTH_GENERATING * used
-
-
-def map_of(generator: KernelGenerator | None, plan: Plan, *, backward: bool) -> Generator:
-    """The linear map with its scale, in whole blocks of L, as a pass takes it; without a generator there is none."""
-    if generator is None:
+def map_of(kernel: ComputedKernel | None, plan: Plan, *, backward: bool) -> Generator:
+    """Return what a kernel is computed from, in whole blocks of L, as a pass takes it, scale included; nothing where it is stored."""
+    if kernel is None:
         return _NOTHING
     generated, lanes = plan.generated, plan.lanes
-    if generator.heads:
-        query = generator.feature if generator.scale == 1 else generator.scale * generator.feature
-        bias = generator.bias if generator.bias is None else generator.scale * generator.bias
-        return Generator(query.contiguous(), generator.weight.contiguous(), None, _bias(bias, generator, plan))
+    if isinstance(kernel, AttentionKernel):
+        return Generator(kernel.query.contiguous(), kernel.key.contiguous(), None, _bias(kernel.position, kernel.key, plan))
     weight, bias = (
-        (None if t is None else t.detach().view(plan.dynamic_kernel.groups, generated.rows, -1)) for t in generator[1:3]
+        None if t is None else scaled(t.detach().view(plan.dynamic_kernel.groups, generated.rows, -1), kernel.scale)
+        for t in (kernel.weight, kernel.bias)
     )
     assert weight is not None
-    if generator.scale != 1:
-        weight, bias = generator.scale * weight, None if bias is None else generator.scale * bias
     return Generator(
-        generator.feature.contiguous(),
+        kernel.feature.contiguous(),
         _panels(F.pad(weight.transpose(1, 2), (0, generated.padded_rows - generated.rows)), lanes),
         _panels(F.pad(weight, (0, generated.padded_depth - generated.depth)), lanes) if backward else None,
-        _bias(bias, generator, plan),
+        _bias(bias, kernel.weight, plan),
     )
 
 
-def _bias(bias: Tensor | None, generator: KernelGenerator, plan: Plan) -> Tensor:
-    """``[G, columns]``."""
+def _bias(bias: Tensor | None, like: Tensor, plan: Plan) -> Tensor:
+    """Return what is added to the values, ``[G, columns]``."""
     generated, groups = plan.generated, plan.dynamic_kernel.groups
     if bias is None:
-        return _zeros(groups * generated.padded_rows, generator.weight.dtype)
-    return F.pad(bias.detach().view(groups, generated.rows), (0, generated.padded_rows - generated.rows))
+        return _zeros(groups * generated.padded_rows, like.dtype)
+    return F.pad(bias.detach().reshape(groups, generated.rows), (0, generated.padded_rows - generated.rows))
 
 
 @lru_cache(maxsize=64)
@@ -75,16 +57,22 @@ def _panels(matrices: Tensor, lanes: int) -> Tensor:
 
 
 class MapSums:
-    """Shares of a generator's gradients, where they are wanted."""
+    """Partial sums of the gradients of what a kernel is computed from, where they are wanted."""
 
-    def __init__(self, generator: KernelGenerator | None, plan: Plan, wanted: Wanted, count: int, tile: int) -> None:
-        self.generator, self.plan = generator, plan
+    def __init__(self, kernel: ComputedKernel | None, plan: Plan, wanted: Wanted, count: int, tile: int) -> None:
+        self.kernel, self.plan = kernel, plan
         self.shares = GeneratorGradients(None, None, None)
-        if generator is None:
+        if kernel is None:
             return
-        groups, generated, feature, keys = plan.dynamic_kernel.groups, plan.generated, generator.feature, generator.weight
-        shares = 1 if generator.heads else plan.bundle_count
-        of_weight = (1, *keys.shape) if generator.heads else (count, groups, generated.padded_depth, generated.rows)
+        groups, generated = plan.dynamic_kernel.groups, plan.generated
+        if isinstance(kernel, AttentionKernel):
+            feature, shares, of_weight = kernel.query, 1, (1, *kernel.key.shape)
+        else:
+            feature, shares, of_weight = (
+                kernel.feature,
+                plan.bundle_count,
+                (count, groups, generated.padded_depth, generated.rows),
+            )
         self.shares = GeneratorGradients(
             feature.new_empty(shares, *feature.shape) if wanted.feature else None,
             feature.new_zeros(of_weight) if wanted.weight else None,
@@ -92,18 +80,26 @@ class MapSums:
         )
 
     def gradients(self) -> list[Tensor | None]:
-        """Of feature, weight and bias."""
+        """Return the gradients of a linear kernel's feature, weight and bias, or of attention's query, keys and position."""
         feature, weight, bias = self.shares
-        scale, heads = (1.0, 0) if self.generator is None else (self.generator.scale, self.generator.heads)
-        of_feature = None if feature is None else feature.sum(0) if feature.shape[0] > 1 else feature[0]
+        grad_feature = None if feature is None else feature.sum(0) if feature.shape[0] > 1 else feature[0]
+        total = None if bias is None else bias.sum((0, 3))
+        if isinstance(self.kernel, LinearKernel):
+            scale = self.kernel.scale
+            return [
+                grad_feature,
+                None if weight is None else scale * self._rows(weight.sum(0)),
+                None if total is None else scale * total.flatten(),
+            ]
+        position = None if self.kernel is None else self.kernel.position
         return [
-            scale * of_feature if heads and scale != 1 and of_feature is not None else of_feature,
-            None if weight is None else weight[0] if heads else scale * self._rows(weight.sum(0)),
-            None if bias is None else scale * bias.sum((0, 3)).flatten(),
+            grad_feature,
+            None if weight is None else weight[0],
+            None if total is None or position is None else total.view(position.shape),
         ]
 
     def _rows(self, panels: Tensor) -> Tensor:
-        """``[G*rows, R]`` from ``[G, width/L, rows, L]``."""
+        """Return ``[G*rows, R]`` from ``[G, width/L, rows, L]``."""
         generated = self.plan.generated
         rows = panels.view(len(panels), -1, generated.rows, self.plan.lanes).transpose(1, 2).flatten(2)
         return rows[:, :, : generated.depth].flatten(0, 1)

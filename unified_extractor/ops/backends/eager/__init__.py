@@ -1,50 +1,74 @@
 """Pure torch, runs and exports everywhere. Refuses nothing.
 
-The sums run over taps, so the columns ``[B, C, K, P]`` never exist: a tap on the regular grid is a view of the padded image, a
-moved tap is read again in backward. Gradients are written in differentiable torch operations, hence double backward works.
+The sums run over taps, so the columns ``[B, C, K, P]`` never exist: a tap on the regular grid is a view of the padded image, a tap with
+offsets is sampled again in backward. Gradients are written in differentiable torch operations, hence double backward works.
 ``torch.func.jvp`` and ``vmap`` raise. An exported program has the columns, and few operations.
 """
 
 from torch import Tensor
 
-from unified_extractor.ops.autocast import is_recorded
 from unified_extractor.ops.backends.eager import columns
 from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry, composing_is_cheaper
-from unified_extractor.ops.geometry import Geometry
-from unified_extractor.ops.rewrites import decomposed
+from unified_extractor.ops.rewrites import run_rewritten
+from unified_extractor.ops.tracing import is_recorded
 
 
-def _product(
-    x: Tensor,
-    static_kernel: Tensor | None,
-    dynamic_kernel: Tensor | None,
-    offsets: Tensor | None,
-    geometry: Geometry,
-    aggregation: str,
-) -> Tensor:
+class Eager:
+    """The backend of plain torch."""
+
+    name = "eager"
+
+    def unusable_because(self) -> None:
+        """Return None: torch is there."""
+
+    def refuses_because(self, call: Call) -> None:
+        """Return None: it runs every call."""
+
+    def is_fast(self, call: Call) -> bool:
+        """Return True: only the reference is behind it."""
+        return True
+
+    def recomputes(self, call: Call, *, demanded: bool) -> bool:
+        """Return False: the dynamic kernel is stored."""
+        return False
+
+    def run(self, call: Call) -> Tensor:
+        """Return the output of a call."""
+        if call.aggregation == "unfold":
+            return columns.columns(call.x, call.offsets, call.geometry) if _has_columns(call) else _sample(call)
+        if call.aggregation == "similarity":
+            return _similarity(call)
+        return run_rewritten(call, _aggregate)
+
+
+def _has_columns(call: Call) -> bool:
+    return call.offsets is None or is_recorded()
+
+
+def _sample(call: Call) -> Tensor:
+    return Sample.apply(call.x, call.offsets, call.geometry)
+
+
+def _similarity(call: Call) -> Tensor:
+    kernel = call.dynamic_kernel
+    assert isinstance(kernel, AttentionKernel)
     if is_recorded():
-        return columns.product(x, static_kernel, dynamic_kernel, offsets, geometry, aggregation)
-    if aggregation == "fold" and static_kernel is None and offsets is None and dynamic_kernel is not None:
+        return columns.similarity(kernel.query, call.x, call.offsets, kernel.heads, call.geometry)
+    return TapProducts.apply(kernel.query, call.x, call.offsets, kernel.heads, call.geometry)
+
+
+def _aggregate(call: Call) -> Tensor:
+    """Run a gather or fold that multiplies."""
+    x, static_kernel, dynamic_kernel, offsets = call.x, call.static_kernel, call.stored_kernel, call.offsets
+    geometry, fold = call.geometry, call.aggregation == "fold"
+    if is_recorded():
+        return columns.product(x, static_kernel, dynamic_kernel, offsets, geometry, call.aggregation)
+    if fold and static_kernel is None and offsets is None and dynamic_kernel is not None:
         per_position = dynamic_kernel.shape[-2:] == geometry.output  # a kernel of the whole image is never expanded
         if per_position and composing_is_cheaper(geometry, channels=x.shape[1], groups=dynamic_kernel.shape[1]):
             dynamic_kernel = compose_fold(dynamic_kernel, geometry)
-            geometry, aggregation = composed_geometry(geometry), "gather"
-    return TapSum.apply(x, static_kernel, dynamic_kernel, offsets, geometry, aggregation == "fold")
-
-
-extract = decomposed(_product)
-
-
-def generalized_unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
-    """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
-    if offsets is None or is_recorded():
-        return columns.columns(x, offsets, geometry)
-    return Sample.apply(x, offsets, geometry)
-
-
-def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
-    """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
-    if is_recorded():
-        return columns.similarity(query, key, offsets, heads, geometry)
-    return TapProducts.apply(query, key, offsets, heads, geometry)
+            geometry, fold = composed_geometry(geometry), False
+    return TapSum.apply(x, static_kernel, dynamic_kernel, offsets, geometry, fold)

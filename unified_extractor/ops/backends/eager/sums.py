@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from unified_extractor.ops.autocast import full_precision_backward, returned
+from unified_extractor.ops.autocast import full_precision_backward
 from unified_extractor.ops.backends.eager.taps import Wanted, taps_of
 from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded, precision
+from unified_extractor.ops.tracing import returned
 
 Gradients = tuple[Tensor | None, ...]
 

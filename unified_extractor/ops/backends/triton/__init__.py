@@ -1,60 +1,79 @@
-"""Triton kernels for NVIDIA GPUs, fused forward and backward: neither columns nor moved images nor composed kernels are written to memory.
+"""Triton kernels for NVIDIA GPUs, fused forward and backward: neither columns nor composed kernels are written to memory.
 
 Runs every legal call in float32, bfloat16, float16 and float64, with sums in at least float32, in any memory layout; fastest where the
-channels of images are neighbours (``torch.channels_last``). Refuses
+channels of images are neighbors (``torch.channels_last``). Refuses
 - tensors that are not on a GPU, except in Triton's interpreter (``TRITON_INTERPRET=1``), which runs the kernels slowly on the CPU,
 - PyTorch built for AMD's GPUs, since the kernels' options are those of NVIDIA's compiler and nothing else was tried,
 - ``torch.export``, since an exported program must run without this package,
 - ``torch.func`` transforms and forward-mode differentiation, for which the operator has no rule.
 
 A convolution without dynamic kernel and offsets is torch's own. A double backward runs the eager backend's formula. The gradient of an
-image that offsets read is added up by atomics in float32 or, under ``torch.use_deterministic_algorithms``, sorted by pixel. A fold
-whose taps offsets move reads every tap once for each output it has a part in: K times as often as it must.
+image that offsets sample is added up by atomics in float32 or, under ``torch.use_deterministic_algorithms``, sorted by pixel. A fold
+whose taps have offsets samples every tap once for each output it has a part in: K times as often as it must.
 
 The first call of every kind compiles its kernels and measures a few configurations (``tuning.py``), kept on disk by Triton. Before a CUDA
 graph is captured one call should have run, as torch asks anyway.
 """
 
+import os
+
+import torch
 from torch import Tensor
 
-from unified_extractor.ops.backends.triton import launch
-from unified_extractor.ops.backends.triton.planning import generates
-from unified_extractor.ops.custom_ops import Kernels, numbers, registered, split_dynamic
-from unified_extractor.ops.geometry import Geometry
-from unified_extractor.ops.rewrites import Dynamic, decomposed
-
-__all__ = ["OPERATORS", "extract", "generalized_unfold", "generates", "similarity"]
-
-OPERATORS = registered("triton", Kernels(launch.run, launch.gradients, launch.new_output, launch.new_gradients))
+from unified_extractor.ops.backends.triton.planning import pays_on_chip
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.dynamic_kernels import AttentionKernel
+from unified_extractor.ops.rewrites import is_convolution, run_rewritten
+from unified_extractor.ops.tracing import opaque_because
 
 
-def _product(
-    x: Tensor,
-    static_kernel: Tensor | None,
-    dynamic_kernel: Dynamic,
-    offsets: Tensor | None,
-    geometry: Geometry,
-    aggregation: str,
-) -> Tensor:
-    dynamic, generator = split_dynamic(dynamic_kernel)
-    return OPERATORS.aggregate(x, static_kernel, dynamic, offsets, numbers(geometry), aggregation, "multiply", *generator)
+class Triton:
+    """The backend of Triton kernels."""
+
+    name = "triton"
+
+    def unusable_because(self) -> str | None:
+        """Return why it does not run on this machine: Triton or a GPU is missing."""
+        try:
+            import triton
+        except ImportError as error:
+            return f"it needs triton, which PyTorch brings for Linux: pip install triton ({error})"
+        if _is_interpreted():
+            return None
+        if torch.version.hip:
+            return "its kernels are written for NVIDIA GPUs, this PyTorch is built for AMD's"
+        if torch.cuda.is_available():
+            return None
+        return f"there is no GPU that PyTorch can use (triton {triton.__version__} is installed; TRITON_INTERPRET=1 runs it on the CPU)"
+
+    def refuses_because(self, call: Call) -> str | None:
+        """Return why it does not run this call."""
+        device = call.x.device
+        if _is_interpreted():
+            if device.type != "cpu":
+                return f"Triton's interpreter (TRITON_INTERPRET) runs on the CPU, x is on {device}"
+        elif device.type != "cuda":
+            return f"it runs on GPUs, x is on {device}"
+        return opaque_because()
+
+    def is_fast(self, call: Call) -> bool:
+        """Return whether the call is on a GPU, and no convolution; the interpreter is for tests."""
+        return call.x.device.type == "cuda" and not is_convolution(call)
+
+    def recomputes(self, call: Call, *, demanded: bool) -> bool:
+        """Return whether the kernel is recomputed, on chip or, where it is demanded and that is not possible, before each pass."""
+        if isinstance(call.computed_kernel, AttentionKernel) and call.offsets is not None:
+            return False
+        return demanded or pays_on_chip(call)
+
+    def run(self, call: Call) -> Tensor:
+        """Return the output of a call."""
+        from unified_extractor.ops.backends.triton.launch import OPERATORS
+
+        if call.aggregation in ("unfold", "similarity"):
+            return OPERATORS.run(call)
+        return run_rewritten(call, OPERATORS.run, combines_depthwise=True)
 
 
-def _combined(
-    x: Tensor, static_kernel: Tensor, dynamic_kernel: Dynamic, offsets: Tensor | None, geometry: Geometry, combine: str
-) -> Tensor:
-    dynamic, generator = split_dynamic(dynamic_kernel)
-    return OPERATORS.aggregate(x, static_kernel, dynamic, offsets, numbers(geometry), "gather", combine, *generator)
-
-
-extract = decomposed(_product, _combined)
-
-
-def generalized_unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
-    """See :func:`unified_extractor.generalized_unfold`; the arguments are checked already."""
-    return _product(x, None, None, offsets, geometry, "unfold")
-
-
-def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
-    """See :func:`unified_extractor.ops.functional.similarity`; the arguments are checked already."""
-    return OPERATORS.similarity(query, key, offsets, heads, numbers(geometry))
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on", "yes", "y")

@@ -9,7 +9,7 @@ from unified_extractor.ops.backends.triton.planning import image_of, sizes_of
 from unified_extractor.ops.backends.triton.records import Plan
 from unified_extractor.ops.backends.triton.tiles import start_of
 from unified_extractor.ops.backends.triton.tuning import start, tuned
-from unified_extractor.ops.custom_ops import Call
+from unified_extractor.ops.call import Call
 from unified_extractor.ops.geometry import Geometry, precision
 
 

@@ -17,9 +17,9 @@ from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynami
 from unified_extractor.ops.backends.triton.fold import fold
 from unified_extractor.ops.backends.triton.forward import gather
 from unified_extractor.ops.backends.triton.planning import (
+    computes_backward,
+    computes_forward,
     dynamic_of,
-    generates_backward,
-    generates_forward,
     image_of,
     is_channels_last,
     map_of,
@@ -29,7 +29,9 @@ from unified_extractor.ops.backends.triton.planning import (
 )
 from unified_extractor.ops.backends.triton.records import LinearMap, Plan, WindowValues
 from unified_extractor.ops.backends.triton.tuning import start
-from unified_extractor.ops.custom_ops import Call, Wanted, gradients_with_kernel, new_generator_gradients, with_kernel
+from unified_extractor.ops.call import Call, Wanted
+from unified_extractor.ops.custom_ops import Passes, backward_with_stored_kernel, new_kernel_gradients, registered, stored
+from unified_extractor.ops.dynamic_kernels import LinearKernel
 from unified_extractor.ops.geometry import precision
 
 _MAP_SHARES = 512
@@ -40,8 +42,8 @@ _STATIC_SUMS = 16
 
 def run(call: Call) -> Tensor:
     """The output of a call."""
-    if call.generator is not None and not generates_forward(call):
-        call = with_kernel(call, gradients)
+    if call.computed_kernel is not None and not computes_forward(call):
+        call = stored(call, PASSES)
     y = new_output(call)
     if y.numel():
         work = _Work(call)
@@ -58,8 +60,8 @@ def run(call: Call) -> Tensor:
 
 def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
     """The wanted gradients, in the order of :class:`Wanted`, from the output's."""
-    if call.generator is not None and not generates_backward(call):
-        return gradients_with_kernel(call, gradient, wanted, run, gradients)
+    if call.computed_kernel is not None and not computes_backward(call):
+        return backward_with_stored_kernel(call, gradient, wanted, PASSES)
     names = [name for name, asked in zip(Wanted._fields, wanted, strict=True) if asked]
     results = dict(zip(names, new_gradients(call, wanted), strict=True))
     if not gradient.numel():
@@ -78,10 +80,11 @@ def new_output(call: Call) -> Tensor:
 
 def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
     """As :func:`gradients` returns them, not written."""
-    dynamic = call.x.new_empty(call.dynamic_shape()) if call.dynamic is None and call.heads else call.dynamic
-    tensors = (call.x, call.static, dynamic, call.offsets)
+    similarity = call.aggregation == "similarity"
+    dynamic = call.x.new_empty(call.kernel_shape()) if similarity else call.stored_kernel
+    tensors = (call.x, call.static_kernel, dynamic, call.offsets)
     direct = [torch.empty_like(t) for t, asked in zip(tensors, wanted[:4], strict=True) if asked and t is not None]
-    return [*direct, *new_generator_gradients(call, wanted)]
+    return [*direct, *new_kernel_gradients(call, wanted)]
 
 
 class _Work:
@@ -91,11 +94,11 @@ class _Work:
         self.call = call
         self.plan: Plan = plan_for(call, gradient, interpreted=knobs.runtime.interpret)
         # [K, C/groups, O]: neighboring outputs, or channels of a depthwise kernel, next to each other
-        self.static = None if call.static is None else call.static.detach().permute(2, 3, 1, 0).contiguous()
-        if call.generator is None:
-            self.dynamic: WindowValues | LinearMap = dynamic_of(call.dynamic, call.aggregation == "fold")
+        self.static = None if call.static_kernel is None else call.static_kernel.detach().permute(2, 3, 1, 0).contiguous()
+        if isinstance(call.computed_kernel, LinearKernel):
+            self.dynamic: WindowValues | LinearMap = map_of(call.computed_kernel)
         else:
-            self.dynamic = map_of(call.generator)
+            self.dynamic = dynamic_of(call.stored_kernel, call.aggregation == "fold")
 
     def inputs(self) -> dict[str, Any]:
         """What the kernels read."""
@@ -167,15 +170,15 @@ class _Backward(_Work):
                 x=image_of(self.call.x),
                 grad_dynamic_kernel=kernel,
             )
-        elif self.call.generator is not None:
+        elif self.call.computed_kernel is not None:
             self._map()
         elif each or "dynamic" in results or "offsets" in results or ("x" in results and self.plan.has_offsets):
             self._windows(each)
 
     def _map(self) -> None:
         """What a generated kernel is made from: shares of programs and of blocks of channels."""
-        call, plan, results, generator = self.call, self.plan, self.results, self.call.generator
-        assert generator is not None
+        call, plan, results, generator = self.call, self.plan, self.results, self.call.computed_kernel
+        assert isinstance(generator, LinearKernel)
         if not {"feature", "weight", "bias"} & set(results):
             return
         shares = min(_MAP_SHARES, self.tiles(self.positions) * call.x.shape[0])
@@ -310,3 +313,7 @@ class _Backward(_Work):
         arguments.pop("static_kernel")
         self.start(dense_backward, lambda meta: (output_blocks * plan.blocks * plan.taps * count,), **arguments)
         result.copy_(sums.sum(0).permute(2, 1, 0).reshape(result.shape))
+
+
+PASSES = Passes(run, gradients, new_output, new_gradients)
+OPERATORS = registered("triton", PASSES)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.backends.triton.records import Image, LinearMap, Plan, Sizes, WindowValues
-from unified_extractor.ops.custom_ops import Call
-from unified_extractor.ops.dynamic_kernels import KernelGenerator, generating_work
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.cost import kernel_multiply_adds, use_multiply_adds
+from unified_extractor.ops.dynamic_kernels import LinearKernel
 from unified_extractor.ops.geometry import Geometry
 
 _TILE = 2048
@@ -70,42 +71,42 @@ def offsets_of(offsets: Tensor | None, partial_sum: int = 0) -> WindowValues:
     return WindowValues(offsets, partial_sum, _batch_step(offsets), group, axis, tap, *_steps(offsets))
 
 
-def map_of(generator: KernelGenerator) -> LinearMap:
+def map_of(kernel: LinearKernel) -> LinearMap:
     """What makes a dynamic kernel, for a kernel."""
-    _, channel, row, column = generator.feature.stride()
-    weight, bias = ((scaled if scaled is None else (generator.scale * scaled.detach()).contiguous()) for scaled in generator[1:3])
+    _, channel, row, column = kernel.feature.stride()
+    weight, bias = (None if t is None else (kernel.scale * t.detach()).contiguous() for t in (kernel.weight, kernel.bias))
     assert weight is not None
-    return LinearMap(generator.feature, _batch_step(generator.feature), channel, row, column, weight, bias)
+    return LinearMap(kernel.feature, _batch_step(kernel.feature), channel, row, column, weight, bias)
 
 
-def generates_forward(call: Call) -> bool:
-    """Whether a gather can make the kernel of this call: groups must lie whole in a tile, and a softmax takes sixteen taps."""
-    groups, generator = groups_of(call), call.generator
-    if generator is None or generator.heads or call.aggregation != "gather" or groups.convolution or groups.kernel != 1:
+def computes_forward(call: Call) -> bool:
+    """Return whether a gather can compute the kernel of this call: groups must lie whole in a tile, and a softmax takes sixteen taps."""
+    groups, kernel = groups_of(call), call.computed_kernel
+    if not isinstance(kernel, LinearKernel) or call.aggregation != "gather" or groups.convolution or groups.kernel != 1:
         return False
     whole = _tile_of_channels(groups, is_channels_last(call.x))[1] >= groups.group_channels
-    few = generator.normalization != "softmax" or call.geometry.taps <= _SOFTMAX_TAPS
-    return whole and few and generator.feature.shape[1] <= _DEPTH
+    few = kernel.normalization != "softmax" or call.geometry.taps <= _SOFTMAX_TAPS
+    return whole and few and kernel.feature.shape[1] <= _DEPTH
 
 
-def generates_backward(call: Call) -> bool:
-    """Whether backward can make it again: on the regular grid, from this window's taps alone, without a static kernel."""
-    assert call.generator is not None
-    simple = call.static is None and call.offsets is None and call.generator.normalization != "softmax"
-    return simple and generates_forward(call)
+def computes_backward(call: Call) -> bool:
+    """Return whether backward can compute it again: on the regular grid, from this window's taps alone, without a static kernel."""
+    kernel = call.computed_kernel
+    simple = call.static_kernel is None and call.offsets is None and kernel is not None and kernel.normalization != "softmax"
+    return simple and computes_forward(call)
 
 
-def generates(call: Call) -> bool:
-    """Whether making this call's kernel is faster than to store it, as measured (``benchmarks/gpu.md``): without gradients it is.
+def pays_on_chip(call: Call) -> bool:
+    """Return whether computing this call's kernel is faster than storing it, as measured (``benchmarks/gpu.md``): without gradients it is.
 
-    Backward makes it tap by tap without the matrix units, and a step takes longer than with the kernel stored.
+    Backward computes it tap by tap without the matrix units, and a step takes longer than with the kernel stored.
     """
-    generator = call.generator
-    assert generator is not None
-    used = _WORTH_GENERATING * call.geometry.taps * call.x.shape[1]
-    leaves = (call.x, generator.feature, generator.weight, generator.bias)
+    kernel = call.computed_kernel
+    if not isinstance(kernel, LinearKernel) or not computes_backward(call):
+        return False
+    leaves = (call.x, kernel.feature, kernel.weight, kernel.bias)
     differentiated = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
-    return not differentiated and generates_backward(call) and generating_work(generator, call.geometry) <= used
+    return not differentiated and kernel_multiply_adds(kernel, call.geometry) <= _WORTH_GENERATING * use_multiply_adds(call)
 
 
 def _batch_step(tensor: Tensor) -> int:
@@ -131,11 +132,10 @@ def is_one(values: Tensor | None, geometry: Geometry) -> bool:
 
 def groups_of(call: Call) -> Groups:
     """The channel groups of a call."""
-    channels, static = call.x.shape[1], call.static
-    made = call.dynamic is not None or call.generator is not None or call.heads
-    kernel_channels = channels // call.dynamic_shape()[1] if made else 0
+    channels, static = call.channels, call.static_kernel
+    kernel_channels = channels // call.kernel_shape()[1] if call.dynamic_kernel is not None else 0
     offset_channels = channels // call.offsets.shape[1] if call.offsets is not None else 0
-    convolution_channels = static.shape[1] if static is not None and static.shape[:2] != (channels, 1) else 0
+    convolution_channels = static.shape[1] if static is not None and call.has_dense_kernel else 0
     unit = gcd(channels, kernel_channels, offset_channels, convolution_channels)
     return Groups(channels // unit, unit, kernel_channels // unit, offset_channels // unit, convolution_channels // unit)
 
@@ -143,38 +143,39 @@ def groups_of(call: Call) -> Groups:
 def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -> Plan:
     """The plan of a call or, with the gradient of its output, of its backward."""
     x, geometry, groups = call.x, call.geometry, groups_of(call)
+    static, kernel, dynamic = call.static_kernel, call.computed_kernel, call.stored_kernel
     channels_last, dense = is_channels_last(x), groups.convolution > 0
-    outputs = call.static.shape[0] // (groups.channel_groups // groups.convolution) if dense and call.static is not None else 0
+    outputs = static.shape[0] // (groups.channel_groups // groups.convolution) if dense and static is not None else 0
     tile_channel_groups, tile_group_channels = _tile_of_channels(groups, channels_last)
     tile_positions = _tile_of_positions(x, tile_channel_groups * tile_group_channels, dense)
     group_blocks = -(-groups.group_channels // tile_group_channels)
-    depth = 0 if call.generator is None else call.generator.feature.shape[1]
+    depth = kernel.feature.shape[1] if isinstance(kernel, LinearKernel) else 0
     return Plan(
         channels_last=channels_last,
-        aggregation=call.aggregation,
+        aggregation="gather" if call.aggregation == "similarity" else call.aggregation,
         combine=call.combine,
         kernel_height=geometry.kernel_size[0],
         kernel_width=geometry.kernel_size[1],
         taps=geometry.taps,
-        output_taps=geometry.taps if call.aggregation == "fold" else 1,
+        output_taps=call.results_per_window,
         stride_y=geometry.stride[0],
         stride_x=geometry.stride[1],
         dilation_y=geometry.dilation[0],
         dilation_x=geometry.dilation[1],
         has_offsets=call.offsets is not None,
-        has_dynamic_kernel=call.dynamic is not None or call.generator is not None,
-        adjacent_taps=call.generator is not None or (call.dynamic is not None and call.dynamic.stride(-3) == 1),
+        has_dynamic_kernel=dynamic is not None or kernel is not None,
+        adjacent_taps=kernel is not None or (dynamic is not None and dynamic.stride(-3) == 1),
         feature_channels=depth,
         tile_feature_channels=max(_power(depth), _LEAST),
-        normalization="none" if call.generator is None else call.generator.normalization,
-        static_kernel="none" if call.static is None else "dense" if dense else "depthwise",
+        normalization="none" if kernel is None else kernel.normalization,
+        static_kernel="none" if static is None else "dense" if dense else "depthwise",
         channel_groups=groups.channel_groups,
         group_channels=groups.group_channels,
         kernel_channel_groups=groups.kernel,
         offset_channel_groups=groups.offsets,
         convolution_channel_groups=groups.convolution,
         convolution_outputs=outputs,
-        output_channels=call.static.shape[0] if dense and call.static is not None else 0,
+        output_channels=static.shape[0] if dense and static is not None else 0,
         tile_positions=min(tile_positions, max(_power(geometry.output[0] * geometry.output[1]), _LEAST)),
         tile_channel_groups=tile_channel_groups,
         tile_group_channels=tile_group_channels,
@@ -183,7 +184,7 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         blocks=-(-groups.channel_groups // tile_channel_groups) * group_blocks,
         kernel_blocks=max(1, groups.kernel // tile_channel_groups) * group_blocks,
         offset_blocks=max(1, groups.offsets // tile_channel_groups) * group_blocks,
-        one_kernel=is_one(call.dynamic, geometry),
+        one_kernel=is_one(dynamic, geometry),
         one_offset=is_one(call.offsets, geometry),
         wide=_largest_span(call, gradient) > 2**31,
         dtype=str(x.dtype).removeprefix("torch."),
@@ -221,11 +222,10 @@ def _power(size: int) -> int:
 
 def _largest_span(call: Call, gradient: Tensor | None) -> Any:
     """Elements between the first and the last address of one image, of whatever is read or written."""
-    feature = None if call.generator is None else call.generator.feature
-    read = [tensor for tensor in (call.x, call.dynamic, feature, call.offsets, gradient) if tensor is not None]
+    kernel = call.computed_kernel
+    feature = kernel.feature if isinstance(kernel, LinearKernel) else None
+    read = [tensor for tensor in (call.x, call.stored_kernel, feature, call.offsets, gradient) if tensor is not None]
     written = [call.output_shape(), *(tensor.shape for tensor in read)]
-    if call.heads:
-        written.append(call.dynamic_shape())
     if call.offsets is not None:  # the gradient of what every tap reads, where it is not added up at once
         written.append((1, call.x.shape[1], call.geometry.taps, *call.geometry.output))
     spans = [sum((n - 1) * step for n, step in zip(t.shape[1:], t.stride()[1:], strict=True)) + 1 for t in read]

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.custom_ops import Call
-from unified_extractor.ops.dynamic_kernels import generating_work
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.cost import kernel_multiply_adds
 
 
 class Work(NamedTuple):
@@ -86,11 +86,11 @@ def stored_step_bytes(call: Call) -> int:
 
     The matrix product that makes the kernel is added, and in backward the two products with its gradient.
     """
-    assert call.generator is not None
-    kernel = torch.empty(call.dynamic_shape(), dtype=call.x.dtype, device="meta")
+    assert call.computed_kernel is not None
+    kernel = torch.empty(call.kernel_shape(), dtype=call.x.dtype, device="meta")
     generated_from = _generated_from(call)
     products = tensor_bytes([*generated_from, kernel]) + tensor_bytes([kernel, kernel, *generated_from[:2], *generated_from])
-    return step_bytes(call._replace(dynamic=kernel, generator=None)) + products
+    return step_bytes(call._replace(dynamic_kernel=kernel)) + products
 
 
 def traffic(kernel: str, call: Call) -> Work:
@@ -109,11 +109,11 @@ def traffic(kernel: str, call: Call) -> Work:
 
 def kernels(call: Call) -> list[str]:
     """Return the kernels that run for a call, forward and then backward; "collect" runs only under deterministic algorithms."""
-    if call.generator is not None:
+    if call.computed_kernel is not None:
         return ["gather", "fold gradient", "linear_map_backward"]
     dense, has_offsets = _is_dense(call), call.offsets is not None
     forward = "fold" if call.aggregation == "fold" else "dense" if dense else "gather"
-    products = call.static is None and not has_offsets and call.aggregation == "gather"
+    products = call.static_kernel is None and not has_offsets and call.aggregation == "gather"
     return [
         forward,
         *(["dense_backward"] if dense else []),
@@ -121,7 +121,7 @@ def kernels(call: Call) -> list[str]:
         *(["dynamic_kernel_backward"] if products else []),
         *(
             ["backward"]
-            if not products and (has_offsets or call.dynamic is not None or (call.static is not None and not dense))
+            if not products and (has_offsets or call.stored_kernel is not None or (call.static_kernel is not None and not dense))
             else []
         ),
         *(["collect"] if has_offsets else []),
@@ -129,7 +129,7 @@ def kernels(call: Call) -> list[str]:
 
 
 def _is_dense(call: Call) -> bool:
-    return call.static is not None and call.static.shape[:2] != (call.x.shape[1], 1)
+    return call.has_dense_kernel
 
 
 def _samples(call: Call) -> int:
@@ -139,7 +139,7 @@ def _samples(call: Call) -> int:
 
 def _weighting(call: Call) -> int:
     """Return the multiply-adds of each sample with its weights; those of a dense static kernel are counted as a matrix product."""
-    weights = (call.dynamic is not None or call.generator is not None) + (call.static is not None and not _is_dense(call))
+    weights = (call.dynamic_kernel is not None) + (call.static_kernel is not None and not _is_dense(call))
     return _samples(call) * (call.geometry.taps if call.aggregation == "fold" else 1) * (weights or (0 if _is_dense(call) else 1))
 
 
@@ -147,8 +147,8 @@ def _matrix(call: Call) -> int:
     """Return the multiply-adds of a dense static kernel, in each of its three products."""
     if not _is_dense(call):
         return 0
-    assert call.static is not None
-    return call.x.shape[0] * call.static.numel() * prod(call.geometry.output)
+    assert call.static_kernel is not None
+    return call.x.shape[0] * call.static_kernel.numel() * prod(call.geometry.output)
 
 
 def _sampling(call: Call) -> int:
@@ -157,21 +157,17 @@ def _sampling(call: Call) -> int:
 
 
 def _inputs(call: Call) -> int:
-    return tensor_bytes([call.x, call.static, call.dynamic, call.offsets, *_generated_from(call)])
+    return tensor_bytes([call.x, call.static_kernel, call.stored_kernel, call.offsets, *_generated_from(call)])
 
 
 def _generated_from(call: Call) -> Sequence[Tensor | None]:
     """Return the tensors that the dynamic kernel is generated from."""
-    return () if call.generator is None else call.generator[:3]
+    return call.kernel_tensors
 
 
 def _generating(call: Call) -> int:
     """Return the multiply-adds of generating the dynamic kernel once."""
-    return (
-        0
-        if call.generator is None
-        else call.x.shape[0] * prod(call.geometry.output) * generating_work(call.generator, call.geometry)
-    )
+    return 0 if call.computed_kernel is None else call.x.shape[0] * kernel_multiply_adds(call.computed_kernel, call.geometry)
 
 
 def _output(call: Call) -> int:
@@ -185,7 +181,7 @@ def _forward(call: Call) -> Work:
 
 
 def _fold_gradient(call: Call) -> Work:
-    bytes_moved = _output(call) + tensor_bytes([call.static, call.dynamic, call.x, *_generated_from(call)])
+    bytes_moved = _output(call) + tensor_bytes([call.static_kernel, call.stored_kernel, call.x, *_generated_from(call)])
     return Work(bytes_moved, _weighting(call) + _generating(call), _matrix(call))
 
 
@@ -197,7 +193,7 @@ def _linear_map_backward(call: Call) -> Work:
 
 def _dense_backward(call: Call) -> Work:
     """Return the work of a dense static kernel's gradient; the kernel is not read, so its bytes stand for those of its gradient."""
-    weighted = _samples(call) if call.dynamic is not None else 0
+    weighted = _samples(call) if call.stored_kernel is not None else 0
     return Work(_inputs(call) + _output(call), _sampling(call) + weighted, _matrix(call))
 
 
@@ -207,15 +203,15 @@ def _backward(call: Call) -> Work:
     The dynamic kernel is read unless its own gradient is the only one.
     """
     samples, output_taps = _samples(call), call.geometry.taps if call.aggregation == "fold" else 1
-    has_offsets, static = call.offsets is not None, call.static is not None and not _is_dense(call)
-    written = tensor_bytes([call.dynamic, call.offsets, call.static if static else None])
-    count = _sampling(call) + (samples * output_taps if call.dynamic is not None else 0)  # the dynamic kernel's gradient
+    has_offsets, static = call.offsets is not None, call.static_kernel is not None and not _is_dense(call)
+    written = tensor_bytes([call.stored_kernel, call.offsets, call.static_kernel if static else None])
+    count = _sampling(call) + (samples * output_taps if call.stored_kernel is not None else 0)  # the dynamic kernel's gradient
     if static:
-        count += samples * output_taps * (1 if call.dynamic is None else 2)  # its own; the other's is weighted by it
+        count += samples * output_taps * (1 if call.stored_kernel is None else 2)  # its own; the other's is weighted by it
     if has_offsets:
         written += call.x.numel() * max(call.x.element_size(), 4)
         count += _weighting(call) + 8 * samples  # at the values; then 4 for the offsets, 4 into the corners
-    unread = 0 if has_offsets or call.static is not None else tensor_bytes([call.dynamic])
+    unread = 0 if has_offsets or call.static_kernel is not None else tensor_bytes([call.stored_kernel])
     return Work(_inputs(call) - unread + _output(call) + written, count, _matrix(call))
 
 

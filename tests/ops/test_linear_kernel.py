@@ -1,4 +1,4 @@
-"""A kernel made where it is used equals one made before: values, every gradient, in every backend, and autograd never keeps it."""
+"""A linear kernel that is recomputed equals one computed before: values, every gradient, in every backend, and autograd never saves it."""
 
 import re
 from functools import partial
@@ -11,12 +11,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
-from tests.support.generators import NORMALIZATIONS, in_two_steps, kernel_of, random_generating_call, with_generator
+from tests.support.generators import (
+    NORMALIZATIONS,
+    extract_linear,
+    in_two_steps,
+    kernel_of,
+    random_generating_call,
+    with_generator,
+)
 from tests.support.made_calls import BLOCKS, made_call
 from tests.support.random_calls import random_call
 from unified_extractor.analysis import kept_bytes
 from unified_extractor.ops import checks
-from unified_extractor.ops.custom_ops import numbers
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.custom_ops import flattened
 
 STORING = ("reference", "eager")
 GENERATED = {name: case for name, case in BLOCKS.items() if case.get("kernels") and not case.get("shared")}
@@ -27,8 +35,8 @@ def call_of(case, dtype=torch.float64, **options):
     return with_generator(base, **({"depth": 18} | options))
 
 
-def fused(**call):
-    return ux.generate_and_extract(**call, backend="compiled", fused=True)
+def recomputed(**call):
+    return extract_linear(**call, backend="compiled", kernel_memory="recompute")
 
 
 @pytest.mark.parametrize("seeds", [range(start, start + 25) for start in range(20_000, 20_200, 25)], ids=str)
@@ -36,14 +44,14 @@ def test_random_calls_equal_the_reference(seeds, made, poisoned_memory):
     for seed in seeds:
         call = random_generating_call(seed, random_call(seed))
         if call is not None:
-            assert_same(values_and_gradients(fused, call, seed), values_and_gradients(in_two_steps, call, seed))
+            assert_same(values_and_gradients(recomputed, call, seed), values_and_gradients(in_two_steps, call, seed))
 
 
 @pytest.mark.parametrize("seed", range(20_000, 20_040))
 def test_backends_that_store_the_kernel_equal_the_reference(seed, backend):
     call = random_generating_call(seed, random_call(seed))
     if call is not None:
-        stored = partial(ux.generate_and_extract, backend=backend, fused=None if backend in STORING else False)
+        stored = partial(extract_linear, backend=backend, kernel_memory="auto" if backend in STORING else "store")
         assert_same(values_and_gradients(stored, call, seed), values_and_gradients(in_two_steps, call, seed))
 
 
@@ -51,7 +59,7 @@ def test_backends_that_store_the_kernel_equal_the_reference(seed, backend):
 @pytest.mark.parametrize("case", GENERATED)
 def test_blocks_of_channels_equal_the_reference(case, normalization, made, poisoned_memory):
     call = call_of(case, normalization=normalization, scale=0.7)
-    assert_same(values_and_gradients(fused, call), values_and_gradients(in_two_steps, call))
+    assert_same(values_and_gradients(recomputed, call), values_and_gradients(in_two_steps, call))
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -60,7 +68,7 @@ def test_single_precision_is_at_most_twice_as_wrong_as_in_two_steps(case, normal
     call = call_of(case, torch.float32, normalization=normalization)
     double = {name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()}
     exact = values_and_gradients(in_two_steps, double)
-    ours, plain = values_and_gradients(fused, call), values_and_gradients(partial(in_two_steps, backend="eager"), call)
+    ours, plain = values_and_gradients(recomputed, call), values_and_gradients(partial(in_two_steps, backend="eager"), call)
     for name, expected in exact.items():
         wrong, allowed = ((results[name] - expected).square().mean().sqrt() for results in (ours, plain))
         floor = torch.finfo(torch.float32).eps * expected.square().mean().sqrt()
@@ -83,24 +91,24 @@ def test_large_values_are_normalized_as_torch_does(values, normalization, dtype,
         "padding": "same",
         "normalization": normalization,
     }
-    expected = ux.generate_and_extract(**call, backend="eager")
-    torch.testing.assert_close(fused(**call), expected)
+    expected = extract_linear(**call, backend="eager")
+    torch.testing.assert_close(recomputed(**call), expected)
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_a_value_that_is_not_finite_spoils_only_its_window(value, normalization, made):
     call = call_of("whole blocks", normalization=normalization)
-    clean = fused(**call)
+    clean = recomputed(**call)
     call["feature"][1, 3, 2, 4] = value
-    spoiled, stored = fused(**call), ux.generate_and_extract(**call, backend="eager")
+    spoiled, stored = recomputed(**call), extract_linear(**call, backend="eager")
     torch.testing.assert_close(spoiled, stored, equal_nan=True)
     other = torch.ones_like(clean, dtype=torch.bool)
     other[1, :, 2, 4] = False
     assert torch.equal(spoiled[other], clean[other])
 
 
-@pytest.mark.parametrize("made", ["on the way"], indirect=True)
+@pytest.mark.parametrize("made", ["in the loops"], indirect=True)
 def test_sums_do_not_depend_on_the_number_of_threads(made):
     base = made_call(channels=64, kernels=4, kernel_size=7, padding=3, size=(24, 25), batch=3, dtype=torch.float32)
     call, threads = with_generator(base, depth=16), torch.get_num_threads()
@@ -108,7 +116,7 @@ def test_sums_do_not_depend_on_the_number_of_threads(made):
         results = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append(values_and_gradients(fused, call))
+            results.append(values_and_gradients(recomputed, call))
     finally:
         torch.set_num_threads(threads)
     for name, value in results[0].items():
@@ -127,7 +135,7 @@ def test_first_and_second_derivatives(aggregation, normalization, made):
     leaves = [call.pop(name).requires_grad_() for name in LEAVES]
 
     def function(*leaves):
-        return fused(**call, **dict(zip(LEAVES, leaves, strict=True)))
+        return recomputed(**call, **dict(zip(LEAVES, leaves, strict=True)))
 
     assert gradcheck(function, leaves)
     assert gradgradcheck(function, leaves)
@@ -140,26 +148,25 @@ def test_each_gradient_asked_for_by_itself_equals_that_of_all(wanted, combine, m
     call = with_generator(base, depth=5)
     expected = values_and_gradients(in_two_steps, call)[wanted]
     leaf = call[wanted] = call[wanted].requires_grad_()
-    y = fused(**call)
+    y = recomputed(**call)
     cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(torch.autograd.grad(y, leaf, cotangent)[0], expected)
 
 
 def test_the_operator_passes_torchs_own_checks(made):
-    from unified_extractor.ops.backends.compiled import OPERATORS
+    from unified_extractor.ops.backends.compiled.launch import OPERATORS
 
     call = with_generator(made_call(channels=4, kernels=2, kernel_size=3, size=(5, 6), dtype=torch.float32), depth=3)
-    window = numbers(checks.geometry(call["x"], 3, 1, 1, 1))
-    made_from = [call[name].requires_grad_() for name in LEAVES[1:]]
-    arguments = (call["x"].requires_grad_(), None, None, None, window, "gather", "multiply", *made_from, 0.5, "softmax")
-    opcheck(OPERATORS.aggregate, arguments)
+    kernel = ux.LinearKernel(*(call[name].requires_grad_() for name in LEAVES[1:]), 0.5, "softmax")
+    geometry = checks.geometry(call["x"], 3, 1, 1, 1)
+    opcheck(OPERATORS.aggregate, flattened(Call(call["x"].requires_grad_(), None, kernel, None, None, geometry)))
 
 
 def test_it_compiles_without_a_graph_break(made):
     call = call_of("whole blocks", torch.float32, normalization="softmax")
 
     def loss(feature):
-        return fused(**call | {"feature": feature}).square().sum()
+        return recomputed(**call | {"feature": feature}).square().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     leaves = [call["feature"].clone().requires_grad_() for _ in range(2)]
@@ -173,7 +180,7 @@ def test_half_precision_is_as_precise_as_in_two_steps(dtype, made):
     call = call_of("whole blocks", dtype, normalization="softmax", depth=40)
     double = {name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()}
     exact = values_and_gradients(in_two_steps, double)
-    ours, plain = values_and_gradients(fused, call), values_and_gradients(partial(in_two_steps, backend="eager"), call)
+    ours, plain = values_and_gradients(recomputed, call), values_and_gradients(partial(in_two_steps, backend="eager"), call)
     for name, expected in exact.items():
         assert ours[name].dtype == dtype
         wrong, allowed = ((results[name] - expected).square().mean().sqrt() for results in (ours, plain))
@@ -183,7 +190,7 @@ def test_half_precision_is_as_precise_as_in_two_steps(dtype, made):
 def test_multiply_adds_are_those_of_both_steps(made):
     call = call_of("whole blocks", torch.float32)
     counts = []
-    for function in (fused, partial(ux.generate_and_extract, backend="compiled", fused=False)):
+    for function in (recomputed, partial(extract_linear, backend="compiled", kernel_memory="store")):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             function(**call)
         counts.append(counter.get_total_flops())
@@ -196,42 +203,43 @@ def test_autograd_keeps_what_the_kernel_is_made_from_and_not_the_kernel(aggregat
     call = with_generator(base, depth=4, normalization="softmax")
     leaves = [call[name].requires_grad_() for name in LEAVES]
     expected = sum(leaf.untyped_storage().nbytes() for leaf in leaves)
-    assert kept_bytes(lambda: fused(**call)) == expected
+    assert kept_bytes(lambda: recomputed(**call)) == expected
     kernel = kernel_of(*(call[name] for name in LEAVES[1:]), 1.0, "softmax", 3, aggregation).nbytes
-    stored = kept_bytes(lambda: ux.generate_and_extract(**call, backend="compiled", fused=False), *leaves)
+    stored = kept_bytes(lambda: extract_linear(**call, backend="compiled", kernel_memory="store"), *leaves)
     assert stored == kernel
 
 
 def test_a_normalized_kernel_that_one_is_added_to_is_stored():
     pytest.importorskip("numba")
     call = with_generator(made_call(channels=20, static=(20, 1), kernels=2, combine="residual"), depth=3, normalization="softmax")
-    assert_same(values_and_gradients(fused, call), values_and_gradients(in_two_steps, call))
+    assert_same(values_and_gradients(recomputed, call), values_and_gradients(in_two_steps, call))
 
 
 X, FEATURE, WEIGHT = torch.zeros(2, 4, 5, 6), torch.zeros(2, 3, 3, 4), torch.zeros(18, 3)
 WRONG = [
-    ({"feature": torch.zeros(2, 3, 5, 6)}, ("feature", "3, 4", "5, 6")),
-    ({"feature": torch.zeros(1, 3, 3, 4)}, ("feature", "1, 3, 3, 4")),
-    ({"feature": torch.zeros(2, 3, 1, 1)}, ("feature", "1, 1")),
-    ({"feature": torch.zeros(2, 0, 3, 4)}, ("feature", "0")),
-    ({"feature": torch.zeros(3, 3, 4)}, ("feature", "3, 3, 4")),
-    ({"feature": FEATURE.double()}, ("feature", "float64")),
-    ({"feature": None}, ("feature", "None")),
-    ({"head_weight": torch.zeros(18, 4)}, ("head_weight", "R=3", "18, 4")),
-    ({"head_weight": torch.zeros(20, 3)}, ("head_weight", "9", "20, 3")),
-    ({"head_weight": torch.zeros(0, 3)}, ("head_weight", "0, 3")),
-    ({"head_weight": torch.zeros(27, 3)}, ("head_weight", "G=3", "C=4")),
-    ({"head_weight": torch.zeros(18, 3, 1, 1)}, ("head_weight", "18, 3, 1, 1")),
-    ({"head_weight": WEIGHT, "aggregation": "fold"}, ("head_weight", "81", "fold")),
-    ({"head_bias": torch.zeros(9)}, ("head_bias", "18", "9")),
-    ({"head_bias": 0.0}, ("head_bias", "float")),
+    ({"feature": torch.zeros(2, 3, 5, 6)}, (r"dynamic_kernel\.feature", "3, 4", "5, 6")),
+    ({"feature": torch.zeros(1, 3, 3, 4)}, (r"dynamic_kernel\.feature", "1, 3, 3, 4")),
+    ({"feature": torch.zeros(2, 3, 1, 1)}, (r"dynamic_kernel\.feature", "1, 1")),
+    ({"feature": torch.zeros(2, 0, 3, 4)}, (r"dynamic_kernel\.feature", "0")),
+    ({"feature": torch.zeros(3, 3, 4)}, (r"dynamic_kernel\.feature", "3, 3, 4")),
+    ({"feature": FEATURE.double()}, (r"dynamic_kernel\.feature", "float64")),
+    ({"feature": None}, (r"dynamic_kernel\.feature", "None")),
+    ({"head_weight": torch.zeros(18, 4)}, (r"dynamic_kernel\.weight", "R=3", "18, 4")),
+    ({"head_weight": torch.zeros(20, 3)}, (r"dynamic_kernel\.weight", "9", "20, 3")),
+    ({"head_weight": torch.zeros(0, 3)}, (r"dynamic_kernel\.weight", "0, 3")),
+    ({"head_weight": torch.zeros(27, 3)}, (r"dynamic_kernel\.weight", "G=3", "C=4")),
+    ({"head_weight": torch.zeros(18, 3, 1, 1)}, (r"dynamic_kernel\.weight", "18, 3, 1, 1")),
+    ({"head_weight": WEIGHT, "aggregation": "fold"}, (r"dynamic_kernel\.weight", "81", "fold")),
+    ({"head_bias": torch.zeros(9)}, (r"dynamic_kernel\.bias", "18", "9")),
+    ({"head_bias": 0.0}, (r"dynamic_kernel\.bias", "float")),
     ({"scale": 0.0}, ("scale", "0")),
     ({"scale": torch.inf}, ("scale", "inf")),
     ({"scale": "1"}, ("scale", "1")),
     ({"normalization": "group_norm"}, ("normalization", "group_norm", "softmax")),
     ({"normalization": None}, ("normalization", "None")),
-    ({"fused": "yes"}, ("fused", "yes")),
-    ({"fused": True, "backend": "eager"}, ("fused", "eager")),
+    ({"kernel_memory": "yes"}, ("kernel_memory", "yes")),
+    ({"kernel_memory": True}, ("kernel_memory", "True")),
+    ({"kernel_memory": "recompute", "backend": "eager"}, ("kernel_memory", "eager")),
     ({"backend": "cuda"}, ("backend", "cuda")),
     ({"aggregation": "scatter"}, ("aggregation", "scatter")),
     ({"combine": "residual"}, ("combine", "static_kernel")),
@@ -242,18 +250,18 @@ WRONG = [
 def test_wrong_calls_are_refused_by_name_and_value(changed, patterns):
     call = {"x": X, "feature": FEATURE, "head_weight": WEIGHT, "kernel_size": 3} | changed
     with pytest.raises((ValueError, TypeError)) as error:
-        ux.generate_and_extract(**call)
+        extract_linear(**call)
     for pattern in patterns:
         assert re.search(pattern, str(error.value)), f"{pattern!r} is not in {error.value}"
 
 
 def test_the_backend_is_asked_what_is_faster(monkeypatch):
-    """Nothing asked for: fused where the backend says so."""
+    """Nothing asked for: recomputed where the backend says so."""
     pytest.importorskip("numba")
-    from unified_extractor.ops.backends.compiled import maps
+    from unified_extractor.ops.backends.compiled import recomputing
 
     call = with_generator(made_call(channels=64, kernels=4, kernel_size=7, padding=3, size=(9, 9), dtype=torch.float32), depth=16)
     leaves = [call[name].requires_grad_() for name in LEAVES]
     for worth, kernel in ((0, 64 // 16 * 49 * 81 * 4), (1e9, 0)):
-        monkeypatch.setattr(maps, "_WORTH_GENERATING", worth)
-        assert kept_bytes(lambda: ux.generate_and_extract(**call), *leaves) == kernel
+        monkeypatch.setattr(recomputing, "MOST_WORK", worth)
+        assert kept_bytes(lambda: extract_linear(**call), *leaves) == kernel

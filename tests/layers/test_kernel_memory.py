@@ -1,4 +1,4 @@
-"""Layers whose dynamic kernel is made where it is used: the switch changes memory and time, not values."""
+"""Layers whose dynamic kernel is recomputed: the switch changes memory and time, not values."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ import unified_extractor as ux
 from tests.support.presets import PRESETS
 from unified_extractor import presets
 from unified_extractor.analysis import kept_activation_bytes, kept_bytes
-from unified_extractor.layers.generators import GeneratedKernel
+from unified_extractor.ops import dispatch
 from unified_extractor.profiling.extractors import extractors
 
 pytest.importorskip("numba")
@@ -72,46 +72,46 @@ def test_one_kernel_of_the_whole_image_is_stored():
         generator=ux.Generator(view="global"),
     )
     layer, x = layer_of(spec), torch.randn(2, CHANNELS, 9, 10, dtype=torch.float64)
-    layer.fused = True
+    layer.kernel_memory = "recompute"
     assert layer(x).shape == x.shape
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_attention_is_the_same_fused_and_stored_and_keeps_no_kernel(stride):
+def test_attention_is_the_same_recomputed_and_stored_and_saves_no_kernel(stride):
     spec = presets.local_attention(5, heads=2)
     layer, x = layer_of(spec, stride), torch.randn(2, CHANNELS, 9, 10, dtype=torch.float64)
     found, kept = {}, {}
-    for fused in (True, False):
-        layer.fused = fused
-        found[fused] = results(layer, x)
+    for memory in ("recompute", "store"):
+        layer.kernel_memory = memory
+        found[memory] = results(layer, x)
         leaf = x.clone().requires_grad_()
-        kept[fused] = kept_bytes(lambda leaf=leaf: layer(leaf), *layer.parameters())
-    for key, value in found[False].items():
-        torch.testing.assert_close(found[True][key], value, rtol=1e-10, atol=1e-10)
-    assert kept[False] - kept[True] >= layer.generate(x)[1].nbytes
+        kept[memory] = kept_bytes(lambda leaf=leaf: layer(leaf), *layer.parameters())
+    for key, value in found["store"].items():
+        torch.testing.assert_close(found["recompute"][key], value, rtol=1e-10, atol=1e-10)
+    assert kept["store"] - kept["recompute"] >= layer.generate(x)[1].nbytes
 
 
 @pytest.fixture
-def calls(monkeypatch):
-    """One entry for every kernel that was made to be stored; a hook would have it stored."""
-    made, forward = [], GeneratedKernel.forward
-    monkeypatch.setattr(GeneratedKernel, "forward", lambda self, feature: made.append(1) or forward(self, feature))
-    return made
+def stored(monkeypatch):
+    """One entry for every kernel that was stored."""
+    kernels, original = [], dispatch.with_stored_kernel
+    monkeypatch.setattr(dispatch, "with_stored_kernel", lambda *arguments: kernels.append(1) or original(*arguments))
+    return kernels
 
 
 @pytest.mark.parametrize("name", POINTWISE)
-def test_fused_and_stored_give_the_same_values_and_gradients(name, calls):
+def test_recomputed_and_stored_give_the_same_values_and_gradients(name, stored):
     layer, x = layer_of(POINTWISE[name], 2 if "stride" in name else 1), torch.randn(2, CHANNELS, 9, 10, dtype=torch.float64)
-    layer.fused = False
+    layer.kernel_memory = "store"
     expected = results(layer, x)
-    assert len(calls) == 1
-    layer.fused = True
-    fused = results(layer, x)
-    assert len(calls) == 1, "the kernel was stored"
-    assert fused.keys() == expected.keys()
+    assert len(stored) == 1
+    layer.kernel_memory = "recompute"
+    recomputed = results(layer, x)
+    assert len(stored) == 1, "the kernel was stored"
+    assert recomputed.keys() == expected.keys()
     for key, value in expected.items():
         assert value.abs().max() > 0, key
-        torch.testing.assert_close(fused[key], value, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(recomputed[key], value, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -120,36 +120,36 @@ def test_every_preset_obeys_the_switch_or_does_not_need_it(name):
     spec = presets.neighborhood_attention(3, heads=2) if name == "neighborhood_attention" else PRESETS[name]
     layer, x = layer_of(spec), torch.randn(2, CHANNELS, 8, 9, dtype=torch.float64)
     gradients = []
-    for fused in (False, True):
-        layer.fused = fused
+    for memory in ("store", "recompute"):
+        layer.kernel_memory = memory
         gradients.append(results(layer, x))
     for key, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][key], value, rtol=1e-10, atol=1e-10)
 
 
-def test_a_layer_decides_by_what_is_faster(calls):
+def test_a_layer_decides_by_what_is_faster(stored):
     """An involution's kernel costs channels/64 multiply-adds for each of the aggregation: worth it up to twice."""
-    for channels, fused in ((64, True), (128, True), (144, False), (256, False)):
+    for channels, recomputed in ((64, True), (128, True), (144, False), (256, False)):
         ux.UnifiedExtractor2d(channels, channels, presets.involution(7))(torch.randn(1, channels, 8, 8))
-        assert (not calls) == fused
-        calls.clear()
+        assert (not stored) == recomputed
+        stored.clear()
 
 
-def test_the_rule_counts_every_use_of_a_kernel(calls):
+def test_the_rule_counts_every_use_of_a_kernel(stored):
     """A static kernel that mixes channels uses it once an output, a fold once a result."""
     dense = ux.ExtractorSpec(
         kernel_size=3,
         static_kernel=ux.StaticKernel(channels="dense"),
         dynamic_kernel=ux.DynamicKernel(source="generated", groups=4),
     )
-    for spec, fused in (
+    for spec, recomputed in (
         (dense, True),
         (presets.outlook_attention(3, heads=2), True),
         (presets.outlook_attention(3, heads=4), False),
     ):
         ux.UnifiedExtractor2d(64, 64, spec)(torch.randn(1, 64, 8, 8))
-        assert (not calls) == fused
-        calls.clear()
+        assert (not stored) == recomputed
+        stored.clear()
 
 
 def lora(head):
@@ -185,8 +185,8 @@ SURGERY = {
 @pytest.mark.parametrize("name", SURGERY)
 def test_a_head_that_was_changed_is_called(name):
     found = []
-    for fused in (None, True, False):
-        layer = ux.UnifiedExtractor2d(64, 64, presets.involution(3), fused=fused)
+    for memory in ("auto", "recompute", "store"):
+        layer = ux.UnifiedExtractor2d(64, 64, presets.involution(3), kernel_memory=memory)
         layer.load_state_dict({key: torch.full_like(t, 0.02) if t.ndim else t for key, t in layer.state_dict().items()})
         layer.kernel.head = SURGERY[name](layer.kernel.head)
         optimizer, x = torch.optim.SGD(layer.parameters(), lr=0.01), torch.linspace(-1, 1, 64 * 64).view(1, 64, 8, 8)
@@ -202,7 +202,7 @@ def test_a_head_that_was_changed_is_called(name):
 
 @pytest.mark.parametrize("spec", [presets.involution(3), presets.local_attention(3, heads=2)], ids=["involution", "attention"])
 def test_a_kernel_that_was_wrapped_or_observed_is_called(spec):
-    layer, x = ux.UnifiedExtractor2d(32, 32, spec, fused=True), torch.randn(1, 32, 8, 8)
+    layer, x = ux.UnifiedExtractor2d(32, 32, spec, kernel_memory="recompute"), torch.randn(1, 32, 8, 8)
     expected, seen = layer(x), []
     handle = layer.kernel.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
     torch.testing.assert_close(layer(x), expected)
@@ -214,23 +214,25 @@ def test_a_kernel_that_was_wrapped_or_observed_is_called(spec):
 
 def test_a_layer_pickled_before_there_was_a_switch_runs():
     layer = ux.UnifiedExtractor2d(32, 32, presets.involution(3))
-    del layer.__dict__["fused"]
+    del layer.__dict__["kernel_memory"]
     assert layer(torch.randn(1, 32, 8, 8)).shape == (1, 32, 8, 8)
 
 
-@pytest.mark.parametrize("value", ["auto", 0, 1, 0.0])
+@pytest.mark.parametrize("value", ["fused", True, 1, None])
 def test_a_wrong_switch_is_refused_at_once(value):
-    with pytest.raises(TypeError, match="fused must be None, True or False, got"):
-        ux.UnifiedExtractor2d(32, 32, presets.convolution(), fused=value)
+    with pytest.raises(ValueError, match="kernel_memory must be one of"):
+        ux.UnifiedExtractor2d(32, 32, presets.convolution(), kernel_memory=value)
 
 
 def test_the_printed_layer_has_the_switch():
-    assert repr(ux.UnifiedExtractor2d(32, 32, presets.involution(3), fused=True)).endswith(", fused=True)")
+    assert repr(ux.UnifiedExtractor2d(32, 32, presets.involution(3), kernel_memory="recompute")).endswith(
+        ", kernel_memory='recompute')"
+    )
 
 
-@pytest.mark.parametrize("fused", [None, True])
-def test_a_layer_compiles_for_sizes_that_change(fused):
-    layer = ux.UnifiedExtractor2d(32, 32, presets.outlook_attention(3, heads=2), fused=fused)
+@pytest.mark.parametrize("memory", ["auto", "recompute", "store"])
+def test_a_layer_compiles_for_sizes_that_change(memory):
+    layer = ux.UnifiedExtractor2d(32, 32, presets.outlook_attention(3, heads=2), kernel_memory=memory)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
     for size in (8, 11):
         x = torch.randn(1, 32, size, size)
@@ -243,10 +245,10 @@ def test_a_layer_keeps_the_kernel_only_if_it_is_stored(name):
     x = torch.randn(2, CHANNELS, 12, 12, dtype=torch.float64, requires_grad=True)
     kernel = layer.generate(x)[1].nbytes
     found = {}
-    for fused in (True, False):
-        layer.fused = fused
-        found[fused] = kept_bytes(lambda: layer(x), *layer.parameters())
-    assert found[False] - found[True] >= kernel
+    for memory in ("recompute", "store"):
+        layer.kernel_memory = memory
+        found[memory] = kept_bytes(lambda: layer(x), *layer.parameters())
+    assert found["store"] - found["recompute"] >= kernel
 
 
 def test_what_an_involution_keeps_is_a_third():
@@ -255,25 +257,27 @@ def test_what_an_involution_keeps_is_a_third():
     layer = ux.UnifiedExtractor2d(channels, channels, presets.involution(7))
     x = torch.randn(2, channels, 14, 14, requires_grad=True)
     found = {}
-    for fused in (True, False):
-        layer.fused = fused
-        found[fused] = kept_bytes(lambda: layer(x), *layer.parameters(), *layer.buffers())
+    for memory in ("recompute", "store"):
+        layer.kernel_memory = memory
+        found[memory] = kept_bytes(lambda: layer(x), *layer.parameters(), *layer.buffers())
     image, kernel = (4 * 2 * positions * values for values in (channels + 2 * channels // 4, channels // 16 * 49))
     statistics = 4 * 2 * channels // 4  # of the batch: mean and deviation
-    assert found == {True: image + statistics, False: image + kernel + statistics}
-    assert found[True] < 0.34 * found[False]
+    assert found == {"recompute": image + statistics, "store": image + kernel + statistics}
+    assert found["recompute"] < 0.34 * found["store"]
 
 
 def test_what_a_network_keeps_is_counted_without_computing_it():
     """And the kernels are all that a switch changes: G*K values a position of every involution, 4 bytes each."""
     net = ux.models.rednet26(num_classes=10)
     counted = {}
-    for fused in (True, False):
+    for memory in ("recompute", "store"):
         for layer in extractors(net).values():
-            layer.fused = fused
-        counted[fused] = kept_activation_bytes(net, (3, 64, 64))
+            layer.kernel_memory = memory
+        counted[memory] = kept_activation_bytes(net, (3, 64, 64))
         x = torch.randn(1, 3, 64, 64)
-        assert counted[fused] == kept_bytes(lambda x=x: net(x), x, *net.parameters(), *net.buffers())
+        assert counted[memory] == kept_bytes(lambda x=x: net(x), x, *net.parameters(), *net.buffers())
     stem, stages = (32, 9, 32), [(64, 49, 16), (128, 49, 8), (256, 49, 4), (512, 49, 2)]  # channels, taps, height
     places = [stem, *(place for place, depth in zip(stages, (1, 2, 4, 1), strict=True) for _ in range(depth))]
-    assert counted[False] - counted[True] == sum(4 * channels // 16 * taps * height**2 for channels, taps, height in places)
+    assert counted["store"] - counted["recompute"] == sum(
+        4 * channels // 16 * taps * height**2 for channels, taps, height in places
+    )

@@ -1,0 +1,107 @@
+"""One call of the operator: its tensors, its sizes, its switches. Built once by the checks and handed on whole."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from unified_extractor.ops.dynamic_kernels import AttentionKernel, ComputedKernel, LinearKernel, kernel_shape
+from unified_extractor.ops.geometry import Geometry
+
+Aggregation = Literal["gather", "fold", "unfold", "similarity"]
+"""Gather and fold as in :func:`unified_extractor.extract`. ``unfold``: the samples of all taps. ``similarity``: query-key products."""
+Combine = Literal["multiply", "add", "residual"]
+
+
+class Call(NamedTuple):
+    """The arguments of an operator, checked. Letters: B batch, C channels, O outputs, G kernel groups, F offset groups, K taps."""
+
+    x: Tensor
+    """``[B, C, H, W]``; of a similarity the keys."""
+    static_kernel: Tensor | None
+    """``[O, C/groups, kh, kw]``; None: the identity."""
+    dynamic_kernel: Tensor | LinearKernel | AttentionKernel | None
+    """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``, or what it is computed from; None: 1. Of a similarity, the kernel whose
+    products are asked for."""
+    offsets: Tensor | None
+    """``[B, F, K, 2, Ho, Wo]``, (y, x) in pixels; None: 0."""
+    bias: Tensor | None
+    """``[O]``."""
+    geometry: Geometry
+    aggregation: Aggregation = "gather"
+    combine: Combine = "multiply"
+
+    @property
+    def channels(self) -> int:
+        """C, the number of channels that are sampled."""
+        return self.x.shape[1]
+
+    @property
+    def computed_kernel(self) -> ComputedKernel | None:
+        """What the dynamic kernel is computed from, where it is not given as a tensor and not itself what is asked for."""
+        kernel = self.dynamic_kernel
+        return None if self.aggregation == "similarity" or isinstance(kernel, Tensor) else kernel
+
+    @property
+    def stored_kernel(self) -> Tensor | None:
+        """The dynamic kernel, where it is given as a tensor."""
+        return self.dynamic_kernel if isinstance(self.dynamic_kernel, Tensor) else None
+
+    @property
+    def kernel_tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The tensors that the dynamic kernel is computed from, in the order of :class:`Wanted`; None where there are none."""
+        kernel = self.computed_kernel
+        if kernel is None:
+            return None, None, None
+        return (kernel.query, kernel.key, kernel.position) if isinstance(kernel, AttentionKernel) else kernel[:3]
+
+    @property
+    def has_dense_kernel(self) -> bool:
+        """Whether a static kernel sums over several channels, or a channel has several outputs: it is not depthwise."""
+        return self.static_kernel is not None and self.static_kernel.shape[:2] != (self.channels, 1)
+
+    @property
+    def outputs_per_channel(self) -> int:
+        """The number of outputs that a channel reaches through the static kernel; 1 without one."""
+        return 1 if self.static_kernel is None else self.static_kernel.shape[0] * self.static_kernel.shape[1] // self.channels
+
+    @property
+    def results_per_window(self) -> int:
+        """The number of weighted sums of a window: K for fold, else 1."""
+        return self.geometry.taps if self.aggregation == "fold" else 1
+
+    def kernel_shape(self) -> list[int]:
+        """Return the shape of the dynamic kernel, which there must be."""
+        assert self.dynamic_kernel is not None
+        if isinstance(self.dynamic_kernel, Tensor):
+            return list(self.dynamic_kernel.shape)
+        return kernel_shape(self.dynamic_kernel, self.geometry, self.aggregation)
+
+    def output_shape(self) -> list[int]:
+        """Return the shape of the output: ``[B, O, Ho, Wo]``, fold ``[B, C, H, W]``, unfold ``[B, C, K, Ho, Wo]``, similarity a kernel."""
+        if self.aggregation == "similarity":
+            return self.kernel_shape()
+        channels = self.channels if self.static_kernel is None else self.static_kernel.shape[0]
+        if self.aggregation == "fold":
+            return [self.x.shape[0], channels, *self.geometry.image]
+        taps = [self.geometry.taps] if self.aggregation == "unfold" else []
+        return [self.x.shape[0], channels, *taps, *self.geometry.output]
+
+
+class Wanted(NamedTuple):
+    """Which gradients are asked for: 1 or 0."""
+
+    x: int
+    static: int
+    dynamic: int
+    offsets: int
+    feature: int = 0
+    """Of a linear kernel's feature, or of attention's query."""
+    weight: int = 0
+    """Of a linear kernel's weight, or of attention's keys."""
+    bias: int = 0
+    """Of a linear kernel's bias, or of attention's position."""
+
+
+def similarity_call(query: Tensor, key: Tensor, heads: int, offsets: Tensor | None, geometry: Geometry) -> Call:
+    """Return the call whose output are the products of each query with the keys at its taps, ``[B, heads, K, Ho, Wo]``."""
+    return Call(key, None, AttentionKernel(query, key, heads, None, "none"), offsets, None, geometry, "similarity")

@@ -1,0 +1,154 @@
+"""Where the taps of windows look: their positions, the pixels around a position, and the offset fields that follow from geometry.
+
+B batch, F offset groups, K taps, H, W image, Ho, Wo output positions. Positions are (y, x) in pixels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unified_extractor.ops.geometry import Geometry, precision
+
+
+def tap_positions(
+    geometry: Geometry, offsets: Tensor | None, device: torch.device, taps: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
+    """Return rows and columns of the taps of every window.
+
+    Everything is computed on the device, so that a CUDA graph can capture it.
+
+    Args:
+        geometry: the sizes of the call.
+        offsets: ``[B, F, K, 2, Ho, Wo]`` in pixels, the last two axes may be 1; None: the regular grid.
+        device: where the positions are needed.
+        taps: the taps that are asked for; all of them if it is left out.
+
+    Returns:
+        Two tensors ``[B, F, taps, Ho, Wo]`` in at least float32; on the regular grid ``[1, 1, taps, Ho, 1]`` and
+        ``[1, 1, taps, 1, Wo]`` in float32.
+    """
+    dtype = torch.float32 if offsets is None else precision(offsets)
+    found = []
+    for axis in (0, 1):
+        window = torch.arange(geometry.output[axis], device=device, dtype=dtype) * geometry.stride[axis]
+        window = window[:, None] if axis == 0 else window
+        grid = (window + _tap_starts(geometry, axis, taps, window))[None, None]
+        if offsets is not None:
+            grid = (grid + offsets[:, :, taps, axis].to(dtype)).expand(-1, -1, -1, *geometry.output)
+        found.append(grid)
+    return found[0], found[1]
+
+
+def _tap_starts(geometry: Geometry, axis: int, taps: slice, like: Tensor) -> Tensor:
+    """Return the positions of taps in the first window along an axis, ``[taps, 1, 1]``."""
+    indices = torch.arange(geometry.kernel_size[axis], dtype=like.dtype, device=like.device)
+    indices = (indices[:, None] if axis == 0 else indices).expand(geometry.kernel_size).flatten()[taps]
+    return (indices * geometry.dilation[axis] - geometry.padding[axis])[:, None, None]
+
+
+def samples_nothing(geometry: Geometry, offsets: Tensor | None, device: torch.device) -> Tensor:
+    """Return which taps lie outside the image, where the bilinear sample is zero: bool ``[B or 1, F or 1, K, Ho, Wo]``."""
+    rows, columns = tap_positions(geometry, offsets, device)
+    (height, width) = geometry.image
+    return ~((rows > -1) & (rows < height) & (columns > -1) & (columns < width))
+
+
+class Corners(NamedTuple):
+    """The four pixels around each of P positions: upper left, upper right, lower left, lower right. Shapes are ``[..., 4, P]``."""
+
+    pixel: Tensor
+    """Row-major index of the pixel; 0 for a corner outside the image."""
+    inside: Tensor
+    """Whether the corner lies in the image and the position is finite."""
+    weight: Tensor
+    """Bilinear weight; 0 for a corner outside."""
+    slope_y: Tensor
+    """Derivative of the weight by the row of the position."""
+    slope_x: Tensor
+    """Derivative of the weight by the column of the position."""
+
+
+def bilinear_corners(rows: Tensor, columns: Tensor, image: tuple[int, int]) -> Corners:
+    """Return the corners of positions ``[..., P]``, by floor: derivatives are those of the cell to the right and below.
+
+    A position with y < -1, y >= H (likewise x), or one that is not finite, has no corner inside.
+    """
+    height, width = image
+    inside = (rows >= -1) & (rows < height) & (columns >= -1) & (columns < width)
+    (y, y_weight, y_slope), (x, x_weight, x_slope) = (_cell(position.where(inside, 0)) for position in (rows, columns))
+    y, y_weight, y_slope = (part.repeat_interleave(2, -2) for part in (y, y_weight, y_slope))
+    x, x_weight, x_slope = (torch.cat([part, part], -2) for part in (x, x_weight, x_slope))
+    inside = inside.unsqueeze(-2) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    pixel = (y.long() * width + x.long()).where(inside, 0)
+    return Corners(pixel, inside, (y_weight * x_weight).where(inside, 0), y_slope * x_weight, y_weight * x_slope)
+
+
+def _cell(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two pixels around positions ``[..., P]`` along one axis, their weights and the weights' derivatives, ``[..., 2, P]``."""
+    low = position.floor()
+    after = position - low
+    ones = torch.ones_like(after)
+    return torch.stack([low, low + 1], -2), torch.stack([1 - after, after], -2), torch.stack([-ones, ones], -2)
+
+
+def window_shift(geometry: Geometry, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the offsets that keep every window inside the image, neighborhood attention's border rule: ``[1, 1, 1, 2, Ho, Wo]``, pixels.
+
+    A window that would leave the image moves inwards by a multiple of the dilation, so it stays in its residue class.
+
+    Raises:
+        ValueError: the image has fewer than ``kernel_size`` pixels in a residue class of ``dilation``.
+    Source: Hassani et al., Neighborhood Attention Transformer (CVPR 2023); dilated: Hassani and Shi (2022).
+    """
+    shifts = []
+    for axis, name in ((0, "height"), (1, "width")):
+        size, kernel, dilation = geometry.image[axis], geometry.kernel_size[axis], geometry.dilation[axis]
+        if size < kernel * dilation:
+            raise ValueError(
+                f"offsets.kind='window_shift' needs an image {name} of at least kernel_size*dilation, "
+                f"got {name}={size}, kernel_size={kernel}, dilation={dilation}"
+            )
+        center = torch.arange(geometry.output[axis], device=device) * geometry.stride[axis]
+        residue, index = center % dilation, center // dilation
+        available = (size - residue + dilation - 1) // dilation
+        start = index - kernel // 2
+        shifts.append((torch.minimum(start.clamp(min=0), available - kernel) - start) * dilation)
+    rows, columns = shifts[0][:, None].expand(geometry.output), shifts[1][None, :].expand(geometry.output)
+    return torch.stack([rows, columns])[None, None, None].to(dtype)
+
+
+def relative_positions(geometry: Geometry, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return how many taps lie between the pixel of a shifted window and each of its taps, as indices ``0 .. 2k-2``.
+
+    Returns:
+        Rows and columns, ``[K, Ho, Wo]``: indices into a table of position biases ``[2kh-1, 2kw-1]``.
+    """
+    shift = window_shift(geometry, dtype=torch.float32, device=device)
+    indices = []
+    for axis in (0, 1):
+        kernel = geometry.kernel_size[axis]
+        taps = torch.tensor([tap[axis] for tap in geometry.tap_indices], device=device)
+        shifted = shift[0, 0, 0, axis].long() // geometry.dilation[axis]
+        indices.append(taps[:, None, None] - kernel // 2 + shifted + kernel - 1)
+    return indices[0], indices[1]
+
+
+def scaled_offsets(offsets: Tensor, scale: float, geometry: Geometry) -> Tensor:
+    """Scale offsets and regular grid about the window's center: ``scale*offset + (scale - 1)*dilation*(t_k - center)``.
+
+    Args:
+        offsets: ``[B, F, K, 2, Ho, Wo]``, (y, x), pixels.
+        scale: the factor; 1 leaves everything as it is.
+        geometry: the sizes of the call.
+    Source: DCNv3's ``offset_scale`` (Wang et al., InternImage, CVPR 2023).
+    """
+    if scale == 1.0:
+        return offsets
+    grid = offsets.new_tensor(
+        [
+            [d * (t - (k - 1) / 2) for t, k, d in zip(tap, geometry.kernel_size, geometry.dilation, strict=True)]
+            for tap in geometry.tap_indices
+        ]
+    )
+    return scale * offsets + (scale - 1.0) * grid[:, :, None, None]
