@@ -138,6 +138,9 @@ def test_a_folder_that_does_not_make_a_network_is_refused_with_its_name(folder):
     change(folder, network="Tensor")
     with pytest.raises(ValueError, match=r"config\.json: network must be a class of unified_extractor\.models, got 'Tensor'"):
         ux.interop.load(folder)
+    change(folder, network="RedNt")
+    with pytest.raises(ValueError, match="got 'RedNt', did you mean RedNet"):
+        ux.interop.load(folder)
     change(folder, network="ResNet", num_classes=6)
     with pytest.raises(ValueError, match="configuration and weights do not make a ResNet"):
         ux.interop.load(folder)

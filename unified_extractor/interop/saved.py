@@ -1,4 +1,4 @@
-"""A network as two files: a configuration that makes it again, its specs included, and its weights."""
+"""A network in two files: the configuration that builds it again, with its specs, and its weights."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from torch import nn
 
 from unified_extractor import models
 from unified_extractor.interop.files import needed, read_state_dict
+from unified_extractor.names import did_you_mean
 from unified_extractor.options import present_class_path, with_present_names
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 
@@ -17,11 +18,11 @@ _SPECS = ("spec", "published")
 
 
 def save(network: models.StagedNetwork, folder: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into a folder, which is made if it is not there.
+    """Write ``config.json`` and ``model.safetensors`` into a folder; a missing folder is created.
 
     Raises:
-        TypeError: ``network`` is none of this package's.
-        ValueError: it was pruned to features, so that its configuration makes another network.
+        TypeError: ``network`` is not a network of this package.
+        ValueError: ``network`` was pruned to features, so that its configuration builds another one.
     """
     if not isinstance(network, models.StagedNetwork):
         raise TypeError(f"network must be one of unified_extractor.models, got {type(network).__name__}")
@@ -36,7 +37,7 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
 
 
 def load(folder: str | Path) -> models.StagedNetwork:
-    """The network that :func:`save` wrote, in its precision, on the CPU, in eval mode.
+    """Return the network that :func:`save` wrote, in its precision, on the CPU, in eval mode.
 
     Raises:
         FileNotFoundError: the folder lacks one of the two files.
@@ -52,7 +53,8 @@ def load(folder: str | Path) -> models.StagedNetwork:
         raise ValueError(f"{path} is no configuration of a network: {error}") from error
     network_class = getattr(models, name, None)
     if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
-        raise ValueError(f"{path}: network must be a class of unified_extractor.models, got {name!r}")
+        near = did_you_mean(name, [one for one in models.__all__ if isinstance(getattr(models, one), type)])
+        raise ValueError(f"{path}: network must be a class of unified_extractor.models, got {name!r}{near}")
     try:
         for field in _SPECS:
             saved = with_present_names(config.get(field), ExtractorSpec)
@@ -72,7 +74,7 @@ def load(folder: str | Path) -> models.StagedNetwork:
 
 
 def _plain(value: Any) -> Any:
-    """In the types of JSON."""
+    """Return the value in the types of JSON."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return asdict_changed(value) if isinstance(value, ExtractorSpec) else value
