@@ -446,6 +446,9 @@ def test_wrong_calls_are_refused_by_name(family):
         network.forward_intermediates(image(1, 3, 64, 64), [9])
     with pytest.raises(ValueError, match="got 9"):
         network.forward_intermediates(image(1, 3, 64, 64), 9)
+    for indices in (1.5, "12", [0.5]):
+        with pytest.raises(TypeError, match="indices must be an int, a list of ints or None"):
+            network.forward_intermediates(image(1, 3, 64, 64), indices)
     with pytest.raises(ValueError, match="output_fmt must be 'NCHW'"):
         network.forward_intermediates(image(1, 3, 64, 64), output_fmt="NLC")
     with pytest.raises(ValueError, match="global_pool must be None or"):

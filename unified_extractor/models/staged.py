@@ -237,10 +237,12 @@ class StagedNetwork(nn.Module):
             raise ValueError(f"x must be [B, in_chans, H, W] with in_chans={self.in_chans}, got shape {list(x.shape)}")
 
     def _chosen(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Return indices of stages as a list without negative ones. Raise ``ValueError`` for a stage that is not there."""
+        """Return indices of stages as a list without negative ones. Raise ``TypeError``, or ``ValueError`` for other stages."""
         stages = len(self.stages)
         count = stages if indices is None else indices
         wanted = range(stages - count, stages) if isinstance(count, int) else count
+        if not isinstance(wanted, Sequence) or not all(isinstance(i, int) for i in wanted):
+            raise TypeError(f"indices must be an int, a list of ints or None, got {indices!r}")
         chosen = [i + stages if -stages <= i < 0 else i for i in wanted]
         if not chosen or min(chosen) < 0 or max(chosen) >= stages:
             raise ValueError(f"indices must name stages 0 to {stages - 1}, got {indices!r}")
