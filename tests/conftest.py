@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(config, items):
         return
     cases, left_out = defaultdict(list), {item for item in items if item.get_closest_marker("thorough")}
     for item in items:
-        cases[item.nodeid.split("[")[0]].append(item)
+        if item not in left_out:
+            cases[item.nodeid.split("[")[0]].append(item)
     for those in cases.values():
         if sampled := those[0].get_closest_marker("sampled"):
             mixed = sorted(those, key=lambda item: crc32(item.nodeid.encode()))  # every n-th could be of one backend

@@ -27,6 +27,7 @@ def network_and_image(name):
     return network, torch.randn(2, 3, 64, 64)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_exported_program_equals_the_network(name):
     network, x = network_and_image(name)
@@ -36,7 +37,7 @@ def test_an_exported_program_equals_the_network(name):
     assert "unified_extractor" not in str(program.graph)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnxruntime_gives_the_networks_values(name, tmp_path):
     network, x = network_and_image(name)
@@ -46,7 +47,7 @@ def test_onnxruntime_gives_the_networks_values(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "family", ["rednet", *(pytest.param(slow, marks=pytest.mark.thorough) for slow in ("volo", "internimage"))]
+    "family", ["extractor_net", *(pytest.param(slow, marks=pytest.mark.thorough) for slow in ("rednet", "volo", "internimage"))]
 )
 def test_one_onnx_file_serves_other_sizes(family, tmp_path):
     network, x = SMALL[family](10).eval(), torch.randn(2, 3, 64, 64)
@@ -55,6 +56,7 @@ def test_one_onnx_file_serves_other_sizes(family, tmp_path):
     assert_equal_in_onnxruntime(network, tmp_path / "network.onnx", x, torch.randn(3, 3, 96, 80))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", SMALL)
 def test_a_traced_network_equals_the_network(family):
     network, x = SMALL[family](10).eval(), torch.randn(2, 3, 64, 64)

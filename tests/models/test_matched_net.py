@@ -10,7 +10,7 @@ from unified_extractor.models.matched_net import NoMatchError
 BUDGET = {"multiply_adds": 16_500_000, "parameters": 420_000, "widths": (32, 64, 128), "stem_stride": 2}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", COUNTED)
 def test_every_preset_meets_multiply_adds_and_parameters(name):
     net = ux.models.MatchedNet(10, PRESETS[name], **BUDGET)

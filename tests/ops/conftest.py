@@ -2,10 +2,13 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.support.triton_runs import DEVICE
+from tests.support.triton_interpreter import patch_the_language_once_a_launch
+from tests.support.triton_runs import DEVICE, GPU
 from unified_extractor.ops import dispatch
 
 torch.set_num_threads(1)
+if not GPU and ux.backends()["triton"] is None:
+    patch_the_language_once_a_launch()
 USABLE = [name for name, reason in ux.backends().items() if reason is None and (name != "triton" or torch.cuda.is_available())]
 
 

@@ -46,7 +46,7 @@ def assert_compiled_is_equal(mode, compiler, backend=None):
     assert_same(values_and_gradients(compiled, tensors), values_and_gradients(function, tensors))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_without_graph_breaks_equals_uncompiled(mode):
     assert_compiled_is_equal(mode, "aot_eager", backend="eager")
@@ -109,6 +109,7 @@ def test_exported_call_equals_the_call(mode):
     torch.testing.assert_close(exported(**tensors), Call()(**tensors), rtol=0, atol=1e-12)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(30))
 def test_an_exported_random_call_equals_the_call(seed):
     call = {name: value for name, value in random_call(seed).items() if value is not None}
