@@ -35,7 +35,7 @@ wheel: .venv/installed-dev
 	@rm -rf .venv/wheel
 	@$(call timed,1) { $(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .venv/wheel . \
 		&& $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/wheel/site .venv/wheel/*.whl \
-		&& cd .venv/wheel/site && PYTHONPATH=. ../../bin/python -m unified_extractor describe involution | grep -q 7x7; }
+		&& cd .venv/wheel/site && PYTHONPATH=. ../../bin/python -m unified_extractor describe involution > ../described && grep -q 7x7 ../described; }
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
