@@ -133,6 +133,17 @@ def test_every_committed_row_is_that_of_a_cell_of_today(path, monkeypatch):
             assert kept[field] in former or kept[field] == getattr(one, field)
 
 
+def test_grids_of_finished_experiments_state_every_option_that_their_rows_have():
+    """Not the defaults of a spec or a preset, which may change, decide what a finished variant was."""
+    grids = {grid.name: grid for grid in map(read_grid, GRIDS)}
+    for path in ROWS:
+        for line in path.read_text().splitlines():
+            one = json.loads(line)
+            grid = grids[max((name for name in grids if one["question"].startswith(name)), key=len)]
+            spec = grid.variants[one["variant"].partition(" learning_rate=")[0]][f"{NETWORK}spec"]
+            assert (spec if isinstance(spec, list) else [spec] * len(one["specs"])) == one["specs"], one["name"]
+
+
 def test_a_dry_run_of_a_finished_experiment_finds_every_cell_finished_and_needs_no_images(monkeypatch, capsys):
     monkeypatch.chdir(EXPERIMENTS.parent)
     monkeypatch.syspath_prepend(EXPERIMENTS)

@@ -75,6 +75,26 @@ def test_definitions_are_anchors_that_variants_share(tmp_path: Path):
     assert cell.arguments[1:3] == ("--config=grids/tiny.yaml", "--config=grids/more.yaml")
 
 
+def test_own_keys_count_more_than_merged_ones_and_earlier_merged_ones_more_than_later(tmp_path: Path):
+    text = """
+        definitions:
+          defaults: &defaults {x.size: 1, x.width: 1, x.depth: 1}
+          wide: &wide {<<: *defaults, x.width: 2}
+          deep: &deep {x.depth: 2, x.width: 3}
+        name: question
+        config: tiny.yaml
+        variants: {a: {<<: [*wide, *deep]}, b: {<<: [*deep, *wide]}, c: {<<: [*deep, *wide], x.size: 4}, d: {<<: *wide}}
+        seeds: [0]
+    """
+    write_grid(tmp_path)
+    (file := tmp_path / "grids" / "shared.yaml").write_text(text)
+    found = {
+        name: "".join(str(options[f"x.{key}"]) for key in ("size", "width", "depth"))
+        for name, options in read_grid(file).variants.items()
+    }
+    assert found == {"a": "121", "b": "132", "c": "432", "d": "121"}
+
+
 def test_a_cell_is_the_command_a_person_would_type(tmp_path: Path):
     options = {"trainer.max_epochs": 1, "model.network.init_args.widths": [4], "trainer.limit_val_batches": None}
     grid = read_grid(write_grid(tmp_path, options=options, budget="smoke", root="out", seeds=[7]))
@@ -175,6 +195,7 @@ def test_a_mistake_is_one_line_before_any_work(case: str, tmp_path: Path, capsys
     [
         ("a: [", "line 1: "),
         ("variants:\n  a: {}\n  a: {x.y: 1}\n", "line 2: a is there twice"),
+        ("variants: {a: {<<: 1}}", "line 1: << must name mappings"),
         ("- 1", "must hold 'key: value' lines"),
         (None, "No such file or directory"),
     ],

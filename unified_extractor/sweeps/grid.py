@@ -30,6 +30,7 @@ from unified_extractor.names import did_you_mean
 from unified_extractor.sweeps.errors import SweepError
 
 Options = Mapping[str, Any]
+_MERGE = "tag:yaml.org,2002:merge"
 _NAME = re.compile(r"[\w.+@-]+")
 _RESERVED = ("run", "seed_everything", "ckpt_path", "config")
 
@@ -128,15 +129,29 @@ def as_text(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is written twice: the first would be lost without a word."""
+    """The YAML of grid files: a key that is written twice is refused, since the first would be lost without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        """Return the mapping of a node."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.MarkedYAMLError(problem=f"{key} is there twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep=deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge as YAML specifies it, own keys first, then those of the mapping named first: releases of PyYAML differ in this."""
+        own = [(key, value) for key, value in node.value if key.tag != _MERGE]
+        sources = [value for key, value in node.value if key.tag == _MERGE]
+        for source in itertools.chain.from_iterable(
+            one.value if isinstance(one, yaml.SequenceNode) else [one] for one in sources
+        ):
+            if not isinstance(source, yaml.MappingNode):
+                raise yaml.MarkedYAMLError(problem="<< must name mappings", problem_mark=source.start_mark)
+            self.flatten_mapping(source)
+            there = {key.value for key, _ in own}
+            own += [(key, value) for key, value in source.value if key.value not in there]
+        node.value = own
 
 
 def _mapping(path: Path) -> dict[str, Any]:
