@@ -22,8 +22,7 @@ from unified_extractor.profiling.latency import in_turns, percentiles
 from unified_extractor.profiling.meters import CpuMeter, GpuMeter
 from unified_extractor.results.record import read_rows
 from unified_extractor.sweeps.cell import arguments_without_name
-from unified_extractor.sweeps.errors import SweepError
-from unified_extractor.sweeps.grid import Grid, points, read_grid
+from unified_extractor.sweeps.grid import Grid, SweepError, points, read_grid
 from unified_extractor.training.cli.planned_run import PlannedRun, planned
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.visualize.result_figures import draw_accuracy_cost
@@ -33,7 +32,7 @@ WORKLOADS = {"inference": "ms of one image, inference", "training": "ms of a tra
 
 
 def networks(grid: Grid) -> dict[str, PlannedRun]:
-    """The run of every variant, as ``fit`` would begin it."""
+    """Return the run of every variant, as ``fit`` would begin it."""
     runs: dict[str, PlannedRun] = {}
     for point in points(grid):
         if point.variant not in runs:
@@ -43,7 +42,7 @@ def networks(grid: Grid) -> dict[str, PlannedRun]:
 
 
 def workloads(run: PlannedRun, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """What is timed of a network, by name: forward of one image, and forward, backward and AdamW of a batch."""
+    """Return what is timed of a network, by name: forward of one image, and forward, backward and AdamW of a batch."""
     layout, data = run.classifier.image_format, run.data
     network = run.classifier.network.to(device).train()
     tested = copy.deepcopy(network).eval()
@@ -100,7 +99,7 @@ def main() -> int:
 
 
 def draw(path: Path, report: Path) -> None:
-    """Accuracy against both times, if there are rows."""
+    """Draw accuracy against both times, if there are rows."""
     rows, found = report.with_suffix(".jsonl"), json.loads(path.read_text())
     if not rows.exists():
         return

@@ -18,22 +18,21 @@ from pathlib import Path
 from unified_extractor.__main__ import main as uniex
 from unified_extractor.commands.sweep import run_sweep
 from unified_extractor.results.record import RecordError, read_rows
-from unified_extractor.sweeps.errors import SweepError
-from unified_extractor.sweeps.grid import Grid, Options, read_grid
+from unified_extractor.sweeps.grid import Grid, Options, SweepError, read_grid
 
 HERE = Path(__file__).parent
 LEARNING_RATE = "model.optimization.learning_rate"
 RATES = (0.0025, 0.005)
-"""The short list, for every variant the same. One that is best at an end of it gets half or twice that rate as well, until it is not."""
+"""The learning rates that every variant is tried at. A variant that is best at an end gets half or twice that rate as well."""
 EXTENSIONS = 3
-"""How often at most."""
+"""The number of times that a variant's list of rates may grow at an end."""
 DATA = {"smoke": "digits", "screen": "cifar10_jpeg", "cpu": "cifar10_jpeg", "gpu": "cifar10_jpeg_all"}
 CHOOSING = {"smoke": "smoke", "screen": "screen", "cpu": "screen", "gpu": "gpu_screen"}
 """The budget of the runs by which the learning rate is chosen."""
 
 
 def at_budget(grid: Grid, budget: str, given: argparse.Namespace) -> Grid:
-    """The grid with the protocol's files for a budget and the given data set, on the given accelerator."""
+    """Return the grid with the protocol's files for a budget and the given data set, on the given accelerator."""
     protocol = HERE / "protocol"
     files = [protocol / "network.yaml", protocol / f"{budget}.yaml", protocol / "data" / f"{given.data}.yaml"]
     options = dict(grid.options)
@@ -45,12 +44,12 @@ def at_budget(grid: Grid, budget: str, given: argparse.Namespace) -> Grid:
 
 
 def title(budget: str, given: argparse.Namespace) -> str:
-    """What runs have in common: budget and data set, and the accelerator where it is not the budget's own."""
+    """Return what runs have in common: budget and data set, and the accelerator where it is not the budget's own."""
     return f"{budget}-{given.data}" + (f"-on_{given.accelerator}" if given.accelerator else "")
 
 
 def accuracies(grid: Grid, rows: Path) -> dict[str, dict[float, float]]:
-    """The validation accuracy of every variant at every learning rate that it has a row for."""
+    """Return the validation accuracy of every variant at every learning rate that it has a row for."""
     found: dict[str, dict[float, float]] = {}
     for row in read_rows([rows]) if rows.exists() else []:  # none: every run has failed
         variant, _, rate = row.variant.rpartition(" learning_rate=")
@@ -60,7 +59,7 @@ def accuracies(grid: Grid, rows: Path) -> dict[str, dict[float, float]]:
 
 
 def best(by_rate: Mapping[float, float]) -> float:
-    """The learning rate with the highest accuracy, of equals the smaller."""
+    """Return the learning rate with the highest accuracy, of equals the smaller."""
     return max(sorted(by_rate), key=by_rate.__getitem__)
 
 
@@ -88,13 +87,13 @@ def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: 
 
 
 def results(given: argparse.Namespace) -> Path:
-    """The folder of the report; rows lie beside it, under the same name."""
+    """Return the folder of the report; rows lie beside it, under the same name."""
     name = title(given.budget, given)
     return HERE / given.experiment / "results" / (name if given.grid == "grid" else f"{given.grid}-{name}")
 
 
 def parser(about: str) -> argparse.ArgumentParser:
-    """The options that name an experiment's grid, budget and data."""
+    """Return a parser of the options that name an experiment's grid, budget and data."""
     made = argparse.ArgumentParser(description=about)
     made.add_argument("experiment", help="its folder, such as 08_normalization")
     made.add_argument("--grid", default="grid", help="the experiment's grid file, without its ending (default grid)")
@@ -106,7 +105,7 @@ def parser(about: str) -> argparse.ArgumentParser:
 
 
 def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """What was given, the data that the budget implies filled in. Exits for an experiment or data that are not there."""
+    """Return the parsed options, with the data that the budget implies. Exits for an experiment or data that are not there."""
     given = made.parse_args()
     given.data = given.data or DATA[given.budget]
     for path in (HERE / given.experiment / f"{given.grid}.yaml", HERE / "protocol" / "data" / f"{given.data}.yaml"):

@@ -29,7 +29,7 @@ NETWORK = "model.network.init_args."
 
 
 def spec_of(value, folder):
-    """The spec, or one a stage, of a grid's option."""
+    """Return the spec, or one a stage, of a grid's option."""
     if isinstance(value, list):
         return [spec_of(one, folder) for one in value]
     return ExtractorSpec(**(yaml.safe_load(Path(value).read_text()) if isinstance(value, str) else value))
@@ -66,11 +66,11 @@ def test_rows_of_a_file_are_of_one_cost_and_one_data_set(path):
 
 
 QUESTION = re.compile(r"(?P<budget>\w+)-(?P<data>[a-z0-9_]+?)(-on_(?P<accelerator>\w+?))?(-rates)?")
-"""What a row's question says beside the name of its grid."""
+"""The parts of a row's question beside the name of its grid."""
 
 
 def merged(grid, point):
-    """The configuration of a cell as its files say it, not yet resolved."""
+    """Return the configuration of a cell as its files say it, not yet resolved."""
     config = {}
     for file in grid.config:
         config = together(config, yaml.safe_load(Path(file).read_text()))
@@ -84,7 +84,7 @@ def merged(grid, point):
 
 
 def together(one, other):
-    """One mapping with the values of the other, nested; a spec is replaced whole."""
+    """Return one mapping with the values of the other, nested; a spec is replaced whole."""
     both = one | other
     for key in one.keys() & other.keys() - {"spec"}:
         if isinstance(one[key], dict) and isinstance(other[key], dict):
@@ -93,7 +93,7 @@ def together(one, other):
 
 
 def hashes_of_cells(run, rows):
-    """The hashes of the cells to which rows belong, by their questions, variants and seeds; finals at the rates that the rows choose."""
+    """Yield the hashes of the cells to which rows belong, by question, variant and seed; finals at the rates that the rows choose."""
     grids = {grid.name: grid for grid in map(read_grid, GRIDS)}
     rates = {}
     for one in rows:

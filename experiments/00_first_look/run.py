@@ -15,7 +15,7 @@ EXTRACTORS = ("convolution", "deformable_convolution", "involution", "outlook_at
 
 
 def next_folder(root: Path) -> Path:
-    """The first of root/1, root/2, ... that does not exist: nothing is overwritten."""
+    """Return the first of root/1, root/2, ... that does not exist: nothing is overwritten."""
     return next(folder for n in range(1, 10_000) if not (folder := root / str(n)).exists())
 
 

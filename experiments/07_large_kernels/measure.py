@@ -1,4 +1,4 @@
-"""How long layers take whose windows have 3x3 to 11x11 taps, beside their multiply-adds.
+"""Times and multiply-adds of layers whose windows have 3x3 to 11x11 taps.
 
     python experiments/07_large_kernels/measure.py        (a few minutes; nothing else may run)
 
@@ -55,7 +55,7 @@ def measure(repeats: int) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Multiply-adds and milliseconds, each also as a multiple of the 3x3 layer's."""
+    """Return the table of multiply-adds and milliseconds, each also as a multiple of the 3x3 layer's."""
     lines = []
     frame = pd.DataFrame(result["rows"])
     for name, own in frame.groupby("layer", sort=False):

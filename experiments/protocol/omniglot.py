@@ -13,11 +13,11 @@ from pathlib import Path
 
 NAME = re.compile(r"(?P<alphabet>[^/]+)/(?P<character>character\d+)/\d+_(?P<drawer>\d+)\.png$")
 TRAINING, CHOOSING = 12, 15
-"""The last drawer of the training images, and of those to choose by; the rest are the test's."""
+"""The last drawer of the training images, and of the validation images; the rest draw for the test."""
 
 
 def split_of(drawer: int) -> str:
-    """The split of a drawer, counted from 1."""
+    """Return the split of a drawer, counted from 1."""
     return "train" if drawer <= TRAINING else "val" if drawer <= CHOOSING else "test"
 
 

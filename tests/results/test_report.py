@@ -21,7 +21,7 @@ VARIANTS = {"convolution": (0.91, 35_000_000), "involution_k7": (0.94, 21_000_00
 
 
 def rows_of(seeds=3, **fields):
-    """Three variants that learn over fifteen epochs."""
+    """Return rows of three variants that learn over fifteen epochs."""
     random = np.random.default_rng(0)
     rows = []
     for variant, (top, multiply_adds) in VARIANTS.items():
@@ -41,7 +41,7 @@ def files(folder):
 
 
 def report(tmp_path, rows, *arguments):
-    """The output folder of a report that succeeds."""
+    """Return the output folder of a report that succeeds."""
     source = tmp_path / f"rows{len(list(tmp_path.glob('*.jsonl')))}.jsonl"
     write_rows(source, rows)
     assert main(["report", str(source), "--output", str(tmp_path / "out"), *map(str, arguments)]) == 0

@@ -13,8 +13,7 @@ import torch
 from tests.support.grids import write_grid
 from unified_extractor.__main__ import main
 from unified_extractor.sweeps.cell import as_cell
-from unified_extractor.sweeps.errors import SweepError
-from unified_extractor.sweeps.grid import points, read_grid
+from unified_extractor.sweeps.grid import SweepError, points, read_grid
 from unified_extractor.sweeps.plan import duration, plan_cells
 from unified_extractor.training.cli.planned_run import planned
 

@@ -42,7 +42,7 @@ def cells_of(file: Path) -> list[Cell]:
 
 
 def records(cell: Cell) -> list[dict[str, Any]]:
-    """Of every version of the cell's run."""
+    """Return the records of every version of the cell's run."""
     return [json.loads((folder / "record.json").read_text()) for folder in sorted(cell.run.path.glob("version_*"))]
 
 
@@ -184,7 +184,7 @@ def test_a_cell_that_fit_refuses_is_not_retried(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.thorough
 def test_a_preempted_job_stops_its_cell_and_goes_on_when_it_is_queued_again(tmp_path: Path):
-    """As on SLURM: the signal that the machine is taken back reaches the job; submitit's local cluster starts it again."""
+    """The signal by which SLURM takes a machine back reaches the job; submitit's local cluster starts it again."""
     waiting = tmp_path / "waiting"
     file = write_grid(tmp_path, options=callback("Wait", folder=str(waiting)), seeds=[0])
     (cell,) = cells_of(file)
@@ -230,7 +230,7 @@ def test_a_job_forwards_sigterm_and_does_not_touch_a_busy_log(tmp_path: Path):
 def test_slurm_runs_an_array_of_what_is_not_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """With the commands of SLURM replaced: sbatch runs the array's script, srun its command."""
+    """The commands of SLURM are replaced: sbatch runs the array's script, srun its command."""
     monkeypatch.setenv("PATH", f"{fake_slurm(tmp_path)}:{os.environ['PATH']}")
     two = {"trainer.devices": 2, "trainer.strategy": "ddp"}  # Lightning starts them, SLURM knows of one task
     file = write_grid(tmp_path, variants={"plain": {}, "two": two}, seeds=[0])
@@ -245,7 +245,7 @@ def test_slurm_runs_an_array_of_what_is_not_finished(
 
 
 def fake_slurm(folder: Path) -> Path:
-    """A folder with commands named as SLURM's, that run jobs on this machine."""
+    """Return a folder with commands named as SLURM's, that run jobs on this machine."""
     scripts = {
         "sbatch": """
 import os, re, shutil, subprocess, sys

@@ -13,8 +13,7 @@ from rich.console import Console
 from unified_extractor.results.record import RecordError
 from unified_extractor.sweeps.cell import LOGS
 from unified_extractor.sweeps.cluster import Cluster, check_submitit, make_executor
-from unified_extractor.sweeps.errors import SweepError
-from unified_extractor.sweeps.grid import Grid, read_grid
+from unified_extractor.sweeps.grid import Grid, SweepError, read_grid
 from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.plan import PlannedCell, commands, plan_cells, plan_table, plan_total
 from unified_extractor.sweeps.progress import Progress

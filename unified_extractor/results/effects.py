@@ -1,4 +1,4 @@
-"""What the switches of the extractor do: main effects and two-way interactions of a factorial, by an ordinary linear model."""
+"""Effects of the extractor's switches: main effects and two-way interactions of a factorial, by an ordinary linear model."""
 
 import itertools
 import json
@@ -32,11 +32,11 @@ FACTORS: Mapping[str, Factor] = {
     "softmax": Factor("dynamic_kernel", "normalization", "none", "softmax"),
     "fold": Factor("", "aggregation", "gather", "fold"),
 }
-"""The switches that are looked for. They leave a generated kernel, which the rows of a factorial all have."""
+"""The switches whose effects are estimated. The rows of a factorial all have a generated kernel."""
 
 
 def factorial(rows: Sequence[Record]) -> pd.DataFrame:
-    """The largest set of rows whose extractors differ in :data:`FACTORS` alone: variant, seed, and a column of bools a factor.
+    """Return the largest set of rows whose extractors differ in :data:`FACTORS` alone: variant, seed, and a column of bools a factor.
 
     The index is that of ``rows``. Factors in which the set does not differ have no column.
 
@@ -65,7 +65,7 @@ def factorial(rows: Sequence[Record]) -> pd.DataFrame:
 
 
 def effects(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFrame:
-    """Main effects and two-way interactions of the rows' :func:`factorial`, by least squares.
+    """Return main effects and two-way interactions of the rows' :func:`factorial`, by least squares.
 
     A main effect is how much the metric is higher with the switch on, averaged over the others. An interaction is by how much one
     switch's effect is greater where the other is on. Seeds are blocks: each has a level of its own.

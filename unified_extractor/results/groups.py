@@ -1,4 +1,4 @@
-"""Which rows may be compared: a group has one data set and budget, a variant one network and training, a seed one row."""
+"""Groups of rows that may be compared: a group has one data set and budget, a variant one network and training, a seed one row."""
 
 import re
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ SHARED = (
     "batch_size",
     "settings_hash",
 )
-"""What the rows of a variant have in common: a mean over them would mix different things otherwise."""
+"""The fields that the rows of a variant have in common: a mean over them would otherwise be one over different things."""
 
 
 def title(rows: Sequence[Record]) -> str:
-    """Data set and budget of a group in words."""
+    """Return data set and budget of a group in words."""
     row = rows[0]
     return f"{row.dataset}, budget {row.budget}" if row.budget else row.dataset
 
 
 def groups(rows: Sequence[Record]) -> dict[str, list[Record]]:
-    """The rows of each data set and budget, in order, by a name for their folder, such as ``digits`` or ``cifar10-cpu``.
+    """Return the rows of each data set and budget, in order, by a name for their folder, such as ``digits`` or ``cifar10-cpu``.
 
     Raises:
         RecordError: two groups would get the same folder.
@@ -44,14 +44,14 @@ def groups(rows: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def check_one_group(rows: Sequence[Record]) -> None:
-    """Raises ``RecordError`` unless all rows have one data set and budget: others never share a table or a figure."""
+    """Raise ``RecordError`` unless all rows have one data set and budget: others never share a table or a figure."""
     for row in rows:
         if _key(row) != _key(rows[0]):
             raise RecordError(f"rows of {title(rows)} and of {title([row])} cannot be compared: runs {rows[0].run} and {row.run}")
 
 
 def by_variant(rows: Sequence[Record]) -> dict[str, list[Record]]:
-    """The rows of each variant, in order.
+    """Return the rows of each variant, in order.
 
     Raises:
         RecordError: rows of several groups, two rows of a variant with one seed, or rows of a variant that differ in a field of
@@ -88,7 +88,7 @@ def _check_same(first: Record, second: Record) -> None:
 
 
 def _difference(first: Any, second: Any, where: str) -> tuple[str, Any, Any] | None:
-    """The first place in which two values differ, with what either has there."""
+    """Return the first place in which two values differ, and both values there; ``None`` if there is none."""
     if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
         parts = [(first[key], second[key], f"{where}.{key}") for key in first]
     elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):

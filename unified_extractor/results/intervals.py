@@ -1,4 +1,4 @@
-"""Numbers with their intervals, one below the other: variants by rank, and effects."""
+"""Figures of numbers with their intervals, one below the other: variants by rank, and effects."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _ROW_INCHES = 0.21
 
 
 def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy") -> Figure:
-    """Every variant's mean, the highest on top; small dots are its seeds, bars 95 % t-intervals, absent with one seed.
+    """Return a figure of every variant's mean, the highest on top; small dots are seeds, bars 95 % t-intervals, absent with one seed.
 
     Raises:
         RecordError: the rows cannot be compared, or one has no such metric.
@@ -41,12 +41,12 @@ def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy") -> Figur
 
 
 def draw_effects(table: pd.DataFrame, about: str, metric: str = "test_accuracy") -> Figure:
-    """Main effects above, interactions below, with their 95 % intervals; those whose interval leaves out zero are filled.
+    """Return a figure of main effects above and interactions below, with 95 % intervals; dots whose interval leaves out zero are filled.
 
     Args:
-        table: of :func:`~unified_extractor.results.effects.effects`.
-        about: what the rows are.
-        metric: what the effects are of.
+        table: the table of :func:`~unified_extractor.results.effects.effects`.
+        about: a name for the rows, for the title.
+        metric: the metric that the effects are differences of.
     """
     scale, unit = _scale(metric)
     single = ~table["effect"].str.contains(" x ")
@@ -73,5 +73,5 @@ def _figure(lines: int) -> Figure:
 
 
 def _scale(metric: str) -> tuple[float, str]:
-    """What a metric is multiplied by for people, and its unit."""
+    """Return the factor and the unit in which a metric is drawn."""
     return (100, " (%)") if metric.endswith(("accuracy", "error")) else (1, "")

@@ -1,4 +1,4 @@
-"""One finished run as one row: what it holds, how it is written, how a file of rows is read. The only source of numbers for texts.
+"""The row of a finished run: its fields, and how files of rows are written and read. Numbers in texts come from rows alone.
 
 A file of rows has one JSON object a line; the record in a run folder is such a file with a single line.
 """
@@ -55,42 +55,42 @@ class Record:
     Attributes:
         schema: version of these fields.
         run: a random name that no other run has; a run that was broken and resumed keeps it.
-        name: of the run, its folder below the root of all runs.
-        question: what the run is part of, such as the name of a sweep; may be empty.
-        variant: what is compared: rows that differ in nothing but the seed share it.
+        name: the name of the run, its folder below the root of all runs.
+        question: the question that the run is part of, such as the name of a sweep; may be empty.
+        variant: the name that is compared: rows that differ in nothing but the seed share it.
         budget: the class of its cost, such as ``cpu``; rows of different budgets never share a table. May be empty.
         dataset: the data set's name.
-        config_hash: of the resolved configuration, seed included.
-        settings_hash: of the resolved configuration without the seed: repetitions share it.
+        config_hash: the hash of the resolved configuration, seed included.
+        settings_hash: the hash of the resolved configuration without the seed: repetitions share it.
         network: the class of the network.
         specs: the extractors' specs, one a stage or one for all.
-        parameters: trained values of the network.
-        multiply_adds: of one image, forward.
-        seed: of initial weights, data order and augmentation.
-        epochs: that were trained.
-        best_epoch: whose checkpoint was tested, the best by validation accuracy; counts from 1.
-        train_images: in the training split.
-        epoch_images: trained on in an epoch: whole batches, and no more than the trainer's limits allow.
-        test_images: that were tested.
-        batch_size: images a step on all devices together, accumulation included.
-        test_accuracy: top 1, of the best epoch's checkpoint.
-        test_top5_accuracy: null with fewer than six classes.
-        test_loss: cross entropy in nats.
-        test_calibration_error: expected, 15 bins.
-        val_accuracy: of the best epoch.
-        val_loss: of the best epoch.
+        parameters: the number of trained values of the network.
+        multiply_adds: the multiply-adds of one image, forward.
+        seed: the seed of initial weights, data order and augmentation.
+        epochs: the number of epochs that were trained.
+        best_epoch: the epoch whose checkpoint was tested, the best by validation accuracy; counts from 1.
+        train_images: the number of images in the training split.
+        epoch_images: the images of a training epoch: whole batches, and no more than the trainer's limits allow.
+        test_images: the number of images that were tested.
+        batch_size: the images of a step on all devices together, accumulation included.
+        test_accuracy: the top-1 accuracy of the best epoch's checkpoint.
+        test_top5_accuracy: the top-5 accuracy of the same; null with fewer than six classes.
+        test_loss: the cross entropy in nats.
+        test_calibration_error: the expected calibration error, with 15 bins.
+        val_accuracy: the validation accuracy of the best epoch.
+        val_loss: the validation loss of the best epoch.
         seconds_per_epoch: median wall time of an epoch's training steps.
         seconds_per_step: median wall time of a training step, data included.
         peak_memory_bytes: on a GPU what torch allocated at most, on a CPU the process's largest resident set.
-        device: in words.
-        devices: how many.
-        precision: Lightning's name for it.
-        threads: processor threads of torch.
-        versions: of what the numbers depend on.
-        commit: of the checkout that the package lies in; null without one.
+        device: the device in words.
+        devices: the number of devices.
+        precision: the precision by Lightning's name.
+        threads: the number of processor threads of torch.
+        versions: the versions of the packages that the numbers depend on.
+        commit: the commit of the checkout that the package lies in; null without one.
         dirty: whether that checkout was changed; null without one.
-        finished: date and time, ISO 8601, UTC.
-        curve: one point an epoch.
+        finished: the date and time of the end, ISO 8601, UTC.
+        curve: the learning curve, one point an epoch.
     """
 
     schema: Literal[2]
@@ -137,19 +137,19 @@ _ROW = TypeAdapter(Record)
 
 
 def as_line(record: Record) -> str:
-    """The record as one line of JSON, without the line's end."""
+    """Return the record as one line of JSON, without the line's end."""
     return json.dumps(asdict(record), allow_nan=False)
 
 
 def write_rows(path: Path, records: Iterable[Record]) -> None:
-    """Writes a file of rows whole or not at all. Raises ``FileExistsError`` rather than overwrite one."""
+    """Write a file of rows whole or not at all. Raises ``FileExistsError`` rather than overwrite one."""
     if path.exists():
         raise FileExistsError(f"{path} exists: rows are never overwritten")
     write_whole(path, "".join(as_line(record) + "\n" for record in records))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, whatever stops the process."""
+    """Write a file whole or not at all, whatever stops the process."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w") as file:

@@ -1,4 +1,4 @@
-"""Where rows come from: run folders, and files of rows."""
+"""The sources of rows: run folders, and files of rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ RECORD = "record.json"
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """The run folders with a record in or below the given folders, sorted. Raises ``RecordError`` if a folder has none."""
+    """Return the run folders with a record in or below the given folders, sorted. Raises ``RecordError`` if a folder has none."""
     found: dict[Path, Path] = {}
     for folder in folders:
         runs = sorted(path.parent for path in folder.rglob(RECORD))
@@ -22,7 +22,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def read_run(run: Path) -> Record:
-    """The row of a run folder. Raises ``RecordError`` unless its record is exactly one row."""
+    """Return the row of a run folder. Raises ``RecordError`` unless its record is exactly one row."""
     path = run / RECORD
     rows = read_rows([path])
     if len(rows) != 1:
@@ -31,7 +31,7 @@ def read_run(run: Path) -> Record:
 
 
 def find_rows(sources: Sequence[Path]) -> list[Record]:
-    """The rows of all sources in order: of a folder those of the runs in or below it, of a file its lines.
+    """Return the rows of all sources in order: of a folder those of the runs in or below it, of a file its lines.
 
     Raises:
         RecordError: a source without rows, a broken row, or two rows of one run. A source named twice is read once.

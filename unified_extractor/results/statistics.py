@@ -19,7 +19,7 @@ _MEANS = ("test_accuracy", "val_accuracy", "test_loss", "test_calibration_error"
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and half the width of its 95 % t-interval, NaN for a single value."""
+    """Return the mean and half the width of its 95 % t-interval, NaN for a single value."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, math.nan
@@ -28,7 +28,7 @@ def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
 
 
 def values_of(rows: Sequence[Record], metric: str) -> list[float]:
-    """A metric of every row. Raises ``RecordError`` for what is not a metric, or a row without it."""
+    """Return a metric of every row. Raises ``RecordError`` for what is not a metric, or a row without it."""
     if metric not in METRICS:
         raise RecordError(f"the metrics are {', '.join(METRICS)}, got {metric!r}{did_you_mean(metric, METRICS)}")
     values = [getattr(row, metric) for row in rows]
@@ -38,7 +38,7 @@ def values_of(rows: Sequence[Record], metric: str) -> list[float]:
 
 
 def summary(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFrame:
-    """One line a variant: number of seeds, cost, mean of the metric with its interval's half width, means of the other metrics.
+    """Return a table with a line a variant: number of seeds, cost, mean of the metric with its half width, means of the other metrics.
 
     Raises:
         RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no such metric.
@@ -61,12 +61,12 @@ def summary(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
 
 
 def differences(rows: Sequence[Record], *, baseline: str | None = None, metric: str = "test_accuracy") -> pd.DataFrame:
-    """One line for every other variant with at least two of the baseline's seeds: mean of variant minus baseline, seed by seed.
+    """Return a line for every other variant with at least two of the baseline's seeds: mean of variant minus baseline, seed by seed.
 
     Args:
-        rows: of one group.
-        baseline: the variant compared with, by default the first.
-        metric: what is subtracted.
+        rows: rows of one group.
+        baseline: the variant that the others are compared with, by default the first.
+        metric: the metric that is subtracted.
 
     Columns: variant, baseline, pairs, the mean difference and the two ends of its 95 % t-interval, and how many comparisons the
     table makes; the intervals are not corrected for them. No line without anything to pair.

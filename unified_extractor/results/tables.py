@@ -43,14 +43,14 @@ _LATEX = str.maketrans(
 
 
 def results_table(rows: Sequence[Record]) -> pd.DataFrame:
-    """One line a run in the order given; accuracies as fractions. Raises ``RecordError`` for rows of several groups."""
+    """Return a table with a line a run, in the order given; accuracies are fractions. Raises ``RecordError`` for rows of several groups."""
     check_one_group(rows)
     table = pd.DataFrame([{field: getattr(row, field) for field in RESULTS} for row in rows], columns=list(RESULTS))
     return table if table["test_top5_accuracy"].notna().any() else table.drop(columns="test_top5_accuracy")
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of results, of a summary or of differences for people: percent, thousands separated. All values are text.
+    """Return a table of results, of a summary or of differences as text for people: percent, thousands separated.
 
     A variant's name stays as it is; a run's own name and number are left out.
     """
@@ -67,14 +67,14 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_markdown(text: pd.DataFrame, caption: str = "") -> str:
-    """A Markdown table of a table of text, below its caption; the first column to the left, numbers to the right."""
+    """Return a table of text in Markdown, below its caption; the first column to the left, numbers to the right."""
     rows = [list(text.columns), [":--"] + ["--:"] * (len(text.columns) - 1), *text.values.tolist()]
     lines = [f"| {' | '.join(str(value).replace('|', chr(92) + '|') for value in row)} |" for row in rows]
     return (f"{caption}\n\n" if caption else "") + "\n".join(lines) + "\n"
 
 
 def as_latex(text: pd.DataFrame, caption: str) -> str:
-    """A LaTeX table of a table of text, all characters escaped. It needs the package booktabs."""
+    """Return a table of text in LaTeX, all characters escaped. It needs the package booktabs."""
     escaped = text.map(lambda value: str(value).translate(_LATEX)).rename(columns=lambda name: name.translate(_LATEX))
     return escaped.style.hide(axis="index").to_latex(
         column_format="l" + "r" * (len(text.columns) - 1),
@@ -85,7 +85,7 @@ def as_latex(text: pd.DataFrame, caption: str) -> str:
 
 
 def as_rich(text: pd.DataFrame, caption: str = "") -> Table:
-    """A table of text for a terminal, below its caption."""
+    """Return a table of text for a terminal, below its caption."""
     table = Table(title=Text(caption) if caption else None, title_justify="left")
     for index, name in enumerate(text.columns):
         table.add_column(Text(str(name)), justify="right" if index else "left")
@@ -95,12 +95,12 @@ def as_rich(text: pd.DataFrame, caption: str = "") -> Table:
 
 
 def in_words(field: str) -> str:
-    """A field of a row as it is called in a text."""
+    """Return the name of a row's field as a text calls it."""
     return field.replace("top5", "top-5").replace("_", " ")
 
 
 def _style(column: str) -> tuple[str, Callable[[Any], str]]:
-    """A column's heading, and how its values are written. Differences of percentages are points."""
+    """Return the heading of a column and the function that writes its values. Differences of percentages are points."""
     if column in _COST:
         return _COST[column]
     for suffix, (heading, sign) in _SUFFIXES.items():

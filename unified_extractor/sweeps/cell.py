@@ -1,4 +1,4 @@
-"""One cell of a sweep: its command, its folder, its log, and its state, which the disk alone knows."""
+"""A cell of a sweep: its command, folder and log, and its state, which is read from the disk."""
 
 import sys
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ class Cell:
     """A run of a sweep.
 
     Attributes:
-        point: its place in the grid.
-        name: its folder below the sweep's: ``<variant>-<hash of the resolved configuration>``.
-        run: its folder.
-        arguments: of ``uniex``.
-        log: what its command prints.
-        kept: whether its row is kept elsewhere, so that its folder is not needed.
+        point: the place of the cell in the grid.
+        name: the name of its folder in the sweep's folder, ``<variant>-<hash of the resolved configuration>``.
+        run: the folder of its run.
+        arguments: the arguments of ``uniex``.
+        log: the file that its command prints into.
+        kept: whether a file of rows has its row, so that its folder is not needed.
     """
 
     point: Point
@@ -36,16 +36,16 @@ class Cell:
 
     @property
     def config_hash(self) -> str:
-        """Of the resolved configuration."""
+        """Return the hash of the resolved configuration."""
         return self.name.rsplit("-", 1)[-1]
 
     @property
     def command(self) -> list[str]:
-        """The command as this interpreter runs it."""
+        """Return the command as this interpreter runs it."""
         return [sys.executable, "-m", "unified_extractor", *self.arguments]
 
     def state(self) -> State:
-        """``running`` wherever it runs, and whoever started it; ``unfinished`` if there is a checkpoint to go on from."""
+        """Return how far the cell is: ``running`` whoever started it, ``unfinished`` if there is a checkpoint to go on from."""
         if self.kept or self.run.finished():
             return "finished"
         if is_locked(self.log) or self.run.running():
@@ -55,14 +55,14 @@ class Cell:
         return "finished" if self.run.finished() else "unfinished"
 
     def epochs_done(self) -> int:
-        """Epochs of the current run that a checkpoint holds."""
+        """Return how many epochs of the current run a checkpoint holds."""
         current = self.run.current()
         files = () if current is None else (current / CHECKPOINTS).glob("epoch_*.ckpt")
         return max((int(file.stem.removeprefix("epoch_")) + 1 for file in files), default=0)
 
 
 def as_cell(grid: Grid, point: Point, config_hash: str, *, kept: bool = False) -> Cell:
-    """The cell at a point, whose configuration has this hash and perhaps a row that is ``kept``."""
+    """Return the cell of a point; ``config_hash`` is that of its configuration, ``kept`` says whether there is a row of it."""
     name = f"{point.variant}-{config_hash}"
     run = f"{grid.name}/{name}"
     arguments = (
@@ -82,7 +82,7 @@ def as_cell(grid: Grid, point: Point, config_hash: str, *, kept: bool = False) -
 
 
 def arguments_without_name(grid: Grid, point: Point) -> list[str]:
-    """Of ``uniex fit``: everything but where the run lies and where it goes on."""
+    """Return the arguments of ``uniex fit`` without the run's name and the checkpoint that it goes on from."""
     by_depth = sorted(point.options.items(), key=lambda option: option[0].count("."))  # a class before its arguments
     return [
         *(f"--config={file}" for file in grid.config),

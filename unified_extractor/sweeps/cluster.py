@@ -1,4 +1,4 @@
-"""Submitit's executors: where jobs run."""
+"""The executors of submitit, which run the jobs of a sweep here or on SLURM."""
 
 import importlib.util
 import os
@@ -11,11 +11,11 @@ import torch
 
 from unified_extractor.sweeps import job
 from unified_extractor.sweeps.cell import Cell
-from unified_extractor.sweeps.errors import SweepError
+from unified_extractor.sweeps.grid import SweepError
 
 Cluster = Literal["local", "slurm", "debug"]
 _NO_LIMIT_MINUTES = 60 * 24 * 365
-"""Submitit's local jobs would end after two minutes."""
+"""The time limit of local jobs, a year: submitit's default is two minutes."""
 
 
 def check_submitit() -> None:
@@ -25,7 +25,7 @@ def check_submitit() -> None:
 
 
 def make_executor(cluster: Cluster, folder: Path, *, workers: int, slurm: Mapping[str, Any]) -> Any:
-    """The executor that runs at most ``workers`` jobs of an array on SLURM; elsewhere that is the caller's part.
+    """Return an executor of jobs. On SLURM it runs at most ``workers`` jobs at once; elsewhere the caller counts them.
 
     Its files go into a new folder below ``folder``: jobs are named by process ids, which come again.
     """
@@ -46,7 +46,7 @@ def make_executor(cluster: Cluster, folder: Path, *, workers: int, slurm: Mappin
 
 
 def cell_job(cell: Cell, *, gpu: str | None, local: bool) -> job.CellJob:
-    """The job of a cell; ``gpu`` is the only one that it may see, if that is to be decided here."""
+    """Return the job of a cell. It sees only the GPU called ``gpu``, or with ``None`` those that this process sees."""
     environment: dict[str, str | None] = {}
     if local:  # submitit hides all GPUs from local jobs
         environment["CUDA_VISIBLE_DEVICES"] = gpu if gpu is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -56,6 +56,6 @@ def cell_job(cell: Cell, *, gpu: str | None, local: bool) -> job.CellJob:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """Return the GPUs that this process sees, as ``CUDA_VISIBLE_DEVICES`` names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [str(number) for number in range(torch.cuda.device_count())] if named is None else [g for g in named.split(",") if g]

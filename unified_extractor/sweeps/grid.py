@@ -1,4 +1,4 @@
-"""A grid file: which runs a sweep consists of.
+"""A grid file, which lists the runs of a sweep.
 
 Example::
 
@@ -27,7 +27,6 @@ from typing import Any
 import yaml
 
 from unified_extractor.names import did_you_mean
-from unified_extractor.sweeps.errors import SweepError
 
 Options = Mapping[str, Any]
 _MERGE = "tag:yaml.org,2002:merge"
@@ -35,18 +34,22 @@ _NAME = re.compile(r"[\w.+@-]+")
 _RESERVED = ("run", "seed_everything", "ckpt_path", "config")
 
 
+class SweepError(ValueError):
+    """A grid, a cell or a cluster that cannot work; the message is a line that begins with the place of the mistake."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """Variants x settings x seeds. Options are dotted, as on the command line: ``trainer.max_epochs``.
 
     Attributes:
-        name: the question; runs lie in ``<root>/<name>``.
-        config: files of the run that every cell starts from, a later one counts more; in the grid file a single one needs no list.
-        variants: what is compared, by name: the options in which it differs from ``config``. Names ``name@size`` are one extractor at
-            several sizes: figures draw a line through them.
-        seeds: of every variant in every setting.
+        name: the question that the sweep answers; runs lie in ``<root>/<name>``.
+        config: the configuration files that every cell starts from, a later one counts more; in the grid file one needs no list.
+        variants: the variants that are compared, by name: the options in which each differs from ``config``. Variants called
+            ``name@size`` are one extractor at several sizes: figures draw a line through them.
+        seeds: the seeds of every variant in every setting.
         settings: the values of an option; all combinations are run.
-        options: of every cell; a variant's own count more.
+        options: options of every cell; those of a variant count more.
         root: the folder of all runs.
         budget: the class of a run's cost, written into its record.
     """
@@ -63,13 +66,13 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One place in the grid.
+    """A place in the grid.
 
     Attributes:
-        variant: its name.
-        label: variant and settings: what rows that differ in the seed alone share.
-        seed: of the run.
-        options: with which ``config`` becomes this run.
+        variant: the name of the variant.
+        label: variant and settings; rows that differ in the seed alone have the same.
+        seed: the seed of the run.
+        options: the options that turn ``config`` into this run.
     """
 
     variant: str
@@ -82,7 +85,7 @@ class Point:
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid in a file, its own files named as seen from here. Raises ``SweepError``."""
+    """Return the grid in a file; names of files in it become relative to the working directory. Raises ``SweepError``."""
     content = _mapping(path)
     content.pop("definitions", None)
     fields = {entry.name: entry for entry in dataclasses.fields(Grid)}
@@ -110,7 +113,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def points(grid: Grid) -> Iterator[Point]:
-    """Every place in the grid: variant by variant, setting by setting, seed by seed."""
+    """Yield every point of the grid: variant by variant, setting by setting, seed by seed."""
     short = _short_names(list(grid.settings))
     for variant, own in grid.variants.items():
         for values in itertools.product(*grid.settings.values()):
@@ -122,7 +125,7 @@ def points(grid: Grid) -> Iterator[Point]:
 
 
 def as_text(value: Any) -> str:
-    """An option's value as the command line takes it."""
+    """Return an option's value as the command line takes it."""
     if isinstance(value, str):
         return value
     return json.dumps(value, default=str)
@@ -222,14 +225,14 @@ def _files(folder: Path, options: Options) -> dict[str, Any]:
 
 
 def _from_here(folder: Path, value: Any) -> Any:
-    """The name of a YAML file in or near ``folder``, as seen from here; any other value as it is."""
+    """Return the name of a YAML file in ``folder`` relative to the working directory, and any other value as it is."""
     if isinstance(value, str) and value.endswith(".yaml") and (folder / value).is_file():
         return os.path.relpath(folder / value) if not Path(value).is_absolute() else value
     return value
 
 
 def _short_names(options: Sequence[str]) -> dict[str, str]:
-    """The last words of every option, as many as tell it from the others."""
+    """Return the last words of every option, as many as tell it from the others."""
     short = {}
     for option in options:
         parts = option.split(".")

@@ -1,4 +1,4 @@
-"""What a worker runs: a cell's command as a process of its own. Standard library only: workers start without loading torch.
+"""The job of a worker: a cell's command as a process of its own. Standard library only: workers start without loading torch.
 
 A cell's log is locked by whoever writes it. The lock is the operating system's and belongs to the command too, so that it outlives
 a worker that is killed, and ends with the last of the two, however they end.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _STOP_SECONDS = 60.0
-"""For the command to stop after SIGTERM; SLURM gives 90 before it kills."""
+"""Seconds that a command has to stop after SIGTERM; SLURM gives 90 before it kills."""
 _TRIES = 10
 
 
@@ -34,7 +34,7 @@ class CellJob:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int | None:
-        """Run it to its end."""
+        """Run the command to its end."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab", buffering=0) as log:
             if not _locked(log):
@@ -55,7 +55,7 @@ class CellJob:
             return self._child.returncode
 
     def checkpoint(self) -> Any:
-        """For submitit, when the cluster takes the machine back: stop the command and queue the same job again."""
+        """Stop the command and queue the same job again: submitit calls this when the cluster takes the machine back."""
         from submitit.helpers import DelayedSubmission
 
         if self._child is not None:
@@ -75,7 +75,7 @@ class CellJob:
 
 
 def is_locked(log: Path) -> bool:
-    """Whether a worker, or a command that it left behind, writes this log."""
+    """Return whether a worker, or a command that outlived its worker, writes this log."""
     try:
         with log.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -97,12 +97,12 @@ def _locked(log: IO[bytes]) -> bool:
 
 
 def _ignore_requeue_signal() -> None:
-    """SLURM signals every process of a job; this one is for submitit, and would kill the command."""
+    """Ignore the signal by which submitit requeues: SLURM sends it to every process of a job, and it would kill the command."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _stop(pid: int) -> None:
-    """SIGTERM, and SIGKILL for what does not stop. The process is left for its parent's ``poll``."""
+    """Stop a process by SIGTERM, after a time by SIGKILL. Its exit code is left for the ``poll`` of whoever started it."""
     try:
         os.kill(pid, signal.SIGTERM)
         end = time.monotonic() + _STOP_SECONDS

@@ -1,4 +1,4 @@
-"""A file that keeps a sweep's rows: what has a row there is finished, wherever it ran, and what finishes gets one."""
+"""The file in which a sweep keeps rows: a cell with a row there is finished, wherever it ran, and a cell that finishes gets one."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,9 +15,9 @@ class KeptRows:
     """Rows that outlast the folders of their runs.
 
     Args:
-        path: of the file; ``None`` keeps nothing.
-        others: files of other sweeps' rows. A cell whose configuration has a row there is finished too: that run is this cell's,
-            and its row is added under the cell's question and variant.
+        path: the file; ``None`` keeps nothing.
+        others: files of rows of other sweeps. A cell whose configuration has a row there is finished too; the row is copied under the
+            question and variant of the cell.
 
     Raises:
         RecordError: a file holds something else.
@@ -30,7 +30,7 @@ class KeptRows:
 
     @property
     def empty(self) -> bool:
-        """Whether there is no row at all."""
+        """Return whether there is no row at all."""
         return not self._own and not self._others
 
     def row(self, config_hash: str, budget: str) -> Record | None:

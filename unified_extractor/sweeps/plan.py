@@ -1,4 +1,4 @@
-"""What a sweep would do and cost: every cell built and checked as ``fit`` would, its state, and the seconds it would take."""
+"""The plan of a sweep: every cell is built and checked as ``fit`` would do it, with its state and the seconds that it would take."""
 
 import os
 import shlex
@@ -18,8 +18,7 @@ from rich.table import Table
 from unified_extractor.profiling.cost import TRAINING, multiply_adds
 from unified_extractor.results.record import Record, RecordError, read_rows
 from unified_extractor.sweeps.cell import Cell, State, arguments_without_name, as_cell
-from unified_extractor.sweeps.errors import SweepError
-from unified_extractor.sweeps.grid import Grid, Point, points
+from unified_extractor.sweeps.grid import Grid, Point, SweepError, points
 from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
 from unified_extractor.training import ConfigurationError
@@ -37,15 +36,15 @@ class PlannedCell:
 
     Attributes:
         cell: the cell.
-        parameters: of the network.
-        multiply_adds: of one image, forward.
-        training_multiply_adds: of the whole run: three times forward for every image of every epoch.
-        epochs: of the whole run.
-        seconds: of the whole run, start-up included; ``None`` if its device is not here.
-        device: the device in words, or why it is not known.
-        gpus: that it takes; 0 on the CPU, or if it chooses them itself.
-        state: when it was planned.
-        epochs_done: then.
+        parameters: the parameters of the network.
+        multiply_adds: the multiply-adds of one image, forward.
+        training_multiply_adds: the multiply-adds of the whole run: three times forward for every image of every epoch.
+        epochs: the epochs of the whole run.
+        seconds: the seconds of the whole run, start-up included; ``None`` if its device is not here.
+        device: the device in words, or the reason why it is not known.
+        gpus: the number of GPUs that it takes; 0 on the CPU, or if it chooses them itself.
+        state: the state of the cell when it was planned.
+        epochs_done: the epochs that were done when it was planned.
     """
 
     cell: Cell
@@ -60,19 +59,19 @@ class PlannedCell:
     epochs_done: int
 
     def left(self, state: State, epochs_done: int) -> float:
-        """The fraction of the run that is still to do."""
+        """Return the fraction of the run that is still to do."""
         if state == "finished":
             return 0.0
         return 1 - min(1.0, epochs_done / self.epochs) if self.epochs and state != "new" else 1.0
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds that are still to do."""
+        """Return the seconds that are still to do, ``None`` if they are not known."""
         return None if self.seconds is None else self.seconds * self.left(self.state, self.epochs_done)
 
 
 def plan_cells(grid: Grid, *, elsewhere: bool = False, kept: KeptRows | None = None) -> list[PlannedCell]:
-    """Build, check and cost every cell of a grid. Nothing is written, nothing of this process is left changed.
+    """Return every cell of a grid, built, checked and costed. Nothing is written, and nothing of this process stays changed.
 
     With ``elsewhere`` cells may need devices that only another machine has. What has a row in ``kept`` is finished.
 
@@ -91,7 +90,7 @@ def plan_cells(grid: Grid, *, elsewhere: bool = False, kept: KeptRows | None = N
 
 
 class _Planner:
-    """Plans cell after cell; what cells share is counted and timed once."""
+    """A planner of one cell after the other, which counts and times only once what cells have in common."""
 
     def __init__(self, grid: Grid, elsewhere: bool, kept: KeptRows) -> None:
         self._grid, self._elsewhere, self._kept = grid, elsewhere, kept
@@ -135,7 +134,7 @@ class _Planner:
             )
 
     def with_measured(self, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
-        """Where a finished cell of the same variant ran on the same device, its seconds instead of the estimate."""
+        """Return the cells with the seconds of finished cells of the same variant and device, where there are any, as estimate."""
         measured: dict[tuple[str, str], list[float]] = {}
         for planned_cell in cells:
             if planned_cell.state == "finished" and (run := _finished_seconds(planned_cell.cell)):
@@ -177,7 +176,7 @@ class _Planner:
 
 
 def plan_table(cells: Sequence[PlannedCell]) -> Table:
-    """Every cell as a row."""
+    """Return a table with a line for every cell."""
     table = Table("variant", "seed", "state")
     for title in ("parameters", "multiply-adds", "seconds left"):
         table.add_column(title, justify="right")
@@ -200,7 +199,7 @@ def plan_table(cells: Sequence[PlannedCell]) -> Table:
 
 
 def plan_total(cells: Sequence[PlannedCell], workers: int) -> str:
-    """The sweep's size and cost in a line or two."""
+    """Return the size and cost of the sweep in a line or two."""
     open_cells = [planned_cell for planned_cell in cells if planned_cell.state != "finished"]
     work = sum(c.training_multiply_adds * c.left(c.state, c.epochs_done) for c in open_cells)
     lines = [f"{len(cells)} cells, {len(cells) - len(open_cells)} finished; to do: {work:.3g} multiply-adds of training"]
@@ -217,12 +216,12 @@ def plan_total(cells: Sequence[PlannedCell], workers: int) -> str:
 
 
 def commands(cells: Sequence[PlannedCell]) -> list[str]:
-    """The commands, as a person would type them."""
+    """Return the command of every cell, as a person would type it."""
     return [shlex.join(["uniex", *planned_cell.cell.arguments]) for planned_cell in cells]
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``43 s``, ``12 min``, ``7 h 05 min``."""
+    """Return seconds in words: ``43 s``, ``12 min``, ``7 h 05 min``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -250,7 +249,7 @@ def _with_seconds(planned_cell: PlannedCell, seconds: float) -> PlannedCell:
 
 
 def _finished_seconds(cell: Cell) -> tuple[Record, float] | None:
-    """The record of a finished cell, and the seconds from its start to its record; of a resumed one, of its training steps."""
+    """Return the record of a finished cell and the seconds that it took: to its record, or in its training steps if it was resumed."""
     folder = cell.run.finished()
     if folder is None:
         return None
@@ -267,7 +266,7 @@ def _finished_seconds(cell: Cell) -> tuple[Record, float] | None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Random state, threads and environment are afterwards as they were: a planned run sets them as ``fit`` would."""
+    """Restore random state, threads and environment afterwards: a planned run sets them as ``fit`` would."""
     variables, threads = dict(os.environ), torch.get_num_threads()
     try:
         with isolate_rng():

@@ -1,4 +1,4 @@
-"""What one sees while a sweep runs: a bar on a terminal, a line an event everywhere else."""
+"""The progress of a sweep: a bar on a terminal, a line for every event elsewhere."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -12,12 +12,12 @@ from unified_extractor.sweeps.plan import PlannedCell, duration
 
 
 class Progress:
-    """How far a sweep is, each cell weighted by its estimated cost; the epochs that running cells have done count.
+    """The display of how far a sweep is. Cells weigh by their estimated cost; epochs that running cells have done count.
 
     Args:
-        cells: all of the sweep's.
-        workers: cells at once.
-        console: to write on.
+        cells: all cells of the sweep.
+        workers: the number of cells at once.
+        console: the terminal or file to write on.
     """
 
     def __init__(self, cells: Sequence[PlannedCell], *, workers: int, console: Console) -> None:
@@ -46,14 +46,14 @@ class Progress:
             self._bar.stop()
 
     def event(self, text: str) -> None:
-        """Something happened to a cell."""
+        """Print a line about a cell."""
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=self._console.file, flush=True)
 
     def show(self, open_cells: Mapping[str, PlannedCell], *, running: Collection[str], failed: int) -> None:
-        """The state of the sweep now: what is still open, and which of it runs."""
+        """Show the state of the sweep: the cells that are still open, and the names of those that run."""
         if self._bar is None:
             return
         left = self.left(open_cells, running)
@@ -65,7 +65,7 @@ class Progress:
         self._bar.update(self._task, completed=total - left, description=description, remaining=self._remaining(left))
 
     def left(self, open_cells: Mapping[str, PlannedCell], running: Collection[str]) -> float:
-        """The weight of what is still to do."""
+        """Return the weight of what is still to do."""
         left = 0.0
         for name, planned in open_cells.items():
             runs = name in running
@@ -74,7 +74,7 @@ class Progress:
         return left
 
     def _remaining(self, left: float) -> str:
-        """By the pace so far; by the estimate until there is one."""
+        """Return the time left in words, by the pace so far, or by the estimate as long as there is no pace."""
         passed, done = time.monotonic() - self._start, (self._left_at_start or left) - left
         if self._left_at_start and done > 0.1 * self._left_at_start:
             return f"about {duration(left * passed / done)} left"

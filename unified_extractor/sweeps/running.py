@@ -1,4 +1,4 @@
-"""Runs the cells of a sweep until each is finished or has failed for good. What is finished or runs, the disk says, not this process."""
+"""Running the cells of a sweep until each is finished or has failed for good. The disk says which are finished or run."""
 
 import signal
 import time
@@ -9,7 +9,7 @@ from typing import Any
 
 from unified_extractor.sweeps.cell import Cell
 from unified_extractor.sweeps.cluster import Cluster, cell_job, visible_gpus
-from unified_extractor.sweeps.errors import SweepError
+from unified_extractor.sweeps.grid import SweepError
 from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.plan import PlannedCell
 from unified_extractor.sweeps.progress import Progress
@@ -40,16 +40,16 @@ class _Running:
 
 
 class Sweep:
-    """Cells, and the jobs that run them.
+    """The cells of a sweep and the jobs that run them.
 
     Args:
-        cells: all of the sweep's.
-        executor: submitit's.
-        cluster: its kind.
-        workers: cells at once, those that another process runs included. On SLURM the array's parallelism, and this is not asked.
-        retries: how often a cell that failed is started again.
-        kept: where the rows of finished cells are kept.
-        progress: is told what happens.
+        cells: all cells of the sweep.
+        executor: the executor of submitit.
+        cluster: the kind of the executor.
+        workers: the number of cells at once, with those that another process runs. On SLURM the executor limits them.
+        retries: the number of times that a cell that failed is started again.
+        progress: the display that is told of every event.
+        kept: the file that keeps the rows of finished cells.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Sweep:
                 time.sleep(_POLL_SECONDS[self._cluster])
 
     def _stop(self) -> None:
-        """SIGTERM, again and again: a job that is starting does not hear it yet."""
+        """Stop the running jobs by SIGTERM, sent again and again: a job that is starting does not hear it yet."""
         self._progress.event("interrupted: the running cells stop at their next step")
         end = time.monotonic() + _STOP_SECONDS
         while time.monotonic() < end and (alive := [running.job for running in self._jobs.values() if not running.job.done()]):
@@ -123,7 +123,7 @@ class Sweep:
             self._progress.event(f"{'queued' if self._cluster == 'slurm' else 'started'} {self._open[name].cell.point}")
 
     def _look(self) -> None:
-        """Which of the cells without a job are finished, which run all the same."""
+        """Look which of the cells without a job are finished, and which run all the same."""
         for name in [name for name in self._open if name not in self._jobs]:
             cell = self._open[name].cell
             state = cell.state()
@@ -172,7 +172,7 @@ class Sweep:
 
 @contextmanager
 def _not_interrupted() -> Iterator[None]:
-    """Processes started here do not hear the terminal's Ctrl-C: submitit's would die with a traceback. The sweep stops them."""
+    """Keep Ctrl-C from processes that are started here: submitit's would die with a traceback. The sweep stops them itself."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -181,7 +181,7 @@ def _not_interrupted() -> Iterator[None]:
 
 
 def exit_words(exit_code: int | None) -> str:
-    """An exit code for people."""
+    """Return an exit code in words."""
     if exit_code is None:
         return "its worker was lost"
     if exit_code < 0:
@@ -190,7 +190,7 @@ def exit_words(exit_code: int | None) -> str:
 
 
 def _result(job: Any) -> tuple[int | None, bool]:
-    """A job's exit code, and whether it found another process at work instead."""
+    """Return the exit code of a job, and whether it found another process at work instead."""
     from submitit.core.utils import UncompletedJobError
 
     try:

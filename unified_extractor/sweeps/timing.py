@@ -1,4 +1,4 @@
-"""How long a run would take on this machine: a few training steps of it, timed."""
+"""An estimate of how long a run would take on this machine, by timing a few of its training steps."""
 
 import json
 import statistics
@@ -17,7 +17,7 @@ from unified_extractor.training.run.step_count import planned_batches, planned_s
 
 _SECONDS = 1.0
 _MULTIPLY_ADDS_PER_SECOND = 5e9
-"""Of a slow processor: on a CPU a step is timed with as many images as it should do in a second, at least two."""
+"""The speed of a slow processor: on a CPU a step is timed with as many images as it should do in a second, at least two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +33,19 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds of a batch: ``train`` with backward and optimiser, data included if no other process loads them; ``evaluate``."""
+    """Seconds of a batch: ``train`` with backward and optimizer, data included if no other process loads them; ``evaluate``."""
 
     train: float
     evaluate: float
 
     def run(self, schedule: Schedule) -> float:
-        """Seconds of all epochs and the test."""
+        """Return the seconds of all epochs and the test."""
         validated = schedule.epochs * schedule.val_batches + schedule.test_batches
         return schedule.epochs * schedule.train_batches * self.train + validated * self.evaluate
 
 
 def schedule(plan: PlannedRun) -> Schedule:
-    """The work of a planned run."""
+    """Return the work of a planned run."""
     trainer, data = plan.trainer, plan.data
     steps = planned_steps(trainer, data)
     return Schedule(
@@ -58,7 +58,7 @@ def schedule(plan: PlannedRun) -> Schedule:
 
 
 def work_key(plan: PlannedRun) -> str:
-    """Runs with an equal key take equally long a step: they differ in seed, optimisation or length."""
+    """Return a key that runs share if their steps take equally long: such runs differ in seed, optimization or length."""
     model, trainer = plan.settings.model, plan.settings.trainer
     relevant = [
         model.network,
@@ -73,7 +73,7 @@ def work_key(plan: PlannedRun) -> str:
 
 
 def step_time(plan: PlannedRun, multiply_adds: int) -> StepTime:
-    """Time about a second of training steps and as much of evaluation on the run's own device. ``multiply_adds`` are of an image.
+    """Return the seconds of a batch, timed for about a second each on the run's own device. ``multiply_adds`` are those of an image.
 
     ``torch.compile`` is left out. Changes the planned network's weights.
     """
@@ -118,7 +118,7 @@ def _batches(plan: PlannedRun, count: int, device: torch.device) -> Iterator[tup
 
 
 def _median_seconds(step: Any, device: torch.device) -> float:
-    """The first step compiles and allocates: it never counts, and after a long one a single other one does."""
+    """Return the median seconds of a step. The first one compiles and allocates and never counts; after a long one a single other does."""
     if _seconds(step, device) > 2 * _SECONDS:
         return _seconds(step, device)
     times: list[float] = []
