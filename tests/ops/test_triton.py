@@ -170,7 +170,7 @@ def test_channels_last_in_is_channels_last_out_and_equals_the_reference(case, po
 
 @pytest.mark.parametrize("sums", [1, 2])
 def test_any_number_of_partial_sums_gives_a_static_kernels_gradient(sums, poisoned_device_memory, monkeypatch):
-    monkeypatch.setattr(launch, "_STATIC_SUMS", sums)
+    monkeypatch.setattr(launch, "_MOST_STATIC_SUMS", sums)
     call = made_call(channels=4, static=(3, 4), kernels=2, kernel_size=1, padding=0, size=(5, 8), batch=3)
     assert_same(run(call), reference(call))
 

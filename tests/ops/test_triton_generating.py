@@ -19,7 +19,8 @@ from unified_extractor.ops.custom_ops import flattened
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
-from unified_extractor.ops.backends.triton import launch, planning
+from unified_extractor.ops.backends.triton import launch
+from unified_extractor.ops.backends.triton.plan import computes_backward, computes_forward, pays_on_chip
 
 HALVES = {"channels": 8, "kernels": 4, "kernel_size": 3, "size": (3, 4), "batch": 2, "depth": 3}
 CASES = {
@@ -69,9 +70,9 @@ def as_call(call):
 @pytest.mark.parametrize("case", CASES)
 def test_a_kernel_generated_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
     call = call_of(case, normalization, channels_last=channels_last)
-    assert planning.computes_forward(as_call(call))
+    assert computes_forward(as_call(call))
     plain = case not in ("offsets", "depthwise", "residual") and normalization != "softmax"
-    assert planning.computes_backward(as_call(call)) == plain
+    assert computes_backward(as_call(call)) == plain
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
 
@@ -109,7 +110,7 @@ def test_half_precision_is_as_precise_as_in_two_steps(dtype):
 
 def test_partial_sums_of_several_tiles_add_up(monkeypatch):
     """One program has several tiles of several images, another has none."""
-    monkeypatch.setattr(launch, "_MAP_SHARES", 2)
+    monkeypatch.setattr(launch, "_MOST_MAP_SUMS", 2)
     call = call_of("one group, several tiles of positions") | {}
     call |= {name: torch.cat([call[name], 2 * call[name], -call[name]]) for name in ("x", "feature")}
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
@@ -118,20 +119,20 @@ def test_partial_sums_of_several_tiles_add_up(monkeypatch):
 def test_a_kernel_too_large_for_registers_is_stored_first():
     deep = call_of("eight taps and one")
     deep |= {"feature": torch.zeros(2, 65, 3, 4), "head_weight": torch.zeros(36, 65)}
-    assert not planning.computes_forward(as_call(deep))
+    assert not computes_forward(as_call(deep))
     many = with_generator(made_call(channels=4, kernels=2, kernel_size=5, padding=2), depth=2, normalization="softmax")
-    assert not planning.computes_forward(as_call(many))
-    assert planning.computes_forward(as_call(many | {"normalization": "none"}))
+    assert not computes_forward(as_call(many))
+    assert computes_forward(as_call(many | {"normalization": "none"}))
 
 
 def test_it_is_chosen_where_measured_to_be_faster():
     for depth, chosen in ((16, True), (32, True), (33, False)):
         call = with_generator(made_call(channels=32, kernels=2, kernel_size=7, padding=3, size=(3, 3)), depth=depth)
-        assert planning.pays_on_chip(as_call(call)) == chosen
+        assert pays_on_chip(as_call(call)) == chosen
         call["head_weight"].requires_grad_()
-        assert not planning.pays_on_chip(as_call(call))
+        assert not pays_on_chip(as_call(call))
         with torch.no_grad():
-            assert planning.pays_on_chip(as_call(call)) == chosen
+            assert pays_on_chip(as_call(call)) == chosen
 
 
 @pytest.mark.sampled(2)

@@ -17,9 +17,10 @@ from tests.support.oracles import output_size
 from tests.support.triton_runs import DEVICE, GPU, TENSORS, made_similarity, on_device, products, reference, run
 from unified_extractor.ops import checks
 from unified_extractor.ops.backends import triton
-from unified_extractor.ops.backends.triton import Triton, launch, planning, tuning
+from unified_extractor.ops.backends.triton import Triton, launch, tuning
 from unified_extractor.ops.backends.triton.launch import OPERATORS
-from unified_extractor.ops.backends.triton.records import Image, WindowValues
+from unified_extractor.ops.backends.triton.plan import plan_for
+from unified_extractor.ops.backends.triton.records import Image, WindowValues, image_record
 from unified_extractor.ops.call import Call, Wanted, similarity_call
 
 Autotuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
@@ -491,12 +492,12 @@ def test_only_a_matrix_product_of_float32_follows_torchs_tf32_switch(tf32):
         assert_same(run(call), reference(call), 1e-2 if GPU else 1e-5)
         window = checks.geometry(call["x"], 2, 1, 1, 1)
         tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
-        precisions.append(planning.plan_for(Call(*tensors, None, window), interpreted=not GPU).precision)
+        precisions.append(plan_for(Call(*tensors, None, window), interpreted=not GPU).precision)
     assert precisions == ["ieee", "tf32"]
 
 
 def test_one_image_has_the_strides_of_many():
     """The stride from image to image of a single image may be any number, and each would be compiled anew."""
     for image in (torch.empty(1, 4, 3, 3), torch.empty(1, 12).unflatten(1, (3, 2, 2)), torch.empty(2, 4, 3, 3)[1:]):
-        assert planning.image_of(image).batch == 0
-    assert planning.image_of(torch.empty(2, 4, 3, 3)).batch == 36
+        assert image_record(image).batch == 0
+    assert image_record(torch.empty(2, 4, 3, 3)).batch == 36

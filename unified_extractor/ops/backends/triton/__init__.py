@@ -20,7 +20,7 @@ import os
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.backends.triton.planning import pays_on_chip
+from unified_extractor.ops.backends.triton.plan import pays_on_chip
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.rewrites import is_convolution, run_rewritten

@@ -5,12 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unified_extractor.ops.backends.triton.planning import image_of, sizes_of
-from unified_extractor.ops.backends.triton.records import Plan
+from unified_extractor.ops.backends.triton.records import Plan, image_record, sizes_record
 from unified_extractor.ops.backends.triton.tiles import start_of
 from unified_extractor.ops.backends.triton.tuning import start, tuned
 from unified_extractor.ops.call import Call
-from unified_extractor.ops.geometry import Geometry, precision
+from unified_extractor.ops.offsets import bilinear_corners, tap_positions
 
 
 @tuned({"num_warps": 1})
@@ -48,55 +47,24 @@ def collect(columns, weights, order, begins, y, sizes, plan: tl.constexpr, TUNED
 def gradient_from_columns(columns: Tensor, call: Call, plan: Plan, result: Tensor) -> None:
     """Write the image's gradient from that of its samples, ``[B, C, K, Ho, Wo]``."""
     assert call.offsets is not None
-    pixel, weight = _corners(call.offsets, call.geometry)
+    height, width = call.geometry.image
+    pixels = height * width
+    rows, tap_columns = tap_positions(call.geometry, call.offsets, call.offsets.device)
+    corners = bilinear_corners(rows.flatten(2), tap_columns.flatten(2), (height, width))
+    pixel = corners.pixel.where(corners.inside, pixels).flatten(2)  # a corner outside the image comes behind the last pixel
     by_pixel, order = pixel.sort(dim=2, stable=True)
-    pixels = call.geometry.image[0] * call.geometry.image[1]
     edges = torch.arange(pixels + 1, device=pixel.device).expand(*pixel.shape[:2], -1)
     begins = torch.searchsorted(by_pixel, edges.contiguous())
-    grid = (pixels * call.x.shape[0], plan.channel_groups * plan.group_blocks)
     start(
         collect,
-        grid,
+        (pixels * call.x.shape[0], plan.channel_groups * plan.group_blocks),
         call.x.device,
         plan,
         pixels,
-        sizes=sizes_of(call.geometry),
-        columns=image_of(columns),
-        weights=weight,
+        sizes=sizes_record(call.geometry),
+        columns=image_record(columns),
+        weights=corners.weight.flatten(2),
         order=order,
         begins=begins,
-        y=image_of(result),
+        y=image_record(result),
     )
-
-
-def _corners(offsets: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    """Return the pixels of the four corners of every sample, row-major, and their weights, ``[B, F, 4*K*P]``.
-
-    A corner outside the image gets the number behind the last pixel.
-    """
-    height, width = geometry.image
-    y, x = (_positions(offsets, geometry, axis) for axis in (0, 1))
-    inside = (y >= -1) & (y < height) & (x >= -1) & (x < width)
-    y, x = y.where(inside, 0), x.where(inside, 0)
-    pixels, weights = [], []
-    for below in (0, 1):
-        for right in (0, 1):
-            row, column = y.floor() + below, x.floor() + right
-            there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            pixels.append((row.long() * width + column.long()).where(there, height * width))
-            weights.append((1 - (y - row).abs()) * (1 - (x - column).abs()))
-    return torch.stack(pixels, 2).flatten(2), torch.stack(weights, 2).flatten(2)
-
-
-def _positions(offsets: Tensor, geometry: Geometry, axis: int) -> Tensor:
-    """Return the rows or columns of every tap, ``[B, F, K, P]``."""
-    moves = offsets[:, :, :, axis].to(precision(offsets))
-    steps = torch.arange(
-        geometry.kernel_size[axis], dtype=moves.dtype, device=moves.device
-    )  # made there: a copy would end a graph's capture
-    taps = (steps[:, None] if axis == 0 else steps).expand(geometry.kernel_size).flatten() * geometry.dilation[
-        axis
-    ] - geometry.padding[axis]
-    windows = torch.arange(geometry.output[axis], dtype=moves.dtype, device=moves.device) * geometry.stride[axis]
-    grid = taps[:, None, None] + (windows[:, None] if axis == 0 else windows)
-    return (moves + grid).expand(*moves.shape[:3], *geometry.output).flatten(3)

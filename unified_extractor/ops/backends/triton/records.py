@@ -1,6 +1,7 @@
 """Records that a kernel takes: tensors with their strides, the sizes of a call, and its compile-time switches.
 
-A kernel reads the fields by name. None of a record's strides assumes a layout: any tensor is read where it lies.
+A kernel reads the fields by name. None of a record's strides assumes a layout: any tensor is read where it lies. ``plan.py`` decides
+what stands in the switches.
 
 B batch, C channels, O output channels, G groups of the dynamic kernel or of the offsets, K taps, R channels of a feature,
 J channel groups, N channels of a channel group (``tiles.py`` has the definition), kh, kw kernel size, Ho, Wo output positions.
@@ -10,6 +11,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
+
+from unified_extractor.ops.dynamic_kernels import LinearKernel
+from unified_extractor.ops.geometry import Geometry
 
 
 class Image(NamedTuple):
@@ -135,6 +139,56 @@ class Plan(NamedTuple):
     """Precision of a matrix product of float32: "ieee" or "tf32"."""
     interpreted: bool
     """The kernels run in Triton's interpreter, on the CPU."""
+
+
+def image_record(x: Tensor | None) -> Image:
+    """Return the record of an image ``[B, C, h, w]`` or ``[B, C, K, h, w]``."""
+    if x is None:
+        return Image(None, 0, 0, 0, 0, 0)
+    _, channel, *tap, row, column = x.stride()
+    return Image(x, _batch_stride(x), channel, tap[0] if tap else 0, row, column)
+
+
+def dynamic_kernel_record(dynamic_kernel: Tensor | None, fold: bool, partial_sum: int = 0) -> WindowValues:
+    """Return the record of a dynamic kernel, ``[B, G, K, Ho, Wo]`` or a fold's ``[B, G, K, K, Ho, Wo]``."""
+    if dynamic_kernel is None:
+        return WindowValues(None, 0, 0, 0, 0, 0, 0, 0)
+    _, group, *output_tap, tap, _, _ = dynamic_kernel.stride()
+    component = output_tap[0] if fold else 0
+    strides = _position_strides(dynamic_kernel)
+    return WindowValues(dynamic_kernel, partial_sum, _batch_stride(dynamic_kernel), group, component, tap, *strides)
+
+
+def offsets_record(offsets: Tensor | None, partial_sum: int = 0) -> WindowValues:
+    """Return the record of offsets ``[B, F, K, 2, Ho, Wo]``."""
+    if offsets is None:
+        return WindowValues(None, 0, 0, 0, 0, 0, 0, 0)
+    _, group, tap, axis, _, _ = offsets.stride()
+    return WindowValues(offsets, partial_sum, _batch_stride(offsets), group, axis, tap, *_position_strides(offsets))
+
+
+def linear_map_record(kernel: LinearKernel) -> LinearMap:
+    """Return the record of a feature and its linear map."""
+    _, channel, row, column = kernel.feature.stride()
+    weight, bias = (None if t is None else (kernel.scale * t.detach()).contiguous() for t in (kernel.weight, kernel.bias))
+    assert weight is not None
+    return LinearMap(kernel.feature, _batch_stride(kernel.feature), channel, row, column, weight, bias)
+
+
+def sizes_record(geometry: Geometry) -> Sizes:
+    """Return the record of a call's sizes."""
+    return Sizes(*geometry.image, *geometry.output, *geometry.padding)
+
+
+def _batch_stride(tensor: Tensor) -> int:
+    """Return the stride from image to image; 0 for a single image, whose stride may be any number and would each be compiled anew."""
+    return 0 if tensor.shape[0] == 1 else tensor.stride(0)
+
+
+def _position_strides(values: Tensor) -> tuple[int, int]:
+    """Return the strides from row to row and column to column; 0 along an axis that is broadcast."""
+    row, column = (0 if values.shape[axis] == 1 else values.stride(axis) for axis in (-2, -1))
+    return row, column
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.call import Call
-from unified_extractor.ops.cost import kernel_multiply_adds
+from unified_extractor.ops.cost import SAMPLE, kernel_multiply_adds
 
 
 class Work(NamedTuple):
@@ -82,14 +82,13 @@ def step_bytes(call: Call) -> int:
 
 
 def stored_step_bytes(call: Call) -> int:
-    """Return the bytes of a forward and backward pass that stores a generated kernel.
+    """Return the bytes of a forward and backward pass that stores a computed kernel.
 
-    The matrix product that makes the kernel is added, and in backward the two products with its gradient.
+    The matrix product that computes the kernel is added, and in backward the two products with its gradient.
     """
     assert call.computed_kernel is not None
-    kernel = torch.empty(call.kernel_shape(), dtype=call.x.dtype, device="meta")
-    generated_from = _generated_from(call)
-    products = tensor_bytes([*generated_from, kernel]) + tensor_bytes([kernel, kernel, *generated_from[:2], *generated_from])
+    kernel, sources = torch.empty(call.kernel_shape(), dtype=call.x.dtype, device="meta"), call.kernel_tensors
+    products = tensor_bytes([*sources, kernel]) + tensor_bytes([kernel, kernel, *sources[:2], *sources])
     return step_bytes(call._replace(dynamic_kernel=kernel)) + products
 
 
@@ -111,25 +110,18 @@ def kernels(call: Call) -> list[str]:
     """Return the kernels that run for a call, forward and then backward; "collect" runs only under deterministic algorithms."""
     if call.computed_kernel is not None:
         return ["gather", "fold gradient", "linear_map_backward"]
-    dense, has_offsets = _is_dense(call), call.offsets is not None
+    dense, has_offsets, has_kernel = call.has_dense_kernel, call.offsets is not None, call.stored_kernel is not None
     forward = "fold" if call.aggregation == "fold" else "dense" if dense else "gather"
     products = call.static_kernel is None and not has_offsets and call.aggregation == "gather"
+    others = not products and (has_offsets or has_kernel or (call.static_kernel is not None and not dense))
     return [
         forward,
         *(["dense_backward"] if dense else []),
         *([] if has_offsets else ["fold gradient"]),
         *(["dynamic_kernel_backward"] if products else []),
-        *(
-            ["backward"]
-            if not products and (has_offsets or call.stored_kernel is not None or (call.static_kernel is not None and not dense))
-            else []
-        ),
+        *(["backward"] if others else []),
         *(["collect"] if has_offsets else []),
     ]
-
-
-def _is_dense(call: Call) -> bool:
-    return call.has_dense_kernel
 
 
 def _samples(call: Call) -> int:
@@ -137,64 +129,61 @@ def _samples(call: Call) -> int:
     return prod(call.x.shape[:2]) * call.geometry.taps * prod(call.geometry.output)
 
 
+def _sampling(call: Call) -> int:
+    """Return the multiply-adds of sampling bilinearly once."""
+    return SAMPLE * _samples(call) if call.offsets is not None else 0
+
+
 def _weighting(call: Call) -> int:
     """Return the multiply-adds of each sample with its weights; those of a dense static kernel are counted as a matrix product."""
-    weights = (call.dynamic_kernel is not None) + (call.static_kernel is not None and not _is_dense(call))
-    return _samples(call) * (call.geometry.taps if call.aggregation == "fold" else 1) * (weights or (0 if _is_dense(call) else 1))
+    weights = (call.dynamic_kernel is not None) + (call.static_kernel is not None and not call.has_dense_kernel)
+    return _samples(call) * call.results_per_window * (weights or (0 if call.has_dense_kernel else 1))
 
 
 def _matrix(call: Call) -> int:
     """Return the multiply-adds of a dense static kernel, in each of its three products."""
-    if not _is_dense(call):
+    if call.static_kernel is None or not call.has_dense_kernel:
         return 0
-    assert call.static_kernel is not None
     return call.x.shape[0] * call.static_kernel.numel() * prod(call.geometry.output)
 
 
-def _sampling(call: Call) -> int:
-    """Return the multiply-adds of sampling bilinearly once."""
-    return 4 * _samples(call) if call.offsets is not None else 0
-
-
-def _inputs(call: Call) -> int:
-    return tensor_bytes([call.x, call.static_kernel, call.stored_kernel, call.offsets, *_generated_from(call)])
-
-
-def _generated_from(call: Call) -> Sequence[Tensor | None]:
-    """Return the tensors that the dynamic kernel is generated from."""
-    return call.kernel_tensors
-
-
-def _generating(call: Call) -> int:
-    """Return the multiply-adds of generating the dynamic kernel once."""
+def _computing(call: Call) -> int:
+    """Return the multiply-adds of computing the dynamic kernel once."""
     return 0 if call.computed_kernel is None else call.x.shape[0] * kernel_multiply_adds(call.computed_kernel, call.geometry)
 
 
+def _inputs(call: Call) -> int:
+    """Return the bytes of all tensors of a call."""
+    return tensor_bytes([call.x, call.static_kernel, call.stored_kernel, call.offsets, *call.kernel_tensors])
+
+
 def _output(call: Call) -> int:
+    """Return the bytes of the output, or of its gradient."""
     return prod(call.output_shape()) * call.x.element_size()
 
 
 def _forward(call: Call) -> Work:
     """Return the work of "gather", "dense" and "fold", which samples anew for each output of a window."""
-    reads = _sampling(call) * (call.geometry.taps if call.aggregation == "fold" else 1)
-    return Work(_inputs(call) + _output(call), reads + _weighting(call), _matrix(call) + _generating(call))
+    sampling = _sampling(call) * call.results_per_window
+    return Work(_inputs(call) + _output(call), sampling + _weighting(call), _matrix(call) + _computing(call))
 
 
 def _fold_gradient(call: Call) -> Work:
-    bytes_moved = _output(call) + tensor_bytes([call.static_kernel, call.stored_kernel, call.x, *_generated_from(call)])
-    return Work(bytes_moved, _weighting(call) + _generating(call), _matrix(call))
+    """Return the work of the image's gradient on the regular grid."""
+    total = _output(call) + tensor_bytes([call.static_kernel, call.stored_kernel, call.x, *call.kernel_tensors])
+    return Work(total, _weighting(call) + _computing(call), _matrix(call))
 
 
 def _linear_map_backward(call: Call) -> Work:
     """Return the work of the kernel's gradient, which is never written, times the map and times the feature."""
-    bytes_moved = _output(call) + _inputs(call) + tensor_bytes(_generated_from(call))
-    return Work(bytes_moved, _samples(call), 2 * _generating(call))
+    total = _output(call) + _inputs(call) + tensor_bytes(call.kernel_tensors)
+    return Work(total, _samples(call), 2 * _computing(call))
 
 
 def _dense_backward(call: Call) -> Work:
     """Return the work of a dense static kernel's gradient; the kernel is not read, so its bytes stand for those of its gradient."""
-    weighted = _samples(call) if call.stored_kernel is not None else 0
-    return Work(_inputs(call) + _output(call), _sampling(call) + weighted, _matrix(call))
+    weighting = _samples(call) if call.stored_kernel is not None else 0
+    return Work(_inputs(call) + _output(call), _sampling(call) + weighting, _matrix(call))
 
 
 def _backward(call: Call) -> Work:
@@ -202,15 +191,15 @@ def _backward(call: Call) -> Work:
 
     The dynamic kernel is read unless its own gradient is the only one.
     """
-    samples, output_taps = _samples(call), call.geometry.taps if call.aggregation == "fold" else 1
-    has_offsets, static = call.offsets is not None, call.static_kernel is not None and not _is_dense(call)
-    written = tensor_bytes([call.stored_kernel, call.offsets, call.static_kernel if static else None])
-    count = _sampling(call) + (samples * output_taps if call.stored_kernel is not None else 0)  # the dynamic kernel's gradient
-    if static:
-        count += samples * output_taps * (1 if call.stored_kernel is None else 2)  # its own; the other's is weighted by it
+    samples, outputs = _samples(call), call.results_per_window
+    has_offsets, depthwise = call.offsets is not None, call.static_kernel is not None and not call.has_dense_kernel
+    written = tensor_bytes([call.stored_kernel, call.offsets, call.static_kernel if depthwise else None])
+    count = _sampling(call) + (samples * outputs if call.stored_kernel is not None else 0)  # the dynamic kernel's gradient
+    if depthwise:
+        count += samples * outputs * (1 if call.stored_kernel is None else 2)  # its own; the other's is weighted by it
     if has_offsets:
         written += call.x.numel() * max(call.x.element_size(), 4)
-        count += _weighting(call) + 8 * samples  # at the values; then 4 for the offsets, 4 into the corners
+        count += _weighting(call) + 2 * SAMPLE * samples  # of the samples; then for the offsets, and into the corners
     unread = 0 if has_offsets or call.static_kernel is not None else tensor_bytes([call.stored_kernel])
     return Work(_inputs(call) - unread + _output(call) + written, count, _matrix(call))
 
@@ -226,7 +215,7 @@ def _collect(call: Call) -> Work:
     corners = 4 * batch * groups * call.geometry.taps * prod(call.geometry.output)
     begins = 8 * batch * groups * (prod(call.geometry.image) + 1)
     precise = max(call.x.element_size(), 4)
-    return Work(precise * _samples(call) + (precise + 8) * corners + begins + tensor_bytes([call.x]), 4 * _samples(call))
+    return Work(precise * _samples(call) + (precise + 8) * corners + begins + tensor_bytes([call.x]), SAMPLE * _samples(call))
 
 
 _TRAFFIC: dict[str, Callable[[Call], Work]] = {

@@ -1,0 +1,186 @@
+"""The plan of a call: its tiles and compile-time switches, from shapes, strides and dtypes.
+
+C channels, G kernel groups, F offset groups, K taps, J channel groups, N channels of a channel group (``tiles.py`` has the definition).
+"""
+
+from math import gcd, prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unified_extractor.ops.backends.triton.records import Plan
+from unified_extractor.ops.call import Call
+from unified_extractor.ops.cost import kernel_multiply_adds, use_multiply_adds
+from unified_extractor.ops.dynamic_kernels import LinearKernel
+from unified_extractor.ops.geometry import Geometry
+
+_TILE_BYTES = 2048
+"""Bytes of a tile: one load of 16 bytes for each of 128 threads, so a value of the group tile at most for every other thread. A group
+tile must have fewer values than a program has threads: only then does Triton load it where it is needed, not through shared memory."""
+_PLANAR_TILE = 512
+"""Values of a tile whose channels are not neighbors: each is a load of its own, and four a thread are enough at once."""
+_BLOCK_CHANNELS = 64
+"""Channels of a block where they are neighbors: 128 bytes in half precision, a line of the cache."""
+_DENSE_POSITIONS, _DENSE_CHANNELS, _DENSE_OUTPUT_BYTES = 32, 32, 256
+"""Sizes of a tile with a dense static kernel: its sums leave room in registers for the corners of bilinear samples."""
+_LEAST = 16
+"""Least size of each axis of a matrix product."""
+_LARGEST_COST_RATIO = 2
+"""Multiply-adds that compute a kernel, for each in which it is used: measured up to this ratio, with 7x7 taps."""
+_MOST_FEATURE_CHANNELS, _MOST_SOFTMAX_TAPS = 64, 16
+"""Most channels of a feature, and taps of a softmax, of which registers hold all that a tile's kernels need."""
+
+
+class ChannelGroups(NamedTuple):
+    """The channel groups of a call, and how many of them a group of each kind has; 0: there are no groups of that kind."""
+
+    number: int
+    """Number of channel groups, J."""
+    channels: int
+    """Channels of a channel group, N."""
+    per_kernel: int
+    per_offset: int
+    per_convolution: int
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Return whether the channels of an image lie next to each other."""
+    return x.shape[1] > 1 and x.stride(1) == 1
+
+
+def computes_forward(call: Call) -> bool:
+    """Return whether a gather can compute the kernel of this call: groups must lie whole in a tile, and a softmax takes sixteen taps."""
+    groups, kernel = channel_groups_of(call), call.computed_kernel
+    if not isinstance(kernel, LinearKernel) or call.aggregation != "gather" or groups.per_convolution or groups.per_kernel != 1:
+        return False
+    whole = _block_of(groups, is_channels_last(call.x))[1] >= groups.channels
+    few = kernel.normalization != "softmax" or call.geometry.taps <= _MOST_SOFTMAX_TAPS
+    return whole and few and kernel.feature.shape[1] <= _MOST_FEATURE_CHANNELS
+
+
+def computes_backward(call: Call) -> bool:
+    """Return whether backward can compute it again: on the regular grid, from this window's taps alone, without a static kernel."""
+    kernel = call.computed_kernel
+    simple = call.static_kernel is None and call.offsets is None and kernel is not None and kernel.normalization != "softmax"
+    return simple and computes_forward(call)
+
+
+def pays_on_chip(call: Call) -> bool:
+    """Return whether computing this call's kernel is faster than storing it, as measured (``benchmarks/gpu.md``): without gradients it is.
+
+    Backward computes it tap by tap without the matrix units, and a step takes longer than with the kernel stored.
+    """
+    kernel = call.computed_kernel
+    if not isinstance(kernel, LinearKernel) or not computes_backward(call):
+        return False
+    leaves = (call.x, kernel.feature, kernel.weight, kernel.bias)
+    differentiated = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
+    return not differentiated and kernel_multiply_adds(kernel, call.geometry) <= _LARGEST_COST_RATIO * use_multiply_adds(call)
+
+
+def channel_groups_of(call: Call) -> ChannelGroups:
+    """Return the channel groups of a call: as many channels as divide every group."""
+    channels, static = call.channels, call.static_kernel
+    kernel_channels = channels // call.kernel_shape()[1] if call.dynamic_kernel is not None else 0
+    offset_channels = channels // call.offsets.shape[1] if call.offsets is not None else 0
+    convolution_channels = static.shape[1] if static is not None and call.has_dense_kernel else 0
+    size = gcd(channels, kernel_channels, offset_channels, convolution_channels)
+    return ChannelGroups(channels // size, size, kernel_channels // size, offset_channels // size, convolution_channels // size)
+
+
+def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -> Plan:
+    """Return the plan of a call or, with the gradient of its output, of its backward."""
+    x, geometry, groups = call.x, call.geometry, channel_groups_of(call)
+    static, kernel, dynamic = call.static_kernel, call.computed_kernel, call.stored_kernel
+    channels_last, dense = is_channels_last(x), groups.per_convolution > 0
+    outputs = static.shape[0] // (groups.number // groups.per_convolution) if dense and static is not None else 0
+    tile_channel_groups, tile_group_channels = _block_of(groups, channels_last)
+    tile_positions = _positions_of(x, tile_channel_groups * tile_group_channels, dense)
+    group_blocks = -(-groups.channels // tile_group_channels)
+    feature_channels = kernel.feature.shape[1] if isinstance(kernel, LinearKernel) else 0
+    return Plan(
+        channels_last=channels_last,
+        aggregation="gather" if call.aggregation == "similarity" else call.aggregation,
+        combine=call.combine,
+        kernel_height=geometry.kernel_size[0],
+        kernel_width=geometry.kernel_size[1],
+        taps=geometry.taps,
+        output_taps=call.results_per_window,
+        stride_y=geometry.stride[0],
+        stride_x=geometry.stride[1],
+        dilation_y=geometry.dilation[0],
+        dilation_x=geometry.dilation[1],
+        has_offsets=call.offsets is not None,
+        has_dynamic_kernel=dynamic is not None or kernel is not None,
+        adjacent_taps=kernel is not None or (dynamic is not None and dynamic.stride(-3) == 1),
+        feature_channels=feature_channels,
+        tile_feature_channels=max(_power_of_two(feature_channels), _LEAST),
+        normalization="none" if kernel is None else kernel.normalization,
+        static_kernel="none" if static is None else "dense" if dense else "depthwise",
+        channel_groups=groups.number,
+        group_channels=groups.channels,
+        kernel_channel_groups=groups.per_kernel,
+        offset_channel_groups=groups.per_offset,
+        convolution_channel_groups=groups.per_convolution,
+        convolution_outputs=outputs,
+        output_channels=static.shape[0] if dense and static is not None else 0,
+        tile_positions=min(tile_positions, max(_power_of_two(geometry.output[0] * geometry.output[1]), _LEAST)),
+        tile_channel_groups=tile_channel_groups,
+        tile_group_channels=tile_group_channels,
+        tile_outputs=min(max(_power_of_two(outputs), _LEAST), _DENSE_OUTPUT_BYTES // x.element_size()),
+        group_blocks=group_blocks,
+        blocks=-(-groups.number // tile_channel_groups) * group_blocks,
+        kernel_blocks=max(1, groups.per_kernel // tile_channel_groups) * group_blocks,
+        offset_blocks=max(1, groups.per_offset // tile_channel_groups) * group_blocks,
+        one_kernel=_is_one(dynamic, geometry),
+        one_offset=_is_one(call.offsets, geometry),
+        wide=_largest_span(call, gradient) > 2**31,
+        dtype=str(x.dtype).removeprefix("torch."),
+        precision="tf32" if dense and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
+        interpreted=interpreted,
+    )
+
+
+def _block_of(groups: ChannelGroups, channels_last: bool) -> tuple[int, int]:
+    """Return the channel groups of a tile and the channels of each: many channels where these are neighbors, else few."""
+    most = _DENSE_CHANNELS if groups.per_convolution else _BLOCK_CHANNELS
+    channels = min(_power_of_two(groups.channels), most)
+    if groups.per_convolution:
+        channels = max(channels, _LEAST)
+    count = max((most if channels_last or groups.per_convolution else _LEAST) // channels, 1)
+    if channels < groups.channels:
+        count = 1
+    # a tile holds whole groups of one channel group, or lies within one of several; in a matrix product always within one
+    sharing = gcd(groups.per_convolution, *(several for several in (groups.per_kernel, groups.per_offset) if several > 1))
+    return min(count, sharing & -sharing if sharing else _power_of_two(groups.number)), channels
+
+
+def _positions_of(x: Tensor, channels: int, dense: bool) -> int:
+    """Return the positions of a tile that has ``channels`` channels."""
+    if dense:
+        return _DENSE_POSITIONS
+    tile = _TILE_BYTES // x.element_size()
+    return max((tile if is_channels_last(x) else min(tile, _PLANAR_TILE)) // channels, 1)
+
+
+def _is_one(values: Tensor | None, geometry: Geometry) -> bool:
+    """Return whether values at windows are the same at every one of several positions."""
+    return values is not None and tuple(values.shape[-2:]) == (1, 1) != geometry.output
+
+
+def _power_of_two(size: int) -> int:
+    """Return the next power of two."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def _largest_span(call: Call, gradient: Tensor | None) -> Any:
+    """Return the most elements between the first and the last address of one image, of whatever is read or written."""
+    kernel = call.computed_kernel
+    feature = kernel.feature if isinstance(kernel, LinearKernel) else None
+    read = [tensor for tensor in (call.x, call.stored_kernel, feature, call.offsets, gradient) if tensor is not None]
+    written = [call.output_shape(), *(tensor.shape for tensor in read)]
+    if call.offsets is not None:  # the gradient of all samples, where it is not added up at once
+        written.append((1, call.x.shape[1], call.geometry.taps, *call.geometry.output))
+    spans = [sum((n - 1) * step for n, step in zip(t.shape[1:], t.stride()[1:], strict=True)) + 1 for t in read]
+    return max(*spans, *(prod(shape[1:]) for shape in written))
