@@ -11,7 +11,7 @@ from unified_extractor.ops.backends.compiled.bilinear import add_corner_products
 from unified_extractor.ops.backends.compiled.canvas import fill, load_block, stage_backward
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
 from unified_extractor.ops.backends.compiled.dynamic_kernel import (
-    GeneratorGradients,
+    KernelGradients,
     attention_kernel_backward,
     linear_kernel_backward,
     pack_feature,
@@ -61,7 +61,7 @@ class Gradients(NamedTuple):
     static_kernel: Numbers
     dynamic_kernel: Numbers
     offsets: Numbers
-    generator: GeneratorGradients
+    kernel_tensors: KernelGradients
 
 
 class Backward(NamedTuple):
@@ -71,7 +71,7 @@ class Backward(NamedTuple):
     grad_y: Numbers
     gradients: Gradients
     wanted: Wanted
-    """``dynamic`` is also set where the kernel is generated and the gradient of anything that generates it is wanted."""
+    """``dynamic`` is also set where the kernel is computed and the gradient of anything that it is computed from is wanted."""
     images: int
     """Images of a work item."""
 
@@ -98,12 +98,12 @@ def backward_items(call, plan, start, stop):
     for item in range(start, stop):
         partial, bundle = divmod(item, plan.bundle_count)
         for b in range(partial * images, min(plan.batch, (partial + 1) * images)):
-            pack_feature(inputs.generator.feature, workspace, b)
-            fill(buffers.grad_feature, plan.generated.size, as_number(grad_y, 0))
+            pack_feature(inputs.kernel_tensors.feature, workspace, b)
+            fill(buffers.grad_feature, plan.computed.size, as_number(grad_y, 0))
             for channel_range in range(bundle * plan.bundle, min(plan.range_count, (bundle + 1) * plan.bundle)):
                 range_backward(grad_y, gradients, wanted, workspace, partial, b, channel_range)
             if wanted.feature:
-                unpack_feature(gradients.generator.feature, workspace, bundle * plan.batch + b)
+                unpack_feature(gradients.kernel_tensors.feature, workspace, bundle * plan.batch + b)
 
 
 @inlined
@@ -112,8 +112,8 @@ def range_backward(grad_y, gradients, wanted, workspace, partial, b, channel_ran
     plan, buffers = workspace.plan, workspace.buffers
     first, last = plan.channel_ranges[channel_range], plan.channel_ranges[channel_range + 1]
     pack_range(workspace.inputs.x, workspace, b, first, last, buffers.image, plan.image)
-    pack_keys(workspace.inputs.generator.weight, workspace, b, plan.blocks.kernel_group[first])
-    fill(buffers.grad_keys, plan.generated.range_heads * plan.generated.key_blocks * plan.image.size, as_number(grad_y, 0))
+    pack_keys(workspace.inputs.kernel_tensors.weight, workspace, b, plan.blocks.kernel_group[first])
+    fill(buffers.grad_keys, plan.computed.range_heads * plan.computed.key_blocks * plan.image.size, as_number(grad_y, 0))
     fill(buffers.grad_image, plan.range_size * plan.image.size, as_number(grad_y, 0))
     if plan.aggregation == FOLD:
         fill(buffers.fold, plan.range_size * plan.fold.size, as_number(grad_y, 0))
@@ -124,7 +124,7 @@ def range_backward(grad_y, gradients, wanted, workspace, partial, b, channel_ran
     if wanted.x:
         unpack_range(gradients.x, workspace, b, first, last, buffers.grad_image, plan.image)
     if wanted.weight:
-        unpack_keys(gradients.generator.weight, workspace, b, plan.blocks.kernel_group[first])
+        unpack_keys(gradients.kernel_tensors.weight, workspace, b, plan.blocks.kernel_group[first])
 
 
 @inlined
@@ -155,11 +155,11 @@ def block_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, f
                 group = b * plan.offsets.groups + blocks.offset_group[block]
                 stage_backward(gradients.offsets, group, plan.offsets, p, plan.positions - p, buffers.grad_offsets)
     if wanted.dynamic and is_last(blocks.kernel_group, block, last):
-        if plan.generated.depth > 0:
-            linear_kernel_backward(workspace, gradients.generator, wanted, partial, blocks.kernel_group[block], p)
-        elif plan.generated.heads > 0:
+        if plan.computed.depth > 0:
+            linear_kernel_backward(workspace, gradients.kernel_tensors, wanted, partial, blocks.kernel_group[block], p)
+        elif plan.computed.heads > 0:
             head, first_head = blocks.kernel_group[block], blocks.kernel_group[first]
-            attention_kernel_backward(workspace, gradients.generator, wanted, partial, b, p, head, first_head)
+            attention_kernel_backward(workspace, gradients.kernel_tensors, wanted, partial, b, p, head, first_head)
         else:
             group = b * plan.dynamic_kernel.groups + blocks.kernel_group[block]
             stage_backward(gradients.dynamic_kernel, group, plan.dynamic_kernel, p, plan.positions - p, buffers.grad_weights)

@@ -1,4 +1,4 @@
-"""Dynamic kernels generated where they are used, and recomputed in backward: neither they nor their gradient leave the cache.
+"""Dynamic kernels computed where they are used, and recomputed in backward: neither they nor their gradient leave the cache.
 
 A linear map: the kernel of a tile is the product of T positions of the feature with the map's weights; its gradient is at once
 multiplied by the same weights, and by the same positions of the feature. Query-key products: keys are packed into canvases of their
@@ -46,8 +46,8 @@ _ROOT_OF_MASK = 2**62
 """The root of the number that is subtracted from a masked product: in either dtype it leaves nothing of a softmax weight."""
 
 
-class Generator(NamedTuple):
-    """The tensors that generate a dynamic kernel: a feature and a linear map for each group, or query, keys and a position bias."""
+class KernelTensors(NamedTuple):
+    """The tensors that a dynamic kernel is computed from: a feature and a linear map for each group, or query, keys and a position bias."""
 
     feature: Numbers
     """The feature ``[B, R, P]``, or the query ``[B, E, P]``."""
@@ -59,8 +59,8 @@ class Generator(NamedTuple):
     """``[G, padded rows]``."""
 
 
-class GeneratorGradients(NamedTuple):
-    """The gradients of a generator; those of a linear map in partial sums."""
+class KernelGradients(NamedTuple):
+    """The gradients of these tensors; those of a linear map in partial sums."""
 
     feature: Numbers
     """``[bundles, B, R, P]``, or of the query ``[1, B, E, P]``."""
@@ -73,16 +73,16 @@ class GeneratorGradients(NamedTuple):
 @inlined
 def pack_feature(feature, workspace, b):
     """Copy the feature of image b into its canvas."""
-    generated = workspace.plan.generated
-    for channel in range(0, generated.depth, lanes(feature)):
-        plane, count = b * generated.depth + channel, min(lanes(feature), generated.depth - channel)
+    computed = workspace.plan.computed
+    for channel in range(0, computed.depth, lanes(feature)):
+        plane, count = b * computed.depth + channel, min(lanes(feature), computed.depth - channel)
         pack(
             feature,
             plane,
             count,
             workspace.plan.positions,
             workspace.buffers.feature,
-            generated.places,
+            computed.places,
             channel,
             workspace.buffers.edge,
         )
@@ -91,52 +91,52 @@ def pack_feature(feature, workspace, b):
 @inlined
 def unpack_feature(feature, workspace, b):
     """Copy the gradient of the feature from its canvas; b counts images of all bundles."""
-    generated = workspace.plan.generated
-    for channel in range(0, generated.depth, lanes(feature)):
-        plane, count = b * generated.depth + channel, min(lanes(feature), generated.depth - channel)
+    computed = workspace.plan.computed
+    for channel in range(0, computed.depth, lanes(feature)):
+        plane, count = b * computed.depth + channel, min(lanes(feature), computed.depth - channel)
         pixels = workspace.plan.positions
-        unpack(feature, plane, count, pixels, workspace.buffers.grad_feature, generated.places, channel, workspace.buffers.edge)
+        unpack(feature, plane, count, pixels, workspace.buffers.grad_feature, computed.places, channel, workspace.buffers.edge)
 
 
 @inlined
 def linear_kernel(workspace, group, p):
-    """Generate a group's kernel at T windows from p on, by a linear map, in ``weights[row, t]``."""
-    generated, buffers, panel = workspace.plan.generated, workspace.buffers, workspace.inputs.generator.weight
-    for column in range(0, generated.padded_rows, lanes(panel)):
-        total = per_channel(workspace.inputs.generator.bias, group * generated.padded_rows + column)
-        start = (group * generated.padded_rows + column) * generated.depth
-        for first in range(0, generated.depth, _PARTIAL_SUM):
+    """Compute a group's kernel at T windows from p on, by a linear map, in ``weights[row, t]``."""
+    computed, buffers, panel = workspace.plan.computed, workspace.buffers, workspace.inputs.kernel_tensors.weight
+    for column in range(0, computed.padded_rows, lanes(panel)):
+        total = per_channel(workspace.inputs.kernel_tensors.bias, group * computed.padded_rows + column)
+        start = (group * computed.padded_rows + column) * computed.depth
+        for first in range(0, computed.depth, _PARTIAL_SUM):
             partial_sum = zeros(panel)
-            for r in range(first, min(first + _PARTIAL_SUM, generated.depth)):
-                value = per_position(buffers.feature, p * generated.padded_depth + r, generated.padded_depth)
+            for r in range(first, min(first + _PARTIAL_SUM, computed.depth)):
+                value = per_position(buffers.feature, p * computed.padded_depth + r, computed.padded_depth)
                 partial_sum = multiply_add(value, per_channel(panel, start + r * lanes(panel)), partial_sum)
             total = add(total, partial_sum)
         store_columns(buffers.weights, column * T, T, total)
-    normalize(buffers.weights, workspace.plan.results, workspace.plan.taps, generated.normalization)
+    normalize(buffers.weights, workspace.plan.results, workspace.plan.taps, computed.normalization)
 
 
 @inlined
 def linear_kernel_backward(workspace, gradients, wanted, partial, group, p):
     """Add the gradients of feature, map and bias from that of a group's kernel, ``grad_weights[row, t]``, which is overwritten."""
-    generated, buffers, panel = workspace.plan.generated, workspace.buffers, workspace.inputs.generator.transposed
+    computed, buffers, panel = workspace.plan.computed, workspace.buffers, workspace.inputs.kernel_tensors.transposed
     grad_weights = buffers.grad_weights
-    normalize_backward(buffers.weights, grad_weights, workspace.plan.results, workspace.plan.taps, generated.normalization)
-    where = load_places(generated.places, p, 0)
+    normalize_backward(buffers.weights, grad_weights, workspace.plan.results, workspace.plan.taps, computed.normalization)
+    where = load_places(computed.places, p, 0)
     partial_group = partial * workspace.plan.dynamic_kernel.groups + group
-    for channel in range(0, generated.padded_depth, lanes(panel)):
-        start = (group * generated.padded_depth + channel) * generated.rows
+    for channel in range(0, computed.padded_depth, lanes(panel)):
+        start = (group * computed.padded_depth + channel) * computed.rows
         if wanted.feature:
             total = load_at(buffers.grad_feature, where, channel)
-            for k in range(generated.rows):
+            for k in range(computed.rows):
                 total = multiply_add(per_position(grad_weights, k * T, 1), per_channel(panel, start + k * lanes(panel)), total)
             store_at(buffers.grad_feature, where, channel, total)
         if wanted.weight:
-            start = (partial_group * generated.padded_depth + channel) * generated.rows
+            start = (partial_group * computed.padded_depth + channel) * computed.rows
             value = load_at(buffers.feature, where, channel)
-            for k in range(generated.rows):
+            for k in range(computed.rows):
                 add_positions(gradients.weight, start + k * lanes(panel), grad_weights, k * T, 1, value)
     if wanted.bias:
-        add_rows(gradients.bias, partial_group * generated.rows * T, grad_weights, generated.rows)
+        add_rows(gradients.bias, partial_group * computed.rows * T, grad_weights, computed.rows)
 
 
 @inlined
@@ -149,17 +149,17 @@ def add_rows(sums, start, rows, count):
 @inlined
 def key_block(workspace, b, group, j):
     """Return the first plane of block j of a head's query and keys, and the number of its channels."""
-    generated = workspace.plan.generated
-    size, first = generated.channels // generated.heads, j * lanes(workspace.inputs.x)
-    return b * generated.channels + group * size + first, min(lanes(workspace.inputs.x), size - first)
+    computed = workspace.plan.computed
+    size, first = computed.channels // computed.heads, j * lanes(workspace.inputs.x)
+    return b * computed.channels + group * size + first, min(lanes(workspace.inputs.x), size - first)
 
 
 @inlined
 def pack_keys(keys, workspace, b, group):
     """Copy the keys of a channel range, whose first head is ``group``, into their canvases."""
-    plan, generated = workspace.plan, workspace.plan.generated
-    for index in range(generated.range_heads * generated.key_blocks):
-        plane, count = key_block(workspace, b, group + index // generated.key_blocks, index % generated.key_blocks)
+    plan, computed = workspace.plan, workspace.plan.computed
+    for index in range(computed.range_heads * computed.key_blocks):
+        plane, count = key_block(workspace, b, group + index // computed.key_blocks, index % computed.key_blocks)
         pack(
             keys,
             plane,
@@ -175,9 +175,9 @@ def pack_keys(keys, workspace, b, group):
 @inlined
 def unpack_keys(keys, workspace, b, group):
     """Copy the gradient of the keys of a channel range, whose first head is ``group``, from its canvases."""
-    plan, generated, canvas = workspace.plan, workspace.plan.generated, workspace.buffers.grad_keys
-    for index in range(generated.range_heads * generated.key_blocks):
-        plane, count = key_block(workspace, b, group + index // generated.key_blocks, index % generated.key_blocks)
+    plan, computed, canvas = workspace.plan, workspace.plan.computed, workspace.buffers.grad_keys
+    for index in range(computed.range_heads * computed.key_blocks):
+        plane, count = key_block(workspace, b, group + index // computed.key_blocks, index % computed.key_blocks)
         unpack(keys, plane, count, plan.pixels, canvas, plan.image.pixels, index * plan.image.size, workspace.buffers.edge)
 
 
@@ -185,7 +185,7 @@ def unpack_keys(keys, workspace, b, group):
 def key_taps(workspace, canvas, p, head, j):
     """Return the taps of block j of the keys of a head, counted within the channel range."""
     plan = workspace.plan
-    shift = (head * plan.generated.key_blocks + j) * plan.image.size
+    shift = (head * plan.computed.key_blocks + j) * plan.image.size
     return Taps(canvas, load_places(plan.windows, p, shift), plan.tap_shifts)
 
 
@@ -194,26 +194,26 @@ def query_tile(workspace, b, p, group, j):
     """Return block j of a head's query at T windows from p on."""
     plan = workspace.plan
     plane, count = key_block(workspace, b, group, j)
-    query, available = workspace.inputs.generator.feature, plan.positions - p
+    query, available = workspace.inputs.kernel_tensors.feature, plan.positions - p
     return load_block(query, plane * plan.positions + p, plan.positions, count, available, workspace.buffers.edge)
 
 
 @inlined
 def attention_kernel(workspace, b, p, group, first):
-    """Generate a head's kernel at T windows from p on, by query-key products, in ``weights[tap, t]``.
+    """Compute a head's kernel at T windows from p on, by query-key products, in ``weights[tap, t]``.
 
     Heads are ``group`` and the first of the channel range, ``first``.
     """
-    plan, generated, weights, inputs = workspace.plan, workspace.plan.generated, workspace.buffers.weights, workspace.inputs
+    plan, computed, weights, inputs = workspace.plan, workspace.plan.computed, workspace.buffers.weights, workspace.inputs
     for k in range(plan.taps):
-        store_row(weights, k * T, constant_row(inputs.generator.bias[group * generated.padded_rows + k]))
-    for j in range(generated.key_blocks):
+        store_row(weights, k * T, constant_row(inputs.kernel_tensors.bias[group * computed.padded_rows + k]))
+    for j in range(computed.key_blocks):
         tile = query_tile(workspace, b, p, group, j)
         taps = key_taps(workspace, workspace.buffers.keys, p, group - first, j)
         add_tap_products(taps, plan.taps, tile, inputs.static_kernel, 0, 0, weights, 0)
-    if generated.normalization == SOFTMAX and generated.inside[p // T] == 0:
+    if computed.normalization == SOFTMAX and computed.inside[p // T] == 0:
         mask_outside(plan, weights, p)
-    normalize(weights, 1, plan.taps, generated.normalization)
+    normalize(weights, 1, plan.taps, computed.normalization)
 
 
 @inlined
@@ -231,10 +231,10 @@ def mask_outside(plan, weights, p):
 @inlined
 def attention_kernel_backward(workspace, gradients, wanted, partial, b, p, group, first):
     """Add the gradients of query, keys and bias from that of a head's kernel, ``grad_weights[tap, t]``, which is overwritten."""
-    plan, generated, buffers = workspace.plan, workspace.plan.generated, workspace.buffers
+    plan, computed, buffers = workspace.plan, workspace.plan.computed, workspace.buffers
     static_kernel, grad_weights = workspace.inputs.static_kernel, buffers.grad_weights
-    normalize_backward(buffers.weights, grad_weights, 1, plan.taps, generated.normalization)
-    for j in range(generated.key_blocks):
+    normalize_backward(buffers.weights, grad_weights, 1, plan.taps, computed.normalization)
+    for j in range(computed.key_blocks):
         if wanted.feature:
             taps = key_taps(workspace, buffers.keys, p, group - first, j)
             tile = sum_taps(taps, plan.taps, grad_weights, 0, static_kernel, 0, 0)
@@ -245,7 +245,7 @@ def attention_kernel_backward(workspace, gradients, wanted, partial, b, p, group
             grad_taps = key_taps(workspace, buffers.grad_keys, p, group - first, j)
             scatter_taps(grad_taps, plan.taps, grad_weights, 0, query_tile(workspace, b, p, group, j), static_kernel, 0, 0)
     if wanted.bias:
-        add_rows(gradients.bias, (partial * generated.heads + group) * plan.taps * T, grad_weights, plan.taps)
+        add_rows(gradients.bias, (partial * computed.heads + group) * plan.taps * T, grad_weights, plan.taps)
 
 
 @inlined

@@ -6,7 +6,7 @@ buffer of bilinear samples. Results leave through a transposition in registers.
 
 A *channel range* holds whole groups of every kind: all channels that share a dynamic kernel, offsets or the outputs of a dense kernel with
 any channel of the range. A *work item* adds to no sum of another item: it is a channel range of one image (forward) or of a few (backward,
-so that the static kernel's gradient has few partial sums). Where kernels are generated from a feature that several channel ranges share, an
+so that the static kernel's gradient has few partial sums). Where kernels are computed from a feature that several channel ranges share, an
 item has a *bundle* of these. Every sum has one order, whatever the number of threads.
 
 b image, p first window of a tile, ``block`` channel block, ``first`` and ``last`` first block of a channel range and of the next.
@@ -55,11 +55,11 @@ def forward_items(call, plan, start, stop):
     buffers = workspace.buffers
     for item in range(start, stop):
         b, bundle = divmod(item, plan.bundle_count)
-        pack_feature(inputs.generator.feature, workspace, b)
+        pack_feature(inputs.kernel_tensors.feature, workspace, b)
         for channel_range in range(bundle * plan.bundle, min(plan.range_count, (bundle + 1) * plan.bundle)):
             first, last = plan.channel_ranges[channel_range], plan.channel_ranges[channel_range + 1]
             pack_range(inputs.x, workspace, b, first, last, buffers.image, plan.image)
-            pack_keys(inputs.generator.weight, workspace, b, plan.blocks.kernel_group[first])
+            pack_keys(inputs.kernel_tensors.weight, workspace, b, plan.blocks.kernel_group[first])
             fill(buffers.fold, plan.range_size * plan.fold.size, as_number(y, 0))
             for p in range(0, plan.positions, T):
                 for block in range(first, last):

@@ -1,11 +1,11 @@
-"""From tensors to the kernels' flat arrays and back.
+"""The launch of both passes: from the tensors of a call to the flat arguments of the loops, and back.
 
 B batch, C input channels, O output channels, G kernel groups, F offset groups, K taps, Ho, Wo output positions.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,73 +13,70 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.compiled.backward import Backward, Gradients, backward
 from unified_extractor.ops.backends.compiled.forward import Forward, forward
-from unified_extractor.ops.backends.compiled.maps import CODES, MapSums, map_of
-from unified_extractor.ops.backends.compiled.plan import FOLD, GATHER, UNFOLD, Plan, Shapes, plan_for
+from unified_extractor.ops.backends.compiled.layouts import ComputedLayout, StaticLayout
+from unified_extractor.ops.backends.compiled.plan import FOLD, GATHER, NONE, SIGMOID, SOFTMAX, UNFOLD, Plan, Shapes, plan_for
 from unified_extractor.ops.backends.compiled.recomputing import pays_in_loops
 from unified_extractor.ops.backends.compiled.records import flat_record
 from unified_extractor.ops.backends.compiled.registers import T, lanes_of
-from unified_extractor.ops.backends.compiled.static_kernel import StaticLayout
 from unified_extractor.ops.backends.compiled.threads import parallel_for
 from unified_extractor.ops.backends.compiled.workspace import Inputs
 from unified_extractor.ops.call import Call, Wanted
 from unified_extractor.ops.custom_ops import Passes, backward_with_stored_kernel, new_kernel_gradients, registered, stored
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 
-_MODES = {"gather": GATHER, "fold": FOLD, "unfold": UNFOLD, "similarity": GATHER}
+_AGGREGATIONS = {"gather": GATHER, "fold": FOLD, "unfold": UNFOLD, "similarity": GATHER}
+_NORMALIZATIONS = {"none": NONE, "softmax": SOFTMAX, "sigmoid": SIGMOID}
 _LIKE = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
-_LEAST_SUMS = 4
+_DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+_FEWEST_SUMS, _MOST_SUMS = 4, 64
+"""Limits of the partial sums of a parameter's gradient: enough for threads, and not too many to add up."""
 _READY: set[tuple[Any, torch.dtype]] = set()
+"""Passes that are compiled or loaded, with their dtype."""
 
 
-def run(call: Call) -> Tensor:
-    """The output of a call, whose tensors are on the CPU and share one dtype, float32 or float64."""
+def run_forward(call: Call) -> Tensor:
+    """Return the output of a call, whose tensors are on the CPU and share one dtype, float32 or float64."""
     if call.computed_kernel is not None and not pays_in_loops(call):
         call = stored(call, PASSES)
-    plan, numbers = _plan(_shapes(call))
-    y = new_output(call)
-    inputs = _Inputs(call, plan, numbers, StaticLayout(call.static_kernel, call.x, plan).for_forward(), backward=False)
-    _run(forward, lambda: Forward(inputs.of_a_thread(plan.buffers.grad_image), y), inputs, plan.batch)
+    prepared = _prepare(_shapes(call))
+    y, static_kernel = new_output(call), StaticLayout(call.static_kernel, call.x, prepared.plan).for_forward()
+    inputs = _Inputs(call, prepared.plan, static_kernel, prepared.plan.buffers.grad_image, backward=False)
+    _run(forward, lambda: Forward(inputs.of_a_thread(), y), prepared, call.x.dtype, prepared.plan.batch)
     return y
 
 
-def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
-    """The wanted gradients, in the order of :class:`Wanted`, from that of what :func:`run` returns."""
+def run_backward(call: Call, grad_y: Tensor, wanted: Wanted) -> list[Tensor]:
+    """Return the wanted gradients, in the order of :class:`Wanted`, from that of what :func:`run_forward` returns."""
     if call.computed_kernel is not None and not pays_in_loops(call):
-        return backward_with_stored_kernel(call, gradient, wanted, PASSES)
-    plan, numbers = _plan(_shapes(call))
-    x, static = call.x, StaticLayout(call.static_kernel, call.x, plan)
-    inputs, gradient = _Inputs(call, plan, numbers, static.for_backward(), backward=True), gradient.contiguous()
-    images = _images_a_sum(call, plan, wanted)
-    partial_sums = -(-plan.batch // images)
-    of_static = static.new_partial_sums(partial_sums) if wanted.static else None
-    of_map = MapSums(call.computed_kernel, plan, wanted, partial_sums, T)
-    new = {1: x.new_empty, 0: x.new_zeros}
-    results = [
-        torch.empty_like(x, memory_format=torch.contiguous_format) if wanted.x else None,
-        of_static,
-        new[plan.dynamic_kernel.per_window](call.kernel_shape()) if wanted.dynamic else None,
-        new[plan.offsets.per_window](call.offsets.shape) if wanted.offsets and call.offsets is not None else None,
-    ]
-    targets = Gradients(results[0], results[1], results[2], results[3], of_map.shares)
-    followed = wanted._replace(dynamic=wanted.dynamic or any(wanted[4:]))
-
-    def arguments() -> Backward:
-        return Backward(inputs.of_a_thread(plan.buffers.end), gradient, targets, followed, images)
-
-    _run(backward, arguments, inputs, partial_sums)
-    if of_static is not None:
-        results[1] = static.gradient(of_static)
-    results += of_map.gradients()
-    return [result for result, asked in zip(results, wanted, strict=True) if asked and result is not None]
+        return backward_with_stored_kernel(call, grad_y, wanted, PASSES)
+    prepared = _prepare(_shapes(call))
+    plan, x = prepared.plan, call.x
+    grad_y = grad_y.contiguous()
+    static, computed = StaticLayout(call.static_kernel, x, plan), ComputedLayout(call.computed_kernel, plan)
+    images = _images_per_sum(call, plan, wanted)
+    count = -(-plan.batch // images)
+    new = {1: x.new_empty, 0: x.new_zeros}  # where windows share a value, their gradients are added
+    grad_x = x.new_empty(x.shape) if wanted.x else None
+    grad_dynamic = new[plan.dynamic_kernel.per_window](call.kernel_shape()) if wanted.dynamic else None
+    grad_offsets = new[plan.offsets.per_window](call.offsets.shape) if wanted.offsets and call.offsets is not None else None
+    static_sums = static.new_partial_sums(count) if wanted.static else None
+    kernel_sums = computed.new_partial_sums(count, wanted)
+    gradients = Gradients(grad_x, static_sums, grad_dynamic, grad_offsets, kernel_sums)
+    inputs = _Inputs(call, plan, static.for_backward(), plan.buffers.end, backward=True)
+    followed = wanted._replace(dynamic=1) if any(wanted[4:]) else wanted
+    _run(backward, lambda: Backward(inputs.of_a_thread(), grad_y, gradients, followed, images), prepared, x.dtype, count)
+    grad_static = None if static_sums is None else static.gradient(static_sums)
+    found = (grad_x, grad_static, grad_dynamic, grad_offsets, *computed.gradients(kernel_sums))
+    return [gradient for gradient in found if gradient is not None]
 
 
 def new_output(call: Call) -> Tensor:
-    """As :func:`run` returns it, not written."""
+    """Return memory for the output of :func:`run_forward`."""
     return call.x.new_empty(call.output_shape())
 
 
 def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
-    """As :func:`gradients` returns them, not written."""
+    """Return memory for the gradients of :func:`run_backward`."""
     static, offsets = (None if tensor is None else tensor.shape for tensor in (call.static_kernel, call.offsets))
     dynamic = call.kernel_shape() if wanted.dynamic else None
     shapes = zip((call.x.shape, static, dynamic, offsets), wanted[:4], strict=True)
@@ -87,85 +84,88 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
     return [*direct, *new_kernel_gradients(call, wanted)]
 
 
-def _images_a_sum(call: Call, plan: Plan, wanted: Wanted) -> int:
-    """Images whose parameters' gradients are summed up in one: enough sums for threads, in not much more memory than the image takes."""
-    static = call.static_kernel
-    of_map = (
-        0
-        if call.computed_kernel is None or not any(wanted[4:])
-        else plan.dynamic_kernel.groups * plan.generated.rows * plan.generated.padded_depth
-    )
-    largest = max(static.numel() if static is not None and wanted.static else 0, of_map)
-    sums = min(max(_LEAST_SUMS, call.x.numel() // largest), 64) if largest else max(call.x.shape[0], 1)
-    return max(1, -(-call.x.shape[0] // sums))
+def _images_per_sum(call: Call, plan: Plan, wanted: Wanted) -> int:
+    """Return how many images share a partial sum of parameters' gradients: the sums take not much more memory than the images."""
+    static_size = call.static_kernel.numel() if call.static_kernel is not None and wanted.static else 0
+    map_size = plan.dynamic_kernel.groups * plan.computed.rows * plan.computed.padded_depth if any(wanted[4:]) else 0
+    largest = max(static_size, map_size)
+    if not largest:
+        return 1
+    sums = min(max(_FEWEST_SUMS, call.x.numel() // largest), _MOST_SUMS)
+    return max(1, -(-plan.batch // sums))
 
 
 class _Inputs:
-    """What the threads of a call share. Kernels get addresses only, so it must live as long as they run."""
+    """The inputs that the threads of a call share. The loops get addresses alone, so it must live as long as they run."""
 
-    def __init__(self, call: Call, plan: Plan, numbers: np.ndarray, static: Tensor, *, backward: bool) -> None:
-        self.plan, self.numbers = plan, numbers
-        self.x, self.static = call.x.contiguous(), static.contiguous()
-        self.dynamic, self.offsets = (None if t is None else t.contiguous() for t in (call.stored_kernel, call.offsets))
-        self.map = map_of(call.computed_kernel, plan, backward=backward)
+    def __init__(self, call: Call, plan: Plan, static_kernel: Tensor, size: int, *, backward: bool) -> None:
+        self.x, self.static_kernel, self.size = call.x.contiguous(), static_kernel, size
+        self.dynamic_kernel, self.offsets = (None if t is None else t.contiguous() for t in (call.stored_kernel, call.offsets))
+        self.kernel_tensors = ComputedLayout(call.computed_kernel, plan).tensors(backward=backward)
+        self.has_dynamic_kernel = int(call.dynamic_kernel is not None and call.aggregation != "similarity")
 
-    def of_a_thread(self, size: int) -> Inputs:
-        """With buffers of its own, ``size`` numbers."""
-        corners, memory = np.empty(self.plan.taps * T, np.int64), self.x.new_empty(size)
-        has_dynamic_kernel = self.dynamic is not None or self.plan.generated.depth + self.plan.generated.heads > 0
-        return Inputs(self.x, self.static, self.dynamic, self.map, self.offsets, has_dynamic_kernel, memory, corners)
+    def of_a_thread(self) -> Inputs:
+        """Return them with memory of the thread's own."""
+        memory = self.x.new_empty(self.size)
+        tensors = self.x, self.static_kernel, self.dynamic_kernel, self.kernel_tensors, self.offsets
+        return Inputs(*tensors, self.has_dynamic_kernel, memory)
 
 
-def _run(kernel: Any, call: Callable[[], Any], inputs: _Inputs, parts: int) -> None:
-    """Run a pass over ``parts`` times all channel ranges; ``call`` makes a thread's arguments."""
-    dtype = inputs.x.dtype
+def _run(kernel: Any, arguments: Callable[[], Forward | Backward], prepared: "_Prepared", dtype: torch.dtype, count: int) -> None:
+    """Run a pass over the work items of ``count`` images, or partial sums; ``arguments`` returns a thread's arguments."""
 
-    def work(start: int, stop: int) -> None:
-        record = call()  # holds the thread's buffers
-        kernel(np.array(flat_record(record), np.int64), inputs.numbers, _LIKE[dtype], start, stop)
+    def run(start: int, stop: int) -> None:
+        record = arguments()  # holds the thread's memory
+        kernel(np.array(flat_record(record), np.int64), prepared.numbers, _LIKE[dtype], start, stop)
 
     if (kernel, dtype) not in _READY:  # compile or load it once, not in every thread
-        work(0, 0)
+        run(0, 0)
         _READY.add((kernel, dtype))
-    parallel_for(work, parts * inputs.plan.bundle_count, inputs.plan.multiply_adds)
+    parallel_for(run, count * prepared.plan.bundle_count, prepared.plan.multiply_adds)
 
 
 def _shapes(call: Call) -> Shapes:
-    x, kernel = call.x, call.computed_kernel
-    dynamic = generated = None
+    """Return the part of a call that its plan depends on."""
+    x, static_kernel, kernel, offsets = call.x, call.static_kernel, call.computed_kernel, call.offsets
+    dense = dynamic = computed = None
+    if call.has_dense_kernel and static_kernel is not None:
+        dense = (static_kernel.shape[0], static_kernel.shape[1])
     if call.dynamic_kernel is not None:
         shape = call.kernel_shape()
         dynamic = (shape[1], shape[-2], shape[-1])
     if isinstance(kernel, AttentionKernel):
-        generated = (kernel.key.shape[1], CODES[kernel.normalization], kernel.heads)
+        computed = (kernel.key.shape[1], _NORMALIZATIONS[kernel.normalization], kernel.heads)
     elif kernel is not None:
-        generated = (kernel.weight.shape[1], CODES[kernel.normalization], 0)
-    offsets = None if call.offsets is None else (call.offsets.shape[1], *call.offsets.shape[-2:])
-    static = None if call.static_kernel is None else (call.static_kernel.shape[0], call.static_kernel.shape[1])
-    depthwise = static is not None and not call.has_dense_kernel
-    lanes, dtype = lanes_of(x.element_size() * 8), str(x.dtype).removeprefix("torch.")
+        computed = (kernel.weight.shape[1], _NORMALIZATIONS[kernel.normalization], 0)
     return Shapes(
         call.geometry,
         x.shape[0],
         x.shape[1],
-        _MODES[call.aggregation],
-        None if depthwise else static,
-        depthwise,
+        _AGGREGATIONS[call.aggregation],
+        dense,
+        static_kernel is not None and dense is None,
         dynamic,
-        offsets,
-        generated,
+        None if offsets is None else (offsets.shape[1], offsets.shape[-2], offsets.shape[-1]),
+        computed,
         T,
-        lanes,
-        dtype,
+        lanes_of(x.element_size() * 8),
+        _DTYPE_NAMES[x.dtype],
     )
 
 
+class _Prepared(NamedTuple):
+    """A plan, and the plan as the loops take it: its numbers and the addresses of its tables."""
+
+    plan: Plan
+    numbers: np.ndarray
+
+
 @lru_cache(maxsize=64)
-def _plan(shapes: Shapes) -> tuple[Plan, np.ndarray]:
-    """The plan of all calls with these shapes, and what a kernel gets of it: its numbers and the addresses of its tables."""
+def _prepare(shapes: Shapes) -> _Prepared:
+    """Return the plan of all calls with these shapes, made once."""
     plan = plan_for(shapes)
-    return plan, np.array(flat_record(plan), np.int64)
+    return _Prepared(plan, np.array(flat_record(plan), np.int64))
 
 
-PASSES = Passes(run, gradients, new_output, new_gradients)
+PASSES = Passes(run_forward, run_backward, new_output, new_gradients)
 OPERATORS = registered("compiled", PASSES)

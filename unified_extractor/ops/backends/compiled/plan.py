@@ -19,7 +19,7 @@ Numbers = NDArray[np.floating] | Tensor | None
 GATHER, FOLD, UNFOLD = 0, 1, 2
 """The aggregations: one weighted sum a window; K sums added on the regular grid; the sampled taps themselves."""
 NONE, SOFTMAX, SIGMOID = 0, 1, 2
-"""The normalizations of a generated kernel."""
+"""The normalizations of a computed kernel."""
 _MOST_ITEMS = 16
 """Work items of a batch, where all channels of an image share a feature: each item adds up a partial sum of the feature's gradient."""
 
@@ -39,8 +39,8 @@ class Shapes(NamedTuple):
     """Kernel groups, height and width; the latter two may be 1."""
     offsets: tuple[int, int, int] | None
     """Offset groups, height and width; the latter two may be 1."""
-    generator: tuple[int, int, int] | None
-    """Channels of the feature or of the keys, normalization and heads, where the dynamic kernel is generated."""
+    computed: tuple[int, int, int] | None
+    """Channels of the feature or of the keys, normalization and heads, where the loops compute the dynamic kernel."""
     tile: int
     lanes: int
     dtype: str
@@ -74,8 +74,8 @@ class WindowValues(NamedTuple):
     """The element of a row that belongs to every window."""
 
 
-class GeneratedKernel(NamedTuple):
-    """A dynamic kernel generated in the loops: a linear map of a feature, or query-key products."""
+class ComputedSizes(NamedTuple):
+    """The sizes of a dynamic kernel that the loops compute, by a linear map of a feature or by query-key products; 0 without one."""
 
     depth: int
     """R, channels of the feature; 0 without a linear map."""
@@ -130,6 +130,8 @@ class Buffers(NamedTuple):
     """Canvases ``[N]`` of what a fold adds up."""
     weights: int
     """The dynamic kernel of a tile, ``[I, K, T]``; ones without a dynamic kernel."""
+    corners: int
+    """The places of upper left pixels, integers ``[K, T]``."""
     offsets: int
     """The offsets of a tile, ``[K, 2, T]``."""
     corner_weights: int
@@ -197,7 +199,7 @@ class Plan(NamedTuple):
     height: int
     width: int
     dynamic_kernel: WindowValues
-    generated: GeneratedKernel
+    computed: ComputedSizes
     offsets: WindowValues
     blocks: ChannelBlocks
     lanes: int
@@ -243,8 +245,8 @@ def plan_for(shapes: Shapes) -> Plan:
     image = border if shapes.offsets else regular
     fold = regular if shapes.aggregation == FOLD else regular._replace(size=0)
     range_count = len(channel_ranges) - 1
-    generated = _generated(shapes, results * geometry.taps, range_count)
-    bundle = max(1, -(-range_count * min(shapes.batch, _MOST_ITEMS) // _MOST_ITEMS)) if generated.depth else 1
+    computed = _computed(shapes, results * geometry.taps, range_count)
+    bundle = max(1, -(-range_count * min(shapes.batch, _MOST_ITEMS) // _MOST_ITEMS)) if computed.depth else 1
     dense_blocks, padded_outputs = (
         (len(blocks.channel) // dense_groups, _rounded_up(dense_outputs, lanes)) if dense_groups else (0, 0)
     )
@@ -270,7 +272,7 @@ def plan_for(shapes: Shapes) -> Plan:
         height=geometry.image[0],
         width=geometry.image[1],
         dynamic_kernel=_window_values(shapes.dynamic_kernel, results * geometry.taps, geometry, tile),
-        generated=generated,
+        computed=computed,
         offsets=_window_values(shapes.offsets, 2 * geometry.taps, geometry, tile),
         blocks=blocks,
         lanes=lanes,
@@ -285,28 +287,28 @@ def plan_for(shapes: Shapes) -> Plan:
         bundle=bundle,
         bundle_count=-(-range_count // bundle),
         block_count=len(blocks.channel),
-        buffers=_buffers(shapes, generated, int(channel_ranges[1]), image, fold, dense_blocks, padded_outputs),
+        buffers=_buffers(shapes, computed, int(channel_ranges[1]), image, fold, dense_blocks, padded_outputs),
         multiply_adds=shapes.batch
         * positions
         * results
         * geometry.taps
-        * (channels * max(dense_outputs, 1) + _generating_work(shapes)),
+        * (channels * max(dense_outputs, 1) + _kernel_multiply_adds(shapes)),
     )
 
 
-def _generating_work(shapes: Shapes) -> int:
-    """Return the multiply-adds that generate one tap of a window's kernels; 0 where they lie in memory."""
-    if shapes.generator is None or shapes.dynamic_kernel is None:
+def _kernel_multiply_adds(shapes: Shapes) -> int:
+    """Return the multiply-adds that compute one tap of a window's kernels; 0 where they lie in memory."""
+    if shapes.computed is None or shapes.dynamic_kernel is None:
         return 0
-    channels, _, heads = shapes.generator
+    channels, _, heads = shapes.computed
     return channels if heads else shapes.dynamic_kernel[0] * channels
 
 
-def _generated(shapes: Shapes, rows: int, channel_ranges: int) -> GeneratedKernel:
-    channels, normalization, heads = shapes.generator or (0, NONE, 0)
+def _computed(shapes: Shapes, rows: int, channel_ranges: int) -> ComputedSizes:
+    channels, normalization, heads = shapes.computed or (0, NONE, 0)
     depth, positions = 0 if heads else channels, shapes.geometry.output[0] * shapes.geometry.output[1]
     padded_depth, count = _rounded_up(depth, shapes.lanes), _rounded_up(positions, shapes.tile)
-    return GeneratedKernel(
+    return ComputedSizes(
         depth=depth,
         padded_depth=padded_depth,
         rows=rows,
@@ -334,27 +336,28 @@ def _inside(shapes: Shapes) -> Table:
 
 def _buffers(
     shapes: Shapes,
-    generated: GeneratedKernel,
+    computed: ComputedSizes,
     range_size: int,
     image: Canvas,
     fold: Canvas,
     dense_blocks: int,
     padded_outputs: int,
 ) -> Buffers:
-    keys = generated.range_heads * generated.key_blocks * image.size
-    tile, weights = shapes.tile * shapes.lanes, generated.padded_rows * shapes.tile
+    keys = computed.range_heads * computed.key_blocks * image.size
+    tile, weights = shapes.tile * shapes.lanes, computed.padded_rows * shapes.tile
     taps, sampled = shapes.geometry.taps * shapes.tile, shapes.geometry.taps * tile if shapes.offsets else 0
     sizes = {
         "image": range_size * image.size,
         "fold": range_size * fold.size,
         "weights": weights,
+        "corners": taps * 8 // np.dtype(shapes.dtype).itemsize,
         "offsets": 2 * taps,
         "corner_weights": 4 * taps,
         "fractions": 2 * taps,
         "sampled": sampled,
         "columns": dense_blocks * shapes.geometry.taps * tile,
         "edge": tile,
-        "feature": generated.size,
+        "feature": computed.size,
         "keys": keys,
         "grad_image": range_size * image.size,
         "grad_weights": weights,
@@ -363,7 +366,7 @@ def _buffers(
         "corner_products": 4 * taps,
         "grad_outputs": padded_outputs * shapes.tile,
         "weighted": tile,
-        "grad_feature": generated.size,
+        "grad_feature": computed.size,
         "grad_keys": keys,
     }
     starts = np.cumsum([0, *(_rounded_up(size, 16) for size in sizes.values())])  # 16 numbers: at least a cache line

@@ -65,6 +65,13 @@ def _setitem(memory, index, value):
 
 
 @intrinsic
+def as_table(typing, memory):
+    """Return the memory as one of integers."""
+    table = Memory(types.int64)
+    return operation(table(memory), lambda emit, memory: emit.builder.bitcast(memory, INDEX.as_pointer()))
+
+
+@intrinsic
 def lanes(typing, memory):
     """Return L for the numbers of this memory."""
     return operation(types.intp(memory), lambda emit, memory: INDEX(lanes_of(emit.dtype().bitwidth)))

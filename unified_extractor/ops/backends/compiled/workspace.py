@@ -7,12 +7,12 @@ from typing import NamedTuple
 from unified_extractor.ops.backends.compiled.bilinear import Corners, find_corners, sample
 from unified_extractor.ops.backends.compiled.canvas import fill, pack, stage, unpack
 from unified_extractor.ops.backends.compiled.compilation import inlined
-from unified_extractor.ops.backends.compiled.dynamic_kernel import Generator, attention_kernel, linear_kernel
-from unified_extractor.ops.backends.compiled.plan import Buffers, Numbers, Plan, Table
+from unified_extractor.ops.backends.compiled.dynamic_kernel import KernelTensors, attention_kernel, linear_kernel
+from unified_extractor.ops.backends.compiled.plan import Buffers, Numbers, Plan
 from unified_extractor.ops.backends.compiled.records import lay_out
 from unified_extractor.ops.backends.compiled.registers import T
 from unified_extractor.ops.backends.compiled.taps import Taps
-from unified_extractor.ops.backends.compiled.vectors import as_number, load_places
+from unified_extractor.ops.backends.compiled.vectors import as_number, as_table, load_places
 
 
 class Inputs(NamedTuple):
@@ -22,15 +22,13 @@ class Inputs(NamedTuple):
     static_kernel: Numbers
     """``[blocks, K, L]`` if depthwise; else as ``dense_forward`` or ``dense_backward`` takes it."""
     dynamic_kernel: Numbers
-    generator: Generator
-    """The tensors that the dynamic kernel is generated from."""
+    kernel_tensors: KernelTensors
+    """The tensors that the dynamic kernel is computed from."""
     offsets: Numbers
     has_dynamic_kernel: int
-    """1 where there is a dynamic kernel, in memory or generated, else 0."""
+    """1 where there is a dynamic kernel, in memory or computed, else 0."""
     memory: Numbers
     """Numbers of the thread's own, laid out as ``Plan.buffers``."""
-    corners: Table
-    """Places ``[K, T]`` of the thread's own."""
 
 
 class Workspace(NamedTuple):
@@ -47,9 +45,9 @@ def begin(inputs, plan):
     """Return the workspace of a thread, with zeros around the images and ones for an absent dynamic kernel."""
     buffers = lay_out(inputs.memory, plan.buffers)
     fill(buffers.image, plan.range_size * plan.image.size, as_number(inputs.memory, 0))
-    fill(buffers.keys, plan.generated.range_heads * plan.generated.key_blocks * plan.image.size, as_number(inputs.memory, 0))
+    fill(buffers.keys, plan.computed.range_heads * plan.computed.key_blocks * plan.image.size, as_number(inputs.memory, 0))
     fill(buffers.weights, plan.results * plan.taps * T, as_number(inputs.memory, 1))
-    return Workspace(inputs, plan, buffers, Corners(inputs.corners, buffers.corner_weights, buffers.fractions))
+    return Workspace(inputs, plan, buffers, Corners(as_table(buffers.corners), buffers.corner_weights, buffers.fractions))
 
 
 @inlined
@@ -86,13 +84,13 @@ def unpack_range(image, workspace, b, first, last, canvas, layout):
 
 @inlined
 def prepare_taps(workspace, b, p, block, first):
-    """Stage or generate the kernel of a block's group, sample bilinearly where there are offsets, and return the block's taps."""
+    """Stage or compute the kernel of a block's group, sample bilinearly where there are offsets, and return the block's taps."""
     plan, buffers, blocks = workspace.plan, workspace.buffers, workspace.plan.blocks
     available = plan.positions - p
     if workspace.inputs.has_dynamic_kernel and is_first(blocks.kernel_group, block, first):
-        if plan.generated.depth > 0:
+        if plan.computed.depth > 0:
             linear_kernel(workspace, blocks.kernel_group[block], p)
-        elif plan.generated.heads > 0:
+        elif plan.computed.heads > 0:
             attention_kernel(workspace, b, p, blocks.kernel_group[block], blocks.kernel_group[first])
         else:
             group = b * plan.dynamic_kernel.groups + blocks.kernel_group[block]
