@@ -33,15 +33,17 @@ def _numba_type(record: Any, dtype: Any) -> Any:
 def flat_record(record: Any) -> list[int]:
     """Return a record as a list of its integers and of its arrays' addresses, 0 for None."""
     found: list[int] = []
-    for value in record:
-        if isinstance(value, tuple):
+    for value in record:  # on the way of every call: the frequent kinds first
+        if value is None:
+            found.append(0)
+        elif isinstance(value, Tensor):
+            found.append(value.data_ptr())
+        elif isinstance(value, tuple):
             found += flat_record(value)
         elif isinstance(value, np.ndarray):
             found.append(value.ctypes.data)
-        elif isinstance(value, Tensor):
-            found.append(value.data_ptr())
         else:
-            found.append(int(value or 0))
+            found.append(int(value))
     return found
 
 
