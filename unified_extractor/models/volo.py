@@ -36,9 +36,20 @@ _SMALLEST_IMAGE = 15
 """Height and width of an image that has a coarse map of one pixel."""
 
 
-def _coarse_extent(extent: int) -> int:
-    """Return the height or width of the coarse map: half of the image's, rounded up, in patches of 4, in patches of 2."""
-    return (extent + 1) // 2 // (_STEM_STRIDE // 2) // 2
+def _coarse_map(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the coarse map: half of the image's, rounded up, in patches of 4 pixels, in patches of 2.
+
+    Raises:
+        TypeError, ValueError: no int or (y, x), or an image that is too small.
+    """
+    image = img_size if isinstance(img_size, list | tuple) else (img_size, img_size)
+    if any(isinstance(extent, bool) or not isinstance(extent, int) for extent in image):
+        raise TypeError(f"img_size must be an int or (y, x), got {img_size!r}")
+    check_sizes("img_size", image, minimum=_SMALLEST_IMAGE)
+    if len(image) != 2:
+        raise ValueError(f"img_size must be an int or (y, x), got {img_size!r}")
+    height, width = ((extent + 1) // 2 // (_STEM_STRIDE // 2) // 2 for extent in image)
+    return height, width
 
 
 class SelfAttention(nn.Module):
@@ -175,8 +186,8 @@ class VOLO(StagedNetwork):
         heads: heads of the outlookers and of the transformer blocks.
         mlp_ratio: hidden channels of the MLPs, as a multiple of the width.
         stem_width: channels of the stem's convolutions.
-        img_size: height and width of the images, an int or (y, x), for which the position embedding is made; other images are
-            taken too, then it is interpolated.
+        img_size: height and width of the images for which the position embedding has the right size, an int or (y, x). For other
+            images it is interpolated.
         in_chans: channels of the image.
         drop_rate: dropout before the classifiers.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
@@ -206,12 +217,7 @@ class VOLO(StagedNetwork):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        image = img_size if isinstance(img_size, list | tuple) else (img_size, img_size)
-        if any(isinstance(extent, bool) or not isinstance(extent, int) for extent in image):
-            raise TypeError(f"img_size must be an int or (y, x), got {img_size!r}")
-        check_sizes("img_size", image, minimum=_SMALLEST_IMAGE)
-        if len(image) != 2:
-            raise ValueError(f"img_size must be an int or (y, x), got {img_size!r}")
+        map_size = _coarse_map(img_size)
         check_positive("mlp_ratio", mlp_ratio)
         check_size("in_chans", in_chans)
         check_size("stem_width", stem_width)
@@ -228,9 +234,7 @@ class VOLO(StagedNetwork):
         for i in (1, 2, 3):
             blocks = [block(coarse, SelfAttention(coarse, heads[1]), mlp_ratio, rate) for rate in rates[i]]
             if i == 1:
-                size = (_coarse_extent(image[0]), _coarse_extent(image[1]))
-                entry = nn.Sequential(nn.Conv2d(fine, coarse, 2, 2), PositionEmbedding(coarse, size))
-                blocks.insert(0, entry)
+                blocks.insert(0, nn.Sequential(nn.Conv2d(fine, coarse, 2, 2), PositionEmbedding(coarse, map_size)))
             stages.append(Stage(*blocks, out_channels=coarse, stride=2 if i == 1 else 1))
         super().__init__(
             in_chans=in_chans,
