@@ -9,7 +9,7 @@ import unified_extractor as ux
 from tests.support.official_files import FILES, assert_official_values, build
 from tests.support.preset_formulas import assert_equal, deformable_formula, layer_of
 from unified_extractor.interop.official import layers
-from unified_extractor.layers import generators, samplers
+from unified_extractor.layers import generators, offsets
 from unified_extractor.ops import dynamic_kernels
 
 
@@ -62,14 +62,14 @@ def softmax_over(axis):
 
 
 MISTAKES = {
-    "offsets as (x, y)": (official_values("dcnv3_c16"), lambda m: after(m, samplers.LearnedOffsets, lambda o: o.flip(3))),
+    "offsets as (x, y)": (official_values("dcnv3_c16"), lambda m: after(m, offsets.LearnedOffsets, lambda o: o.flip(3))),
     "taps column-major": (
         official_values("dcnv3_c16"),
         lambda m: m.setattr(layers, "_columnwise_places", lambda layer: list(range(9))),
     ),
     "offsets planar instead of paired": (
         torchvision_values,
-        lambda m: after(m, samplers.LearnedOffsets, lambda o: o.flatten(2, 3).unflatten(2, (2, 9)).transpose(2, 3)),
+        lambda m: after(m, offsets.LearnedOffsets, lambda o: o.flatten(2, 3).unflatten(2, (2, 9)).transpose(2, 3)),
     ),
     "mask applied twice": (torchvision_values, lambda m: after(m, generators.GeneratedKernel, lambda d: d * d)),
     "groups interleaved": (official_values("involution_c32_k3_s1_eval"), lambda m: built_with(m, dynamic_kernel=interleaved)),

@@ -1,4 +1,4 @@
-"""Blocks that samplers and generators share. Images are ``[B, C, H, W]``."""
+"""Blocks that several parts of the layer use. Images are ``[B, C, H, W]``."""
 
 from torch import Tensor, nn
 

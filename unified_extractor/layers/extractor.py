@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel
-from unified_extractor.layers.samplers import LearnedOffsets
+from unified_extractor.layers.offsets import LearnedOffsets
 from unified_extractor.ops import checks
 from unified_extractor.ops.autocast import autocasts
 from unified_extractor.ops.checks import DynamicKernel

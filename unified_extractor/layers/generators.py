@@ -1,4 +1,4 @@
-"""With which weight: what a dynamic kernel is generated from, and how.
+"""Dynamic kernels: the feature that they are generated from, and the modules that compute them.
 
 B batch, C channels, G kernel groups, K taps, Ho, Wo output positions, h, w the positions of a generated kernel (1, 1 for a global view).
 """
@@ -16,7 +16,7 @@ from unified_extractor.spec import ExtractorSpec, as_pair
 
 
 class Feature(nn.Module):
-    """What the heads of kernel and offsets read: the generator's view of the image, at the output positions."""
+    """The input of the heads of kernel and offsets: the generator's view of the image, at the output positions."""
 
     def __init__(self, channels: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class Feature(nn.Module):
         if generator.reduction is not None:
             self.reduce = hidden_layer(nn.Conv2d(channels, self.channels, 1, bias=biased), generator)
         if generator.looks_around and generator.view_convolution == "depthwise":
-            look = _viewing(self.channels, self.channels, spec, stride, groups=self.channels, bias=biased)
+            look = _view_convolution(self.channels, self.channels, spec, stride, groups=self.channels, bias=biased)
             self.look = hidden_layer(look, generator, activate=not generator.pointwise)
         if generator.pointwise:
             self.mix = hidden_layer(nn.Conv2d(self.channels, self.channels, 1, bias=biased), generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, hidden, h, w]``."""
+        """Return the feature ``[B, hidden, h, w]`` of an image ``[B, C, H, W]``."""
         if self.view == "global":
             x = x.mean((2, 3), keepdim=True)
         elif self.view != "window" and self.stride != (1, 1):
@@ -44,9 +44,9 @@ class Feature(nn.Module):
 
 
 def head(feature: Feature, out_channels: int, spec: ExtractorSpec, stride: tuple[int, int], *, zero: bool) -> nn.Conv2d:
-    """The last, linear layer: 1x1, or a convolution over the view if that is dense. ``zero``: it starts at 0."""
+    """Return the last, linear layer: 1x1, or a convolution over a dense view. With ``zero`` its parameters start at 0."""
     if spec.generator.view_convolution == "dense":
-        layer: nn.Conv2d = _viewing(feature.channels, out_channels, spec, stride)
+        layer: nn.Conv2d = _view_convolution(feature.channels, out_channels, spec, stride)
     else:
         layer = nn.Conv2d(feature.channels, out_channels, 1)
     if zero:
@@ -56,10 +56,10 @@ def head(feature: Feature, out_channels: int, spec: ExtractorSpec, stride: tuple
     return layer
 
 
-def _viewing(
+def _view_convolution(
     in_channels: int, out_channels: int, spec: ExtractorSpec, stride: tuple[int, int], groups: int = 1, bias: bool = True
 ) -> SameConv2d:
-    """A convolution over the generator's view; over the extractor's own window it has the extractor's geometry."""
+    """Return a convolution over the generator's view; over the extractor's own window it has the extractor's geometry."""
     if spec.generator.view != "window":
         return SameConv2d(in_channels, out_channels, as_pair(spec.generator.view), groups=groups, bias=bias)
     return SameConv2d(
@@ -75,25 +75,25 @@ def _viewing(
 
 
 def offset_channels(spec: ExtractorSpec) -> int:
-    """How many learned offsets are emitted a position."""
+    """Return the number of learned offsets that are emitted a position."""
     learned = spec.offsets.kind == "learned"
     return 2 * spec.offsets.groups * (spec.taps - spec.dynamic_kernel.remove_center) if learned else 0
 
 
-def with_center(values: Tensor, taps: int) -> Tensor:
-    """Put a zero at the centre of K - 1 taps at axis 2."""
+def with_zero_center(values: Tensor, taps: int) -> Tensor:
+    """Return K taps at axis 2, from K - 1 taps and a zero at the center."""
     before, after = values.split(taps // 2, 2)
     return torch.cat([before, torch.zeros_like(before[:, :, :1]), after], 2)
 
 
 def _is_untouched(module: nn.Module, kind: type) -> bool:
-    """Whether a module is of this very class, without hooks: not wrapped, parametrized, pruned, sharded or observed."""
+    """Return whether a module is of exactly this class and has no hooks: not wrapped, parametrized, pruned, sharded or observed."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return type(module) is kind and not any(hooks) and "forward" not in vars(module)
 
 
 class GeneratedKernel(nn.Module):
-    """The dynamic kernel as a linear function of the feature, normalized."""
+    """The dynamic kernel of a generator: a linear function of the feature, normalized."""
 
     def __init__(self, feature: Feature, groups: int, head_dim: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
@@ -111,12 +111,12 @@ class GeneratedKernel(nn.Module):
             self.norm = nn.GroupNorm(groups, self.channels)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """``[B, hidden, h, w]`` to ``[B, G, K, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap)."""
+        """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap)."""
         values = self.head(feature)[:, : self.channels]
         if self.normalization == "group_norm":
             values = self.norm(values)
         values = normalized(values.unflatten(1, self.shape) * self.scale, self.normalization)
-        return with_center(values, self.taps) if self.remove_center else values
+        return with_zero_center(values, self.taps) if self.remove_center else values
 
     def as_linear_map(self, feature: Tensor, geometry: Geometry) -> LinearKernel | None:
         """Return the kernel as a linear map of each position's feature, where it is one and nothing observes this module's calls."""
@@ -134,7 +134,7 @@ class GeneratedKernel(nn.Module):
 
 
 class SimilarityKernel(nn.Module):
-    """The dynamic kernel of attention: query-key products inside the window, plus a bias for each displacement."""
+    """The dynamic kernel of attention: products of query and keys inside the window, plus a bias of their relative position."""
 
     def __init__(self, channels: int, groups: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class SimilarityKernel(nn.Module):
             nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
-        """``[B, C, H, W]`` and its offsets to ``[B, G, K, Ho, Wo]``."""
+        """Return ``[B, G, K, Ho, Wo]`` of an image ``[B, C, H, W]`` and the offsets of its sampling points."""
         values = similarity(
             self._scaled_query(x),
             self.key(x),
@@ -176,11 +176,11 @@ class SimilarityKernel(nn.Module):
         return AttentionKernel(self._scaled_query(x), self.key(x), self.groups, self.position, normalization)
 
     def _scaled_query(self, x: Tensor) -> Tensor:
-        queried = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
-        return self.query(queried) * self.scale
+        pooled = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
+        return self.query(pooled) * self.scale
 
     def _bias(self, position: Tensor, geometry: Geometry) -> Tensor:
-        """One value a displacement: a tap's own, or, where windows shift, that of the true displacement."""
+        """Return a value for every tap; where windows are shifted, the one of the true relative position of query and key."""
         if self.spec.offsets.kind != "window_shift":
             return position.flatten(1)[:, :, None, None]
         rows, columns = relative_positions(geometry, position.device)

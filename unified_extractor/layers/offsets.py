@@ -1,15 +1,15 @@
-"""Where the taps look: learned offsets. F offset groups, K taps, h, w the positions of the feature."""
+"""Learned offsets. F offset groups, K taps, h, w the positions of the feature."""
 
 from torch import Tensor, nn
 
-from unified_extractor.layers.generators import Feature, head, offset_channels, with_center
+from unified_extractor.layers.generators import Feature, head, offset_channels, with_zero_center
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.offsets import scaled_offsets
 from unified_extractor.spec import ExtractorSpec
 
 
 class LearnedOffsets(nn.Module):
-    """Offsets as a linear function of the generator's feature, zero at the start of training."""
+    """Offsets of the sampling points: a linear function of the generator's feature, zero at the start of training."""
 
     def __init__(self, feature: Feature, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
@@ -19,8 +19,8 @@ class LearnedOffsets(nn.Module):
         self.head = head(feature, offset_channels(spec), spec, stride, zero=True)
 
     def forward(self, feature: Tensor, geometry: Geometry) -> Tensor:
-        """``[B, hidden, h, w]`` to ``[B, F, K, 2, h, w]``, (y, x) in pixels."""
+        """Return offsets ``[B, F, K, 2, h, w]``, (y, x) in pixels, of a feature ``[B, hidden, h, w]``."""
         offsets = self.head(feature).unflatten(1, self.shape)
         if self.remove_center:
-            offsets = with_center(offsets, self.taps)
+            offsets = with_zero_center(offsets, self.taps)
         return scaled_offsets(offsets, self.scale, geometry)
