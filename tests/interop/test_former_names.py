@@ -35,7 +35,7 @@ def test_a_name_that_no_option_ever_had_is_refused(tmp_path):
         ux.interop.load(folder)
 
 
-def test_former_names_are_of_their_class_alone():
+def test_former_names_are_of_their_class_only():
     saved = {"normalisation": "none", "dynamic_kernel": {"normalisation": "softmax"}, "overlap_normalise": True}
     present = {"normalisation": "none", "dynamic_kernel": {"normalization": "softmax"}, "overlap_normalize": True}
     assert with_present_names(saved, ux.ExtractorSpec) == present

@@ -108,9 +108,9 @@ def test_the_operator_passes_torchs_own_checks(made):
     opcheck(OPERATORS.aggregate, flattened(Call(value, None, kernel, None, None, checks.geometry(value, 3, 1, "same", 1))))
 
 
-@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("has_offsets", [False, True])
 @pytest.mark.parametrize("padding", [0, (2, 1)])
-def test_any_padding_and_offsets_equal_products_and_a_kernel(padding, moved, backend):
+def test_any_padding_and_offsets_equal_products_and_a_kernel(padding, has_offsets, backend):
     """The keys are sampled where the values are; a softmax leaves out taps outside the image."""
     generator = torch.Generator().manual_seed(0)
 
@@ -119,7 +119,7 @@ def test_any_padding_and_offsets_equal_products_and_a_kernel(padding, moved, bac
 
     out = output_size((6, 5), 3, 2, padding, 1)
     tensors = {"value": normal(2, 4, 6, 5), "key": normal(2, 6, 6, 5), "query": normal(2, 6, *out), "position": normal(2, 3, 3)}
-    if moved:
+    if has_offsets:
         tensors["offsets"] = 2 * normal(2, 1, 9, 2, *out)
     geometry = {"kernel_size": 3, "stride": 2, "padding": padding}
 

@@ -97,19 +97,19 @@ def test_repetitions_share_the_hash_without_a_seed():
     assert config_hash(one, seeded=False) != config_hash(one)
 
 
-def test_a_class_that_moves_and_gets_an_option_with_a_default_keeps_its_hashes(monkeypatch: pytest.MonkeyPatch):
+def test_a_class_in_another_module_that_gets_an_option_with_a_default_keeps_its_hashes(monkeypatch: pytest.MonkeyPatch):
     class ExtractorNet(models.ExtractorNet):
         def __init__(self, *arguments: Any, gain: float = 1.0, **others: Any) -> None:
             super().__init__(*arguments, **others)
 
     monkeypatch.setitem(sys.modules, "unified_extractor.elsewhere", module := ModuleType("unified_extractor.elsewhere"))
     module.ExtractorNet = ExtractorNet  # type: ignore[attr-defined]
-    moved = changed("model.network.class_path", "unified_extractor.elsewhere.ExtractorNet")
-    assert config_hash(moved) == config_hash(tiny_config())
-    moved["model"]["network"]["init_args"]["gain"] = 1.0
-    assert config_hash(moved) == config_hash(tiny_config())
-    moved["model"]["network"]["init_args"]["gain"] = 2.0
-    assert config_hash(moved) != config_hash(tiny_config())
+    elsewhere = changed("model.network.class_path", "unified_extractor.elsewhere.ExtractorNet")
+    assert config_hash(elsewhere) == config_hash(tiny_config())
+    elsewhere["model"]["network"]["init_args"]["gain"] = 1.0
+    assert config_hash(elsewhere) == config_hash(tiny_config())
+    elsewhere["model"]["network"]["init_args"]["gain"] = 2.0
+    assert config_hash(elsewhere) != config_hash(tiny_config())
     foreign = [changed("model.network.class_path", f"{module}.ExtractorNet") for module in ("mine", "yours")]
     assert config_hash(foreign[0]) != config_hash(foreign[1]), "only this package's classes are known by their names alone"
 

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.exit(2, f"uniex: error: {reason}. uniex bench gpu --plan writes what the kernels must move without one\n")
     output = given.output or (None if given.plan else Path(f"bench-{given.device}.json"))
     if output is not None:
-        _check_output(output, parser, table_alone=given.plan)
+        _check_output(output, parser, table_only=given.plan)
     of_device = {"cpu": lambda: CPU_CASES, "fused": lambda: FUSED_CASES}
     every = of_device.get(given.device, lambda: gpu_cases(given.batch, "meta" if given.plan else "cuda"))()
     chosen = {name: every[name] for name in _chosen(every, given.only, parser)}
@@ -92,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_output(output: Path, parser: argparse.ArgumentParser, *, table_alone: bool = False) -> None:
+def _check_output(output: Path, parser: argparse.ArgumentParser, *, table_only: bool = False) -> None:
     """Raise an error for a result file that cannot be written, before minutes of work."""
-    if output.suffix == ".md" and not table_alone:
+    if output.suffix == ".md" and not table_only:
         parser.error(f"--output {output}: the table goes into this file, the result needs another name, such as .json")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -24,8 +24,8 @@ from unified_extractor.ops.dynamic_kernels import (
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.rewrites import with_stored_kernel
 
-_DYNAMIC_ALONE = Wanted(0, 0, 1, 0)
-_X_ALONE = Wanted(1, 0, 0, 0)
+_ONLY_DYNAMIC = Wanted(0, 0, 1, 0)
+_ONLY_X = Wanted(1, 0, 0, 0)
 
 
 class Passes(NamedTuple):
@@ -137,8 +137,8 @@ def registered(backend: str, passes: Passes) -> Operators:
     similarity = _defined(
         f"{backend}_similarity",
         "(Tensor query, Tensor key, Tensor? offsets, SymInt heads, SymInt[] geometry) -> Tensor",
-        lambda query, *others: passes.backward(products(query, *others), query, _DYNAMIC_ALONE)[0],
-        lambda query, *others: passes.new_gradients(products(query, *others), _DYNAMIC_ALONE)[0],
+        lambda query, *others: passes.backward(products(query, *others), query, _ONLY_DYNAMIC)[0],
+        lambda query, *others: passes.new_gradients(products(query, *others), _ONLY_DYNAMIC)[0],
     )
 
     def gradients(arguments: Sequence[Any], wanted: list[bool], gradient: Tensor) -> list[Tensor | None]:
@@ -221,7 +221,7 @@ def stored(call: Call, passes: Passes) -> Call:
 
     def products(similarity: Call) -> Tensor:
         assert isinstance(similarity.dynamic_kernel, AttentionKernel)
-        return passes.backward(similarity, similarity.dynamic_kernel.query, _DYNAMIC_ALONE)[0]
+        return passes.backward(similarity, similarity.dynamic_kernel.query, _ONLY_DYNAMIC)[0]
 
     return with_stored_kernel(call, products)
 
@@ -237,7 +237,7 @@ def backward_with_stored_kernel(call: Call, gradient: Tensor, wanted: Wanted, pa
         values = normalized_backward(whole.dynamic_kernel, results.pop("dynamic"), kernel.normalization)
         if isinstance(kernel, AttentionKernel):
             gathered = Call(kernel.key, None, values, call.offsets, None, call.geometry)
-            (grad_key,) = passes.backward(gathered, kernel.query, _X_ALONE)
+            (grad_key,) = passes.backward(gathered, kernel.query, _ONLY_X)
             grad_position = values.sum((0, 3, 4))
             if kernel.position is not None:
                 grad_position = grad_position.to(kernel.position.dtype).view_as(kernel.position)

@@ -54,8 +54,8 @@ def _unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         )
         grid = rearrange(taps, "k -> k 1") * geometry.dilation[axis] + rearrange(starts, "p -> 1 p")
         axes.append(rearrange(grid, f"k p -> 1 1 {letters.replace('h', 'p').replace('w', 'p')}"))
-    moves = torch.zeros((), dtype=dtype, device=x.device).expand(1, 1, 1, 2, 1, 1) if offsets is None else offsets.to(dtype)
-    rows, columns = torch.broadcast_tensors(axes[0] + moves[:, :, :, 0], axes[1] + moves[:, :, :, 1])
+    shifts = torch.zeros((), dtype=dtype, device=x.device).expand(1, 1, 1, 2, 1, 1) if offsets is None else offsets.to(dtype)
+    rows, columns = torch.broadcast_tensors(axes[0] + shifts[:, :, :, 0], axes[1] + shifts[:, :, :, 1])
     groups = rows.shape[1]
     rows, columns = (
         repeat(a.expand(batch, -1, -1, -1, -1), "b f k h w -> b (f n) k h w", n=channels // groups) for a in (rows, columns)
