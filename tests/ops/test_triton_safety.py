@@ -272,8 +272,8 @@ def test_results_that_span_more_than_two_to_the_31_elements_have_the_same_bits(k
 
     def results(x):
         call = Call(x, *tensors[1:], None, window, made["aggregation"])
-        y = launch.run(call)
-        return [y, *launch.gradients(call, torch.linspace(-1, 1, y.numel()).view(y.shape).bfloat16(), wanted)]
+        y = launch.run_forward(call)
+        return [y, *launch.run_backward(call, torch.linspace(-1, 1, y.numel()).view(y.shape).bfloat16(), wanted)]
 
     expected = results(made["x"])
     new_output, new_gradients = launch.new_output, launch.new_gradients
@@ -328,10 +328,10 @@ def test_addresses_are_wide_wherever_a_tensor_that_is_read_or_written_is(case, s
     )
     if "heads" in shapes:
         call = similarity_call(tensors["x"], tensors["x"], shapes["heads"], None, window)
-        launch.gradients(call, tensors["x"], Wanted(False, False, True, False))
+        launch.run_backward(call, tensors["x"], Wanted(False, False, True, False))
     else:
-        y = launch.run(call)
-        launch.gradients(call, y, Wanted(*(t is not None for t in call[:4])))
+        y = launch.run_forward(call)
+        launch.run_backward(call, y, Wanted(*(t is not None for t in call[:4])))
     assert any(large(arguments) for *_, arguments in started)
     for kernel, plan, _, arguments in started:
         assert plan.wide or not large(arguments), f"{kernel.fn.__name__}: {large(arguments)}"

@@ -132,15 +132,15 @@ def compile_all(architecture, *, defaults):
                     "layout": layout,
                 }
                 if call.aggregation == "similarity":
-                    launch.gradients(call, call.x, Wanted(x=False, static=False, dynamic=True, offsets=False))
+                    launch.run_backward(call, call.x, Wanted(x=False, static=False, dynamic=True, offsets=False))
                     continue
-                launch.run(call)
+                launch.run_forward(call)
                 direct = (call.static_kernel, call.stored_kernel, call.offsets, *call.kernel_tensors)
                 wanted, gradient = Wanted(True, *(t is not None for t in direct)), launch.new_output(call)
-                launch.gradients(call, gradient, wanted)
+                launch.run_backward(call, gradient, wanted)
                 if name == "DCNv3":
                     torch.use_deterministic_algorithms(True)
-                    launch.gradients(call, gradient, wanted)
+                    launch.run_backward(call, gradient, wanted)
                     torch.use_deterministic_algorithms(False)
 
 

@@ -47,7 +47,7 @@ from unified_extractor.ops.backends.triton.tuning import tuned
 class Inputs(NamedTuple):
     """The tensors that gradients are computed from; the static kernel as ``[K, C/groups, O]``."""
 
-    grad_output: Any
+    grad_y: Any
     x: Any
     static_kernel: Any
     dynamic_kernel: Any
@@ -77,7 +77,7 @@ class Gradients(NamedTuple):
 )
 @triton.jit(do_not_specialize=["TUNED_FOR"])
 def backward(
-    grad_output,
+    grad_y,
     x,
     static_kernel,
     dynamic_kernel,
@@ -94,7 +94,7 @@ def backward(
     TUNED_FOR,
 ):
     """Write the gradients that have memory. A program has STEPS tiles one after the other; GRAD_X: there is memory for the image's."""
-    inputs = Inputs(grad_output, x, static_kernel, dynamic_kernel, offsets)
+    inputs = Inputs(grad_y, x, static_kernel, dynamic_kernel, offsets)
     gradients = Gradients(grad_x, grad_columns, grad_static_kernel, grad_dynamic_kernel, grad_offsets)
     tiles = tl.cdiv(sizes.output_height * sizes.output_width, plan.tile_positions)
     programs = tl.cdiv(tiles, STEPS)
@@ -127,7 +127,7 @@ def tap_backward(
 ):
     """Write the gradients of a tile by tap (i, j)."""
     tap = i * plan.kernel_width + j
-    image, start = start_of(inputs.x, place.batch), start_of(inputs.grad_output, place.batch)
+    image, start = start_of(inputs.x, place.batch), start_of(inputs.grad_y, place.batch)
     if plan.has_offsets:
         offsets_start = start_of(inputs.offsets, place.batch)
         position = offset_position(inputs.offsets, offsets_start, i, j, windows, channels, sizes, plan)
@@ -140,11 +140,11 @@ def tap_backward(
     for output_tap in range(plan.output_taps):
         if plan.aggregation == "fold":
             row, column = output_tap // plan.kernel_width, output_tap % plan.kernel_width
-            output = sample_grid(inputs.grad_output, start, row, column, windows, channels, sizes, plan)
+            output = sample_grid(inputs.grad_y, start, row, column, windows, channels, sizes, plan)
         elif plan.static_kernel == "dense":
-            output = dense_grad_samples(inputs.grad_output, start, inputs.static_kernel, tap, windows, channels, plan)
+            output = dense_grad_samples(inputs.grad_y, start, inputs.static_kernel, tap, windows, channels, plan)
         else:
-            output = load_at_windows(inputs.grad_output, start, tap, windows, channels, plan)
+            output = load_at_windows(inputs.grad_y, start, tap, windows, channels, plan)
         product = output * value
         if plan.has_dynamic_kernel:
             kernel_start = start_of(inputs.dynamic_kernel, place.batch)

@@ -36,7 +36,7 @@ def output_places(image, windows, output, plan):
 
 
 @triton.jit
-def dense_grad_samples(grad_output, start, static_kernel, tap, windows, channels, plan):
+def dense_grad_samples(grad_y, start, static_kernel, tap, windows, channels, plan):
     """Return the gradient of a tap's weighted samples, ``sum_o S_ock * grad_output_op``, a tile."""
     convolution_group = channels.first_group // plan.convolution_channel_groups
     total = tl.zeros(
@@ -48,7 +48,7 @@ def dense_grad_samples(grad_output, start, static_kernel, tap, windows, channels
         is_output = output < plan.convolution_outputs
         output += convolution_group * plan.convolution_outputs
         mask = windows.exist[:, None] & is_output[None, :]
-        value = tl.load(start + output_places(grad_output, windows, output, plan), mask=mask, other=0.0)
+        value = tl.load(start + output_places(grad_y, windows, output, plan), mask=mask, other=0.0)
         total += product(value, tl.trans(load_dense(static_kernel, tap, channels, output, is_output, plan)), plan)
     return matrix_to_tile(total, plan)
 
@@ -88,7 +88,7 @@ def dense(x, static_kernel, dynamic_kernel, offsets, y, sizes, plan: tl.constexp
 @tuned({"num_warps": 8, "num_stages": 2})
 @triton.jit(do_not_specialize=["images", "tiles", "tiles_a_sum", "TUNED_FOR"])
 def dense_backward(
-    grad_output, x, dynamic_kernel, offsets, grad_static_kernel, sizes, images, tiles, tiles_a_sum, plan: tl.constexpr, TUNED_FOR
+    grad_y, x, dynamic_kernel, offsets, grad_static_kernel, sizes, images, tiles, tiles_a_sum, plan: tl.constexpr, TUNED_FOR
 ):
     """Write partial sums of the static kernel's gradient, ``[sums, K, C/groups, O]``: one tap, block and block of outputs a program."""
     output_blocks: tl.constexpr = (plan.convolution_outputs + plan.tile_outputs - 1) // plan.tile_outputs
@@ -114,7 +114,7 @@ def dense_backward(
             value, dynamic_kernel.data, dynamic_kernel, kernel_start, 0, tap, tap, windows, channels, plan
         )
         mask = windows.exist[:, None] & is_output[None, :]
-        gradient = tl.load(start_of(grad_output, batch) + output_places(grad_output, windows, output, plan), mask=mask, other=0.0)
+        gradient = tl.load(start_of(grad_y, batch) + output_places(grad_y, windows, output, plan), mask=mask, other=0.0)
         total += product(tl.trans(tile_to_matrix(value, plan)), gradient, plan)
     flat = tl.arange(0, columns)
     group = channels.first_group + flat // plan.tile_group_channels

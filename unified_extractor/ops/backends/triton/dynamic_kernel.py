@@ -1,6 +1,6 @@
-"""The dynamic kernel: read from memory or generated in registers, and applied to what a tap sampled, with the static kernel.
+"""The dynamic kernel: read from memory or computed in registers, and applied to what a tap sampled, with the static kernel.
 
-A generated kernel is a linear map of the feature at a tile's windows, with or without the matrix units. The weight of the map lies as
+A computed kernel is a linear map of the feature at a tile's windows, with or without the matrix units. The weight of the map lies as
 ``[G*K, R]``. A tile then holds whole groups of the dynamic kernel, each one channel group.
 """
 
@@ -20,7 +20,7 @@ def load_and_apply_weights(value, static_kernel, dynamic_kernel, start, output_t
     if not plan.has_dynamic_kernel:
         weight = 1.0
     elif plan.feature_channels > 0:
-        weight = generate_tap(dynamic_kernel, start, tap, windows, channels, plan)
+        weight = compute_tap(dynamic_kernel, start, tap, windows, channels, plan)
     else:
         weight = load_group_tile(dynamic_kernel, start, output_tap, tap, windows, channels, plan.kernel_channel_groups, plan)
     return apply_weights(value, weight, static_kernel, static_tap, channels, plan)
@@ -30,7 +30,7 @@ def load_and_apply_weights(value, static_kernel, dynamic_kernel, start, output_t
 def eight_weights(dynamic_kernel, feature, start, first, windows, channels, plan):
     """Return taps ``first .. first + 7`` of the dynamic kernel, a group tile each."""
     if plan.feature_channels > 0:
-        eight = split_eight(to_vectors(generate_taps(dynamic_kernel, feature, first, channels, 8, plan), 8, plan))
+        eight = split_eight(to_vectors(compute_taps(dynamic_kernel, feature, first, channels, 8, plan), 8, plan))
     else:
         eight = load_eight_taps(dynamic_kernel, start, 0, first, windows, channels, plan.kernel_channel_groups, plan)
     return eight
@@ -38,8 +38,8 @@ def eight_weights(dynamic_kernel, feature, start, first, windows, channels, plan
 
 @triton.jit
 def sixteen_weights(dynamic_kernel, feature, channels, plan):
-    """Return the taps of a generated kernel, sixteen at most: twice eight group tiles."""
-    vectors = to_vectors(generate_taps(dynamic_kernel, feature, 0, channels, 16, plan), 16, plan)
+    """Return the taps of a computed kernel, sixteen at most: twice eight group tiles."""
+    vectors = to_vectors(compute_taps(dynamic_kernel, feature, 0, channels, 16, plan), 16, plan)
     low, high = split_sixteen(vectors)
     return split_eight(low), split_eight(high)
 
@@ -54,8 +54,8 @@ def load_feature(linear_map, start, windows, plan):
 
 
 @triton.jit
-def load_feature_if_generated(dynamic_kernel, start, windows, plan):
-    """Return the feature that a tile's kernels are generated from, once for all taps; 0 where the kernels lie in memory."""
+def load_feature_if_computed(dynamic_kernel, start, windows, plan):
+    """Return the feature that a tile's kernels are computed from, once for all taps; 0 where the kernels lie in memory."""
     return load_feature(dynamic_kernel, start, windows, plan) if plan.feature_channels > 0 else 0
 
 
@@ -76,8 +76,8 @@ def load_map_weights(linear_map, row, exist, plan):
 
 
 @triton.jit
-def generate_taps(linear_map, feature, first, channels, WIDTH: tl.constexpr, plan):
-    """Return taps ``first .. first + WIDTH - 1`` of the kernels generated from ``feature``, ``[P, J*WIDTH]``."""
+def compute_taps(linear_map, feature, first, channels, WIDTH: tl.constexpr, plan):
+    """Return taps ``first .. first + WIDTH - 1`` of the kernels computed from ``feature``, ``[P, J*WIDTH]``."""
     row, exist = map_rows(first, channels, WIDTH, plan)
     values = product(feature, tl.trans(load_map_weights(linear_map, row, exist, plan)), plan)
     if linear_map.bias is not None:
@@ -108,8 +108,8 @@ def from_vectors(vectors, plan):
 
 
 @triton.jit
-def generate_tap(linear_map, start, tap, windows, channels, plan):
-    """Return one tap of the generated kernels at windows, a group tile, without the matrix units."""
+def compute_tap(linear_map, start, tap, windows, channels, plan):
+    """Return one tap of the computed kernels at windows, a group tile, without the matrix units."""
     feature = precise(load_feature(linear_map, start, windows, plan))
     row, exist = map_rows(tap, channels, 1, plan)
     weights = precise(load_map_weights(linear_map, row, exist, plan))

@@ -1,6 +1,6 @@
 """The gradient of a dynamic kernel on the regular grid, without static kernel: products of the output's gradient with the taps.
 
-The gradient of a generated kernel is never written: it is at once multiplied by what the kernel was generated from.
+The gradient of a computed kernel is never written: it is at once multiplied by what the kernel was computed from.
 """
 
 # mypy: ignore-errors
@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from unified_extractor.ops.backends.triton.dynamic_kernel import (
+    compute_taps,
     from_vectors,
-    generate_taps,
     load_feature,
     load_map_weights,
     map_rows,
@@ -32,12 +32,12 @@ from unified_extractor.ops.backends.triton.tuning import tuned
 
 @tuned({"num_warps": 4}, {"num_warps": 8})
 @triton.jit(do_not_specialize=["TUNED_FOR"])
-def dynamic_kernel_backward(grad_output, x, grad_dynamic_kernel, sizes, plan: tl.constexpr, TUNED_FOR):
+def dynamic_kernel_backward(grad_y, x, grad_dynamic_kernel, sizes, plan: tl.constexpr, TUNED_FOR):
     """Write the gradient of a dynamic kernel, eight taps at once."""
     place = this_program(tl.cdiv(sizes.output_height * sizes.output_width, plan.tile_positions), plan.blocks, plan)
     channels, windows = channels_of_block(place.block, plan), windows_of_tile(place.tile, plan.tile_positions, sizes, plan)
     image, start = start_of(x, place.batch), start_of(grad_dynamic_kernel, place.batch)
-    output = load_at_windows(grad_output, start_of(grad_output, place.batch), 0, windows, channels, plan)
+    output = load_at_windows(grad_y, start_of(grad_y, place.batch), 0, windows, channels, plan)
     whole: tl.constexpr = plan.taps // 8 * 8
     for first in range(0, whole, 8):
         eight = eight_products(output, x, image, first, windows, channels, sizes, plan)
@@ -73,7 +73,7 @@ def tap_product(output, x, image, tap, windows, channels, sizes, plan):
 @tuned({"SCALE": 1, "num_warps": 4}, {"SCALE": 2, "num_warps": 4}, {"SCALE": 4, "num_warps": 8})
 @triton.jit(do_not_specialize=["images", "partial_sums", "TUNED_FOR"])
 def linear_map_backward(
-    grad_output,
+    grad_y,
     x,
     linear_map,
     grad_feature,
@@ -86,7 +86,7 @@ def linear_map_backward(
     TUNED_FOR,
     SCALE: tl.constexpr,
 ):
-    """Write partial sums of the gradients of the feature, and of the map's weight and bias, that generate a dynamic kernel.
+    """Write partial sums of the gradients of what a dynamic kernel is computed from: a feature, and a map's weight and bias.
 
     ``grad_feature`` ``[blocks, B, Ho, Wo, R]`` has one for each block of channels; ``grad_weight`` ``[partial_sums, G*K, R]`` and
     ``grad_bias`` ``[partial_sums, G*K]``, zero before, have one for each program, which adds up several tiles one after the other.
@@ -105,7 +105,7 @@ def linear_map_backward(
         batch = tl.minimum(tile // tiles, images - 1).to(tl.int64)
         windows = windows_of_tile(tile - batch.to(tl.int32) * tiles, positions, sizes, plan)
         image = start_of(x, batch)
-        output = load_at_windows(grad_output, start_of(grad_output, batch), 0, windows, channels, plan)
+        output = load_at_windows(grad_y, start_of(grad_y, batch), 0, windows, channels, plan)
         feature = load_feature(linear_map, start_of(linear_map, batch), windows, plan)
         feature_sum = tl.zeros([positions, plan.tile_feature_channels], output.dtype)
         tl.debug_barrier()  # what another thread of this program added to its partial sum is read next
@@ -117,7 +117,7 @@ def linear_map_backward(
             row, exist = map_rows(first, channels, width, plan)
             grad_kernel = tl.where(exist[None, :], from_vectors(vectors, plan), 0.0)
             if plan.normalization == "sigmoid":
-                kernel = generate_taps(linear_map, feature, first, channels, width, plan)
+                kernel = compute_taps(linear_map, feature, first, channels, width, plan)
                 grad_kernel *= kernel * (1.0 - kernel)
             feature_sum += product(grad_kernel, load_map_weights(linear_map, row, exist, plan), plan)
             index = (partial_sum * rows).to(tl.int64) + row

@@ -39,7 +39,7 @@ _MOST_STATIC_SUMS = 16
 """Most partial sums of a dense static kernel's gradient: enough programs, times its taps and tiles; few enough to add up."""
 
 
-def run(call: Call) -> Tensor:
+def run_forward(call: Call) -> Tensor:
     """Return the output of a call."""
     if call.computed_kernel is not None and not computes_forward(call):
         call = stored(call, PASSES)
@@ -49,20 +49,20 @@ def run(call: Call) -> Tensor:
     return y
 
 
-def gradients(call: Call, gradient: Tensor, wanted: Wanted) -> list[Tensor]:
+def run_backward(call: Call, grad_y: Tensor, wanted: Wanted) -> list[Tensor]:
     """Return the wanted gradients, in the order of :class:`Wanted`, from that of the output."""
     if call.computed_kernel is not None and not computes_backward(call):
-        return backward_with_stored_kernel(call, gradient, wanted, PASSES)
+        return backward_with_stored_kernel(call, grad_y, wanted, PASSES)
     names = [name for name, asked in zip(Wanted._fields, wanted, strict=True) if asked]
     results = dict(zip(names, new_gradients(call, wanted), strict=True))
-    if not gradient.numel():
+    if not grad_y.numel():
         return [result.zero_() for result in results.values()]
-    _Backward(call, gradient, results).run()
+    _Backward(call, grad_y, results).run()
     return list(results.values())
 
 
 def new_output(call: Call) -> Tensor:
-    """Return the memory of :func:`run`'s result, not written; channels lie as those of x do."""
+    """Return the memory of :func:`run_forward`'s result, not written; channels lie as those of x do."""
     y = call.x.new_empty(call.output_shape())
     if call.aggregation != "unfold" and is_channels_last(call.x):
         return torch.empty_like(y, memory_format=torch.channels_last)
@@ -70,7 +70,7 @@ def new_output(call: Call) -> Tensor:
 
 
 def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
-    """Return the memory of :func:`gradients`' results, not written."""
+    """Return the memory of :func:`run_backward`' results, not written."""
     similarity = call.aggregation == "similarity"
     dynamic = call.x.new_empty(call.kernel_shape()) if similarity else call.stored_kernel
     tensors = (call.x, call.static_kernel, dynamic, call.offsets)
@@ -81,11 +81,11 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
 class _Pass:
     """A call with its plan, and what the kernels of both passes share."""
 
-    def __init__(self, call: Call, gradient: Tensor | None = None) -> None:
+    def __init__(self, call: Call, grad_y: Tensor | None = None) -> None:
         self.call = call
         self.batch = call.x.shape[0]
         self.positions = call.geometry.output[0] * call.geometry.output[1]
-        self.plan: Plan = plan_for(call, gradient, interpreted=knobs.runtime.interpret)
+        self.plan: Plan = plan_for(call, grad_y, interpreted=knobs.runtime.interpret)
         # [K, C/groups, O]: neighboring outputs, or channels of a depthwise kernel, next to each other
         self.static_kernel = None if call.static_kernel is None else call.static_kernel.detach().permute(2, 3, 1, 0).contiguous()
         if isinstance(call.computed_kernel, LinearKernel):
@@ -147,9 +147,9 @@ class _Forward(_Pass):
 class _Backward(_Pass):
     """The gradients of a call."""
 
-    def __init__(self, call: Call, gradient: Tensor, results: dict[str, Tensor]) -> None:
-        super().__init__(call, gradient)
-        self.gradient, self.results = gradient, results
+    def __init__(self, call: Call, grad_y: Tensor, results: dict[str, Tensor]) -> None:
+        super().__init__(call, grad_y)
+        self.grad_y, self.results = grad_y, results
 
     def run(self) -> None:
         """Write the results."""
@@ -157,7 +157,7 @@ class _Backward(_Pass):
         if "static" in results and plan.static_kernel == "dense":
             self._dense()
         if "x" in results and not plan.has_offsets:
-            self.fold(self.gradient, results["x"], gradient=True)
+            self.fold(self.grad_y, results["x"], gradient=True)
         depthwise = "static" in results and plan.static_kernel == "depthwise"
         if "dynamic" in results and self._is_product():
             self._dynamic_kernel()
@@ -181,7 +181,7 @@ class _Backward(_Pass):
         self.start(
             dynamic_kernel_backward,
             partial(self.grid, self.positions),
-            grad_output=image_record(self.gradient),
+            grad_y=image_record(self.grad_y),
             x=image_record(self.call.x),
             grad_dynamic_kernel=dynamic_kernel_record(self.results["dynamic"], fold=False),
         )
@@ -200,7 +200,7 @@ class _Backward(_Pass):
         self.start(
             linear_map_backward,
             (plan.blocks * partial_sums,),
-            grad_output=image_record(self.gradient),
+            grad_y=image_record(self.grad_y),
             x=image_record(call.x),
             linear_map=self.dynamic_kernel,
             grad_feature=grad_feature,
@@ -227,7 +227,7 @@ class _Backward(_Pass):
         sums = call.x.new_empty((count, plan.taps, result.shape[1], result.shape[0]), dtype=precision(call.x))
         output_blocks = self.output_blocks()
         arguments = self.inputs() | {
-            "grad_output": image_record(self.gradient),
+            "grad_y": image_record(self.grad_y),
             "grad_static_kernel": sums,
             "images": self.batch,
             "tiles": tiles,
@@ -255,7 +255,7 @@ class _Backward(_Pass):
             backward,
             (programs * plan.blocks * self.batch,),
             **self.inputs(),
-            grad_output=image_record(self.gradient),
+            grad_y=image_record(self.grad_y),
             grad_x=image_record(grad_x),
             grad_columns=image_record(grad_columns),
             grad_static_kernel=sums,
@@ -319,5 +319,5 @@ def _first_of(partial_sums: Tensor | None, *more: Any) -> tuple[Any, ...]:
     return (None, *more) if partial_sums is None else (partial_sums[0], *more, partial_sums.stride(0))
 
 
-PASSES = Passes(run, gradients, new_output, new_gradients)
+PASSES = Passes(run_forward, run_backward, new_output, new_gradients)
 OPERATORS = registered("triton", PASSES)

@@ -89,7 +89,7 @@ def channel_groups_of(call: Call) -> ChannelGroups:
     return ChannelGroups(channels // size, size, kernel_channels // size, offset_channels // size, convolution_channels // size)
 
 
-def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -> Plan:
+def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> Plan:
     """Return the plan of a call or, with the gradient of its output, of its backward."""
     x, geometry, groups = call.x, call.geometry, channel_groups_of(call)
     static, kernel, dynamic = call.static_kernel, call.computed_kernel, call.stored_kernel
@@ -135,7 +135,7 @@ def plan_for(call: Call, gradient: Tensor | None = None, *, interpreted: bool) -
         offset_blocks=max(1, groups.per_offset // tile_channel_groups) * group_blocks,
         one_kernel=_is_one(dynamic, geometry),
         one_offset=_is_one(call.offsets, geometry),
-        wide=_largest_span(call, gradient) > 2**31,
+        wide=_largest_span(call, grad_y) > 2**31,
         dtype=str(x.dtype).removeprefix("torch."),
         precision="tf32" if dense and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         interpreted=interpreted,
@@ -174,11 +174,11 @@ def _power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def _largest_span(call: Call, gradient: Tensor | None) -> Any:
+def _largest_span(call: Call, grad_y: Tensor | None) -> Any:
     """Return the most elements between the first and the last address of one image, of whatever is read or written."""
     kernel = call.computed_kernel
     feature = kernel.feature if isinstance(kernel, LinearKernel) else None
-    read = [tensor for tensor in (call.x, call.stored_kernel, feature, call.offsets, gradient) if tensor is not None]
+    read = [tensor for tensor in (call.x, call.stored_kernel, feature, call.offsets, grad_y) if tensor is not None]
     written = [call.output_shape(), *(tensor.shape for tensor in read)]
     if call.offsets is not None:  # the gradient of all samples, where it is not added up at once
         written.append((1, call.x.shape[1], call.geometry.taps, *call.geometry.output))

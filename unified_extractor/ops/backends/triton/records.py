@@ -45,7 +45,7 @@ class WindowValues(NamedTuple):
 
 
 class LinearMap(NamedTuple):
-    """A feature ``[B, R, Ho, Wo]`` with its strides, and the linear map, scale included, that generates the dynamic kernel from it.
+    """A feature ``[B, R, Ho, Wo]`` with its strides, and the linear map, scale included, that computes the dynamic kernel from it.
 
     It is passed in place of the dynamic kernel.
     """
@@ -92,15 +92,15 @@ class Plan(NamedTuple):
     dilation_x: int
     has_offsets: bool
     has_dynamic_kernel: bool
-    """A dynamic kernel is there, in memory or generated."""
+    """A dynamic kernel is there, in memory or computed."""
     adjacent_taps: bool
     """The taps of a window's dynamic kernel are neighbors in memory."""
     feature_channels: int
-    """Channels of the feature that the dynamic kernel is generated from; 0 where it lies in memory."""
+    """Channels of the feature that the dynamic kernel is computed from; 0 where it lies in memory."""
     tile_feature_channels: int
     """Channels of the feature, filled up to a power of two."""
     normalization: str
-    """Normalization of a generated kernel: "none", "sigmoid" or, of at most sixteen taps, "softmax"."""
+    """Normalization of a computed kernel: "none", "sigmoid" or, of at most sixteen taps, "softmax"."""
     static_kernel: str
     """One of "none", "depthwise" (one weight for each channel and tap) and "dense" (also: grouped)."""
     channel_groups: int

@@ -98,7 +98,7 @@ def traffic(kernel: str, call: Call) -> Work:
     Args:
         kernel: "gather", "fold" or "dense" (gather with a dense static kernel); or the gradients "fold gradient" (of x, sampled on the
             regular grid), "dynamic_kernel_backward" (of the dynamic kernel and no other, on the regular grid), "linear_map_backward"
-            (of the feature and the map that generate a dynamic kernel), "backward" (of x sampled at offsets, of offsets and of
+            (of the feature and the map that a dynamic kernel is computed from), "backward" (of x sampled at offsets, of offsets and of
             kernels), "dense_backward" (of a dense static kernel) or "collect" (of x, where deterministic algorithms let "backward"
             write columns instead).
         call: the call, whose tensors may be on the device "meta".

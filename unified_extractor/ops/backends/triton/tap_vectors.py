@@ -1,4 +1,4 @@
-"""Eight taps of a kernel at once, where the taps of a window are neighbors in memory, as behind a generator with channels last.
+"""Eight taps of a kernel at once, where the taps of a window are neighbors in memory, as behind a convolution with channels last.
 
 A tile that is read or written tap by tap touches a line of the cache for every window and tap; eight taps share it. A vector of taps is a
 group tile with a last axis of eight, which registers split into eight group tiles or join from them.

@@ -1,4 +1,4 @@
-"""Kernels made in registers by the Triton backend, on a GPU or else in Triton's interpreter, which is slow: everything is tiny here."""
+"""Kernels computed in registers by the Triton backend, on a GPU or else in Triton's interpreter, which is slow: everything is tiny here."""
 
 from functools import partial
 
@@ -68,7 +68,7 @@ def as_call(call):
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 @pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_kernel_generated_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
+def test_a_kernel_computed_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
     call = call_of(case, normalization, channels_last=channels_last)
     assert computes_forward(as_call(call))
     plain = case not in ("offsets", "depthwise", "residual") and normalization != "softmax"
