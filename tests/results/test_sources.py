@@ -97,3 +97,28 @@ def test_rows_survive_writing_and_reading_and_are_never_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="never overwritten"):
         write_rows(tmp_path / "rows.jsonl", [])
     assert len(read_rows([tmp_path / "rows.jsonl"])) == 3
+
+
+def test_former_hashes_and_names_are_read_as_today_s_and_stay_in_the_file(tmp_path):
+    spec = {"dynamic_kernel": {"source": "generated", "groups": 1, "normalisation": "softmax"}, "overlap_normalise": False}
+    run_folder(tmp_path / "a" / "b", row(config_hash="old", settings_hash="older", specs=[spec]))
+    path = tmp_path / "a" / "b" / "record.json"
+    written = path.read_text()
+    assert read_rows([path])[0].config_hash == "old"
+    (tmp_path / "former_hashes.csv").write_text("former_hash,hash\nold,new\nolder,newer\n")
+    (read,) = read_rows([path])
+    assert (read.config_hash, read.settings_hash) == ("new", "newer")
+    assert read.specs == [
+        {"dynamic_kernel": {"source": "generated", "groups": 1, "normalization": "softmax"}, "overlap_normalize": False}
+    ]
+    assert path.read_text() == written
+    (tmp_path / "a" / "former_hashes.csv").write_text("former_hash,hash\nold,newest\n")
+    assert read_rows([path])[0].config_hash == "newest", "the nearest table counts"
+
+
+@pytest.mark.parametrize("text", ["", "old,new\n", "former_hash,hash\nold\n"])
+def test_a_table_of_hashes_that_is_none_is_refused(tmp_path, text):
+    run_folder(tmp_path / "run", row())
+    (tmp_path / "former_hashes.csv").write_text(text)
+    with pytest.raises(RecordError, match=r"former_hashes.csv: must have the columns former_hash and hash"):
+        read_rows([tmp_path / "run" / "record.json"])

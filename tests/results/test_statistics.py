@@ -120,7 +120,7 @@ def test_what_cannot_be_compared_is_refused(call, message):
         (
             "network",
             "timm.models.ResNet",
-            "network: 'unified_extractor.models.ExtractorNet' in run X, 'timm.models.ResNet' in run Y",
+            "network: 'ExtractorNet' in run X, 'ResNet' in run Y",
         ),
         (
             "specs",
@@ -146,6 +146,12 @@ def test_a_variants_rows_differ_only_in_the_seed(field, value, shown):
     with pytest.raises(RecordError, match=message):
         by_variant([row(), row(seed=1, **{field: value})])
     by_variant([row(), row("other", seed=1, **{field: value})])
+
+
+def test_rows_from_before_and_after_a_class_moved_and_got_an_option_are_of_one_variant():
+    spec = {**row().specs[0], "bias": False, "offsets": {"kind": "none", "groups": 1}}
+    later = row(seed=1, network="unified_extractor.elsewhere.ExtractorNet", specs=[spec])
+    assert by_variant([row(), later]) == {"involution": [row(), later]}
 
 
 def test_groups_are_named_by_data_set_and_budget():

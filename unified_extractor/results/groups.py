@@ -1,10 +1,13 @@
 """Groups of rows that may be compared: a group has one data set and budget, a variant one network and training, a seed one row."""
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from unified_extractor.results.record import Record, RecordError
+from unified_extractor.spec import ExtractorSpec
 
 SHARED = (
     "network",
@@ -80,11 +83,27 @@ def _key(row: Record) -> tuple[str, str]:
 
 def _check_same(first: Record, second: Record) -> None:
     for field in SHARED:
-        if found := _difference(getattr(first, field), getattr(second, field), field):
+        if found := _difference(_comparable(first, field), _comparable(second, field), field):
             where, one, other = found
             raise RecordError(
                 f"rows of variant {first.variant} differ in {where}: {one!r} in run {first.run}, {other!r} in run {second.run}"
             )
+
+
+def _comparable(row: Record, field: str) -> Any:
+    """Return a field of a row in a form that later versions share: classes without their modules, specs with options added since."""
+    if field == "network":
+        return row.network.rpartition(".")[2]
+    return [_whole(spec) for spec in row.specs] if field == "specs" else getattr(row, field)
+
+
+def _whole(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec with the defaults of the options that it lacks, in the types of JSON."""
+    try:
+        whole: dict[str, Any] = json.loads(json.dumps(asdict(ExtractorSpec(**spec))))
+    except (TypeError, ValueError):  # the spec of somebody else's network
+        return spec
+    return whole
 
 
 def _difference(first: Any, second: Any, where: str) -> tuple[str, Any, Any] | None:
