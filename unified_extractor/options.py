@@ -1,4 +1,4 @@
-"""The options of configurable classes: their defaults, and the names that they had before. Standard library only.
+"""The options of configurable classes: their defaults, and the names and values that they had before. Standard library only.
 
 Old configurations, checkpoints, saved networks and rows are read by ``FIELDS`` and ``CLASSES``, and the hash of a configuration is made of
 the first names and first defaults: renaming an option, or changing a default, takes one entry here and changes no hash.
@@ -15,8 +15,13 @@ from typing import Any, NamedTuple
 FIELDS: Mapping[str, str] = {
     "DynamicKernel.normalisation": "normalization",
     "ExtractorSpec.overlap_normalise": "overlap_normalize",
+    "ImageClassifier.fused": "kernel_memory",
 }
 """Today's class and a former name of its option, to today's name of the option; of several former names the first one first."""
+VALUES: Mapping[str, Mapping[Any, Any]] = {
+    "ImageClassifier.kernel_memory": {None: "auto", True: "recompute", False: "store"},
+}
+"""Today's class and name of an option, to today's value for each former one."""
 CLASSES: Mapping[str, str] = {}
 """A former name of a class of this package, to today's; of several former names the first one first."""
 DEFAULTS: Mapping[str, Any] = {}
@@ -114,9 +119,15 @@ def with_present_names(saved: Any, annotation: Any = None) -> Any:
 
 
 def with_present_names_of(owner: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the saved arguments of a class or function with today's names; ``owner`` may be ``None``, if it is not known."""
+    """Return the saved arguments of a class or function with today's names and values; ``owner`` is ``None`` if it is not known."""
     known = options(owner) if owner else {}
     classes = [part.__name__ for part in getattr(owner, "__mro__", ())]
     present = {key.split(".")[1]: name for key, name in FIELDS.items() if key.split(".")[0] in classes}
-    renamed = {present.get(name, name): value for name, value in saved.items()}
-    return {name: with_present_names(value, known[name].annotation if name in known else None) for name, value in renamed.items()}
+    found = {}
+    for former, value in saved.items():
+        name = present.get(former, former)
+        values = next((VALUES[key] for part in classes if (key := f"{part}.{name}") in VALUES), {})
+        if isinstance(value, bool | str | None):
+            value = values.get(value, value)
+        found[name] = with_present_names(value, known[name].annotation if name in known else None)
+    return found

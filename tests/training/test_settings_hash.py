@@ -159,6 +159,7 @@ def test_a_run_that_an_earlier_version_started_is_gone_on_with(tmp_path: Path, m
     for name, old, new in (
         ("environment.json", '"config_hash": "', '"config_hash": "0'),
         ("config.yaml", "normalization", "normalisation"),
+        ("config.yaml", "kernel_memory: auto", "fused: null"),
     ):
         text = (folder / name).read_text()
         assert old in text

@@ -55,15 +55,20 @@ def test_one_epoch_improves_the_loss():
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [({}, [None, True]), ({"fused": False}, [False] * 2), ({"fused": True}, [True] * 2)]
+    ("given", "expected"),
+    [
+        ({}, ["auto", "recompute"]),
+        ({"kernel_memory": "store"}, ["store"] * 2),
+        ({"kernel_memory": "recompute"}, ["recompute"] * 2),
+    ],
 )
-def test_whether_kernels_are_stored_is_said_once_for_all_extractors(given: dict[str, bool], expected: list[bool | None]):
-    """What is not said leaves each layer as it was."""
+def test_the_memory_of_kernels_is_set_once_for_all_extractors(given: dict[str, Any], expected: list[str]):
+    """By default each layer stays as it was."""
     net = network(widths=[16], depths=[2], spec=presets.involution(3))
     layers = list(extractors(net).values())
-    layers[1].fused = True
+    layers[1].kernel_memory = "recompute"
     ImageClassifier(net, **given)
-    assert [layer.fused for layer in layers] == expected
+    assert [layer.kernel_memory for layer in layers] == expected
 
 
 def test_a_seed_decides_the_run(tmp_path: Path):
