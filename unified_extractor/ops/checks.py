@@ -71,8 +71,8 @@ def call(
 
 
 def _signature(x: Any, numbers: tuple[Any, ...], tensors: tuple[Any, ...], combine: Any, aggregation: Any) -> Any:
-    """Return all that the checks look at, or None where it cannot be a key: in torch.compile, or for numbers that equal ints."""
-    if torch.compiler.is_compiling() or not isinstance(x, Tensor):
+    """Return all that the checks look at, or None where it cannot be a key: while a program is traced, or for numbers that equal ints."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(x, Tensor):
         return None
     for number in numbers:
         kind = type(number)
@@ -311,14 +311,14 @@ def _batch_and_positions(name: str, value: Tensor, x: Tensor, geometry: Geometry
 
 
 def _divides(name: str, letter: str, value: Tensor, x: Tensor, of: str = "x") -> None:
-    """The second axis of ``value``, a number of groups, must divide the channels of ``x``."""
+    """Raise unless the second axis of ``value``, a number of groups, divides the channels of ``x``."""
     groups, channels = value.shape[1], x.shape[1]
     if groups < 1 or channels % groups:
         raise ValueError(f"{name} has {letter}={groups} groups, which must divide the channels of {of}, C={channels}")
 
 
 def companion(name: str, value: Any, layout: str, x: Tensor, of: str = "x") -> None:
-    """A tensor of the given layout with dtype and device of ``x``."""
+    """Raise unless a value is a tensor of the given layout with dtype and device of ``x``."""
     tensor(name, value, layout)
     if value.dtype != x.dtype:
         raise TypeError(f"{name} must have the dtype of {of}, {x.dtype}, got {value.dtype}")
@@ -331,7 +331,7 @@ def _same_device(name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
 
 
 def tensor(name: str, value: Any, layout: str) -> None:
-    """A tensor with as many axes as ``layout`` names."""
+    """Raise unless a value is a tensor with as many axes as ``layout`` names."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor {layout}, got {type(value).__name__}")
     if value.dim() != layout.split("]")[0].count(",") + 1:
@@ -339,7 +339,7 @@ def tensor(name: str, value: Any, layout: str) -> None:
 
 
 def pair(name: str, value: Any, minimum: int, or_else: str = "") -> tuple[int, int]:
-    """An int or (y, x), each at least ``minimum``, as (y, x). ``or_else``: what the message may offer besides."""
+    """Return an int or (y, x), each at least ``minimum``, as (y, x). ``or_else``: what the message may offer besides."""
     values = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
         raise TypeError(f"{name} must be an int or a pair (y, x) of ints{or_else}, got {value!r}")
@@ -349,6 +349,6 @@ def pair(name: str, value: Any, minimum: int, or_else: str = "") -> tuple[int, i
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """One of the given names."""
+    """Raise unless a value is one of the given names."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}{did_you_mean(value, choices)}")

@@ -5,6 +5,7 @@ call is flattened and built again. A backward that is itself to be differentiate
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +51,6 @@ _SCHEMA = (
 _TENSORS = (0, 1, 2, 3, 7, 8, 9)
 """The places of the tensors among the arguments, in the order of :class:`Wanted`."""
 _NO_KERNEL = (None, None, None, 1.0, "none", 0)
-_GEOMETRIES: dict[tuple[int, ...], Geometry] = {}
 
 
 def flattened(call: Call) -> tuple[Any, ...]:
@@ -79,17 +79,19 @@ def _built(*arguments: Any) -> Call:
 
 
 def _geometry(sizes: Sequence[int]) -> Geometry:
-    """Return the geometry of an operator's argument; each is built once."""
-    key = tuple(sizes)
+    """Return the geometry of an operator's argument."""
     try:
-        found = _GEOMETRIES.get(key)
-    except TypeError:  # symbolic sizes
-        found = None
-    if found is None:
-        found = Geometry(*zip(key[::2], key[1::2], strict=True))
-        if all(type(size) is int for size in key):
-            _GEOMETRIES[key] = found
-    return found
+        return _known_geometry(tuple(sizes))
+    except TypeError:  # symbolic sizes have no hash
+        return _new_geometry(sizes)
+
+
+def _new_geometry(sizes: Sequence[int]) -> Geometry:
+    return Geometry(*zip(sizes[::2], sizes[1::2], strict=True))
+
+
+_known_geometry = lru_cache(maxsize=4096)(_new_geometry)
+"""Each geometry is built once."""
 
 
 _LIBRARY = torch.library.Library("unified_extractor", "FRAGMENT")
