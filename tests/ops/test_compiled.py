@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradgradcheck
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
@@ -147,6 +148,38 @@ def test_operators_keep_the_laws_of_torch(case):
     for wanted in ([t is not None for t in tensors], [True, False, False, False]):
         opcheck(torch.ops.unified_extractor.compiled_aggregate_backward, (gradient, wanted, *arguments))
     opcheck(OPERATORS.aggregate, (*(None if t is None else t.requires_grad_() for t in tensors), *arguments[4:]))
+
+
+class Seen(TorchDispatchMode):
+    """A mode that notes the names of our operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "unified_extractor":
+            self.names.append(function._schema.name.split("::")[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_call_past_the_dispatcher_is_the_same_bit_for_bit():
+    call = block_call(kernels=2, offset_groups=1, static=(4, 1))
+    direct = run("compiled", call)
+    with Seen() as seen:
+        watched = run("compiled", call)
+    assert seen.names == ["compiled_aggregate", "compiled_aggregate_backward"]
+    assert watched.keys() == direct.keys()
+    assert all(torch.equal(value, direct[name]) for name, value in watched.items())
+
+
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_a_profiler_sees_the_operator_and_no_call_is_lost(needs_gradient):
+    call = block_call(kernels=2)
+    call["x"].requires_grad_(needs_gradient)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        ux.extract(**call, backend="compiled")
+    assert "unified_extractor::compiled_aggregate" in {event.name for event in profile.events()}
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])

@@ -5,7 +5,7 @@ call is flattened and built again. A backward that is itself to be differentiate
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from unified_extractor.ops.dynamic_kernels import (
 )
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.rewrites import with_stored_kernel
+from unified_extractor.ops.tracing import is_watched
 
 _ONLY_DYNAMIC = Wanted(0, 0, 1, 0)
 _ONLY_X = Wanted(1, 0, 0, 0)
@@ -104,42 +105,57 @@ class Operators(NamedTuple):
     """Gather, fold and unfold: the arguments of :func:`flattened`."""
     similarity: Any
     """``(query, key, offsets, heads, geometry)``: query-key products, the gradient by the dynamic kernel of a gather of the keys."""
+    direct_aggregate: Callable[..., Any]
+    direct_similarity: Callable[..., Any]
+    """The same past torch's dispatcher, which takes longer for so many arguments than a small call computes."""
 
     def run(self, call: Call) -> Tensor:
         """Run a call by them, differentiably; it has no bias."""
-        result: Tensor
+        arguments: tuple[Any, ...]
         if call.aggregation == "similarity":
             kernel = call.dynamic_kernel
             assert isinstance(kernel, AttentionKernel)
             sizes = [size for pair in call.geometry for size in pair]
-            result = self.similarity(kernel.query, call.x, call.offsets, kernel.heads, sizes)
+            arguments = (kernel.query, call.x, call.offsets, kernel.heads, sizes)
+            run = self.similarity if is_watched(arguments) else self.direct_similarity
         else:
-            result = self.aggregate(*flattened(call))
+            arguments = flattened(call)
+            run = self.aggregate if is_watched(arguments) else self.direct_aggregate
+        result: Tensor = run(*arguments)
         return result
 
 
 def registered(backend: str, passes: Passes) -> Operators:
     """Register a backend's passes as operators under its name."""
+
+    def run_aggregate(*arguments: Any) -> Tensor:
+        return passes.forward(_built(*arguments))
+
+    def run_backward(gradient: Tensor, wanted: Sequence[bool], *arguments: Any) -> list[Tensor]:
+        return passes.backward(_built(*arguments), gradient, Wanted(*wanted))
+
+    def products(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, sizes: Sequence[int]) -> Call:
+        return similarity_call(query, key, heads, offsets, _geometry(sizes))
+
+    def run_similarity(query: Tensor, *others: Any) -> Tensor:
+        return passes.backward(products(query, *others), query, _ONLY_DYNAMIC)[0]
+
     aggregate = _defined(
         f"{backend}_aggregate",
         f"({_SCHEMA}) -> Tensor",
-        lambda *arguments: passes.forward(_built(*arguments)),
+        run_aggregate,
         lambda *arguments: passes.new_output(_built(*arguments)),
     )
     aggregate_backward = _defined(
         f"{backend}_aggregate_backward",
         f"(Tensor gradient, bool[] wanted, {_SCHEMA}) -> Tensor[]",
-        lambda gradient, wanted, *arguments: passes.backward(_built(*arguments), gradient, Wanted(*wanted)),
+        run_backward,
         lambda gradient, wanted, *arguments: passes.new_gradients(_built(*arguments), Wanted(*wanted)),
     )
-
-    def products(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, sizes: Sequence[int]) -> Call:
-        return similarity_call(query, key, heads, offsets, _geometry(sizes))
-
     similarity = _defined(
         f"{backend}_similarity",
         "(Tensor query, Tensor key, Tensor? offsets, SymInt heads, SymInt[] geometry) -> Tensor",
-        lambda query, *others: passes.backward(products(query, *others), query, _ONLY_DYNAMIC)[0],
+        run_similarity,
         lambda query, *others: passes.new_gradients(products(query, *others), _ONLY_DYNAMIC)[0],
     )
 
@@ -148,7 +164,8 @@ def registered(backend: str, passes: Passes) -> Operators:
             return [None] * len(wanted)
         if torch.is_grad_enabled():
             return _differentiable_gradients(arguments, wanted, gradient)
-        results = iter(aggregate_backward(gradient, wanted, *arguments))
+        run = aggregate_backward if is_watched((gradient, *arguments)) else run_backward
+        results = iter(run(gradient, wanted, *arguments))
         return [next(results) if asked else None for asked in wanted]
 
     def aggregate_gradients(tensors: Sequence[Any], rest: Sequence[Any], asked: Sequence[bool], gradient: Tensor) -> Any:
@@ -166,13 +183,13 @@ def registered(backend: str, passes: Passes) -> Operators:
     def refused(*_: Any) -> Any:
         raise NotImplementedError(f"{backend}_aggregate_backward has no gradient: its caller differentiates by the eager formula")
 
-    _differentiate(aggregate, _TENSORS, aggregate_gradients)
-    _differentiate(aggregate_backward, (0, *(2 + place for place in _TENSORS)), refused)
-    _differentiate(similarity, (0, 1, 2), similarity_gradients)
+    direct_aggregate = _differentiate(aggregate, run_aggregate, _TENSORS, aggregate_gradients)
+    _differentiate(aggregate_backward, run_backward, (0, *(2 + place for place in _TENSORS)), refused)
+    direct_similarity = _differentiate(similarity, run_similarity, (0, 1, 2), similarity_gradients)
     register_flop_formula(aggregate.overloadpacket)(_aggregate_flops)
     register_flop_formula(aggregate_backward.overloadpacket)(_backward_flops)
     register_flop_formula(similarity.overloadpacket)(_similarity_flops)
-    return Operators(aggregate, similarity)
+    return Operators(aggregate, similarity, direct_aggregate, direct_similarity)
 
 
 def _defined(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -187,15 +204,27 @@ Gradients = Callable[..., Any]
 """``(tensors, other arguments, which arguments' gradients are asked for, output's gradient)`` to a gradient an argument."""
 
 
-def _differentiate(operator: Any, tensors: Sequence[int], gradients: Gradients) -> None:
-    """Give an operator its gradient. ``torch.library.register_autograd`` does the same and takes twice as long for so many arguments."""
+def _differentiate(
+    operator: Any, run_directly: Callable[..., Any], tensors: Sequence[int], gradients: Gradients
+) -> Callable[..., Any]:
+    """Give an operator its gradient, and return a function that does what the operator does past the dispatcher.
+
+    ``torch.library.register_autograd`` does the former, too, and takes twice as long for so many arguments.
+
+    Args:
+        operator: the operator.
+        run_directly: what it runs.
+        tensors: the places of the tensors among its arguments.
+        gradients: its gradients.
+    """
     name = operator._schema.name
+    others = [place for place in range(len(operator._schema.arguments)) if place not in tensors]
 
     class Differentiated(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
             ctx.save_for_backward(*(arguments[place] for place in tensors))
-            ctx.rest = [value for place, value in enumerate(arguments) if place not in tensors]
+            ctx.rest = [arguments[place] for place in others]
             result = below(keyset, *arguments)
             return tuple(result) if isinstance(result, list) else result
 
@@ -204,6 +233,8 @@ def _differentiate(operator: Any, tensors: Sequence[int], gradients: Gradients) 
             return (None, *gradients(ctx.saved_tensors, ctx.rest, ctx.needs_input_grad[1:], *gradient))
 
     def below(keyset: Any, *arguments: Any) -> Any:
+        if keyset is None:
+            return run_directly(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
@@ -216,6 +247,7 @@ def _differentiate(operator: Any, tensors: Sequence[int], gradients: Gradients) 
 
     Differentiated.__name__ = f"{name.split('::')[1]}_backward"
     _LIBRARY.impl(name.split("::")[1], run, "Autograd", with_keyset=True)
+    return partial(run, None)
 
 
 def stored(call: Call, passes: Passes) -> Call:

@@ -1,8 +1,13 @@
 """Programs that are recorded or transformed: which of them a registered operator can be part of."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
 def is_recorded() -> bool:
@@ -18,6 +23,21 @@ def opaque_because() -> str | None:
     if not torch.compiler.is_compiling() and (_is_transformed() or forward_ad._current_level >= 0):
         return "torch.func transforms and forward-mode differentiation have no rule for it"
     return None
+
+
+def is_watched(arguments: Iterable[Any]) -> bool:
+    """Return whether operators must go through torch's dispatcher, since someone acts on them on the way.
+
+    These are a compiler, a mode such as that of fake tensors or of a counter of operations, a profiler, or a subclass of tensors.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._ops._len_torch_dispatch_stack_pre_dispatch() > 0
+        or torch._C._autograd._profiler_enabled()
+        or any(isinstance(value, Tensor) and type(value) not in _PLAIN for value in arguments)
+    )
 
 
 def _is_transformed() -> bool:
