@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from unified_extractor import presets
+import unified_extractor.presets as presets
 from unified_extractor.benchmarks.baselines import (
     grid_sample_matmul,
     grid_sample_multiply_sum,

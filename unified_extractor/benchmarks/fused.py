@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from unified_extractor import presets
+import unified_extractor.presets as presets
 from unified_extractor.benchmarks.baselines import UnfoldInvolution
 from unified_extractor.benchmarks.cases import OURS, Candidate, Case, stored, training_step
 from unified_extractor.layers import UnifiedExtractor2d

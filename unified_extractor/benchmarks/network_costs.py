@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from unified_extractor import models, presets
+import unified_extractor.models as models
+import unified_extractor.presets as presets
 from unified_extractor.ops.dispatch import KernelMemory
 from unified_extractor.profiling.cost import cost, kept_activation_bytes
 from unified_extractor.profiling.extractors import extractors

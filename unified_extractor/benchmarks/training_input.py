@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from unified_extractor import models, presets
+import unified_extractor.models as models
+import unified_extractor.presets as presets
 from unified_extractor.data import Augmentation, Digits, ImageDataModule, Loading
 from unified_extractor.data.data_module import Split
 from unified_extractor.data.image_datasets import MemoryImages

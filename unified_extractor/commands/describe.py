@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from unified_extractor import presets
+import unified_extractor.presets as presets
 from unified_extractor.layers import UnifiedExtractor2d
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import cost

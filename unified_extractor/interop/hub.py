@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unified_extractor import models
+import unified_extractor.models as models
 from unified_extractor.interop.files import needed
 from unified_extractor.interop.saved import load, save
 

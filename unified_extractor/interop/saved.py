@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from unified_extractor import models
+import unified_extractor.models as models
 from unified_extractor.interop.files import needed, read_state_dict
 from unified_extractor.names import did_you_mean
 from unified_extractor.options import present_class_path, with_present_names

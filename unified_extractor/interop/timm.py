@@ -6,7 +6,7 @@ No network has pretrained weights.
 from collections.abc import Callable
 from typing import Any
 
-from unified_extractor import models
+import unified_extractor.models as models
 from unified_extractor.interop.files import needed
 
 _timm, _data = needed("timm.models"), needed("timm.data")

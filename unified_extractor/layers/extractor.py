@@ -143,7 +143,7 @@ class UnifiedExtractor2d(nn.Module):
         return self.projection(y) if self.spec.projection.output != "none" else y
 
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What this image makes the layer use: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
+        """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
         ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``), h and w being Ho, Wo, or 1 for a global view; None for what the spec
         does not have.
         """

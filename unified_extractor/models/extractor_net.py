@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from unified_extractor import presets
+import unified_extractor.presets as presets
 from unified_extractor.layers.placed import placed_extractor
 from unified_extractor.models.arguments import (
     Specs,

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from unified_extractor import presets
+import unified_extractor.presets as presets
 from unified_extractor.layers.blocks import LayerNorm2d
 from unified_extractor.layers.placed import placed_extractor
 from unified_extractor.models.arguments import (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from unified_extractor import presets
+import unified_extractor.presets as presets
 from unified_extractor.layers.placed import placed_extractor
 from unified_extractor.models.arguments import Specs, check_size, check_sizes, drop_path_rates, spec_of_stage, stage_specs
 from unified_extractor.models.blocks import batch_norm, convolution_norm, stochastic_depth

@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
     @property
     def computed_kernel(self) -> ComputedKernel | None:
-        """What the dynamic kernel is computed from, where it is not given as a tensor and not itself what is asked for."""
+        """The linear or attention kernel, where it stands in the place of the dynamic kernel and is not itself what is asked for."""
         kernel = self.dynamic_kernel
         return None if self.aggregation == "similarity" or isinstance(kernel, Tensor) else kernel
 
@@ -56,7 +56,7 @@ class Call(NamedTuple):
 
     @property
     def has_dense_kernel(self) -> bool:
-        """Whether a static kernel sums over several channels, or a channel has several outputs: it is not depthwise."""
+        """True for a static kernel that is not depthwise: it sums over several channels, or a channel has several outputs."""
         return self.static_kernel is not None and self.static_kernel.shape[:2] != (self.channels, 1)
 
     @property
@@ -88,18 +88,18 @@ class Call(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which gradients are asked for: 1 or 0."""
+    """The gradients that are asked for, each 1 or 0."""
 
     x: int
     static: int
     dynamic: int
     offsets: int
     feature: int = 0
-    """Of a linear kernel's feature, or of attention's query."""
+    """The gradient of a linear kernel's feature, or of attention's query."""
     weight: int = 0
-    """Of a linear kernel's weight, or of attention's keys."""
+    """The gradient of a linear kernel's weight, or of attention's keys."""
     bias: int = 0
-    """Of a linear kernel's bias, or of attention's position."""
+    """The gradient of a linear kernel's bias, or of attention's position."""
 
 
 def similarity_call(query: Tensor, key: Tensor, heads: int, offsets: Tensor | None, geometry: Geometry) -> Call:

@@ -31,7 +31,7 @@ _ONLY_X = Wanted(1, 0, 0, 0)
 
 
 class Passes(NamedTuple):
-    """What a backend brings to be registered."""
+    """The passes that a backend brings to be registered."""
 
     forward: Callable[[Call], Tensor]
     """The output of a call without bias: gather, fold or unfold."""

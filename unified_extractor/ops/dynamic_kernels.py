@@ -61,7 +61,7 @@ class AttentionKernel(NamedTuple):
 
 
 ComputedKernel = LinearKernel | AttentionKernel
-"""What can be computed instead of being stored."""
+"""The kernels that can be computed instead of being stored."""
 
 Similarity = Callable[[Tensor, Tensor, int], Tensor]
 """``(query, key, heads)`` to the products ``[B, G, K, Ho, Wo]`` of each query with the keys at the taps of its window."""

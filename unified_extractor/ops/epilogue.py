@@ -1,4 +1,4 @@
-"""What may happen to the aggregated map. B batch, C channels, G groups, H, W image, Ho, Wo output positions."""
+"""Operations on the aggregated map. B batch, C channels, G groups, H, W image, Ho, Wo output positions."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from unified_extractor.ops.geometry import Geometry
 
 
 def overlap_normalized(y: Tensor, geometry: Geometry) -> Tensor:
-    """A fold divided by the number of windows that cover each pixel; a pixel that none covers keeps its zero.
+    """Divide a fold by the number of windows that cover each pixel; a pixel that none covers keeps its zero.
 
     Args:
         y: the fold's output ``[B, C, H, W]``.
@@ -24,11 +24,11 @@ def overlap_normalized(y: Tensor, geometry: Geometry) -> Tensor:
 
 
 def center_blended(y: Tensor, x: Tensor, gate: Tensor, geometry: Geometry) -> Tensor:
-    """``(1 - s)*y + s*x`` with x at the windows' centres and ``s = sigmoid(gate)``, one a group.
+    """Return ``(1 - s)*y + s*x`` with x at the windows' centers and ``s = sigmoid(gate)``, one a group.
 
     Args:
         y: the gather's output ``[B, C, Ho, Wo]``.
-        x: what the operator read, ``[B, C, H, W]``, its windows centred on every stride-th pixel.
+        x: what the operator read, ``[B, C, H, W]``, its windows centered on every stride-th pixel.
         gate: logits ``[B, G, Ho or 1, Wo or 1]``.
         window: the operator's geometry.
     Source: DCNv3's ``center_feature_scale`` (Wang et al., InternImage, CVPR 2023).

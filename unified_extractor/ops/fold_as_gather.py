@@ -14,7 +14,7 @@ from unified_extractor.ops.tracing import returned
 
 
 def composing_is_cheaper(geometry: Geometry, *, channels: int, groups: int) -> bool:
-    """Whether composing and gathering cost less than the fold, whose multiply-adds count double: each reads and writes its sum."""
+    """Return whether composing and gathering cost less than the fold, whose multiply-adds count double: each reads and writes its sum."""
     positions, pixels = geometry.output[0] * geometry.output[1], geometry.image[0] * geometry.image[1]
     compose = geometry.taps**2 * positions * groups
     return compose + composed_geometry(geometry).taps * pixels * channels < 2 * geometry.taps**2 * positions * channels
@@ -28,7 +28,7 @@ def composed_geometry(geometry: Geometry) -> Geometry:
 
 
 def compose_fold(dynamic_kernel: Tensor, geometry: Geometry) -> Tensor:
-    """The dynamic kernel of :func:`composed_window`, ``[B, G, (2kh-1)*(2kw-1), H, W]``.
+    """Return the dynamic kernel of :func:`composed_geometry`, ``[B, G, (2kh-1)*(2kw-1), H, W]``.
 
     Args:
         dynamic_kernel: ``[B, G, K, K, Ho, Wo]``, (output tap, source tap).

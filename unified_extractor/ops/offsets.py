@@ -1,4 +1,4 @@
-"""Where the taps of windows look: their positions, the pixels around a position, and the offset fields that follow from geometry.
+"""Positions of the taps of windows, the pixels around a position, and the offset fields that follow from geometry.
 
 B batch, F offset groups, K taps, H, W image, Ho, Wo output positions. Positions are (y, x) in pixels.
 """
@@ -60,7 +60,7 @@ class Corners(NamedTuple):
     pixel: Tensor
     """Row-major index of the pixel; 0 for a corner outside the image."""
     inside: Tensor
-    """Whether the corner lies in the image and the position is finite."""
+    """True for a corner in the image, of a finite position."""
     weight: Tensor
     """Bilinear weight; 0 for a corner outside."""
     slope_y: Tensor

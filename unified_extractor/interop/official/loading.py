@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+import unified_extractor.interop.official.layers as layers
+import unified_extractor.interop.official.networks as networks
 from unified_extractor.interop.files import read_state_dict
-from unified_extractor.interop.official import layers, networks
 from unified_extractor.interop.official.rules import Items, Rule
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.models import VOLO, InternImage, RedNet, ResNet

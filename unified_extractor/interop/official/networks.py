@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unified_extractor.interop.official import layers
+import unified_extractor.interop.official.layers as layers
 from unified_extractor.interop.official.rules import Items, Rule, affine, nested, norm
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.models.internimage import InternImage

@@ -1,4 +1,4 @@
-"""What a backend brings. A fifth one would be one folder beside the others, and one entry in ``dispatch.py``."""
+"""The protocol of a backend. A fifth backend would be one folder beside the others, and one entry in ``dispatch.py``."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""When the loops compute a dynamic kernel themselves. Needs no Numba: the choice is made before it is loaded."""
+"""The rule by which the loops compute a dynamic kernel themselves. It needs no Numba: the choice is made before it is loaded."""
 
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.cost import kernel_multiply_adds, use_multiply_adds
