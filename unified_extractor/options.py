@@ -16,6 +16,9 @@ FIELDS: Mapping[str, str] = {
     "DynamicKernel.normalisation": "normalization",
     "ExtractorSpec.overlap_normalise": "overlap_normalize",
     "ImageClassifier.fused": "kernel_memory",
+    "ImageClassifier.mixing": "mixup",
+    "Mixup.mixup": "alpha",
+    "Mixup.cutmix": "cutmix_alpha",
 }
 """Today's class and a former name of its option, to today's name of the option; of several former names the first one first."""
 VALUES: Mapping[str, Mapping[Any, Any]] = {

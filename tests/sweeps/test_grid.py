@@ -40,9 +40,9 @@ def test_a_variant_counts_more_than_the_options_of_all_cells(tmp_path: Path):
 
 
 def test_settings_of_one_name_are_told_apart(tmp_path: Path):
-    settings = {"model.mixing.probability": [0, 1], "data.init_args.probability": [0.5]}
+    settings = {"model.mixup.probability": [0, 1], "data.init_args.probability": [0.5]}
     labels = [cell.label for cell in points(read_grid(write_grid(tmp_path, settings=settings, seeds=[0])))]
-    assert labels == [f"plain mixing.probability={value} init_args.probability=0.5" for value in (0, 1)]
+    assert labels == [f"plain mixup.probability={value} init_args.probability=0.5" for value in (0, 1)]
 
 
 def test_files_are_named_from_the_grid_and_found_from_here(tmp_path: Path):

@@ -12,7 +12,7 @@ from tests.support.tiny_runs import final, in_its_own_process, write_config
 
 EVERYTHING: dict[str, Any] = {
     "model__label_smoothing": 0.1,
-    "model__mixing": {"mixup": 0.2, "cutmix": 1.0, "probability": 0.8},
+    "model__mixup": {"alpha": 0.2, "cutmix_alpha": 1.0, "probability": 0.8},
     "model__optimization__generator_learning_rate_scale": 0.5,
     "model__network__init_args__drop_rate": 0.2,
     "model__network__init_args__depths": [2],

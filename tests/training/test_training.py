@@ -251,17 +251,17 @@ def test_impossible_optimization_is_named(wrong: dict[str, Any], name: str):
 
 def test_mixup_blends_images_and_labels_in_one_proportion():
     images, labels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous(), torch.arange(4)
-    for kind in ("mixup", "cutmix"):
+    for kind in ("alpha", "cutmix_alpha"):
         torch.manual_seed(3)
-        mixed, shares = Mixup(**{kind: 1.0})(images, labels, 4)
+        blended, shares = Mixup(**{kind: 1.0})(images, labels, 4)
         assert shares.shape == (4, 4)
         torch.testing.assert_close(shares.sum(1), torch.ones(4))
-        torch.testing.assert_close((shares * torch.arange(4.0)).sum(1), mixed.mean((1, 2, 3)), atol=1e-5, rtol=0)
+        torch.testing.assert_close((shares * torch.arange(4.0)).sum(1), blended.mean((1, 2, 3)), atol=1e-5, rtol=0)
         assert (shares.max(1).values < 1).any()
     assert Mixup()(images, labels, 4)[1] is labels
-    kept = sum(Mixup(mixup=1.0, probability=0.5)(images, labels, 4)[1] is labels for _ in range(200))
+    kept = sum(Mixup(alpha=1.0, probability=0.5)(images, labels, 4)[1] is labels for _ in range(200))
     assert 60 < kept < 140
-    for wrong in ({"mixup": -1.0}, {"cutmix": -1.0}, {"probability": 2.0}):
+    for wrong in ({"alpha": -1.0}, {"cutmix_alpha": -1.0}, {"probability": 2.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Mixup(**wrong)
 

@@ -35,7 +35,7 @@ class ImageClassifier(L.LightningModule):
         network: network from images to logits.
         optimization: settings of optimizer and learning rate.
         label_smoothing: label smoothing of the training loss, 0 to below 1.
-        mixing: mixup and CutMix of the training images.
+        mixup: mixup and CutMix of the training images.
         channels_last: keep weights and images in that memory format.
         compile: run the network through ``torch.compile``.
         kernel_memory: how extractors keep dynamic kernels for backward, see :class:`unified_extractor.UnifiedExtractor2d`: "auto",
@@ -50,7 +50,7 @@ class ImageClassifier(L.LightningModule):
         network: nn.Module,
         optimization: Optimization = Optimization(),
         label_smoothing: float = 0.0,
-        mixing: Mixup = Mixup(),
+        mixup: Mixup = Mixup(),
         channels_last: bool = False,
         compile: bool = False,
         kernel_memory: Literal["auto", "store", "recompute"] = "auto",
@@ -59,7 +59,7 @@ class ImageClassifier(L.LightningModule):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         self.network = network.to(memory_format=torch.channels_last) if channels_last else network
-        self.optimization, self.label_smoothing, self.mixing = optimization, label_smoothing, mixing
+        self.optimization, self.label_smoothing, self.mixup = optimization, label_smoothing, mixup
         self.image_format = torch.channels_last if channels_last else torch.contiguous_format
         self.compiled = compile
         if kernel_memory != "auto":
@@ -99,7 +99,7 @@ class ImageClassifier(L.LightningModule):
 
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = self.mixing(*batch, self.num_classes)  # type: ignore[arg-type]
+        images, labels = self.mixup(*batch, self.num_classes)  # type: ignore[arg-type]
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)

@@ -12,17 +12,17 @@ class Mixup:
     """A blend of pairs of training images and of their labels. If both kinds are on, one is drawn at random for each batch.
 
     Attributes:
-        mixup: alpha of the beta distribution of mixup's weights; 0 turns mixup off.
-        cutmix: alpha of the beta distribution of CutMix's box area; 0 turns CutMix off.
+        alpha: alpha of the beta distribution of mixup's weights; 0 turns mixup off.
+        cutmix_alpha: alpha of the beta distribution of CutMix's box area; 0 turns CutMix off.
         probability: probability that a batch is changed at all.
     """
 
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    alpha: float = 0.0
+    cutmix_alpha: float = 0.0
     probability: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+        for name, value in (("alpha", self.alpha), ("cutmix_alpha", self.cutmix_alpha)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
         if not 0 <= self.probability <= 1:
@@ -32,10 +32,10 @@ class Mixup:
         """Return images [B, C, H, W] and labels: [B] int64 if the batch is left as it is, else shares of the classes, [B,
         num_classes]."""
         kinds: list[v2.Transform] = []
-        if self.mixup:
-            kinds.append(v2.MixUp(alpha=self.mixup, num_classes=num_classes))
-        if self.cutmix:
-            kinds.append(v2.CutMix(alpha=self.cutmix, num_classes=num_classes))
+        if self.alpha:
+            kinds.append(v2.MixUp(alpha=self.alpha, num_classes=num_classes))
+        if self.cutmix_alpha:
+            kinds.append(v2.CutMix(alpha=self.cutmix_alpha, num_classes=num_classes))
         if not kinds or (self.probability < 1 and float(torch.rand(())) >= self.probability):
             return images, labels
         blended: tuple[Tensor, Tensor] = v2.RandomChoice(kinds)(images, labels)
