@@ -148,6 +148,15 @@ def test_a_renamed_option_and_a_changed_default_take_one_entry_each(monkeypatch:
     assert form("former", strength=0.5, kept=1) == form("today", power=0.5, kept=1) is None
 
 
+def test_renamed_values_of_a_renamed_option_keep_their_hash(tmp_path: Path):
+    """``model.fused``, with null, true and false, has become ``model.kernel_memory``."""
+    saved = tmp_path / "config.yaml"
+    for former, today in ((None, "auto"), (True, "recompute"), (False, "store")):
+        saved.write_text(yaml.safe_dump(changed("model.fused", former)))
+        assert saved_config_hash(saved) == config_hash(changed("model.kernel_memory", today))
+    assert config_hash(changed("model.kernel_memory", "auto")) == config_hash(changed())
+
+
 def test_a_run_that_an_earlier_version_started_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Its environment has a hash of the earlier kind, its configuration the former names."""
     monkeypatch.chdir(tmp_path)

@@ -38,8 +38,8 @@ class ImageClassifier(L.LightningModule):
         mixup: mixup and CutMix of the training images.
         channels_last: keep weights and images in that memory format.
         compile: run the network through ``torch.compile``.
-        kernel_memory: how extractors keep dynamic kernels for backward, see :class:`unified_extractor.UnifiedExtractor2d`: "auto",
-            "store", or "recompute" to save memory also where that is slower.
+        kernel_memory: "store" dynamic kernels for backward, "recompute" them in backward to save memory, or "auto", the faster of
+            both; "auto" leaves each layer as it is. See :class:`unified_extractor.UnifiedExtractor2d`.
 
     Raises:
         ConfigurationError: the network does not fit the data, or the checkpoint is of another architecture.
