@@ -253,7 +253,7 @@ def test_the_cpu_has_no_plan_and_a_result_is_no_table(capsys, tmp_path):
 
 @pytest.mark.skipif(not (BENCHMARKS / "cpu.json").exists(), reason="installed without the repository")
 def test_the_committed_tables_are_those_of_their_files():
-    for name in ("cpu", "fused"):
+    for name in ("cpu", "kernel_memory"):
         result = json.loads((BENCHMARKS / f"{name}.json").read_text())
         assert (BENCHMARKS / f"{name}.md").read_text() == report.markdown(result)
     measured_on_a_gpu = BENCHMARKS / "gpu.json"

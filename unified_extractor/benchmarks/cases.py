@@ -1,4 +1,5 @@
-"""What is compared: shapes from published networks, each with its rivals. Made when asked for, since tensors take memory."""
+"""The cases: shapes from published networks, each computed by the operator and by its baselines. A case is created when its
+function is called, because its tensors take memory."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from unified_extractor.benchmarks.baselines import (
 from unified_extractor.models import rednet26
 from unified_extractor.ops import checks
 from unified_extractor.ops.call import Call
+from unified_extractor.ops.cost import pass_multiply_adds
 from unified_extractor.ops.dispatch import KernelMemory
 from unified_extractor.ops.dynamic_kernels import LinearKernel
 from unified_extractor.ops.fold_as_gather import compose_fold
@@ -31,24 +33,24 @@ from unified_extractor.profiling.extractors import extractors
 OURS = "unified_extractor"
 
 Compute = Callable[..., Tensor]
-"""From a case's leaves to the output."""
+"""A function from a case's leaf tensors to the output."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and in which form a case's tensors lie, and what runs them."""
+    """The device, dtype and memory format of a case's tensors, and the backends that run it."""
 
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     backend: str | None = None
-    """Ours; None chooses."""
+    """Backend of the operator; None lets the operator choose."""
     channels_last: bool = False
-    """Images, kernels and offsets alike: in a network that runs channels last, its convolutions make all of them."""
+    """True if images, kernels and offsets are channels last, as the convolutions of a channels-last network return them."""
     compiler: str | None = None
-    """The backend of ``torch.compile`` for the plain formulation; None leaves the compiled one out."""
+    """Backend of ``torch.compile`` for the plain formulation; None leaves the compiled formulation out."""
 
     def tensor(self, batch: int, channels: int | tuple[int, ...], *size: int) -> Tensor:
-        """``[B, *channels, *size]``, normally distributed; several channel axes are a view of one."""
+        """Return normally distributed values ``[B, *channels, *size]``; several channel axes are a view of one."""
         channels = (channels,) if isinstance(channels, int) else channels
         values = torch.randn(batch, prod(channels), *size, device=self.device, dtype=self.dtype)
         if self.channels_last:
@@ -56,11 +58,11 @@ class Setting:
         return values.unflatten(1, channels)
 
     def leaf(self, batch: int, channels: int | tuple[int, ...], *size: int) -> Tensor:
-        """The same, differentiated by."""
+        """Return normally distributed values ``[B, *channels, *size]`` that need a gradient."""
         return self.tensor(batch, channels, *size).requires_grad_()
 
     def offsets(self, batch: int, channels: int | tuple[int, ...], *size: int) -> Tensor:
-        """Offsets of a few pixels, in eighths and never whole: the derivative jumps where a position meets a pixel."""
+        """Return offsets of a few pixels, in eighths and never whole: the derivative jumps where a position meets a pixel."""
         values = self.tensor(batch, channels, *size)
         eighths = 1 + (7 * (8 * values % 1)).floor().clamp(max=6)
         return ((2 * values).clamp(-7, 7).floor() + eighths / 8).requires_grad_()
@@ -71,42 +73,42 @@ CPU = Setting()
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute something, forward and backward."""
+    """A way to compute something, forward and backward."""
 
     forward: Callable[[], object]
     step: Callable[[], Sequence[Tensor]]
-    """Forward and backward; returns output and gradients."""
+    """Function that runs forward and backward and returns output and gradients."""
     values: Callable[[], Sequence[Tensor]] | None
-    """What must equal ours; None where it computes something else."""
+    """Function that returns the values that must equal the operator's; None if the candidate computes something else."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Candidates that do the same, ours first."""
+    """The candidates that compute the same, the operator first."""
 
     candidates: dict[str, Candidate]
     inputs: Sequence[Tensor]
-    """Tensors that exist before a step, the gradient of the output last."""
+    """Tensors that exist before a step; the last one is the gradient of the output."""
     dtype: torch.dtype
     multiply_adds: tuple[int, int] = (0, 0)
-    """Of forward and of backward, by the operator's formula; 0 where not stated."""
+    """Multiply-adds of forward and of backward, by the operator's formula; 0 if not stated."""
     call: Call | None = None
-    """What ours is asked for."""
+    """Call of the operator."""
     plain: str = ""
-    """In half precision: the candidate whose error is the measure for ours."""
+    """Name of the plain formulation, whose error in half precision is the measure for the operator's."""
     exact: Callable[[], Sequence[Tensor]] | None = None
-    """In half precision: its values computed in float32, from the same inputs."""
+    """Function that returns the values in float32 from the same inputs, in half precision only."""
 
 
 def involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU) -> Case:
-    """RedNet-50's involutions: 7x7 taps, 16 channels a kernel. A static depthwise convolution of 7x7 taps stands beside it."""
+    """Return an involution of RedNet-50: 7x7 taps, 16 channels a kernel. A static depthwise convolution of 7x7 taps is timed
+    beside it."""
     x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (channels // 16, 49), size, size)
 
     def call(x: Tensor, kernel: Tensor) -> Call:
         return Call(x, None, kernel, None, None, checks.geometry(x, 7, 1, 3, 1), "gather")
 
-    work = batch * channels * 49 * size**2
-    case = _case(setting, (x, kernel), call, {"unfold": lambda x, kernel: unfold_multiply_sum(x, kernel, 7)}, (work, 2 * work))
+    case = _case(setting, (x, kernel), call, {"unfold": lambda x, kernel: unfold_multiply_sum(x, kernel, 7)})
     static = setting.leaf(channels, 1, 7, 7)
     case.candidates["depthwise"] = _candidate(
         lambda x, static: F.conv2d(x, static, None, 1, 3, 1, channels), (x, static), case.inputs[-1], comparable=False
@@ -115,7 +117,8 @@ def involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU)
 
 
 def generated_involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU) -> Case:
-    """The same with the linear map that generates the kernel from a quarter of the channels, and the kernel never stored."""
+    """Return an involution with the linear map that generates its kernel from a quarter of the channels; the kernel is never
+    stored."""
     x, feature = setting.leaf(batch, channels, size, size), setting.leaf(batch, channels // 4, size, size)
     rows = channels // 16 * 49
     weight = setting.tensor(rows, channels // 4, 1, 1).flatten(1).div_((channels // 4) ** 0.5).requires_grad_()
@@ -131,13 +134,11 @@ def generated_involution(channels: int, size: int, batch: int = 8, setting: Sett
     def stored(*leaves: Tensor) -> Tensor:
         return _run(call(*leaves), setting.backend, "store")
 
-    made, used = batch * rows * channels // 4 * size**2, batch * channels * 49 * size**2
-    work = (made + used, 3 * made + 2 * used)  # backward makes the kernel again
-    return _case(setting, (x, feature, weight, bias), call, {"unfold": unfold, "stored": stored}, work)
+    return _case(setting, (x, feature, weight, bias), call, {"unfold": unfold, "stored": stored})
 
 
 def deformable_convolution_v2(batch: int = 8, channels: int = 64, size: int = 56, setting: Setting = CPU) -> Case:
-    """DCNv2 with one offset group and a mask; offsets of a few pixels."""
+    """Return a DCNv2 with one offset group and a mask; its offsets are a few pixels."""
     x, static = setting.leaf(batch, channels, size, size), setting.leaf(channels, channels, 3, 3)
     offsets, mask = setting.offsets(batch, 18, size, size), setting.leaf(batch, 9, size, size)
 
@@ -151,29 +152,25 @@ def deformable_convolution_v2(batch: int = 8, channels: int = 64, size: int = 56
     def plain(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
         return grid_sample_matmul(x, static, *fields(offsets, mask), 3)
 
-    reads = batch * 9 * size**2 * channels
-    rivals = {"grid_sample": plain} | _torchvision(setting)
-    work = reads * (channels + 4 + 1), reads * (2 * channels + 4 + 4 + 4 + 2)
-    return _case(setting, (x, static, offsets, mask), call, rivals, work)
+    return _case(setting, (x, static, offsets, mask), call, {"grid_sample": plain} | _torchvision(setting))
 
 
 def deformable_convolution_v4(
     batch: int = 8, channels: int = 64, size: int = 56, groups: int = 4, setting: Setting = CPU
 ) -> Case:
-    """The core of DCNv3 and DCNv4: every group has offsets and a kernel of its own."""
+    """Return the core of DCNv3 and DCNv4: every group has its own offsets and kernel."""
     x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (groups, 9), size, size)
     offsets = setting.offsets(batch, (groups, 9, 2), size, size)
 
     def call(x: Tensor, kernel: Tensor, offsets: Tensor) -> Call:
         return Call(x, None, kernel, offsets, None, checks.geometry(x, 3, 1, 1, 1), "gather")
 
-    reads = batch * 9 * size**2 * channels
-    rivals = {"grid_sample": lambda x, kernel, offsets: grid_sample_multiply_sum(x, kernel, offsets, 3)}
-    return _case(setting, (x, kernel, offsets), call, rivals, (reads * (4 + 1), reads * (4 + 4 + 4 + 2)))
+    baselines = {"grid_sample": lambda x, kernel, offsets: grid_sample_multiply_sum(x, kernel, offsets, 3)}
+    return _case(setting, (x, kernel, offsets), call, baselines)
 
 
 def outlook_attention(batch: int = 8, channels: int = 192, size: int = 28, heads: int = 6, setting: Setting = CPU) -> Case:
-    """VOLO-D1's outlook attention after its generator: 3x3 taps, stride 2."""
+    """Return VOLO-D1's outlook attention after its generator: 3x3 taps, stride 2."""
     x, kernel = setting.leaf(batch, channels, size, size), setting.leaf(batch, (heads, 9, 9), size // 2, size // 2)
 
     def call(x: Tensor, kernel: Tensor) -> Call:
@@ -183,24 +180,22 @@ def outlook_attention(batch: int = 8, channels: int = 192, size: int = 28, heads
         wide = compose_fold(kernel, checks.geometry(x, 3, 2, 1, 1))
         return extract(x, kernel_size=5, dynamic_kernel=wide, padding=2, backend=setting.backend)
 
-    work = batch * channels * 81 * (size // 2) ** 2
-    rivals = {"unfold-matmul-fold": lambda x, kernel: unfold_matmul_fold(x, kernel, 3, 2), "composed": composed}
-    return _case(setting, (x, kernel), call, rivals, (work, 2 * work))
+    baselines = {"unfold-matmul-fold": lambda x, kernel: unfold_matmul_fold(x, kernel, 3, 2), "composed": composed}
+    return _case(setting, (x, kernel), call, baselines)
 
 
 def convolution(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
-    """A static kernel alone, which goes to torch's convolution."""
+    """Return a convolution with a static kernel only, which the operator passes to torch."""
     leaves = CPU.leaf(batch, channels, size, size), CPU.leaf(channels, channels, 3, 3)
 
     def call(x: Tensor, static: Tensor) -> Call:
         return Call(x, static, None, None, None, checks.geometry(x, 3, 1, 1, 1), "gather")
 
-    work = batch * channels**2 * 9 * size**2
-    return _case(CPU, leaves, call, {"torch": lambda x, static: F.conv2d(x, static, padding=1)}, (work, 2 * work))
+    return _case(CPU, leaves, call, {"torch": lambda x, static: F.conv2d(x, static, padding=1)})
 
 
 def training_step(batch: int = 8, size: int = 112) -> Case:
-    """RedNet-26: forward, cross entropy, backward, SGD."""
+    """Return a training step of RedNet-26: forward, cross entropy, backward, SGD."""
     network = rednet26(spec=presets.involution(kernel_size=7))
     images, labels = torch.randn(batch, 3, size, size), torch.randint(1000, (batch,))
     networks = {OURS: network, "stored": stored(network), "unfold": with_unfold(copy.deepcopy(network))}
@@ -221,13 +216,13 @@ def training_step(batch: int = 8, size: int = 112) -> Case:
         exact = step(copy.deepcopy(network).double(), images.double())  # through 26 layers float32 differs by a percent
         return Candidate(lambda: network(images), step(network, images), exact)
 
-    made = {name: candidate(network) for name, network in networks.items()}
+    candidates = {name: candidate(network) for name, network in networks.items()}
     parameters = [p for network in networks.values() for p in network.parameters()]
-    return Case(made, (images, *parameters), torch.float32)
+    return Case(candidates, (images, *parameters), torch.float32)
 
 
 def stored(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy whose layers store every dynamic kernel."""
+    """Return a copy of a module whose layers store every dynamic kernel."""
     module = copy.deepcopy(module)
     for layer in extractors(module).values():
         layer.kernel_memory = "store"
@@ -238,13 +233,13 @@ def _case(
     setting: Setting,
     leaves: Sequence[Tensor],
     call: Callable[..., Call],
-    rivals: dict[str, Compute],
-    multiply_adds: tuple[int, int],
+    baselines: dict[str, Compute],
 ) -> Case:
-    """A case of the operator. The first rival is the plain formulation: it is compiled, and ours is judged by it in half precision."""
+    """Return a case of the operator. The first baseline is the plain formulation, which is also compiled and is the measure
+    in half precision."""
     asked = call(*leaves)
     gradient = setting.tensor(*asked.output_shape())
-    plain, formulation = next(iter(rivals.items()))
+    plain, formulation = next(iter(baselines.items()))
     ways: dict[str, Compute] = {
         OURS: lambda *leaves: _run(call(*leaves), setting.backend, "recompute" if asked.computed_kernel else "auto"),
         "eager": lambda *leaves: _run(call(*leaves), "eager"),
@@ -253,14 +248,14 @@ def _case(
     if setting.compiler is not None:
         torch.compiler.reset()  # else after some shapes the compiler gives the formulation up and runs it as it is
         ways[f"compiled {plain}"] = torch.compile(formulation, fullgraph=True, dynamic=False, backend=setting.compiler)
-    candidates = {name: _candidate(way, leaves, gradient) for name, way in (ways | rivals).items()}
+    candidates = {name: _candidate(way, leaves, gradient) for name, way in (ways | baselines).items()}
     half = setting.dtype in (torch.float16, torch.bfloat16)
 
     def exact() -> Sequence[Tensor]:
         precise = [leaf.detach().float().requires_grad_() for leaf in leaves]
         return _candidate(formulation, precise, gradient.float()).step()
 
-    return Case(candidates, (*leaves, gradient), setting.dtype, multiply_adds, asked, plain, exact if half else None)
+    return Case(candidates, (*leaves, gradient), setting.dtype, pass_multiply_adds(asked), asked, plain, exact if half else None)
 
 
 def _run(call: Call, backend: str | None, kernel_memory: KernelMemory = "auto") -> Tensor:
@@ -289,7 +284,7 @@ def _candidate(compute: Compute, leaves: Sequence[Tensor], gradient: Tensor, *, 
 
 
 def _torchvision(setting: Setting) -> dict[str, Compute]:
-    """torchvision's deformable convolution; in float32, casts included, where it does not know the dtype."""
+    """Return torchvision's deformable convolution; it runs in float32, casts included, if it does not know the dtype."""
 
     def convolve(x: Tensor, static: Tensor, offsets: Tensor, mask: Tensor) -> Tensor:
         return deform_conv2d(x, offsets, static, None, 1, 1, 1, mask)
@@ -313,11 +308,12 @@ CPU_CASES: dict[str, Callable[[], Case]] = {
     "convolution 64x56x56": convolution,
     "RedNet-26 step 3x112x112": training_step,
 }
-"""The cases of ``uniex bench cpu``, made when called: batch 8."""
+"""The cases of ``uniex bench cpu``, each a function: batch 8."""
 
 
 def gpu_cases(batch: int, device: str = "cuda") -> dict[str, Callable[[], Case]]:
-    """The cases of ``uniex bench gpu``, made when called. On the device "meta" they have shapes and take no memory."""
+    """Return the cases of ``uniex bench gpu``, each a function. On the device "meta" their tensors have shapes and take no
+    memory."""
     shapes: dict[str, Callable[..., Case]] = {
         "involution 64x56x56": partial(involution, 64, 56, batch),
         "involution 128x28x28": partial(involution, 128, 28, batch),

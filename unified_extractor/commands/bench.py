@@ -14,7 +14,7 @@ from rich.table import Table
 
 from unified_extractor.benchmarks import compile_time, network_costs, training_input
 from unified_extractor.benchmarks.cases import CPU_CASES, OURS, Case, gpu_cases
-from unified_extractor.benchmarks.fused import FUSED_CASES
+from unified_extractor.benchmarks.kernel_memory import KERNEL_MEMORY_CASES
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
 from unified_extractor.benchmarks.report import (
     as_table,
@@ -44,14 +44,14 @@ def main(arguments: Sequence[str]) -> int:
         if given.repeats < 2:
             parser.error(f"--repeats must be at least 2, the spread of a single measurement is unknown, got {given.repeats}")
         return _train(given, parser)
-    if given.device == "fused" and (reason := without_compiled()):
+    if given.device == "kernel_memory" and (reason := without_compiled()):
         parser.exit(2, f"uniex: error: it measures the compiled backend: {reason}\n")
     if given.device == "gpu" and not given.plan and (reason := without_gpu()):
         parser.exit(2, f"uniex: error: {reason}. uniex bench gpu --plan writes what the kernels must move without one\n")
     output = given.output or (None if given.plan else Path(f"bench-{given.device}.json"))
     if output is not None:
         _check_output(output, parser, table_only=given.plan)
-    of_device = {"cpu": lambda: CPU_CASES, "fused": lambda: FUSED_CASES}
+    of_device = {"cpu": lambda: CPU_CASES, "kernel_memory": lambda: KERNEL_MEMORY_CASES}
     every = of_device.get(given.device, lambda: gpu_cases(given.batch, "meta" if given.plan else "cuda"))()
     chosen = {name: every[name] for name in _chosen(every, given.only, parser)}
     try:
@@ -75,13 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside its baselines.")
     parser.add_argument(
         "device",
-        choices=["cpu", "gpu", "fused", "models", "train"],
-        help="where to measure; fused: layers on the CPU that generate their kernel where it is used, beside the same layers that "
+        choices=["cpu", "gpu", "kernel_memory", "models", "train"],
+        help="where to measure; kernel_memory: layers on the CPU that recompute their dynamic kernel, beside the same layers that "
         "store it; models: count the costs of the networks, measure nothing; train: the time to load training images",
     )
     parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
-    parser.add_argument("--threads", type=int, default=2, help="cpu, fused: threads of torch (default 2)")
+    parser.add_argument("--threads", type=int, default=2, help="cpu, kernel_memory: threads of torch (default 2)")
     parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
     parser.add_argument(

@@ -1,5 +1,7 @@
 """The multiply-adds of the operator, counted by formula: the same whatever backend or shortcut runs. All counts are of one image."""
 
+from typing import Any
+
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.dynamic_kernels import AttentionKernel, ComputedKernel
 from unified_extractor.ops.geometry import Geometry
@@ -52,6 +54,22 @@ def kernel_multiply_adds(kernel: ComputedKernel, geometry: Geometry) -> int:
 def use_multiply_adds(call: Call) -> int:
     """Return the multiply-adds in which a call uses its dynamic kernel, a dense static kernel included."""
     return _values(call.geometry, call.channels) * call.results_per_window * call.outputs_per_channel
+
+
+def pass_multiply_adds(call: Call) -> tuple[int, int]:
+    """Return the multiply-adds of the forward and of the backward pass of a call with its whole batch, and with all its gradients.
+
+    A computed kernel is computed again in backward, and has two gradients.
+    """
+    terms: dict[str, Any] = {
+        "static_outputs": 0 if call.static_kernel is None else call.outputs_per_channel,
+        "results": 0 if call.dynamic_kernel is None else call.results_per_window,
+        "has_offsets": call.offsets is not None,
+    }
+    kernel = 0 if call.computed_kernel is None else kernel_multiply_adds(call.computed_kernel, call.geometry)
+    forward = multiply_adds(call.geometry, call.channels, **terms) + kernel
+    backward = backward_multiply_adds(call.geometry, call.channels, **terms) + 3 * kernel
+    return call.x.shape[0] * forward, call.x.shape[0] * backward
 
 
 def work_in_registers(call: Call) -> int:

@@ -7,7 +7,8 @@ from unified_extractor.ops.dynamic_kernels import AttentionKernel
 MOST_WORK = 2
 """Multiply-adds that compute a kernel, for each in which it is used, up to which the loops are faster than a matrix product before them.
 
-Measured in ``benchmarks/fused.md`` with involution, outlook attention and deformable convolution at the sizes of the published networks.
+Measured in ``benchmarks/kernel_memory.md`` with involution, outlook attention and deformable convolution at the sizes of the
+published networks.
 """
 
 

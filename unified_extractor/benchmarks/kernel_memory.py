@@ -1,7 +1,7 @@
-"""Whole layers whose kernel is made where it is used, beside the same layers that store it. Made when asked for.
+"""The cases of ``uniex bench kernel_memory``: whole layers that recompute their dynamic kernel or store it for backward.
 
-Every layer also runs with its kernel made in the loops and with it made before them, once in each pass, whatever the backend would
-choose: where the loops are slower, the backend's rule must not choose them.
+Each layer also recomputes its kernel in the loops, and before the loops of each pass, against the compiled backend's rule if need be:
+if the loops are slower, the rule must not choose them.
 """
 
 import copy
@@ -22,11 +22,11 @@ from unified_extractor.layers import UnifiedExtractor2d
 from unified_extractor.spec import ExtractorSpec, Projection
 
 Rule = Callable[[], AbstractContextManager[None]]
-"""Inside it a layer runs."""
+"""A context manager in which a layer runs."""
 
 
 def layer(spec: ExtractorSpec, channels: int, size: int, stride: int = 1, batch: int = 8) -> Case:
-    """A layer, forward and backward, with everything that generates its kernel."""
+    """Return a layer's case, forward and backward, with everything that generates its kernel."""
     chosen = UnifiedExtractor2d(channels, channels, spec, stride)
     for head in (module for name, module in chosen.named_modules() if name.endswith("head")):
         nn.init.normal_(head.weight, std=0.01)  # offsets and kernels that start at zero would hide errors
@@ -36,8 +36,8 @@ def layer(spec: ExtractorSpec, channels: int, size: int, stride: int = 1, batch:
     forced.kernel_memory = "recompute"
     ways: dict[str, tuple[nn.Module, Rule]] = {
         OURS: (chosen, nullcontext),
-        "made in the loops": (forced, partial(_worth, inf)),
-        "made before them": (copy.deepcopy(forced), partial(_worth, 0)),
+        "recomputed in the loops": (forced, partial(_with_limit, inf)),
+        "recomputed before the loops": (copy.deepcopy(forced), partial(_with_limit, 0)),
         "stored": (stored(chosen), nullcontext),
     }
     if spec == presets.involution(7):
@@ -48,8 +48,8 @@ def layer(spec: ExtractorSpec, channels: int, size: int, stride: int = 1, batch:
 
 
 @contextmanager
-def _worth(ratio: float) -> Iterator[None]:
-    """The compiled backend's rule, changed."""
+def _with_limit(ratio: float) -> Iterator[None]:
+    """Replace the limit of the compiled backend's rule inside the context."""
     from unified_extractor.ops.backends.compiled import recomputing
 
     with mock.patch.object(recomputing, "MOST_WORK", ratio):
@@ -73,9 +73,9 @@ def _candidate(module: nn.Module, rule: Rule, x: Tensor, gradient: Tensor) -> Ca
 
 
 _ATTENTION = replace(presets.local_attention(7, heads=4), projection=Projection(input="linear", output="affine"))
-"""Without biases: the gradient of that of the keys is zero, and its rounding errors cannot be compared."""
+"""Local attention without biases: the gradient of the keys' bias is zero, so its rounding errors cannot be compared."""
 
-FUSED_CASES: dict[str, Callable[[], Case]] = {
+KERNEL_MEMORY_CASES: dict[str, Callable[[], Case]] = {
     "involution layer 64x56x56": partial(layer, presets.involution(7), 64, 56),
     "involution layer 128x28x28": partial(layer, presets.involution(7), 128, 28),
     "involution layer 256x14x14": partial(layer, presets.involution(7), 256, 14),
@@ -87,4 +87,4 @@ FUSED_CASES: dict[str, Callable[[], Case]] = {
     "local attention layer 64x56x56": partial(layer, _ATTENTION, 64, 56),
     "RedNet-26 step 3x112x112": training_step,
 }
-"""The cases of ``uniex bench fused``: batch 8."""
+"""The cases of ``uniex bench kernel_memory``, each a function: batch 8."""
