@@ -7,7 +7,7 @@ from torch import nn
 
 import unified_extractor as ux
 from unified_extractor.__main__ import main
-from unified_extractor.analysis import kept_bytes
+from unified_extractor.analysis import saved_bytes
 from unified_extractor.benchmarks import cases, compile_time, kernel_memory
 from unified_extractor.benchmarks.baselines import with_unfold
 from unified_extractor.commands import bench
@@ -63,7 +63,7 @@ def test_the_result_file_holds_times_with_their_spread_memory_and_machine(small_
             for times in (row["forward_ms"], row["forward_backward_ms"]):
                 assert 0 < times["p20"] <= times["median"] <= times["p80"]
             assert (row["largest_difference"] is None) == (name == "depthwise")
-        assert case["candidates"][cases.OURS]["times_ours"] == 1
+        assert case["candidates"][cases.OURS]["time_ratio"] == 1
     table = small_cases.with_suffix(".md").read_text()
     assert all(f"**{name}**" in table for name in SMALL)
 
@@ -109,5 +109,5 @@ def test_layers_that_make_their_kernel_and_layers_that_store_it_compute_the_same
         for candidate in case.candidates.values():
             for value, reference in zip(candidate.values(), expected, strict=True):
                 torch.testing.assert_close(value, reference, rtol=1e-3, atol=1e-3)
-        kept = {name: kept_bytes(candidate.forward, *case.inputs) for name, candidate in case.candidates.items()}
+        kept = {name: saved_bytes(candidate.forward, *case.inputs) for name, candidate in case.candidates.items()}
         assert kept["recomputed in the loops"] < kept["stored"]

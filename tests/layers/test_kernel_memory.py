@@ -9,7 +9,7 @@ from torch.nn.utils import prune
 import unified_extractor as ux
 from tests.support.presets import PRESETS
 from unified_extractor import presets
-from unified_extractor.analysis import kept_activation_bytes, kept_bytes
+from unified_extractor.analysis import saved_activation_bytes, saved_bytes
 from unified_extractor.ops import dispatch
 from unified_extractor.profiling.extractors import extractors
 
@@ -85,7 +85,7 @@ def test_attention_is_the_same_recomputed_and_stored_and_saves_no_kernel(stride)
         layer.kernel_memory = memory
         found[memory] = results(layer, x)
         leaf = x.clone().requires_grad_()
-        kept[memory] = kept_bytes(lambda leaf=leaf: layer(leaf), *layer.parameters())
+        kept[memory] = saved_bytes(lambda leaf=leaf: layer(leaf), *layer.parameters())
     for key, value in found["store"].items():
         torch.testing.assert_close(found["recompute"][key], value, rtol=1e-10, atol=1e-10)
     assert kept["store"] - kept["recompute"] >= layer.generate(x)[1].nbytes
@@ -247,7 +247,7 @@ def test_a_layer_keeps_the_kernel_only_if_it_is_stored(name):
     found = {}
     for memory in ("recompute", "store"):
         layer.kernel_memory = memory
-        found[memory] = kept_bytes(lambda: layer(x), *layer.parameters())
+        found[memory] = saved_bytes(lambda: layer(x), *layer.parameters())
     assert found["store"] - found["recompute"] >= kernel
 
 
@@ -259,7 +259,7 @@ def test_what_an_involution_keeps_is_a_third():
     found = {}
     for memory in ("recompute", "store"):
         layer.kernel_memory = memory
-        found[memory] = kept_bytes(lambda: layer(x), *layer.parameters(), *layer.buffers())
+        found[memory] = saved_bytes(lambda: layer(x), *layer.parameters(), *layer.buffers())
     image, kernel = (4 * 2 * positions * values for values in (channels + 2 * channels // 4, channels // 16 * 49))
     statistics = 4 * 2 * channels // 4  # of the batch: mean and deviation
     assert found == {"recompute": image + statistics, "store": image + kernel + statistics}
@@ -273,9 +273,9 @@ def test_what_a_network_keeps_is_counted_without_computing_it():
     for memory in ("recompute", "store"):
         for layer in extractors(net).values():
             layer.kernel_memory = memory
-        counted[memory] = kept_activation_bytes(net, (3, 64, 64))
+        counted[memory] = saved_activation_bytes(net, (3, 64, 64))
         x = torch.randn(1, 3, 64, 64)
-        assert counted[memory] == kept_bytes(lambda x=x: net(x), x, *net.parameters(), *net.buffers())
+        assert counted[memory] == saved_bytes(lambda x=x: net(x), x, *net.parameters(), *net.buffers())
     stem, stages = (32, 9, 32), [(64, 49, 16), (128, 49, 8), (256, 49, 4), (512, 49, 2)]  # channels, taps, height
     places = [stem, *(place for place, depth in zip(stages, (1, 2, 4, 1), strict=True) for _ in range(depth))]
     assert counted["store"] - counted["recompute"] == sum(

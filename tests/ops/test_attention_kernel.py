@@ -14,7 +14,7 @@ from tests.support import oracles
 from tests.support.attention_calls import ATTENTION_CASES, ATTENTION_LEAVES, attention_call, extract_attention, in_steps
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.oracles import output_size
-from unified_extractor.analysis import kept_bytes
+from unified_extractor.analysis import saved_bytes
 from unified_extractor.ops import checks
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.custom_ops import flattened
@@ -72,8 +72,8 @@ def test_each_gradient_asked_for_by_itself_equals_that_of_all(wanted, made):
 def test_autograd_keeps_what_the_kernel_is_made_from_and_not_the_kernel(made):
     call = attention_call("one head", torch.float32, kernel_size=7)
     leaves = [call[name].requires_grad_() for name in ATTENTION_LEAVES]
-    assert kept_bytes(lambda: recomputed(**call), *leaves) == 0
-    assert kept_bytes(lambda: extract_attention(**call, kernel_memory="store"), *leaves) >= 2 * 49 * 5 * 7 * 4
+    assert saved_bytes(lambda: recomputed(**call), *leaves) == 0
+    assert saved_bytes(lambda: extract_attention(**call, kernel_memory="store"), *leaves) >= 2 * 49 * 5 * 7 * 4
 
 
 def test_taps_outside_the_image_have_no_weight_however_small_the_others_are(made):
@@ -86,7 +86,7 @@ def test_nothing_is_kept_on_demand_however_few_channels_share_a_kernel():
     pytest.importorskip("numba")
     call = attention_call("one head", torch.float32, channels=4, heads=4)
     leaves = [call[name].requires_grad_() for name in ATTENTION_LEAVES]
-    assert kept_bytes(lambda: extract_attention(**call, kernel_memory="recompute"), *leaves) == 0
+    assert saved_bytes(lambda: extract_attention(**call, kernel_memory="recompute"), *leaves) == 0
 
 
 def test_multiply_adds_are_those_of_both_steps(made):

@@ -21,7 +21,7 @@ from tests.support.generators import (
 )
 from tests.support.made_calls import BLOCKS, made_call
 from tests.support.random_calls import random_call
-from unified_extractor.analysis import kept_bytes
+from unified_extractor.analysis import saved_bytes
 from unified_extractor.ops import checks
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.custom_ops import flattened
@@ -203,9 +203,9 @@ def test_autograd_keeps_what_the_kernel_is_made_from_and_not_the_kernel(aggregat
     call = with_generator(base, depth=4, normalization="softmax")
     leaves = [call[name].requires_grad_() for name in LEAVES]
     expected = sum(leaf.untyped_storage().nbytes() for leaf in leaves)
-    assert kept_bytes(lambda: recomputed(**call)) == expected
+    assert saved_bytes(lambda: recomputed(**call)) == expected
     kernel = kernel_of(*(call[name] for name in LEAVES[1:]), 1.0, "softmax", 3, aggregation).nbytes
-    stored = kept_bytes(lambda: extract_linear(**call, backend="compiled", kernel_memory="store"), *leaves)
+    stored = saved_bytes(lambda: extract_linear(**call, backend="compiled", kernel_memory="store"), *leaves)
     assert stored == kernel
 
 
@@ -264,4 +264,4 @@ def test_the_backend_is_asked_what_is_faster(monkeypatch):
     leaves = [call[name].requires_grad_() for name in LEAVES]
     for worth, kernel in ((0, 64 // 16 * 49 * 81 * 4), (1e9, 0)):
         monkeypatch.setattr(recomputing, "MOST_WORK", worth)
-        assert kept_bytes(lambda: extract_linear(**call), *leaves) == kernel
+        assert saved_bytes(lambda: extract_linear(**call), *leaves) == kernel

@@ -12,7 +12,7 @@ from torch import Tensor
 from unified_extractor.benchmarks.cases import OURS, Case
 from unified_extractor.ops.backends.triton.roofline import backward_bytes, forward_bytes, tensor_bytes
 from unified_extractor.profiling.latency import percentiles
-from unified_extractor.profiling.memory import kept_bytes
+from unified_extractor.profiling.memory import saved_bytes
 from unified_extractor.profiling.meters import Meter
 
 TOLERANCE = 1e-3
@@ -53,7 +53,7 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
     for label, candidate in _working(case, failed):
         with _excused(label, failed):
             peaks[label] = meter.peak_bytes(candidate.step)
-            saved[label] = kept_bytes(candidate.forward, *case.inputs)
+            saved[label] = saved_bytes(candidate.forward, *case.inputs)
     ours = np.median(both[OURS])
     rows: dict[str, Any] = {
         label: {"failed": failed[label]}
@@ -62,9 +62,9 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
             "forward_ms": percentiles(forward[label]),
             "forward_backward_ms": percentiles(both[label]),
             "peak_bytes": peaks[label],
-            "kept_bytes": saved[label],
+            "saved_bytes": saved[label],
             "largest_difference": differences[label],
-            "times_ours": round(float(np.median(both[label]) / ours), 2),
+            "time_ratio": round(float(np.median(both[label]) / ours), 2),
         }
         for label in case.candidates
     }

@@ -11,7 +11,7 @@ import torch
 import unified_extractor.models as models
 import unified_extractor.presets as presets
 from unified_extractor.ops.dispatch import KernelMemory
-from unified_extractor.profiling.cost import cost, kept_activation_bytes
+from unified_extractor.profiling.cost import cost, saved_activation_bytes
 from unified_extractor.profiling.extractors import extractors
 from unified_extractor.results.tables import as_markdown
 
@@ -27,7 +27,7 @@ _NOTES = """Parameters and multiply-adds for one image of 224 x 224 pixels and 1
 """
 
 
-_SAVED: dict[str, KernelMemory] = {"kept_bytes_stored": "store", "kept_bytes": "auto", "kept_bytes_fused": "recompute"}
+_SAVED: dict[str, KernelMemory] = {"saved_bytes_store": "store", "saved_bytes_auto": "auto", "saved_bytes_recompute": "recompute"}
 """Settings of the layers' kernel memory under which the bytes saved for backward are counted, by the row's field."""
 
 
@@ -98,7 +98,7 @@ def counted(name: str) -> dict[str, Any]:
     for key, kernel_memory in _SAVED.items():
         for layer in extractors(network).values():
             layer.kernel_memory = kernel_memory
-        row[key] = kept_activation_bytes(network, _SHAPE)
+        row[key] = saved_activation_bytes(network, _SHAPE)
     return row | {f"figure_{key}": getattr(figures, key) for key in ("parameters", "multiply_adds", "source")}
 
 

@@ -72,11 +72,11 @@ def as_table(case: dict[str, Any], floors: dict[str, float]) -> pd.DataFrame:
             "forward ms": f"{row['forward_ms']['median']:.{digits}f}",
             "both ms": f"{both['median']:.{digits}f}",
             "20-80 %": f"{both['p20']:.{digits}f}-{both['p80']:.{digits}f}",
-            "time ratio": f"{row['times_ours']:.1f}",
+            "time ratio": f"{row['time_ratio']:.1f}",
             "peak MB": "-" if peak is None else f"{peak / 1e6:.0f}",
         }
-        if "kept_bytes" in row:
-            text["saved MB"] = f"{row['kept_bytes'] / 1e6:.1f}"
+        if "saved_bytes" in row:
+            text["saved MB"] = f"{row['saved_bytes'] / 1e6:.1f}"
         if floors:
             reached = fractions(row, floors) if difference is not None else {}
             text |= {
@@ -91,7 +91,7 @@ def geometric_means(cases: list[dict[str, Any]]) -> dict[str, float]:
     """Return the geometric mean over the involutions of each baseline's time divided by the operator's."""
     rows = [case["candidates"] for case in cases if case["name"].startswith("involution")]
     names = [name for name in rows[0] if name != OURS and not any("failed" in row[name] for row in rows)] if rows else []
-    return {name: float(np.exp(np.mean(np.log([row[name]["times_ours"] for row in rows])))) for name in names}
+    return {name: float(np.exp(np.mean(np.log([row[name]["time_ratio"] for row in rows])))) for name in names}
 
 
 def memory_ratio(case: dict[str, Any]) -> float | None:
@@ -108,7 +108,7 @@ def markdown(result: dict[str, Any]) -> str:
     parts.append("Time ratio: the time of forward plus backward divided by that of unified_extractor.\n")
     if any("passes" in case for case in result["cases"]):
         parts.append(_COLUMNS)
-    if any("kept_bytes" in row for case in result["cases"] for row in case["candidates"].values()):
+    if any("saved_bytes" in row for case in result["cases"] for row in case["candidates"].values()):
         parts.append("Saved: the bytes that autograd saves for backward, without inputs and parameters.\n")
     for case in result["cases"]:
         limit, memory = limit_milliseconds(case, machine), memory_ratio(case)

@@ -18,7 +18,7 @@ from unified_extractor.ops import cost as counting
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.profiling.elementwise import counting_elementwise
 from unified_extractor.profiling.extractors import eval_mode, extractors
-from unified_extractor.profiling.memory import kept_bytes, peak_bytes
+from unified_extractor.profiling.memory import peak_bytes, saved_bytes
 from unified_extractor.spec import ExtractorSpec
 
 PARTS = ("operator", "generator", "projection", "rest")
@@ -72,7 +72,7 @@ def multiply_adds(module: nn.Module, input_shape: tuple[int, ...]) -> int:
         return sum(_multiply_adds_by_part(module, shape).values())
 
 
-def kept_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+def saved_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Return the bytes that a float32 forward pass on the CPU saves for backward, without input, parameters and buffers.
 
     The module runs in its own mode, train or eval, on tensors without storage.
@@ -88,7 +88,7 @@ def kept_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> in
     with FakeTensorMode(allow_non_fake_inputs=True):
         state = _state(module, "cpu")
         x = torch.empty(shape)
-        return kept_bytes(lambda: torch.func.functional_call(module, state, (x,)), x, *state.values())
+        return saved_bytes(lambda: torch.func.functional_call(module, state, (x,)), x, *state.values())
 
 
 def operator_multiply_adds(spec: ExtractorSpec, geometry: Geometry, channels: int, out_channels: int) -> int:

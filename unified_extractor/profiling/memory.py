@@ -55,7 +55,7 @@ def peak_bytes(compute: Callable[[], object], *inputs: Tensor) -> int:
     return meter.peak
 
 
-def kept_bytes(compute: Callable[[], object], *known: Tensor) -> int:
+def saved_bytes(compute: Callable[[], object], *known: Tensor) -> int:
     """Return the bytes that autograd saves for backward in a forward pass.
 
     Args:
