@@ -148,7 +148,7 @@ def test_a_variants_rows_differ_only_in_the_seed(field, value, shown):
     by_variant([row(), row("other", seed=1, **{field: value})])
 
 
-def test_rows_from_before_and_after_a_class_moved_and_got_an_option_are_of_one_variant():
+def test_rows_from_before_and_after_a_class_changed_its_module_and_got_an_option_are_of_one_variant():
     spec = {**row().specs[0], "bias": False, "offsets": {"kind": "none", "groups": 1}}
     later = row(seed=1, network="unified_extractor.elsewhere.ExtractorNet", specs=[spec])
     assert by_variant([row(), later]) == {"involution": [row(), later]}
