@@ -16,10 +16,10 @@ demo: .venv/installed
 	$(BIN)/python experiments/00_first_look/run.py
 
 test: .venv/installed-dev
-	@$(call timed,8) $(BIN)/python -m pytest -n $(WORKERS)
+	@$(call timed,8) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 thorough: .venv/installed-dev
-	@$(call timed,45) $(BIN)/python -m pytest -n $(WORKERS) --thorough
+	@$(call timed,45) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --thorough
 
 check: .venv/installed-dev
 	@$(call timed,12) $(MAKE) --no-print-directory lint types wheel test -j1

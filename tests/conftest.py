@@ -9,6 +9,7 @@ from zlib import crc32
 import pytest
 import torch
 
+pytest_plugins = ["tests.support.cells_in_process"]
 pytest.register_assert_rewrite("tests.support")  # their assertions tell values too
 
 if not torch.cuda.is_available():

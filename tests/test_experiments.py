@@ -191,6 +191,7 @@ def test_learning_rates_are_tried_until_the_best_is_no_end_of_the_list(tmp_path,
     assert run.best({0.1: 0.5, 0.2: 0.5}) == 0.1, "of equals the smaller"
 
 
+@pytest.mark.usefixtures("cells_in_process")
 def test_a_whole_experiment_runs_and_only_a_new_variant_the_second_time(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     run, latency = (importlib.import_module(name) for name in ("run", "latency"))

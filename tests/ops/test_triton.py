@@ -44,7 +44,7 @@ SEEDS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @both_ways(SEEDS)
 def test_random_call_equals_the_reference(case, poisoned_device_memory):
     call = random_call(case)
@@ -152,7 +152,7 @@ def test_case_equals_the_reference(case, poisoned_device_memory):
     assert_same(run(call), reference(call))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @both_ways({name: name in ORDERED[:2] for name in CHANNELS_LAST})
 def test_channels_last_in_is_channels_last_out_and_equals_the_reference(case, poisoned_device_memory):
     call = made_call(**CASES[case])
@@ -205,7 +205,7 @@ def test_taps_that_are_neighbors_in_memory_equal_the_reference(case, layout, poi
     assert_same(run(call | other), reference(call))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("case", [*NEIGHBORS, "several tiles of positions", "several tiles of pixels"])
 def test_every_configuration_that_may_be_measured_gives_the_same_values(case, number, poisoned_device_memory, monkeypatch):
@@ -248,7 +248,7 @@ def test_expanded_tensors_equal_their_copies(case):
     assert_same(run(call | expanded), reference(call | copies))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("layout", COTANGENTS)
 @pytest.mark.parametrize("case", TENSORS)
 def test_gradients_may_have_any_memory_layout(case, layout):
@@ -282,7 +282,7 @@ def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(case, poisoned_
     assert not any(results[name].any() for name in results)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mode", MODES)
 def test_errors_are_at_most_twice_those_of_plain_torch(mode, dtype):
@@ -346,6 +346,7 @@ SUMS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("dtype", "large"), [(torch.float16, 2048), (torch.bfloat16, 256)])
 @pytest.mark.parametrize(("width", "padding"), [(4, 0), (1, 3)], ids=["a window's taps", "a pixel's windows"])
 @pytest.mark.parametrize("case", SUMS)
@@ -383,7 +384,7 @@ HEADS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @both_ways({name: "offset_groups" in case for name, case in HEADS.items()})
 def test_similarity_equals_the_reference(case, layout, poisoned_device_memory):
@@ -462,7 +463,7 @@ def images_in(layout, tensors):
     return [None if t is None else relayout(t, layout) for t in tensors]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("case", "layout"),
     [(case, "contiguous") for case in OPERATOR_CALLS]
@@ -483,6 +484,7 @@ def test_operators_keep_the_laws_of_torch(case, layout):
         opcheck(torch.ops.unified_extractor.triton_aggregate, (*leaves, *rest))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", ["bare", "offsets"])
 def test_similarity_keeps_the_laws_of_torch(case, layout):
@@ -563,7 +565,7 @@ def forced(monkeypatch):
     return force
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("case", PRESETS)
 def test_a_preset_equals_the_reference(case, stride, forced):

@@ -64,7 +64,7 @@ def as_call(call):
     return Call(call["x"], call.get("static_kernel"), kernel, call.get("offsets"), None, window, *options)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 @pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
@@ -76,7 +76,7 @@ def test_a_kernel_computed_in_registers_equals_the_reference(case, normalization
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", [seed for seed in range(20_000, 20_060) if is_short(random_call(seed))])
 def test_random_calls_equal_the_reference(seed, poisoned_device_memory):
     """A kernel that does not fit into registers is stored first, in either pass."""

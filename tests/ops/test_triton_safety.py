@@ -168,7 +168,7 @@ def as_taps(call):
     return taps[:, 0, None, None] + rows[:, None], taps[:, 1, None, None] + columns
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("case", WINDOWS)
 def test_wild_offsets_touch_no_foreign_memory_and_have_no_gradient(case, dtype):
@@ -242,7 +242,7 @@ FAR = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.skipif(GPU, reason="takes as much memory as it spans")
 @pytest.mark.parametrize("case", FAR)
 def test_a_tensor_that_spans_more_than_two_to_the_31_elements_gives_the_same_bits(case):
@@ -354,7 +354,7 @@ def test_configurations_are_few_and_measured_for_one_key():
         assert list(kernel.keys) == ["TUNED_FOR"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.skipif(GPU, reason="the interpreter always takes the default")
 @pytest.mark.parametrize("case", TENSORS)
 def test_what_is_measured_does_not_depend_on_the_batch(case, monkeypatch):

@@ -55,7 +55,7 @@ def test_attention_at_learned_positions_counts_the_reads_of_keys_and_values():
     assert of(with_offsets).multiply_adds_by_part["generator"] - grid["generator"] == 4 * reads + offsets_head
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", COUNTED)
 def test_parts_add_up_and_counting_changes_nothing(name):
     net = ux.models.extractor_net(10, PRESETS[name], widths=(16, 32), depths=(1, 1))
@@ -72,6 +72,7 @@ def test_parts_add_up_and_counting_changes_nothing(name):
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", SMALL)
 @pytest.mark.parametrize("spec", [presets.depthwise_convolution(), presets.convolution()], ids=["depthwise", "dense"])
 def test_a_network_whose_operator_torch_sees_costs_what_torch_counts(family, spec):

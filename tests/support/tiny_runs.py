@@ -13,6 +13,8 @@ import yaml
 from torch import nn
 
 from unified_extractor import UnifiedExtractor2d, presets
+from unified_extractor.__main__ import main
+from unified_extractor.training.run.folder import release_locks
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,6 +133,14 @@ def in_its_own_process(*arguments: object, prefix: tuple[str, ...] = (), **envir
     command = prefix or (sys.executable, "-m", "unified_extractor")
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run([*command, *map(str, arguments)], env=variables, capture_output=True, text=True, timeout=300)
+
+
+def in_this_process(*arguments: object) -> None:
+    """Run ``uniex`` to its good end in this process, which spares the import of torch and Lightning."""
+    try:
+        assert main([str(argument) for argument in arguments]) == 0
+    finally:
+        release_locks()
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.support.presets import PRESETS
-from tests.support.tiny_runs import in_its_own_process, write_config
+from tests.support.tiny_runs import in_its_own_process, in_this_process, write_config
 from unified_extractor import UnifiedExtractor2d, models, presets
 from unified_extractor.training.cli.training_cli import main
 
@@ -29,39 +29,44 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 def run(tmp_path: Path, name: str, batch: int, *options: str, prefix: tuple[str, ...] = ()) -> tuple[list[float], dict[str, Any]]:
     losses = {"class_path": "tests.support.tiny_runs.LossFile", "init_args": {"path": f"{name}.losses"}}
     changes = {**WITHOUT_BATCH_NORM, "data__init_args__batch_size": batch, "trainer__callbacks": [losses], "run__name": name}
-    done = in_its_own_process("fit", "--config", write_config(tmp_path, **changes), *options, prefix=prefix)
-    assert done.returncode == 0, done.stderr
+    file = write_config(tmp_path, **changes)
+    if options:
+        done = in_its_own_process("fit", "--config", file, *options, prefix=prefix)
+        assert done.returncode == 0, done.stderr
+    else:
+        in_this_process("fit", "--config", file)
     record = json.loads(Path(f"runs/{name}/version_0/record.json").read_text())
     assert [path.name for path in Path(f"runs/{name}").glob("version_*")] == ["version_0"]
     return [float(line) for line in Path(f"{name}.losses").read_text().split()], record
 
 
-def test_two_processes_get_the_losses_and_metrics_of_one(tmp_path: Path):
-    one, record = run(tmp_path, "one", 64)
-    ddp = ("--trainer.strategy=ddp", "--trainer.devices=2")
-    two, both = run(tmp_path, "two", 32, *ddp)
+def torchrun() -> tuple[str, ...]:
+    """Return the command that starts two processes, by torch's launcher."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        f"--master-port={port}",
-        "-m",
-        "unified_extractor",
-    )
-    three, launched = run(tmp_path, "three", 32, *ddp, prefix=torchrun)
-    assert len(one) == len(two) == len(three) == 2 * (1151 // 64)
-    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(torch.tensor(three), torch.tensor(two), rtol=0, atol=0)
-    for other in (both, launched):
-        assert (other["devices"], other["batch_size"]) == (2, 64)
+    launcher = (sys.executable, "-m", "torch.distributed.run")
+    return (*launcher, "--nproc-per-node=2", f"--master-port={port}", "-m", "unified_extractor")
+
+
+@pytest.mark.parametrize(
+    "launchers",
+    [["torchrun"], pytest.param(["torchrun", "Lightning"], marks=pytest.mark.thorough)],
+    ids=["torch's launcher", "both launchers"],
+)
+def test_two_processes_get_the_losses_and_metrics_of_one(tmp_path: Path, launchers: list[str]):
+    one, record = run(tmp_path, "one", 64)
+    ddp = ("--trainer.strategy=ddp", "--trainer.devices=2")
+    runs = [run(tmp_path, name, 32, *ddp, prefix=torchrun() if name == "torchrun" else ()) for name in launchers]
+    for two, both in runs:
+        assert len(one) == len(two) == 2 * (1151 // 64)
+        torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(two), torch.tensor(runs[0][0]), rtol=0, atol=0)
+        assert (both["devices"], both["batch_size"]) == (2, 64)
         for name in ("test_accuracy", "test_top5_accuracy", "val_accuracy"):
-            assert other[name] == pytest.approx(record[name], abs=0.006), name  # two images of 359
+            assert both[name] == pytest.approx(record[name], abs=0.006), name  # two images of 359
         for name in ("test_loss", "val_loss", "test_calibration_error"):
-            assert other[name] == pytest.approx(record[name], rel=1e-2), name
+            assert both[name] == pytest.approx(record[name], rel=1e-2), name
 
 
 @pytest.mark.sampled(2)

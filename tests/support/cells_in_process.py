@@ -1,0 +1,39 @@
+"""Cells of a sweep that are trained in this process: for tests of what a sweep does with their results, not of its workers."""
+
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+from unified_extractor.__main__ import main
+from unified_extractor.sweeps.job import CellJob
+from unified_extractor.training.run.folder import release_locks
+
+
+class _Ended:
+    """A job that has ended with an exit code."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> int:
+        return self._code
+
+
+class _Executor:
+    def submit(self, job: CellJob) -> _Ended:
+        """Run the command ``python -m unified_extractor ...`` of a cell to its end."""
+        assert job.command[1:3] == ["-m", "unified_extractor"]
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            code = main(job.command[3:])
+        release_locks()
+        return _Ended(code)
+
+
+@pytest.fixture
+def cells_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the cells of sweeps in this process, which spares each of them the import of torch and Lightning."""
+    monkeypatch.setattr("unified_extractor.commands.sweep.make_executor", lambda *_, **__: _Executor())
