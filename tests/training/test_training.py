@@ -83,6 +83,7 @@ def test_a_seed_decides_the_run(tmp_path: Path):
     assert not torch.equal(first, end(2, "c"))
 
 
+@pytest.mark.pictures
 def test_a_run_leaves_config_versions_curves_pictures_checkpoints_and_a_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -336,7 +337,8 @@ def test_channels_last_is_the_format_of_weights_and_images():
         assert all((p.stride(1) == 1) == channels_last for p in kernels)
 
 
-def test_compile_is_of_the_network():
+def test_compile_is_of_the_network(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # it is traced all the same
     net, data = network(), Digits(batch_size=128)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
     L.Trainer(accelerator="cpu", limit_val_batches=1, **quiet).validate(ImageClassifier(net, compile=True), data, verbose=False)  # type: ignore[arg-type]
