@@ -106,8 +106,9 @@ class Operators(NamedTuple):
     similarity: Any
     """``(query, key, offsets, heads, geometry)``: query-key products, the gradient by the dynamic kernel of a gather of the keys."""
     direct_aggregate: Callable[..., Any]
+    """``aggregate`` past torch's dispatcher, which takes longer for so many arguments than a small call computes."""
     direct_similarity: Callable[..., Any]
-    """The same past torch's dispatcher, which takes longer for so many arguments than a small call computes."""
+    """``similarity`` past torch's dispatcher."""
 
     def run(self, call: Call) -> Tensor:
         """Run a call by them, differentiably; it has no bias."""

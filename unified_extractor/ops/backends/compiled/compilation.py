@@ -13,10 +13,10 @@ from numba.core.caching import FunctionCache
 
 _HERE = Path(__file__).parent
 _FILES = [*sorted(_HERE.glob("*.py")), _HERE.parents[1] / "call.py"]
-"""What decides the machine code and how its arguments lie in memory: those here, and the one with the record of wanted gradients."""
+"""The files that decide the machine code and the layout of its arguments: these here, and the one with the record of wanted gradients."""
 _SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 VECTOR_BITS = 512 if binding.get_host_cpu_features().get("avx512f") else 256
-"""Of a register. Numba's own key knows the processor, but not if ``NUMBA_CPU_NAME`` gives it another name."""
+"""The width of a vector register. Numba's own key knows the processor, but not if ``NUMBA_CPU_NAME`` gives it another name."""
 
 inlined: Callable[[Callable[..., Any]], Any] = njit(forceinline=True)
 """A function that becomes part of the kernel that calls it."""
@@ -41,7 +41,7 @@ def _announce(function: Callable[..., Any], signature: Any, folder: str | None) 
 
 
 class _Announced:
-    """No cache, but a notice. The methods are those Numba asks of a function's cache."""
+    """A notice in the place of a cache. The methods are those that Numba asks of a function's cache."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -54,7 +54,7 @@ class _Announced:
 
 
 class _Cache(FunctionCache):
-    """Numba's cache on disk, keyed by the sources and the width of registers too, safe with several processes, and with a notice."""
+    """The cache on disk: Numba's, keyed by the sources and the width of registers too, safe with several processes, and with a notice."""
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
         return (*super()._index_key(signature, codegen), _SOURCES, VECTOR_BITS)

@@ -60,7 +60,7 @@ class KernelTensors(NamedTuple):
 
 
 class KernelGradients(NamedTuple):
-    """The gradients of these tensors; those of a linear map in partial sums."""
+    """The gradients of :class:`KernelTensors`; those of a linear map in partial sums."""
 
     feature: Numbers
     """``[bundles, B, R, P]``, or of the query ``[1, B, E, P]``."""

@@ -105,7 +105,7 @@ class _Inputs:
         self.has_dynamic_kernel = int(call.dynamic_kernel is not None and call.aggregation != "similarity")
 
     def of_a_thread(self) -> Inputs:
-        """Return them with memory of the thread's own."""
+        """Return the inputs with memory of the thread's own."""
         memory = self.x.new_empty(self.size)
         tensors = self.x, self.static_kernel, self.dynamic_kernel, self.kernel_tensors, self.offsets
         return Inputs(*tensors, self.has_dynamic_kernel, memory)
