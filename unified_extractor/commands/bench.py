@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unified_extractor.benchmarks import compile_time, network_costs, training_input
+from unified_extractor.benchmarks import compile_time, host, network_costs, training_input
 from unified_extractor.benchmarks.cases import CPU_CASES, OURS, Case, gpu_cases
 from unified_extractor.benchmarks.kernel_memory import KERNEL_MEMORY_CASES
 from unified_extractor.benchmarks.measure import ValuesDifferError, measured
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         if given.repeats < 2:
             parser.error(f"--repeats must be at least 2, the spread of a single measurement is unknown, got {given.repeats}")
         return _train(given, parser)
+    if given.device == "host":
+        return _host(given, parser)
     if given.device == "kernel_memory" and (reason := without_compiled()):
         parser.exit(2, f"uniex: error: it measures the compiled backend: {reason}\n")
     if given.device == "gpu" and not given.plan and (reason := without_gpu()):
@@ -75,13 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside its baselines.")
     parser.add_argument(
         "device",
-        choices=["cpu", "gpu", "kernel_memory", "models", "train"],
-        help="where to measure; kernel_memory: layers on the CPU that recompute their dynamic kernel, beside the same layers that "
-        "store it; models: count the costs of the networks, measure nothing; train: the time to load training images",
+        choices=["cpu", "gpu", "host", "kernel_memory", "models", "train"],
+        help="where to measure; host: the time of a call before it computes; kernel_memory: layers on the CPU that recompute their "
+        "dynamic kernel, beside the same layers that store it; models: count the costs of the networks, measure nothing; "
+        "train: the time to load training images",
     )
     parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
-    parser.add_argument("--threads", type=int, default=2, help="cpu, kernel_memory: threads of torch (default 2)")
+    parser.add_argument("--threads", type=int, default=2, help="cpu, host, kernel_memory, train: threads of torch (default 2)")
     parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
     parser.add_argument(
@@ -132,6 +135,19 @@ def _train(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     output.write_text(json.dumps(result, indent=1) + "\n")
     output.with_suffix(".md").write_text(training_input.markdown(result))
     print(f"{training_input.markdown(result)}\nwritten: {output}, {output.with_suffix('.md').name}")
+    return 0
+
+
+def _host(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Time a tiny call of every backend. Return the exit code."""
+    output = given.output or Path("bench-host.json")
+    _check_output(output, parser)
+    torch.set_num_threads(given.threads)
+    result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": CpuMeter().machine()}
+    result |= host.measured(given.repeats)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    output.with_suffix(".md").write_text(host.markdown(result))
+    print(f"{host.markdown(result)}\nwritten: {output}, {output.with_suffix('.md').name}")
     return 0
 
 

@@ -80,7 +80,7 @@ class UnifiedExtractor2d(nn.Module):
             self.projection = nn.Conv2d(aggregated, out_channels, 1, bias=projection.output == "affine")
 
     def _check_channels(self) -> int:
-        """Rules between channels and spec. Returns the channels that the operator puts out."""
+        """Check the rules between channels and spec, and return the channels that the operator puts out."""
         spec, channels = self.spec, self.in_channels
         _divides("offsets.groups", spec.offsets.groups, "in_channels", channels)
         _divides("static_kernel.groups", spec.static_kernel.groups, "in_channels", channels)
@@ -127,17 +127,17 @@ class UnifiedExtractor2d(nn.Module):
             nn.init.kaiming_uniform_(self.static_kernel, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, O, H', W']``."""
+        """Return the output ``[B, O, H', W']`` for an image ``[B, C, H, W]``."""
         geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
         offsets = self._offsets(x, feature, geometry)
-        value = self._dealt(self.value(x) if self.spec.projection.input != "none" else x)
+        value = self._group_contiguous(self.value(x) if self.spec.projection.input != "none" else x)
         y = self._aggregate(x, value, feature, offsets, geometry)
         if self.spec.overlap_normalize:
             y = overlap_normalized(y, geometry)
         if self.spec.center_feature_scale:
             y = center_blended(y, value, self.center_gate(feature), geometry)
-        y = self._collected(y)
+        y = self._own_order(y)
         if self.bias is not None and self._inner_bias is None:
             y = y + self.bias[:, None, None]
         return self.projection(y) if self.spec.projection.output != "none" else y
@@ -153,7 +153,7 @@ class UnifiedExtractor2d(nn.Module):
         return offsets, self._dynamic_kernel(x, feature, offsets, geometry)
 
     def geometry(self, x: Tensor) -> Geometry:
-        """The geometry of this layer on an image. Raises ``ValueError`` or ``TypeError`` if the image does not fit."""
+        """Return the geometry of this layer on an image. Raise ``ValueError`` or ``TypeError`` if the image does not fit."""
         geometry = checks.geometry(x, self.spec.kernel_size, self.stride, self.spec.padding, self.spec.dilation)
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x must have in_channels={self.in_channels} channels, got shape {list(x.shape)}")
@@ -207,27 +207,27 @@ class UnifiedExtractor2d(nn.Module):
 
     @property
     def _inner_bias(self) -> Tensor | None:
-        """The bias, where the operator adds it: only a static kernel that mixes channels leaves them in their final order."""
+        """The bias where the operator adds it: only a dense static kernel leaves the channels in their final order."""
         return self.bias if self.spec.static_kernel.channels == "dense" else None
 
-    def _dealt(self, x: Tensor) -> Tensor:
-        """Channels in the order in which groups are contiguous."""
+    def _group_contiguous(self, x: Tensor) -> Tensor:
+        """Return the image with its channels in the order in which groups are contiguous."""
         interleaved = self.spec.dynamic_kernel.channel_order == "interleaved"
         return F.channel_shuffle(x, self.in_channels // self.kernel_groups) if interleaved else x
 
-    def _collected(self, y: Tensor) -> Tensor:
-        """The inverse of :meth:`_dealt`."""
+    def _own_order(self, y: Tensor) -> Tensor:
+        """Return the image with its channels back in their own order."""
         return F.channel_shuffle(y, self.kernel_groups) if self.spec.dynamic_kernel.channel_order == "interleaved" else y
 
     def __repr__(self) -> str:
-        """The call that makes this layer."""
+        """Return the call that makes this layer."""
         stride = "" if self.stride == 1 else f", stride={self.stride}"
         memory = "" if self.kernel_memory == "auto" else f", kernel_memory={self.kernel_memory!r}"
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride}{memory})"
 
 
 def _kernel_groups(spec: ExtractorSpec, channels: int) -> int:
-    """G, the number of dynamic kernels a position; 1 where there is none."""
+    """Return G, the number of dynamic kernels at a position; 1 where there is none."""
     dynamic = spec.dynamic_kernel
     if dynamic.channels_per_group is not None:
         _divides("dynamic_kernel.channels_per_group", dynamic.channels_per_group, "in_channels", channels)

@@ -1,0 +1,32 @@
+"""``uniex bench host``: every backend that runs here is timed beside torch's convolution; Triton's kernels are not launched."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import unified_extractor as ux
+from unified_extractor.__main__ import main
+from unified_extractor.benchmarks import host
+
+
+def test_bench_host_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    output = tmp_path / "host.json"
+    assert main(["bench", "host", "--repeats", "2", "--threads", "1", "--output", str(output)]) == 0
+    result = json.loads(output.read_text())
+    usable = {name for name, reason in ux.backends().items() if reason is None and name != "triton"}
+    times = result["microseconds"]
+    assert {host.BASELINE, host.NOTHING} | usable <= set(times)
+    for found in times.values():
+        assert 0 < found["forward"]["median"] < found["forward_backward"]["median"]
+    table = output.with_suffix(".md").read_text()
+    assert table in capsys.readouterr().out
+    assert f"{times['eager']['forward_backward']['median'] / times[host.BASELINE]['forward_backward']['median']:.2f}" in table
+
+
+def test_the_committed_table_is_that_of_the_committed_measurement():
+    folder = Path(__file__).parents[2] / "benchmarks"
+    result = json.loads((folder / "host.json").read_text())
+    assert host.markdown(result) == (folder / "host.md").read_text()
+    times = result["microseconds"]
+    assert times["compiled"]["forward_backward"]["median"] <= times[host.BASELINE]["forward_backward"]["median"]

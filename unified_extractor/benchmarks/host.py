@@ -1,0 +1,138 @@
+"""The cost of a call on the host: the time of one so small that its arithmetic is nothing, beside torch's own depthwise convolution.
+
+:func:`measured` runs this file as a program for the Triton backend, whose kernels are then not launched: what remains is Python.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unified_extractor.ops.dispatch import backends
+from unified_extractor.ops.functional import extract
+from unified_extractor.profiling.latency import in_turns, percentiles
+from unified_extractor.profiling.meters import CpuMeter
+from unified_extractor.results.tables import as_markdown
+
+CHANNELS, SIZE, KERNEL_SIZE = 16, 4, 3
+BASELINE = "torch's depthwise convolution"
+NOTHING = "autograd.Function that does nothing"
+STUBBED = "triton, kernels not launched"
+_CALLS = 100
+"""Calls that one measurement takes the mean of."""
+
+
+class _Nothing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors)
+
+
+def measured(repeats: int) -> dict[str, Any]:
+    """Return the microseconds of forward, and of forward plus backward, of every backend that runs on this machine."""
+    times = _microseconds({name: name for name, reason in backends().items() if reason is None and name != "triton"}, repeats)
+    stubbed = _stubbed_triton(repeats)
+    return {"calls": _CALLS, "repeats": repeats, "microseconds": times | ({STUBBED: stubbed} if stubbed else {})}
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the table of a result, with what its columns mean."""
+    times = result["microseconds"]
+    baseline = times[BASELINE]["forward_backward"]["median"]
+    rows = [
+        {
+            "computation": name,
+            "forward": _text(found["forward"]),
+            "forward plus backward": _text(found["forward_backward"]),
+            "divided by torch's": f"{found['forward_backward']['median'] / baseline:.2f}",
+        }
+        for name, found in times.items()
+    ]
+    machine = result["machine"]
+    return (
+        "# The cost of a call on the host\n\n"
+        f"A call of {CHANNELS} channels and {SIZE}x{SIZE} pixels with a dynamic kernel of {KERNEL_SIZE}x{KERNEL_SIZE} taps, in "
+        f"microseconds: the median of {result['repeats']} measurements in turns, each the mean of {result['calls']} calls, and the 20th "
+        "and 80th percentile. The baseline is torch's depthwise convolution of the same size. The last column is forward plus backward "
+        "divided by the baseline's. The kernels of the Triton backend are not launched; a launch, its tuner and its binder come on top.\n\n"
+        f"{machine['device']}, {machine['threads']} threads, "
+        + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        + f"; {result['date']}.\n\n"
+        + as_markdown(pd.DataFrame(rows))
+        + "\n"
+    )
+
+
+def _text(times: Mapping[str, float]) -> str:
+    return f"{times['median']:,.0f} ({times['p20']:,.0f} to {times['p80']:,.0f})"
+
+
+def _microseconds(backends: Mapping[str, str], repeats: int) -> dict[str, Any]:
+    """Return the times of these backends, by label, and of the baselines; values are compared first."""
+    x, gradient = torch.randn(1, CHANNELS, SIZE, SIZE, requires_grad=True), torch.randn(1, CHANNELS, SIZE, SIZE)
+    kernel = torch.randn(1, 1, KERNEL_SIZE**2, SIZE, SIZE, requires_grad=True)
+    static = torch.randn(CHANNELS, 1, KERNEL_SIZE, KERNEL_SIZE, requires_grad=True)
+
+    def ours(backend: str) -> Callable[[], Tensor]:
+        return lambda: extract(x, kernel_size=KERNEL_SIZE, padding="same", dynamic_kernel=kernel, backend=backend)
+
+    forward: dict[str, tuple[Callable[[], Tensor], tuple[Tensor, Tensor]]] = {
+        BASELINE: (lambda: F.conv2d(x, static, padding=KERNEL_SIZE // 2, groups=CHANNELS), (x, static)),
+        NOTHING: (lambda: _Nothing.apply(x, kernel), (x, kernel)),
+    } | {label: (ours(name), (x, kernel)) for label, name in backends.items()}
+    for name in backends.values():
+        if name != "triton":
+            torch.testing.assert_close(ours(name)(), ours("reference")(), rtol=1e-4, atol=1e-5)
+
+    def repeated(compute: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(_CALLS):
+                compute()
+
+        return run
+
+    def step(compute: Callable[[], Tensor], leaves: tuple[Tensor, Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(compute(), leaves, gradient)
+
+    computations = {(name, "forward"): repeated(compute) for name, (compute, _) in forward.items()}
+    computations |= {(name, "forward_backward"): repeated(step(*given)) for name, given in forward.items()}
+    found: dict[str, Any] = {name: {} for name in forward}
+    for (name, which), milliseconds in in_turns(computations, repeats, CpuMeter()).items():
+        found[name][which] = percentiles([1000 * time / _CALLS for time in milliseconds])
+    return found
+
+
+def _stubbed_triton(repeats: int) -> dict[str, Any] | None:
+    """Return the times of the Triton backend without its launches, measured in a process of its own; None without Triton."""
+    command = [sys.executable, "-m", __name__, str(repeats)]
+    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=True)
+    found: dict[str, Any] | None = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+def _main(repeats: int) -> None:
+    """Print the times of the Triton backend, whose kernels do not run, as JSON."""
+    if backends()["triton"] is not None:
+        print("null")
+        return
+    from unified_extractor.ops.backends.triton import launch
+
+    with mock.patch.object(launch, "start"):
+        print(json.dumps(_microseconds({STUBBED: "triton"}, repeats)[STUBBED]))
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))
