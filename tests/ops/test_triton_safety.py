@@ -73,6 +73,9 @@ def test_the_interpreter_is_never_chosen(backends_used):
     ux.extract(**made_call(**WORTH_IT))
     ux.generalized_unfold(torch.ones(1, 2, 3, 3), 3)
     products(None, **made_similarity(32, 1, kernel_size=3))
+    kernel = ux.LinearKernel(torch.ones(1, 2, 3, 3), torch.ones(9, 2))
+    for memory in ("auto", "store", "recompute"):
+        ux.extract(torch.ones(1, 16, 3, 3), kernel_size=3, padding=1, dynamic_kernel=kernel, kernel_memory=memory)
     assert backends_used
     assert "triton" not in backends_used
 

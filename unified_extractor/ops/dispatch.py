@@ -55,8 +55,10 @@ def _choose(call: Call, backend: str | None, kernel_memory: KernelMemory) -> Bac
         raise ValueError(f"backend must be None or one of {names}, got {backend!r}{did_you_mean(backend, names)}")
     if reason := named.unusable_because() or named.refuses_because(call):
         raise ValueError(f"backend={backend!r} is not usable here: {reason}")
-    if kernel_memory == "recompute" and call.computed_kernel is not None and not named.recomputes(call, demanded=True):
+    if kernel_memory == "recompute" and call.computed_kernel is not None:
         able = [b.name for b in BACKENDS if b.recomputes(call, demanded=True)]
+        if not able or backend in able:
+            return named
         raise ValueError(
             f"kernel_memory='recompute' needs a backend that does not store the kernel, {' or '.join(map(repr, able))}, "
             f"got backend={backend!r}"
@@ -66,8 +68,8 @@ def _choose(call: Call, backend: str | None, kernel_memory: KernelMemory) -> Bac
 
 def _is_chosen(backend: Backend, call: Call, recomputing: bool) -> bool:
     """Return whether the backend runs a call for which none is named; ``recomputing``: memory counts more than time."""
-    suits = backend.is_fast(call) or (recomputing and backend.recomputes(call, demanded=True))
-    return suits and backend.refuses_because(call) is None and backend.unusable_because() is None
+    fast = backend.is_fast(call, recomputing=recomputing)
+    return fast and backend.refuses_because(call) is None and backend.unusable_because() is None
 
 
 def _recomputes(backend: Backend, call: Call, kernel_memory: KernelMemory) -> bool:

@@ -86,7 +86,7 @@ def extract(
         kernel_memory: for a dynamic kernel that is computed. "auto": the faster way. "store": the kernel is a tensor that autograd
             saves for backward. "recompute": the kernel is computed where it is used and again in backward, also where that is
             slower, so that autograd does not save it; the backends "compiled" and "triton" do so, except for a normalized kernel
-            with ``combine="residual"``.
+            with ``combine="residual"`` and for attention at offsets.
         backend: None chooses; a name from :func:`unified_extractor.backends` demands that one.
 
     x, kernels and bias share one dtype, offsets may be float32 when that is half precision. Under autocast all of them are

@@ -19,8 +19,13 @@ class Backend(Protocol):
     def refuses_because(self, call: Call) -> str | None:
         """Return why it does not run this call, here and now; None if it does."""
 
-    def is_fast(self, call: Call) -> bool:
-        """Return whether it runs this call faster than the backends behind it in ``dispatch.BACKENDS``."""
+    def is_fast(self, call: Call, *, recomputing: bool) -> bool:
+        """Return whether it runs this call faster than the backends behind it in ``dispatch.BACKENDS``.
+
+        Args:
+            call: the call.
+            recomputing: whether only backends count that recompute its kernel, if there are any.
+        """
 
     def recomputes(self, call: Call, *, demanded: bool) -> bool:
         """Return whether it computes the dynamic kernel where it is used, again in backward, instead of taking it stored.

@@ -23,7 +23,7 @@ class Reference:
     def refuses_because(self, call: Call) -> None:
         """Return None: it runs every call."""
 
-    def is_fast(self, call: Call) -> bool:
+    def is_fast(self, call: Call, *, recomputing: bool) -> bool:
         """Return False: it must be asked for by name."""
         return False
 

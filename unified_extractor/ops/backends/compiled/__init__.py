@@ -40,8 +40,10 @@ class Compiled:
             return f"it runs on the CPU, x is on {call.x.device}"
         return opaque_because()
 
-    def is_fast(self, call: Call) -> bool:
-        """Return whether there is enough to do for what is loaded into registers at once."""
+    def is_fast(self, call: Call, *, recomputing: bool) -> bool:
+        """Return whether there is enough to do for what is loaded into registers at once, or it is the one that recomputes."""
+        if recomputing and self.recomputes(call, demanded=True):
+            return True
         return not is_convolution(call) and work_in_registers(call) >= _WORTH_COMPILING
 
     def recomputes(self, call: Call, *, demanded: bool) -> bool:

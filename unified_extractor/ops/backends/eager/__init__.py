@@ -27,7 +27,7 @@ class Eager:
     def refuses_because(self, call: Call) -> None:
         """Return None: it runs every call."""
 
-    def is_fast(self, call: Call) -> bool:
+    def is_fast(self, call: Call, *, recomputing: bool) -> bool:
         """Return True: only the reference is behind it."""
         return True
 

@@ -56,7 +56,7 @@ class Triton:
             return f"it runs on GPUs, x is on {device}"
         return opaque_because()
 
-    def is_fast(self, call: Call) -> bool:
+    def is_fast(self, call: Call, *, recomputing: bool) -> bool:
         """Return whether the call is on a GPU, and no convolution; the interpreter is for tests."""
         return call.x.device.type == "cuda" and not is_convolution(call)
 
