@@ -106,8 +106,11 @@ def report(kernel):
     }
 
 
-def compile_all(architecture, *, defaults):
-    """Print a line for every kernel that the calls would launch, in its default configuration or in each."""
+def compile_all(architecture, *, defaults, half):
+    """Print a line for every kernel that the calls would launch, in its default configuration or in each.
+
+    ``half`` leaves out every second call, another half in the next dtype and layout.
+    """
     labels = {}
 
     def start(kernel, grid, device, plan, extent, **arguments):
@@ -123,7 +126,9 @@ def compile_all(architecture, *, defaults):
     launch.start = deterministic.start = start
     for dtype in (torch.bfloat16, torch.float32):
         for channels_last in (True, False):
-            for name, call in calls(dtype, channels_last).items():
+            for place, (name, call) in enumerate(calls(dtype, channels_last).items()):
+                if half and (place + (dtype == torch.float32) + channels_last) % 2:
+                    continue
                 layout = "channels_last" if channels_last else "contiguous"
                 labels = {
                     "architecture": architecture,
@@ -145,4 +150,4 @@ def compile_all(architecture, *, defaults):
 
 
 if __name__ == "__main__":
-    compile_all(int(sys.argv[1]), defaults="--defaults" in sys.argv)
+    compile_all(int(sys.argv[1]), defaults="--defaults" in sys.argv, half="--half" in sys.argv)
