@@ -30,3 +30,10 @@ def test_the_committed_table_is_that_of_the_committed_measurement():
     assert host.markdown(result) == (folder / "host.md").read_text()
     times = result["microseconds"]
     assert times["compiled"]["forward_backward"]["median"] <= times[host.BASELINE]["forward_backward"]["median"]
+
+
+def test_cases_cannot_be_chosen_where_there_is_one(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "host", "--only", "compiled"])
+    assert stop.value.code == 2
+    assert "--only chooses among cases, and host has one" in capsys.readouterr().err

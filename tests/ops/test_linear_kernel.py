@@ -265,3 +265,9 @@ def test_the_backend_is_asked_what_is_faster(monkeypatch):
     for worth, kernel in ((0, 64 // 16 * 49 * 81 * 4), (1e9, 0)):
         monkeypatch.setattr(recomputing, "MOST_WORK", worth)
         assert saved_bytes(lambda: extract_linear(**call), *leaves) == kernel
+
+
+@pytest.mark.parametrize("kernel", [(FEATURE, WEIGHT), [1.0], 1.0])
+def test_a_value_that_is_no_dynamic_kernel_is_answered_with_all_that_are(kernel):
+    with pytest.raises(TypeError, match=r"dynamic_kernel must be a tensor .*, a LinearKernel or an AttentionKernel, got"):
+        ux.extract(X, kernel_size=3, dynamic_kernel=kernel)

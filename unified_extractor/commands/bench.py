@@ -112,13 +112,18 @@ def _chosen(names: Iterable[str], only: str, parser: argparse.ArgumentParser) ->
     return chosen
 
 
+def _write(output: Path, result: dict[str, Any], table: str) -> None:
+    """Write a result file with its table beside it, and print the table."""
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    output.with_suffix(".md").write_text(table)
+    print(f"{table}\nwritten: {output}, {output.with_suffix('.md').name}")
+
+
 def _models(output: Path, only: str, parser: argparse.ArgumentParser) -> int:
     """Count every network, print the table and write both files. Return the exit code."""
     _check_output(output, parser)
     rows = [network_costs.counted(name) for name in _chosen(network_costs.FIGURES, only, parser)]
-    output.write_text(json.dumps({"date": datetime.date.today().isoformat(), "networks": rows}, indent=1) + "\n")
-    output.with_suffix(".md").write_text(network_costs.markdown(rows))
-    print(f"{network_costs.markdown(rows)}\nwritten: {output}, {output.with_suffix('.md').name}")
+    _write(output, {"date": datetime.date.today().isoformat(), "networks": rows}, network_costs.markdown(rows))
     return 0
 
 
@@ -132,22 +137,20 @@ def _train(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": meter.machine(), "repeats": given.repeats}
     chosen = _chosen(training_input.CASES, given.only, parser)
     result["cases"] = [training_input.measured(name, training_input.CASES[name], given.repeats, meter, device) for name in chosen]
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    output.with_suffix(".md").write_text(training_input.markdown(result))
-    print(f"{training_input.markdown(result)}\nwritten: {output}, {output.with_suffix('.md').name}")
+    _write(output, result, training_input.markdown(result))
     return 0
 
 
 def _host(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Time a tiny call of every backend. Return the exit code."""
+    if given.only:
+        parser.error(f"--only chooses among cases, and host has one, got --only {given.only}")
     output = given.output or Path("bench-host.json")
     _check_output(output, parser)
     torch.set_num_threads(given.threads)
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": CpuMeter().machine()}
     result |= host.measured(given.repeats)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    output.with_suffix(".md").write_text(host.markdown(result))
-    print(f"{host.markdown(result)}\nwritten: {output}, {output.with_suffix('.md').name}")
+    _write(output, result, host.markdown(result))
     return 0
 
 

@@ -262,6 +262,11 @@ def _static(x: Tensor, static_kernel: Any, geometry: Geometry) -> None:
 
 def _dynamic(x: Tensor, dynamic_kernel: Any, geometry: Geometry, aggregation: str) -> None:
     layout = "[B, G, K, Ho, Wo]" if aggregation == "gather" else "[B, G, K, K, Ho, Wo]"
+    if not isinstance(dynamic_kernel, Tensor):
+        raise TypeError(
+            f"dynamic_kernel must be a tensor {layout} for aggregation={aggregation!r}, a LinearKernel or an AttentionKernel, "
+            f"got {type(dynamic_kernel).__name__}"
+        )
     companion("dynamic_kernel", dynamic_kernel, f"{layout} for aggregation={aggregation!r}", x)
     _batch_and_positions("dynamic_kernel", dynamic_kernel, x, geometry)
     _divides("dynamic_kernel", "G", dynamic_kernel, x)

@@ -85,7 +85,7 @@ class _ParsingCLI(TrainingCLI):
 
     @override
     def _check_devices(self, given: Namespace) -> None:
-        """Accept any: nothing runs."""
+        """Accept every combination of options, since nothing runs."""
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -93,11 +93,11 @@ class _ParsingCLI(TrainingCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        """Build nothing."""
+        """Leave every class of the configuration unbuilt."""
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
+        """Leave the command itself undone."""
 
 
 class _PlanningCLI(TrainingCLI):
