@@ -182,6 +182,31 @@ COMBINATIONS = [
 ]
 
 
+RIGHT = [
+    {},
+    {"static_kernel": DENSE, "dynamic_kernel": GATHER, "offsets": OFFSETS, "bias": BIAS},
+    {"static_kernel": DENSE, "dynamic_kernel": GATHER, "combine": "add"},
+    {"static_kernel": DEPTHWISE, "dynamic_kernel": FOLD, "offsets": OFFSETS, "bias": BIAS, "aggregation": "fold"},
+    {"x": X.half(), "offsets": OFFSETS},
+    {"x": X.half(), "offsets": OFFSETS.half()},
+    {"x": X.bfloat16(), "offsets": OFFSETS},
+    {"kernel_size": [3, 3]},
+    {"kernel_size": torch.Size((3, 3))},
+    {"static_kernel": DEPTHWISE, "dynamic_kernel": GATHER, "combine": "residual"},
+    {"offsets": OFFSETS},
+]
+
+
+@pytest.fixture(autouse=True)
+def _right_calls_before():
+    """What a right call leaves remembered must not make a wrong one right that differs in one argument."""
+    for arguments in RIGHT:
+        ux.extract(**{"x": X, "kernel_size": 3, **arguments})
+    ux.extract(X, kernel_size=1)
+    ux.generalized_unfold(X, 3)
+    ux.generalized_unfold(X, 3, offsets=OFFSETS)
+
+
 def assert_refused(function, patterns):
     with pytest.raises((ValueError, TypeError)) as caught:
         function()
@@ -211,17 +236,7 @@ def test_generalized_unfold_refuses_a_wrong_call_by_name_and_value(arguments, pa
     assert_refused(lambda: ux.generalized_unfold(**{"x": X, "kernel_size": 3, **arguments}), patterns)
 
 
-@pytest.mark.parametrize("arguments", [
-    {},
-    {"static_kernel": DENSE, "dynamic_kernel": GATHER, "offsets": OFFSETS, "bias": BIAS},
-    {"static_kernel": DENSE, "dynamic_kernel": GATHER, "combine": "add"},
-    {"static_kernel": DEPTHWISE, "dynamic_kernel": FOLD, "offsets": OFFSETS, "bias": BIAS, "aggregation": "fold"},
-    {"x": X.half(), "offsets": OFFSETS},
-    {"x": X.half(), "offsets": OFFSETS.half()},
-    {"x": X.bfloat16(), "offsets": OFFSETS},
-    {"kernel_size": [3, 3]},
-    {"kernel_size": torch.Size((3, 3))},
-])  # fmt: skip
+@pytest.mark.parametrize("arguments", RIGHT)
 def test_the_right_calls_beside_the_wrong_ones_are_accepted(arguments):
     call = {"x": X, "kernel_size": 3, **arguments}
     assert ux.extract(**call).shape == (X.shape if call.get("aggregation") == "fold" else (2, 4, *OUT))
