@@ -173,3 +173,13 @@ def test_a_position_is_a_tensor_of_the_same_device(position, error, message):
     x = torch.zeros(1, 4, 5, 5, dtype=torch.bfloat16)
     with pytest.raises(error, match=message):
         ux.extract(x, kernel_size=3, padding=1, dynamic_kernel=ux.AttentionKernel(x, x, 2, position))
+
+
+def test_autocast_casts_all_parts_but_the_position(backend):
+    call = attention_call("depthwise", torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = extract_attention(**call, backend=backend)
+    lowered = {name: call[name].bfloat16() for name in ("value", "query", "key", "static_kernel")}
+    expected = extract_attention(**call | lowered, backend=backend)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
