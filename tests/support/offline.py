@@ -137,7 +137,7 @@ def compile_all(architecture, *, defaults, half):
                     "layout": layout,
                 }
                 if call.aggregation == "similarity":
-                    launch.run_backward(call, call.x, Wanted(x=False, static=False, dynamic=True, offsets=False))
+                    launch.run_backward(call, call.x, Wanted(x=False, static_kernel=False, dynamic_kernel=True, offsets=False))
                     continue
                 launch.run_forward(call)
                 direct = (call.static_kernel, call.stored_kernel, call.offsets, *call.kernel_tensors)

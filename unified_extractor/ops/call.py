@@ -91,8 +91,8 @@ class Wanted(NamedTuple):
     """The gradients that are asked for, each 1 or 0."""
 
     x: int
-    static: int
-    dynamic: int
+    static_kernel: int
+    dynamic_kernel: int
     offsets: int
     feature: int = 0
     """The gradient of a linear kernel's feature, or of attention's query."""

@@ -266,10 +266,10 @@ def backward_with_stored_kernel(call: Call, gradient: Tensor, wanted: Wanted, pa
     whole, kernel = stored(call, passes), call.computed_kernel
     assert kernel is not None
     assert isinstance(whole.dynamic_kernel, Tensor)
-    direct = Wanted(wanted.x, wanted.static, any(wanted[4:]), wanted.offsets)
+    direct = Wanted(wanted.x, wanted.static_kernel, any(wanted[4:]), wanted.offsets)
     results = dict(zip(_names(direct), passes.backward(whole, gradient, direct), strict=True))
-    if direct.dynamic:
-        values = normalized_backward(whole.dynamic_kernel, results.pop("dynamic"), kernel.normalization)
+    if direct.dynamic_kernel:
+        values = normalized_backward(whole.dynamic_kernel, results.pop("dynamic_kernel"), kernel.normalization)
         if isinstance(kernel, AttentionKernel):
             gathered = Call(kernel.key, None, values, call.offsets, None, call.geometry)
             (grad_key,) = passes.backward(gathered, kernel.query, _ONLY_X)

@@ -154,7 +154,7 @@ def block_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, f
                 offsets_backward(plan, workspace.corners, buffers.corner_products, buffers.grad_offsets)
                 group = b * plan.offsets.groups + blocks.offset_group[block]
                 stage_backward(gradients.offsets, group, plan.offsets, p, plan.positions - p, buffers.grad_offsets)
-    if wanted.dynamic and is_last(blocks.kernel_group, block, last):
+    if wanted.dynamic_kernel and is_last(blocks.kernel_group, block, last):
         if plan.computed.depth > 0:
             linear_kernel_backward(workspace, gradients.kernel_tensors, wanted, partial, blocks.kernel_group[block], p)
         elif plan.computed.heads > 0:
@@ -197,11 +197,11 @@ def depthwise_backward(grad_y, gradients, wanted, workspace, partial, b, p, bloc
         else:
             at = (b * plan.channels + blocks.channel[block]) * plan.positions + p
             tile = load_block(grad_y, at, plan.positions, blocks.size[block], plan.positions - p, buffers.edge)
-        if wanted.dynamic:
+        if wanted.dynamic_kernel:
             add_tap_products(taps, K, tile, static_kernel, lane, plan.depthwise, buffers.grad_weights, i * K)
         if wanted.x or wanted.offsets:
             scatter_taps(grad_taps, K, buffers.weights, i * K, tile, static_kernel, lane, plan.depthwise)
-        if wanted.static:
+        if wanted.static_kernel:
             at = partial * plan.block_count * K * lanes(grad_y) + lane
             add_grad_static_kernel(taps, K, buffers.weights, i * K, tile, gradients.static_kernel, at)
 
@@ -221,14 +221,14 @@ def dense_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, f
     for k in range(K):
         row = (plan.blocks.dense_block[block] * K + k) * L
         tap, weight = load_at(taps.source, taps.places, taps.shifts[k]), per_position(buffers.weights, k * T, 1)
-        if wanted.static:
+        if wanted.static_kernel:
             store_tile(buffers.weighted, 0, multiply(weight, tap))
             at = ((partial * plan.dense_groups + group) * depth + row) * width
             add_outer_products(buffers.weighted, buffers.grad_outputs, width // L, gradients.static_kernel, at, width)
-        if wanted.x or wanted.dynamic or wanted.offsets:
+        if wanted.x or wanted.dynamic_kernel or wanted.offsets:
             grad_weighted = matrix_product(
                 buffers.grad_outputs, width // L, workspace.inputs.static_kernel, (group * depth + row) * width
             )
-            if wanted.dynamic:
+            if wanted.dynamic_kernel:
                 add_channels(buffers.grad_weights, k * T, multiply(grad_weighted, tap))
             multiply_add_at(grad_taps.source, grad_taps.places, grad_taps.shifts[k], weight, grad_weighted)

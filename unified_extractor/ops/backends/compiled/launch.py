@@ -57,13 +57,13 @@ def run_backward(call: Call, grad_y: Tensor, wanted: Wanted) -> list[Tensor]:
     count = -(-plan.batch // images)
     new = {1: x.new_empty, 0: x.new_zeros}  # where windows share a value, their gradients are added
     grad_x = x.new_empty(x.shape) if wanted.x else None
-    grad_dynamic = new[plan.dynamic_kernel.per_window](call.kernel_shape()) if wanted.dynamic else None
+    grad_dynamic = new[plan.dynamic_kernel.per_window](call.kernel_shape()) if wanted.dynamic_kernel else None
     grad_offsets = new[plan.offsets.per_window](call.offsets.shape) if wanted.offsets and call.offsets is not None else None
-    static_sums = static.new_partial_sums(count) if wanted.static else None
+    static_sums = static.new_partial_sums(count) if wanted.static_kernel else None
     kernel_sums = computed.new_partial_sums(count, wanted)
     gradients = Gradients(grad_x, static_sums, grad_dynamic, grad_offsets, kernel_sums)
     inputs = _Inputs(call, plan, static.for_backward(), plan.buffers.end, backward=True)
-    followed = wanted._replace(dynamic=1) if any(wanted[4:]) else wanted
+    followed = wanted._replace(dynamic_kernel=1) if any(wanted[4:]) else wanted
     _run(backward, lambda: Backward(inputs.of_a_thread(), grad_y, gradients, followed, images), prepared, x.dtype, count)
     grad_static = None if static_sums is None else static.gradient(static_sums)
     found = (grad_x, grad_static, grad_dynamic, grad_offsets, *computed.gradients(kernel_sums))
@@ -78,7 +78,7 @@ def new_output(call: Call) -> Tensor:
 def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
     """Return memory for the gradients of :func:`run_backward`."""
     static, offsets = (None if tensor is None else tensor.shape for tensor in (call.static_kernel, call.offsets))
-    dynamic = call.kernel_shape() if wanted.dynamic else None
+    dynamic = call.kernel_shape() if wanted.dynamic_kernel else None
     shapes = zip((call.x.shape, static, dynamic, offsets), wanted[:4], strict=True)
     direct = [call.x.new_empty(shape) for shape, asked in shapes if asked and shape is not None]
     return [*direct, *new_kernel_gradients(call, wanted)]
@@ -86,7 +86,7 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
 
 def _images_per_sum(call: Call, plan: Plan, wanted: Wanted) -> int:
     """Return how many images share a partial sum of parameters' gradients: the sums take not much more memory than the images."""
-    static_size = call.static_kernel.numel() if call.static_kernel is not None and wanted.static else 0
+    static_size = call.static_kernel.numel() if call.static_kernel is not None and wanted.static_kernel else 0
     map_size = plan.dynamic_kernel.groups * plan.computed.rows * plan.computed.padded_depth if any(wanted[4:]) else 0
     largest = max(static_size, map_size)
     if not largest:

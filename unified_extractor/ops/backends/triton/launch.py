@@ -154,16 +154,16 @@ class _Backward(_Pass):
     def run(self) -> None:
         """Write the results."""
         results, plan = self.results, self.plan
-        if "static" in results and plan.static_kernel == "dense":
+        if "static_kernel" in results and plan.static_kernel == "dense":
             self._dense()
         if "x" in results and not plan.has_offsets:
             self.fold(self.grad_y, results["x"], gradient=True)
-        depthwise = "static" in results and plan.static_kernel == "depthwise"
-        if "dynamic" in results and self._is_product():
+        depthwise = "static_kernel" in results and plan.static_kernel == "depthwise"
+        if "dynamic_kernel" in results and self._is_product():
             self._dynamic_kernel()
         elif self.call.computed_kernel is not None:
             self._linear_map()
-        elif depthwise or "dynamic" in results or "offsets" in results or ("x" in results and plan.has_offsets):
+        elif depthwise or "dynamic_kernel" in results or "offsets" in results or ("x" in results and plan.has_offsets):
             self._windows(depthwise)
 
     def _is_product(self) -> bool:
@@ -173,7 +173,7 @@ class _Backward(_Pass):
         return (
             simple
             and plan.kernel_channel_groups == plan.kernel_blocks == 1
-            and tuple(self.results["dynamic"].shape[-2:]) == self.call.geometry.output
+            and tuple(self.results["dynamic_kernel"].shape[-2:]) == self.call.geometry.output
         )
 
     def _dynamic_kernel(self) -> None:
@@ -183,7 +183,7 @@ class _Backward(_Pass):
             partial(self.grid, self.positions),
             grad_y=image_record(self.grad_y),
             x=image_record(self.call.x),
-            grad_dynamic_kernel=dynamic_kernel_record(self.results["dynamic"], fold=False),
+            grad_dynamic_kernel=dynamic_kernel_record(self.results["dynamic_kernel"], fold=False),
         )
 
     def _linear_map(self) -> None:
@@ -219,7 +219,7 @@ class _Backward(_Pass):
 
     def _dense(self) -> None:
         """Write the gradient of a dense static kernel."""
-        call, plan, result = self.call, self.plan, self.results["static"]
+        call, plan, result = self.call, self.plan, self.results["static_kernel"]
         tiles = self.tiles(self.positions)
         all_tiles = tiles * self.batch
         tiles_a_sum = -(-all_tiles // _MOST_STATIC_SUMS)
@@ -249,7 +249,7 @@ class _Backward(_Pass):
         sums = (
             call.x.new_empty((self.batch * programs, plan.taps, call.x.shape[1]), dtype=precision(call.x)) if depthwise else None
         )
-        grad_dynamic_kernel = self._new_partial_sums("dynamic", plan.kernel_blocks, plan.one_kernel)
+        grad_dynamic_kernel = self._new_partial_sums("dynamic_kernel", plan.kernel_blocks, plan.one_kernel)
         grad_offsets = self._new_partial_sums("offsets", plan.offset_blocks, plan.one_offset)
         self.start(
             backward,
@@ -269,8 +269,8 @@ class _Backward(_Pass):
         if grad_columns is not None:
             gradient_from_columns(grad_columns, call, plan, results["x"])
         if sums is not None:
-            results["static"].copy_(sums.sum(0).t().reshape(results["static"].shape))
-        self._add_up("dynamic", grad_dynamic_kernel)
+            results["static_kernel"].copy_(sums.sum(0).t().reshape(results["static_kernel"].shape))
+        self._add_up("dynamic_kernel", grad_dynamic_kernel)
         self._add_up("offsets", grad_offsets)
 
     def _new_image_sums(self) -> Tensor:
