@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 import unified_extractor.models as models
-from unified_extractor.interop.files import needed, read_state_dict
+from unified_extractor.interop.files import needed, read_file
 from unified_extractor.names import did_you_mean
 from unified_extractor.options import present_class_path, with_present_names
 from unified_extractor.spec import ExtractorSpec, asdict_changed
@@ -62,7 +62,7 @@ def load(folder: str | Path) -> models.StagedNetwork:
                 config[field] = [ExtractorSpec(**fields) for fields in saved]
             elif saved is not None:
                 config[field] = ExtractorSpec(**saved)
-        weights = read_state_dict(Path(folder) / _WEIGHTS)
+        weights = read_file(Path(folder) / _WEIGHTS)
         precisions = {value.dtype for value in weights.values() if value.is_floating_point()}
         network = network_class(**config)
         if len(precisions) == 1:

@@ -41,7 +41,7 @@ def volo(network: VOLO) -> Items:
         yield from norm(f"patch_embed.conv.{i + 1}", f"stem.{i + 1}")
     yield from affine("patch_embed.proj", "stem.9")
     yield from affine("network.1.proj", "stage2.0.0")
-    yield "pos_embed", Rule("stage2.0.1.embedding", _channels_first, resize=_to_size_of)
+    yield "pos_embed", Rule("stage2.0.1.embedding", _channels_first, resize=resized_to)
     outlookers: Any = network.stages[0]
     for j, block in enumerate(outlookers):
         official, ours = f"network.0.{j}", f"stage1.{j}"
@@ -141,5 +141,6 @@ def _channels_first(value: Tensor) -> Tensor:
     return value.permute(0, 3, 1, 2)
 
 
-def _to_size_of(value: Tensor, own: Tensor) -> Tensor:
+def resized_to(value: Tensor, own: Tensor) -> Tensor:
+    """Return a position embedding interpolated to the size of our own one."""
     return resized_embedding(value, (own.shape[2], own.shape[3]))
