@@ -90,7 +90,9 @@ def _generated_names(module: nn.Module) -> set[str]:
     }
 
 
-def _missing(values: Mapping[str, Tensor], rules: Mapping[str, Rule], own: Mapping[str, Tensor], generated: set[str]) -> set[str]:
+def _missing(
+    values: Mapping[str, Tensor], rules: Mapping[str, Rule], own: Mapping[str, Tensor], generated: set[str]
+) -> list[str]:
     """Return what may be missing and is: keys of the classifier, of the whole head, of the generators; names without a rule too."""
     there = {key: rule.ours for key, rule in rules.items() if rule.ours in own}
     groups = [
