@@ -70,7 +70,7 @@ def test_describe_reads_a_spec_or_a_run(name, tmp_path, capsys):
         (["involution", "5"], "an option is written name=value, got '5'"),
         (["involution", "kernel_size=five"], "kernel_size must be int or"),
         (["involution", "--channels", "40"], "channels_per_group must divide in_channels"),
-        (["deformable_convolution"], "needs version=..."),
+        (["deformable_convolution"], "needs version, for example"),
         (["involution", "kernel_size=[3"], "while parsing a flow sequence"),
         (["neighborhood_attention", "--size", "5"], "needs an image height of at least"),
     ],

@@ -16,6 +16,7 @@ ALLOWED = {
     "options": set(),
     "spec": set(),
     "presets": {"spec"},
+    "named_specs": {"spec", "presets"},
     "ops": {"spec", "ops"},
     "layers": {"spec", "ops", "layers"},
     "models": {"spec", "presets", "ops", "layers", "profiling", "models"},
@@ -25,11 +26,12 @@ ALLOWED = {
     "results": {"options", "spec", "results"},
     "visualize": {"spec", "ops", "layers", "profiling", "results", "visualize"},
     "data": {"data"},
-    "training": {"options", "spec", "data", "training", "profiling", "results", "visualize"},
+    "training": {"options", "spec", "named_specs", "data", "training", "profiling", "results", "visualize"},
     "benchmarks": {"spec", "presets", "data", "ops", "layers", "models", "profiling", "results", "benchmarks"},
-    "sweeps": {"data", "training", "profiling", "results", "sweeps"},
+    "sweeps": {"spec", "named_specs", "data", "training", "profiling", "results", "sweeps"},
     "commands": {
         "spec",
+        "named_specs",
         "presets",
         "layers",
         "data",
@@ -44,7 +46,7 @@ ALLOWED = {
     "__main__": {"training", "commands"},
     "__init__": {"spec", "presets", "ops", "layers", "models", "interop", "analysis"},
 }
-STANDARD_LIBRARY_ONLY = {"names", "options", "spec", "presets"}
+STANDARD_LIBRARY_ONLY = {"names", "options", "spec", "presets", "named_specs"}
 FOREIGN = {
     "einops",
     "jsonargparse",

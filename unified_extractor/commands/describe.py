@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-import unified_extractor.presets as presets
 from unified_extractor.layers import UnifiedExtractor2d
+from unified_extractor.named_specs import preset_names, preset_spec
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import cost
 from unified_extractor.spec import ExtractorSpec, asdict_changed
@@ -47,11 +47,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def preset_names() -> list[str]:
-    """Return the names of the published operators in ``presets``."""
-    return [name for name, value in vars(presets).items() if inspect.isfunction(value) and not name.startswith("_")]
-
-
 def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:
     """Return the spec of a preset with its options, or of a YAML file with changed fields. Raise ``ValueError`` or
     ``TypeError``."""
@@ -68,12 +63,7 @@ def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:
     if extractor not in preset_names():
         presets_are = did_you_mean(extractor, preset_names()) or f"; the presets are {', '.join(preset_names())}"
         raise ValueError(f"neither a YAML file nor a preset{presets_are}")
-    preset = getattr(presets, extractor)
-    changes = _known(changes, preset, extractor)
-    needed = [name for name, p in inspect.signature(preset).parameters.items() if p.default is p.empty and name not in changes]
-    if needed:
-        raise ValueError(f"needs {needed[0]}=..., for example: uniex describe {extractor} {needed[0]}=2")
-    return preset(**changes)
+    return preset_spec(extractor, **changes)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -15,7 +15,7 @@ from unified_extractor.sweeps.cell import LOGS
 from unified_extractor.sweeps.cluster import Cluster, check_submitit, make_executor
 from unified_extractor.sweeps.grid import Grid, SweepError, read_grid
 from unified_extractor.sweeps.kept import KeptRows
-from unified_extractor.sweeps.plan import PlannedCell, commands, plan_cells, plan_table, plan_total
+from unified_extractor.sweeps.plan import PlannedCell, commands, extractor_lines, plan_cells, plan_table, plan_total
 from unified_extractor.sweeps.progress import Progress
 from unified_extractor.sweeps.running import Failure, Sweep
 
@@ -121,6 +121,8 @@ def _print_plan(cells: Sequence[PlannedCell], workers: int, with_commands: bool)
     if not console.is_terminal:
         console = Console(width=_WIDTH)  # a file or a pipe has no width: no cell's name is cut
     console.print(plan_table(cells))
+    if lines := extractor_lines(cells):
+        print("\n".join(["extractors", *(f"  {line}" for line in lines)]))
     print(plan_total(cells, workers))
     if with_commands:
         print("\n".join(commands(cells)))

@@ -15,13 +15,16 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.table import Table
 
+from unified_extractor.named_specs import specs_line
 from unified_extractor.profiling.cost import TRAINING, multiply_adds
 from unified_extractor.results.record import Record, RecordError, read_rows
+from unified_extractor.spec import ExtractorSpec
 from unified_extractor.sweeps.cell import Cell, State, arguments_without_name, as_cell
 from unified_extractor.sweeps.grid import Grid, Point, SweepError, points
 from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
 from unified_extractor.training import ConfigurationError
+from unified_extractor.training.architecture import extractor_line
 from unified_extractor.training.cli.planned_run import PlannedRun, planned, resolved
 from unified_extractor.training.run.environment import device_name
 from unified_extractor.training.run.folder import RECORD
@@ -36,6 +39,7 @@ class PlannedCell:
 
     Attributes:
         cell: the cell.
+        extractor: the extractor in a line: the nearest preset, and how it differs; empty if the network has none.
         parameters: the parameters of the network.
         multiply_adds: the multiply-adds of one image, forward.
         training_multiply_adds: the multiply-adds of the whole run: three times forward for every image of every epoch.
@@ -48,6 +52,7 @@ class PlannedCell:
     """
 
     cell: Cell
+    extractor: str
     parameters: int
     multiply_adds: int
     training_multiply_adds: int
@@ -122,6 +127,7 @@ class _Planner:
                 seconds = self._start_up + self._times[key].run(work) if key in self._times else 0.0
             return PlannedCell(
                 cell=cell,
+                extractor=extractor_line(run.classifier.network),
                 parameters=sum(parameter.numel() for parameter in run.classifier.network.parameters()),
                 multiply_adds=self._multiply_adds[key],
                 training_multiply_adds=TRAINING * self._multiply_adds[key] * work.images * work.epochs,
@@ -198,6 +204,12 @@ def plan_table(cells: Sequence[PlannedCell]) -> Table:
     return table
 
 
+def extractor_lines(cells: Sequence[PlannedCell]) -> list[str]:
+    """Return the extractor of every variant in a line each; cells that differ in their seed alone share one."""
+    lines = {cell.cell.point.label: cell.extractor for cell in cells if cell.extractor}
+    return [f"{label}: {line}" for label, line in lines.items()]
+
+
 def plan_total(cells: Sequence[PlannedCell], workers: int) -> str:
     """Return the size and cost of the sweep in a line or two."""
     open_cells = [planned_cell for planned_cell in cells if planned_cell.state != "finished"]
@@ -232,6 +244,7 @@ def _finished(cell: Cell, row: Record) -> PlannedCell:
     """Return a cell that has a row, with the costs of that run."""
     return PlannedCell(
         cell=cell,
+        extractor=specs_line([ExtractorSpec(**spec) for spec in row.specs]) if row.specs else "",
         parameters=row.parameters,
         multiply_adds=row.multiply_adds,
         training_multiply_adds=3 * row.multiply_adds * row.epoch_images * row.epochs,

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from unified_extractor.data import ImageDataModule
+from unified_extractor.named_specs import specs_line
 from unified_extractor.options import with_present_names
 from unified_extractor.profiling.cost import on_meta
+from unified_extractor.profiling.extractors import extractors
+from unified_extractor.spec import ExtractorSpec
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.checkpoints import read_checkpoint
 
@@ -21,8 +24,14 @@ from unified_extractor.training.run.checkpoints import read_checkpoint
 def network_specs(network: nn.Module) -> list[dict[str, Any]]:
     """Return the specs of a network as dictionaries: one for every stage, or one for the whole network, as the network
     stores them."""
-    specs = getattr(network, "specs", None) or getattr(network, "spec", None) or ()
-    return [asdict(spec) for spec in (specs if isinstance(specs, list | tuple) else [specs]) if is_dataclass(spec)]  # type: ignore[arg-type]
+    return [asdict(spec) for spec in _own_specs(network)]
+
+
+def extractor_line(network: nn.Module) -> str:
+    """Return the extractors of a network in a line: the nearest preset of each, and how it differs; empty without extractors."""
+    own = [spec for spec in _own_specs(network) if isinstance(spec, ExtractorSpec)]
+    specs = own or [layer.spec for layer in extractors(network).values()]
+    return specs_line(specs) if specs else ""
 
 
 def layer_specs(network: nn.Module) -> dict[str, dict[str, Any]]:
@@ -99,6 +108,11 @@ def check_checkpoint(path: str | Path, network: nn.Module, specs: Mapping[str, A
         for field, value in asdict(spec).items():
             if saved[field] != value:
                 raise ConfigurationError(f"{prefix} {field} of {name} is {saved[field]} there and {value} here")
+
+
+def _own_specs(network: nn.Module) -> list[Any]:
+    specs = getattr(network, "specs", None) or getattr(network, "spec", None) or ()
+    return [spec for spec in (specs if isinstance(specs, list | tuple) else [specs]) if is_dataclass(spec)]
 
 
 def _layer_specs(network: nn.Module) -> dict[str, Any]:

@@ -39,8 +39,16 @@ def check_config_objects(config: Namespace, groups: Mapping[str, type], path: st
 
 def _check(kind: type[Any], value: Any, path: str) -> None:
     if isinstance(value, Namespace):
-        fields = {name: item for name, item in value.as_dict().items() if not name.startswith("__")}
         try:
-            kind(**fields)
+            kind(**_without_files(value.as_dict()))
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _without_files(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields without the names of the files that they were read from."""
+    return {
+        name: _without_files(value) if isinstance(value, Mapping) else value
+        for name, value in fields.items()
+        if not name.startswith("__")
+    }

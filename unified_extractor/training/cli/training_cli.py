@@ -25,6 +25,7 @@ from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.cli.config_checks import check_config_objects
 from unified_extractor.training.cli.quiet_lightning import quiet
 from unified_extractor.training.cli.user_errors import refuse, unreadable_config, users_mistake
+from unified_extractor.training.cli.whole_values import take_whole, with_defaults
 from unified_extractor.training.errors import ConfigurationError, DivergedError
 from unified_extractor.training.run.checkpoints import read_checkpoint
 from unified_extractor.training.run.checks import check_devices
@@ -216,6 +217,27 @@ class _Parser(LightningArgumentParser):
         kwargs.update(exit_on_error=False, allow_abbrev=False, parser_mode="omegaconf+")
         kwargs["dump_header"] = [f"{name}=={version}" for name, version in versions().items()]
         super().__init__(*args, **kwargs)
+
+    @override
+    def _check_value_key(self, action: Any, value: Any, *others: Any, **options: Any) -> Any:
+        return super()._check_value_key(action, with_defaults(self, action, value), *others, **options)
+
+    @override
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        added: list[str] = super().add_class_arguments(*args, **kwargs)
+        take_whole(self)
+        return added
+
+    @override
+    def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        added: list[str] = super().add_function_arguments(*args, **kwargs)
+        take_whole(self)
+        return added
+
+    @override
+    def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> None:
+        super().add_subclass_arguments(*args, **kwargs)
+        take_whole(self)
 
 
 class _SaveRunConfig(SaveConfigCallback):

@@ -15,7 +15,7 @@ from rich.table import Table
 from unified_extractor.data import ImageDataModule
 from unified_extractor.results.record import Record, write_rows
 from unified_extractor.results.tables import formatted, results_table
-from unified_extractor.training.architecture import check_network, read_weights
+from unified_extractor.training.architecture import check_network, extractor_line, read_weights
 from unified_extractor.training.callbacks.divergence import StopWhenDiverged
 from unified_extractor.training.callbacks.history import RunHistory
 from unified_extractor.training.callbacks.progress_bar import NarrowProgressBar
@@ -153,6 +153,8 @@ class Fit:
             network = self.classifier.network
             count = sum(parameter.numel() for parameter in network.parameters())
             print(f"{self.folder}: {type(network).__name__} with {count:,} parameters on {self.data.name}")
+            if line := extractor_line(network):
+                print(f"extractor: {line}")
 
     def finish(self, trainer: L.Trainer) -> Record | None:
         """Test the best epoch and write the record. Return None if the run has no checkpoints."""
