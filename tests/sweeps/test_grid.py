@@ -207,7 +207,8 @@ def test_a_file_that_is_no_grid(text: str | None, reason: str, tmp_path: Path):
 
 
 def test_a_dry_run_shows_every_cell_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    file = write_grid(tmp_path, variants={"plain": {}, "wide": {"model.network.init_args.widths": [16]}}, budget="smoke")
+    spec = {"model.network.init_args.spec": "involution(channels_per_group=4)"}
+    file = write_grid(tmp_path, variants={"plain": {}, "other": spec}, budget="smoke")
     before = sorted(tmp_path.rglob("*"))
     variables, threads, state = dict(os.environ), torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(2)  # the runs have one
@@ -227,6 +228,7 @@ def test_a_dry_run_shows_every_cell_and_writes_nothing(tmp_path: Path, capsys: p
     assert [line for line in text.splitlines() if line.startswith("uniex ")] == [
         shlex.join(["uniex", *cell.cell.arguments]) for cell in cells
     ]
+    assert "  plain: convolution\n  other: involution with dynamic_kernel.channels_per_group=4 (preset: 16)\n" in text
     assert "4 cells, 0 finished" in text
     assert "with 2 at once about" in text
 
