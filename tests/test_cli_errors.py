@@ -313,7 +313,7 @@ def test_predict_needs_a_folder(capsys: pytest.CaptureFixture[str]):
     assert main(["fit", "--config", "run.yaml", "--run.root=elsewhere"]) == 0
     best = "elsewhere/run/version_0/checkpoints/best.ckpt"
     line = refusal(capsys, f"--ckpt_path={best}", command="predict")
-    assert line == "data.init_args.predict_folder: predict needs the folder of the images, got none"
+    assert line == "data.init_args.predict_folder: predict needs images or folders of images, got none"
     assert refusal(capsys, "--ckpt_path=last", command="test").endswith("of a trained network, got last")
 
 

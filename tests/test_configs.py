@@ -110,7 +110,7 @@ CIFAR10_NAMES = CIFAR10().class_names
 
 
 def test_image_folder_run_trains_for_a_step(tmp_path: Path):
-    image_folder(tmp_path / "data" / "cifar10_jpeg", classes=CIFAR10_NAMES, train=15)
+    image_folder(tmp_path / "data" / "images", classes=CIFAR10_NAMES, train=15)
     assert main(["fit", "--config", str(CONFIGS / "image_folder" / "unified.yaml"), *STEP]) == 0
 
 

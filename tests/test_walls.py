@@ -15,18 +15,19 @@ ALLOWED = {
     "names": set(),
     "options": set(),
     "spec": set(),
+    "task": set(),
     "presets": {"spec"},
     "named_specs": {"spec", "presets"},
     "ops": {"spec", "ops"},
     "layers": {"spec", "ops", "layers"},
-    "models": {"spec", "presets", "ops", "layers", "profiling", "models"},
-    "interop": {"options", "spec", "presets", "ops", "layers", "models", "interop"},
+    "models": {"spec", "task", "presets", "ops", "layers", "profiling", "models"},
+    "interop": {"options", "spec", "task", "presets", "ops", "layers", "models", "interop"},
     "profiling": {"spec", "ops", "layers", "profiling"},
     "analysis": {"profiling"},
     "results": {"options", "spec", "results"},
     "visualize": {"spec", "ops", "layers", "profiling", "results", "visualize"},
-    "data": {"data"},
-    "training": {"options", "spec", "named_specs", "data", "training", "profiling", "results", "visualize"},
+    "data": {"task", "data"},
+    "training": {"options", "spec", "named_specs", "task", "data", "training", "profiling", "results", "visualize"},
     "benchmarks": {"spec", "presets", "data", "ops", "layers", "models", "profiling", "results", "benchmarks"},
     "sweeps": {"spec", "named_specs", "data", "training", "profiling", "results", "sweeps"},
     "commands": {
@@ -44,9 +45,9 @@ ALLOWED = {
         "commands",
     },
     "__main__": {"training", "commands"},
-    "__init__": {"spec", "presets", "ops", "layers", "models", "interop", "analysis"},
+    "__init__": {"spec", "task", "presets", "ops", "layers", "models", "interop", "analysis"},
 }
-STANDARD_LIBRARY_ONLY = {"names", "options", "spec", "presets", "named_specs"}
+STANDARD_LIBRARY_ONLY = {"names", "options", "spec", "presets", "named_specs", "task"}
 FOREIGN = {
     "einops",
     "jsonargparse",

@@ -6,6 +6,7 @@ from unified_extractor.ops.dispatch import backends
 from unified_extractor.ops.dynamic_kernels import AttentionKernel, LinearKernel
 from unified_extractor.ops.functional import extract, generalized_unfold
 from unified_extractor.spec import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel
+from unified_extractor.task import ImageTask
 
 __version__ = "0.1.0"
 
@@ -14,6 +15,7 @@ __all__ = [
     "DynamicKernel",
     "ExtractorSpec",
     "Generator",
+    "ImageTask",
     "LinearKernel",
     "Offsets",
     "Projection",

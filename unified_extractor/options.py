@@ -27,7 +27,10 @@ VALUES: Mapping[str, Mapping[Any, Any]] = {
 """Today's class and name of an option, to today's value for each former one."""
 CLASSES: Mapping[str, str] = {}
 """A former name of a class of this package, to today's; of several former names the first one first."""
-DEFAULTS: Mapping[str, Any] = {}
+DEFAULTS: Mapping[str, Any] = {
+    "ImageFolder.mean": (0.485, 0.456, 0.406),
+    "ImageFolder.std": (0.229, 0.224, 0.225),
+}
 """Today's class and name of an option whose default has changed, to its first default: the value that a hash leaves out."""
 
 REQUIRED: Any = inspect.Parameter.empty

@@ -16,8 +16,8 @@ def write_images(folder: Path, count: int, *, size: tuple[int, int] = (8, 8), se
 
 def image_folder(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), train: int = 10, test: int = 2, val: int = 0) -> Path:
     """A folder as ``ImageFolder`` reads it, with so many images of every class."""
-    for split, count in (("train", train), ("test", test), ("val", val)):
+    for first, (split, count) in enumerate((("train", train), ("test", test), ("val", val))):
         for number, name in enumerate(classes):
             if count:
-                write_images(root / split / name, count, seed=number)
+                write_images(root / split / name, count, seed=1000 * first + number)
     return root

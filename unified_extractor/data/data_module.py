@@ -22,10 +22,11 @@ from unified_extractor.data.image_datasets import (
     ImageFormat,
     MemoryImages,
     UnlabeledImages,
-    image_files,
     normalized,
 )
+from unified_extractor.data.image_files import ImageListing, find_named_images
 from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
+from unified_extractor.task import ImageTask
 
 Split = Literal["train", "val", "test"]
 Loader = DataLoader[Any] | DeviceLoader
@@ -36,6 +37,7 @@ _SPLITS: dict[str | None, tuple[Split, ...]] = {
     "predict": (),
     None: ("train", "val", "test"),
 }
+_ROLES: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +67,13 @@ class ImageDataModule(L.LightningDataModule):
 
     A subclass sets ``name``, ``in_chans``, ``image_size``, ``mean``, ``std`` and ``class_names``, and reads a split. Loaders return
     ``images`` float32 [B, in_chans, image_size, image_size], normalized, and ``labels`` int64 [B], -1 for an image that only fills
-    up a batch. The loader of ``predict`` returns images and the names of their files.
+    up a batch. The loader of ``predict`` returns images, the names of their files, and the reason for each that cannot be read.
 
     Args:
         batch_size: images of a step on each device.
         augmentation: augmentation of the training images.
         loading: settings of the loaders.
-        predict_folder: folder of the images that ``predict`` reads.
+        predict_folder: image files and folders of images that ``predict`` reads, one or a list.
 
     Raises:
         DataError: data are missing, unreadable, or fewer than a batch on each device.
@@ -88,7 +90,7 @@ class ImageDataModule(L.LightningDataModule):
         batch_size: int = 64,
         augmentation: Augmentation = Augmentation(),
         loading: Loading = Loading(),
-        predict_folder: str | None = None,
+        predict_folder: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -112,6 +114,29 @@ class ImageDataModule(L.LightningDataModule):
     def file_format(self) -> ImageFormat:
         """Size and channels to which image files are brought."""
         return ImageFormat(self.in_chans, self.image_size)
+
+    @property
+    def task(self) -> ImageTask:
+        """The classes and the images of a network that is trained on these data."""
+        return ImageTask(
+            class_names=self.class_names,
+            mean=self.mean,
+            std=self.std,
+            image_size=self.image_size,
+            resize=self.file_format.resize,
+        )
+
+    def normalize_as(self, task: ImageTask) -> None:
+        """Normalize images as those of a trained network were. Raise ``DataError`` if another normalization is set."""
+        if len(task.mean) != self.in_chans:
+            raise DataError(f"the network takes images of {len(task.mean)} channels, got {self.in_chans}", "in_chans")
+        own = [(round(float(value), 6)) for value in (*self.mean, *self.std)]
+        if own != [round(float(value), 6) for value in (*task.mean, *task.std)]:
+            raise DataError(
+                f"the network was trained with mean {list(task.mean)}, std {list(task.std)}, "
+                f"got mean {list(self.mean)}, std {list(self.std)}",
+                "mean",
+            )
 
     def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
         """Return the images of a split, uint8 [in_chans, image_size, image_size], and their labels. Raise ``DataError`` if
@@ -138,6 +163,18 @@ class ImageDataModule(L.LightningDataModule):
         if split not in self._read:
             self._read[split] = self.read(split)
         return self._read[split]
+
+    def described(self, splits: Sequence[Split] = ("train", "val", "test")) -> str:
+        """Return a line about the images of some splits: how many were found, and what was left out and why."""
+        counts = ", ".join(f"{len(self.images(split)):,} {_ROLES[split]}" for split in splits)  # type: ignore[arg-type]
+        return f"{self.name}: {counts} images, {self.num_classes} classes"
+
+    def preprocessing(self) -> str:
+        """Return a line about normalization and augmentation."""
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        changed = [f"{name}={value}" for name, value in vars(self.augmentation).items() if value != getattr(Augmentation, name)]
+        channels = "gray" if self.in_chans == 1 else "RGB"
+        return f"{self.image_size}x{self.image_size} {channels}, mean {mean}, std {std}; augmentation: {', '.join(changed) or 'none'}"
 
     def adopt(self, other: "ImageDataModule") -> None:
         """Share the images that a module with equal settings has read, instead of reading them again."""
@@ -171,11 +208,16 @@ class ImageDataModule(L.LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self._evaluation_loader("test")
 
+    def predict_images(self) -> ImageListing:
+        """Return the images that ``predict`` reads, and what was left out. Raise ``DataError`` if there is none."""
+        if not self.predict_folder:
+            raise DataError("predict needs images or folders of images, got none", "predict_folder")
+        places = [self.predict_folder] if isinstance(self.predict_folder, str) else self.predict_folder
+        return find_named_images([Path(place) for place in places])
+
     @override
     def predict_dataloader(self) -> DataLoader[Any]:
-        if self.predict_folder is None:
-            raise DataError("predict needs the folder of the images, got none", "predict_folder")
-        return self._loader(UnlabeledImages(image_files(Path(self.predict_folder)), self.file_format))
+        return self._loader(UnlabeledImages(self.predict_images().files, self.file_format))
 
     def _evaluation_loader(self, split: Split) -> Loader:
         images, (replicas, rank) = self.images(split), self._ranks()
@@ -231,12 +273,12 @@ def _stateful_loader() -> type[DataLoader[Any]]:
 
 @dataclass(frozen=True)
 class _Collate:
-    """A function that makes a batch of samples: images stacked and normalized, labels as a tensor, file names as a list."""
+    """A function that makes a batch of samples: images stacked and normalized, labels as a tensor, texts as lists."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, samples: list[tuple[Tensor, int | str]]) -> tuple[Tensor, Tensor | list[str]]:
-        images, targets = zip(*samples, strict=True)
+    def __call__(self, samples: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+        images, *others = zip(*samples, strict=True)
         batch = normalized(torch.stack(images), self.mean, self.std)
-        return batch, list(targets) if isinstance(targets[0], str) else torch.tensor(targets)
+        return batch, *(list(values) if isinstance(values[0], str) else torch.tensor(values) for values in others)

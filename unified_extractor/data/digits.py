@@ -20,7 +20,7 @@ class Digits(ImageDataModule):
         batch_size: images of a step on each device.
         augmentation: augmentation of the training images.
         loading: settings of the loaders.
-        predict_folder: folder of the images that ``predict`` reads.
+        predict_folder: image files and folders of images that ``predict`` reads, one or a list.
     """
 
     name = "digits"

@@ -1,6 +1,6 @@
 """Datasets of labeled images: uint8 [C, S, S] and a class index. Whole batches are normalized later."""
 
-import os
+import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,15 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transform
 
 from unified_extractor.data.errors import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Extensions of image files, in lower case."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""The turn for each value of EXIF's orientation but 1, upright."""
 
 
 class MemoryImages(Dataset[tuple[Tensor, int]]):
@@ -57,8 +65,11 @@ class FileImages(Dataset[tuple[Tensor, int]]):
         return len(self) * self.format.in_chans * self.format.size**2
 
 
-class UnlabeledImages(Dataset[tuple[Tensor, str]]):
-    """Images without labels, together with the names of their files, for ``predict``."""
+class UnlabeledImages(Dataset[tuple[Tensor, str, str]]):
+    """Images without labels for ``predict``, each with the name of its file and an empty text.
+
+    In place of an unreadable image stands a black one, with the reason as its text.
+    """
 
     def __init__(self, paths: Sequence[Path], format: "ImageFormat") -> None:
         self.paths, self.format = list(paths), format
@@ -66,8 +77,13 @@ class UnlabeledImages(Dataset[tuple[Tensor, str]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, str]:
-        return read_image(self.paths[index], self.format), str(self.paths[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, str, str]:
+        path = self.paths[index]
+        try:
+            return read_image(path, self.format), str(path), ""
+        except DataError as error:
+            black = torch.zeros(self.format.in_chans, self.format.size, self.format.size, dtype=torch.uint8)
+            return black, str(path), str(error).removeprefix(f"{path}: ")
 
 
 class EvaluatedImages(Dataset[tuple[Tensor, int]]):
@@ -105,17 +121,6 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
             generator.set_state(state)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the image files in ``folder`` and below, sorted. Raise ``DataError`` if there is none."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names if name.lower().endswith(EXTENSIONS))
-    files = sorted(found, key=lambda path: path.parts)
-    if not files:
-        raise DataError(f"{folder}: no images in this folder, looked for {' '.join(EXTENSIONS)}")
-    return files
-
-
 @dataclass(frozen=True)
 class ImageFormat:
     """Channels and size to which an image file is brought.
@@ -134,15 +139,24 @@ class ImageFormat:
 
 
 def read_image(path: Path, format: ImageFormat) -> Tensor:
-    """Return an image file as uint8 [in_chans, size, size]. Raise ``DataError`` if the file is not a readable image."""
+    """Return an image file as uint8 [in_chans, size, size], upright as its EXIF orientation says and with white behind what is
+    transparent.
+
+    Gray levels of 16 bits are scaled to 8. Of a file with several images the first is read.
+
+    Raises:
+        DataError: the file is not a readable image, or its gray levels have no known range.
+    """
     try:
         with Image.open(path) as opened:
-            file: Image.Image = opened
-            if file.mode.startswith("I;16"):  # converting it would cut at 255
-                file = Image.fromarray((np.array(file) // 257).astype(np.uint8))
-            elif file.mode in ("I", "F"):
-                raise ValueError(f"{file.mode} images have no range of gray levels")
-            pixels = np.array(file.convert("L" if format.in_chans == 1 else "RGB"))
+            opened.load()  # TIFF files turn themselves, and then say that they are upright
+            turn = _turn(opened)
+            upright = _eight_bits(opened)
+            upright = upright.transpose(turn) if turn is not None else upright
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            pixels = np.array(upright.convert("L" if format.in_chans == 1 else "RGB"))
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes make them raise
         raise DataError(f"{path}: not a readable image ({type(error).__name__}: {error})".replace("\n", " ")) from error
     image = torch.from_numpy(pixels).reshape(*pixels.shape[:2], format.in_chans).permute(2, 0, 1).contiguous()
@@ -150,6 +164,27 @@ def read_image(path: Path, format: ImageFormat) -> Tensor:
     if format.whole or (shorter == format.size and image.shape[1:] == (format.size, format.size)):
         return image
     return transform.center_crop(transform.resize(image, [shorter], antialias=True), [format.size])
+
+
+def _eight_bits(file: Image.Image) -> Image.Image:
+    """Return an image whose gray levels have eight bits. Raise ``ValueError`` if nothing says which level is white."""
+    sixteen = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
+    if not sixteen:
+        if file.mode in ("I", "F"):
+            raise ValueError(f"{file.mode} images have no range of gray levels")
+        return file
+    return Image.fromarray((np.array(file) // 257).astype(np.uint8))  # converting it would cut at 255
+
+
+def _turn(file: Image.Image) -> Image.Transpose | None:
+    """Return how an image must be turned or mirrored to stand upright, or ``None``, also if its EXIF data are damaged.
+
+    Pillow's ``exif_transpose`` writes the EXIF data again, which fails for tags that only some camera knows.
+    """
+    try:
+        return _TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, ValueError, TypeError, struct.error):
+        return None
 
 
 def normalized(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,9 +1,9 @@
 """A data set in a folder of image files, with one folder for each class."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,31 +11,42 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from unified_extractor.data.augmentation import Augmentation
+from unified_extractor.data.class_folders import ClassFolders
+from unified_extractor.data.copies import LIMIT, find_copies
 from unified_extractor.data.data_module import ImageDataModule, Loading, Split
 from unified_extractor.data.errors import DataError
-from unified_extractor.data.image_datasets import FileImages, ImageFormat, image_files
+from unified_extractor.data.image_datasets import FileImages, ImageFormat
+from unified_extractor.data.image_files import in_words
 from unified_extractor.data.splits import balanced_subset, stratified_split
+from unified_extractor.data.statistics import mean_and_std
+from unified_extractor.task import ImageTask
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images up to which a split is held in memory: decoding small files costs more than training on them."""
 
 
 class ImageFolder(ImageDataModule):
-    """Images in ``root/train/<class>/`` and ``root/test/<class>/``, and in ``root/val/<class>/`` if that folder exists.
+    """Images in ``root/train/<class>/``, ``root/test/<class>/`` and, if that folder exists, ``root/val/<class>/``.
+
+    The folders may also be called ``training``, ``testing``, and ``validation``, ``valid`` or ``dev``. Hidden files and folders never
+    count, links are followed, and an image stands as its EXIF orientation says, with white behind what is transparent.
 
     Args:
         root: folder that holds ``train``, ``test`` and perhaps ``val``.
         image_size: height and width in pixels; files of another size are resized by their shorter side and cropped at the center.
         resize: length of the shorter side before the center is cropped, in pixels; by default the image size.
         name: name of the data set in records; by default that of its folder.
-        validation_fraction: fraction of each class's training images that is used for validation if ``root/val`` is missing.
+        validation_fraction: fraction of each class's training images that is used for validation if there is no such folder. Training
+            images that are copies of these are left out.
         per_class: largest number of images of each class, as if ``root/train`` held no more.
-        mean: mean of each channel, as a fraction of the full range. With three values images are read as RGB, with one as gray.
-        std: standard deviation of each channel, as a fraction of the full range.
+        mean: mean of each channel, as a fraction of the full range; by default that of the training images. A trained network is
+            always given images as it was trained on.
+        std: standard deviation of each channel, as a fraction of the full range; by default that of the training images.
+        in_chans: 3 to read images as RGB, 1 as gray; by default as many as ``mean`` has values, or 3.
         batch_size: images of a step on each device.
         augmentation: augmentation of the training images.
         loading: settings of the loaders.
-        predict_folder: folder of the images that ``predict`` reads.
+        predict_folder: image files and folders of images that ``predict`` reads, one or a list.
 
     Raises:
         DataError: a folder is missing, a class is empty, an image is unreadable, or the splits have different classes.
@@ -49,16 +60,15 @@ class ImageFolder(ImageDataModule):
         name: str | None = None,
         validation_fraction: float = 0.1,
         per_class: int | None = None,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         batch_size: int = 64,
         augmentation: Augmentation = Augmentation(),
         loading: Loading = Loading(),
-        predict_folder: str | None = None,
+        predict_folder: list[str] | str | None = None,
+        in_chans: Literal[1, 3] | None = None,
     ) -> None:
         super().__init__(batch_size, augmentation, loading, predict_folder)
-        if len(mean) not in (1, 3) or len(std) != len(mean):
-            raise ValueError(f"mean and std must both have one value (gray) or three (RGB), got mean={mean}, std={std}")
         for option, value in (("image_size", image_size), ("per_class", 1 if per_class is None else per_class)):
             if value < 1:
                 raise ValueError(f"{option} must be at least 1, got {value}")
@@ -68,65 +78,125 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"resize must be at least image_size, got resize={resize}, image_size={image_size}")
         self.root, self.resize = Path(root), resize
         self.name = name or self.root.resolve().name
-        self.image_size, self.in_chans = image_size, len(mean)
+        self.image_size, self.in_chans = image_size, _channels(mean, std, in_chans)
         self.validation_fraction, self.per_class = validation_fraction, per_class
-        self.mean, self.std = mean, std
-        self._lists: dict[str, tuple[list[Path], Tensor]] = {}
+        self._normalization = None if mean is None or std is None else (tuple(mean), tuple(std))
+        self._measured = self._normalization is None
+        self._folders = ClassFolders(self.root)
+        self._left_out = self._leaked = 0  # copies of validation images
 
-    @cached_property
+    @property
     @override
     def class_names(self) -> tuple[str, ...]:
-        return _class_folders(self.root / "train")
+        return self._folders.class_names
 
     @property
     @override
     def file_format(self) -> ImageFormat:
         return ImageFormat(self.in_chans, self.image_size, self.resize)
 
+    @property
+    @override
+    def mean(self) -> Sequence[float]:  # type: ignore[override]
+        return self._mean_and_std()[0]
+
+    @property
+    @override
+    def std(self) -> Sequence[float]:  # type: ignore[override]
+        return self._mean_and_std()[1]
+
+    @override
+    def normalize_as(self, task: ImageTask) -> None:
+        if self._measured:
+            self._normalization = (tuple(task.mean), tuple(task.std))
+        super().normalize_as(task)
+
     @override
     def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
         files = self._files(split)
         return files.in_memory() if files.bytes <= MEMORY_LIMIT and not files.format.whole else files
 
-    def _files(self, split: Split) -> FileImages:
-        has_val = (self.root / "val").is_dir()
-        source = "train" if split == "val" and not has_val else split
-        paths, labels = self._listed(source)
-        chosen = torch.arange(len(paths))
-        if source == "train" and self.per_class is not None:
-            chosen = balanced_subset(labels, self.per_class)
-        if source == "train" and not has_val:
-            try:
-                parts = stratified_split(labels[chosen], self.validation_fraction)
-            except ValueError as error:
-                raise DataError(f"{self.root / 'train'}: cannot be split for validation: {error}") from error
-            chosen = chosen[parts[1] if split == "val" else parts[0]]
-        whole = split == "train" and self.augmentation.resized_crop is not None
-        return FileImages([paths[i] for i in chosen], labels[chosen], replace(self.file_format, whole=whole))
-
-    def _listed(self, split: str) -> tuple[list[Path], Tensor]:
-        """Return the image files of a split and their labels [N]; the folder is listed only once."""
-        if split not in self._lists:
-            self._lists[split] = self._look_up(self.root / split)
-        return self._lists[split]
-
-    def _look_up(self, folder: Path) -> tuple[list[Path], Tensor]:
-        names = _class_folders(folder)
-        if names != self.class_names:
-            missing, unknown = set(self.class_names) - set(names), set(names) - set(self.class_names)
-            raise DataError(
-                f"{folder}: classes differ from {self.root / 'train'}: missing {sorted(missing)}, unknown {sorted(unknown)}"
+    @override
+    def described(self, splits: Sequence[Split] = ("train", "val", "test")) -> str:
+        parts, sources = [super().described(splits)], {self._source(split) for split in splits}
+        if "val" in splits and "val" not in sources:
+            parts.append(
+                f"no folder of validation images, so they are {self.validation_fraction:.0%} of {self._folders.folder('train')}"
             )
-        files = [image_files(folder / name) for name in names]
-        labels = torch.tensor([label for label, members in enumerate(files) for _ in members])
-        return [path for members in files for path in members], labels
+        left_out = sum((self._folders.files(source).left_out for source in sources), self._folders.left_out())
+        if self._left_out:
+            left_out["training images that are copies of validation images"] = self._left_out
+        return "; ".join([*parts, *filter(None, [in_words(left_out)]), *self._leaks(sources)])
+
+    def _mean_and_std(self) -> tuple[Sequence[float], Sequence[float]]:
+        if self._normalization is None:
+            images = self.images("train")
+            if isinstance(images, FileImages):  # a whole image would count for more, the larger it is
+                images = FileImages(images.paths, images.labels, self.file_format)
+            self._normalization = mean_and_std(images)  # type: ignore[arg-type]
+        return self._normalization
+
+    def _source(self, split: Split) -> Split:
+        """Return the split whose folder holds the images of a split."""
+        return "train" if split == "val" and self._folders.folder("val") is None else split
+
+    def _files(self, split: Split) -> FileImages:
+        source = self._source(split)
+        files = self._folders.files(source)
+        chosen = torch.arange(len(files.paths))
+        if source == "train" and self.per_class is not None:
+            chosen = balanced_subset(files.labels, self.per_class)
+        if source == "train" and self._source("val") == "train":
+            chosen = self._part(chosen, split)
+        whole = split == "train" and self.augmentation.resized_crop is not None
+        return FileImages([files.paths[i] for i in chosen], files.labels[chosen], replace(self.file_format, whole=whole))
+
+    def _part(self, chosen: Tensor, split: Split) -> Tensor:
+        """Return which of the chosen training images are for training or for validation."""
+        files = self._folders.files("train")
+        try:
+            train, val = (chosen[part] for part in stratified_split(files.labels[chosen], self.validation_fraction))
+        except ValueError as error:
+            raise DataError(f"{self._folders.folder('train')}: cannot be split for validation: {error}") from error
+        if split == "val":
+            return val
+        if len(chosen) > LIMIT:
+            return train
+        copies = torch.zeros(len(train), dtype=torch.bool)
+        copies[find_copies([files.paths[i] for i in train], [files.paths[i] for i in val])] = True
+        labels = files.labels[train]
+        kept = ~copies | ~torch.isin(labels, labels[~copies])  # a class of nothing but copies stays
+        self._left_out, self._leaked = int((~kept).sum()), int((copies & kept).sum())
+        return train[kept]
+
+    def _leaks(self, sources: Set[Split]) -> list[str]:
+        """Return a text for each folder of a split that holds copies of training images."""
+        if "train" not in sources:
+            return []
+        found = []
+        if self._leaked:
+            found.append(
+                f"WARNING: {self._leaked:,} training images are copies of validation images, and their classes have no others"
+            )
+        files = {source: self._folders.files(source).paths for source in sources}
+        if sum(map(len, files.values())) > LIMIT:
+            return [f"copies of training images were not looked for among more than {LIMIT:,} files"]
+        for source in sorted(sources - {"train"}):
+            if copies := find_copies(files[source], files["train"]):
+                found.append(
+                    f"WARNING: {len(copies):,} {source} images are copies of training images, one is {files[source][copies[0]]}"
+                )
+        return found
 
 
-def _class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the class folders, sorted."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it must hold one folder of images a class")
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if not names:
-        raise DataError(f"{folder}: no class folders; it must hold one folder of images a class")
-    return names
+def _channels(mean: Sequence[float] | None, std: Sequence[float] | None, in_chans: int | None) -> int:
+    """Return the channels in which images are read."""
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std must be given together, got mean={mean}, std={std}")
+    if mean is None or std is None:
+        return in_chans or 3
+    if len(mean) not in (1, 3) or len(std) != len(mean):
+        raise ValueError(f"mean and std must both have one value (gray) or three (RGB), got mean={mean}, std={std}")
+    if in_chans not in (None, len(mean)):
+        raise ValueError(f"in_chans must be the number of values in mean, got in_chans={in_chans}, mean={mean}")
+    return len(mean)

@@ -26,7 +26,7 @@ class _TorchvisionImages(ImageDataModule):
         batch_size: images of a step on each device.
         augmentation: augmentation of the training images.
         loading: settings of the loaders.
-        predict_folder: folder of the images that ``predict`` reads.
+        predict_folder: image files and folders of images that ``predict`` reads, one or a list.
 
     Raises:
         DataError: the data set is missing, or cannot be downloaded.
@@ -43,7 +43,7 @@ class _TorchvisionImages(ImageDataModule):
         batch_size: int = 64,
         augmentation: Augmentation = Augmentation(),
         loading: Loading = Loading(),
-        predict_folder: str | None = None,
+        predict_folder: list[str] | str | None = None,
     ) -> None:
         super().__init__(batch_size, augmentation, loading, predict_folder)
         self.root, self.download = Path(root), download

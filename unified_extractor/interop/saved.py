@@ -11,6 +11,7 @@ from unified_extractor.interop.files import needed, read_file
 from unified_extractor.names import did_you_mean
 from unified_extractor.options import present_class_path, with_present_names
 from unified_extractor.spec import ExtractorSpec, asdict_changed
+from unified_extractor.task import ImageTask
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _SPECS = ("spec", "published")
@@ -18,7 +19,7 @@ _SPECS = ("spec", "published")
 
 
 def save(network: models.StagedNetwork, folder: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into a folder; a missing folder is created.
+    """Write ``config.json``, with the network's ``task``, and ``model.safetensors`` into a folder; a missing folder is created.
 
     Raises:
         TypeError: ``network`` is not a network of this package.
@@ -28,7 +29,10 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
         raise TypeError(f"network must be one of unified_extractor.models, got {type(network).__name__}")
     if len(network.stages) != len(network.feature_info) or isinstance(network.head, nn.Identity):
         raise ValueError("network must have all of its stages and its head, this one was pruned to features")
-    text = json.dumps({name: _plain(value) for name, value in network.config.items()}, indent=2)
+    config = {name: _plain(value) for name, value in network.config.items()}
+    if network.task is not None:
+        config["task"] = vars(network.task)
+    text = json.dumps(config, indent=2)
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +41,7 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
 
 
 def load(folder: str | Path) -> models.StagedNetwork:
-    """Return the network that :func:`save` wrote, in its precision, on the CPU, in eval mode.
+    """Return the network that :func:`save` wrote, with its ``task``, in its precision, on the CPU, in eval mode.
 
     Raises:
         FileNotFoundError: the folder lacks one of the two files.
@@ -49,6 +53,7 @@ def load(folder: str | Path) -> models.StagedNetwork:
     try:
         config = dict(json.loads(path.read_text()))
         name = present_class_path(str(config.pop("network")))
+        task = ImageTask(**config.pop("task")) if "task" in config else None
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no configuration of a network: {error}") from error
     network_class = getattr(models, name, None)
@@ -68,6 +73,7 @@ def load(folder: str | Path) -> models.StagedNetwork:
         if len(precisions) == 1:
             network.to(precisions.pop())
         network.load_state_dict(weights)
+        network.task = task
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{folder}: configuration and weights do not make a {name}: {error}") from error
     return network.eval()

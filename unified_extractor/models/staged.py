@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unified_extractor.models.arguments import check_rate, check_size
 from unified_extractor.spec import ExtractorSpec
+from unified_extractor.task import ImageTask
 
 
 class Stage(nn.Sequential):
@@ -86,6 +87,7 @@ class StagedNetwork(nn.Module):
         num_features: channels of the last map.
         head_hidden_size: channels of the classifier's input.
         config: the name of the class as ``network``, and the arguments that build this network again.
+        task: names of the classes and normalization of the images that the network was trained on, where they are known.
 
     Shape:
         ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``.
@@ -93,6 +95,7 @@ class StagedNetwork(nn.Module):
 
     classifiers: ClassVar[tuple[str, ...]] = ("head.fc",)
     """Names of the layers that have one row of weights for each class."""
+    task: ImageTask | None = None
 
     def __init__(
         self,
@@ -209,6 +212,7 @@ class StagedNetwork(nn.Module):
         self.head.reset(num_classes)
         self.head.to(like)
         self.num_classes = self.config["num_classes"] = num_classes
+        self.task = None  # other classes
 
     def check_pool(self, global_pool: str | None) -> None:
         """Raise ``ValueError`` for another way of pooling than the head's own, or if there is no head any more."""

@@ -47,10 +47,12 @@ def generating_parameters(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_parameters() if name.startswith(prefixes)}
 
 
-def check_network(network: nn.Module, data: ImageDataModule) -> None:
-    """Raise ``ConfigurationError`` unless the network accepts the data's images and returns one logit for each class."""
-    for name in ("num_classes", "in_chans"):
-        have, need = getattr(network, name, None), getattr(data, name)
+def check_network(network: nn.Module, data: ImageDataModule, num_classes: int | None = None) -> None:
+    """Raise ``ConfigurationError`` unless the network accepts the data's images and returns one logit for each class, of which
+    there are as many as in the data by default."""
+    num_classes = data.num_classes if num_classes is None else num_classes
+    for name, need in (("num_classes", num_classes), ("in_chans", data.in_chans)):
+        have = getattr(network, name, None)
         if have is not None and have != need:
             raise ConfigurationError(f"model.network.init_args.{name}: must be {need} for {type(data).__name__}, got {have}")
     shape = (1, data.in_chans, data.image_size, data.image_size)
@@ -64,8 +66,8 @@ def check_network(network: nn.Module, data: ImageDataModule) -> None:
         ) from error
     finally:
         network.train(training)
-    if logits.shape != (1, data.num_classes):
-        raise ConfigurationError(f"model.network: must give logits [1, {data.num_classes}], got {list(logits.shape)}")
+    if logits.shape != (1, num_classes):
+        raise ConfigurationError(f"model.network: must give logits [1, {num_classes}], got {list(logits.shape)}")
 
 
 def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """The task module of image classification: a network, its loss, its metrics and its optimizer."""
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -15,9 +17,11 @@ from typing_extensions import override
 
 from unified_extractor.data import ImageDataModule
 from unified_extractor.profiling.extractors import extractors
+from unified_extractor.task import ImageTask
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
 from unified_extractor.training.mixup import Mixup
 from unified_extractor.training.optimization import Optimization
+from unified_extractor.training.run.checkpoint_task import check_classes, normalize_as, read_task, write_task
 from unified_extractor.training.run.step_count import planned_steps
 
 Batch = tuple[Tensor, Tensor]
@@ -29,7 +33,8 @@ class ImageClassifier(L.LightningModule):
     """A Lightning module that trains a network from images [B, C, H, W] to logits [B, num_classes].
 
     It logs ``loss`` and ``accuracy`` under ``train/`` once an epoch, and under ``val/`` and ``test/`` also the calibration error and
-    the top-5 accuracy. Checkpoints hold the network's specs, but no hyperparameters: the run's config lies beside them.
+    the top-5 accuracy. Checkpoints hold the network's specs and its task, which is names of classes and normalization, but no
+    hyperparameters: the run's config lies beside them.
 
     Args:
         network: network from images to logits.
@@ -74,13 +79,21 @@ class ImageClassifier(L.LightningModule):
     @override
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, ImageDataModule):
-            check_network(self.network, data)
+        if isinstance(data, ImageDataModule) and stage == "fit":
+            check_network(self.network, data)  # other stages read a checkpoint first, whose classes count
+        if stage == "predict":
+            return
         self.num_classes = getattr(data, "num_classes", None) or self.network.num_classes
         self.val_metrics = classification_metrics(self.num_classes, "val/")  # type: ignore[arg-type]
         self.test_metrics = classification_metrics(self.num_classes, "test/")  # type: ignore[arg-type]
         if self.compiled:
             self.network.compile()
+
+    @property
+    def predicted_classes(self) -> Sequence[str]:
+        """Names of the classes of the logits: those of the checkpoint that was loaded, or else those of the data."""
+        task: ImageTask | None = getattr(self.network, "task", None)
+        return task.class_names if task else self.trainer.datamodule.class_names  # type: ignore[attr-defined]
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -91,6 +104,8 @@ class ImageClassifier(L.LightningModule):
     @override
     def on_train_start(self) -> None:
         self._logged_epoch = -1
+        if isinstance(data := self.trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
+            self.network.task = data.task  # type: ignore[assignment]
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -114,6 +129,19 @@ class ImageClassifier(L.LightningModule):
         return loss
 
     @override
+    def on_validation_start(self) -> None:
+        if self.trainer.validating:
+            self._check_network()
+
+    @override
+    def on_test_start(self) -> None:
+        self._check_network()
+
+    @override
+    def on_predict_start(self) -> None:
+        self._check_network()
+
+    @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
@@ -122,11 +150,13 @@ class ImageClassifier(L.LightningModule):
         self._evaluate("test", batch)
 
     @override
-    def predict_step(self, batch: tuple[Tensor, list[str]], batch_idx: int) -> dict[str, Any]:
-        """Return ``file`` of each image in a batch, and ``label`` [B] and ``probability`` [B] of its most likely class."""
-        images, files = batch
-        probability, label = self(images).float().softmax(dim=1).max(dim=1)
-        return {"file": files, "label": label, "probability": probability}
+    def predict_step(self, batch: tuple[Tensor, list[str], list[str]], batch_idx: int) -> dict[str, Any]:
+        """Return ``file``, ``error`` and ``probabilities`` [B, num_classes] of each image in a batch, and ``label`` [B] and
+        ``probability`` [B] of its most likely class; they mean nothing where the error is not an empty text."""
+        images, files, errors = batch
+        probabilities = self(images).float().softmax(dim=1)
+        probability, label = probabilities.max(dim=1)
+        return {"file": files, "error": errors, "probabilities": probabilities, "label": label, "probability": probability}
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -139,13 +169,32 @@ class ImageClassifier(L.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layer_specs"] = layer_specs(self.network)
+        if isinstance(data := self.trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
+            write_task(checkpoint, data.task)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        path = self.trainer.ckpt_path or "ckpt_path"
+        self._fit_data(path, read_task(checkpoint))
         if isinstance(self.trainer.strategy, FSDPStrategy):
             return  # this process holds a shard of the weights, whose shapes say nothing
-        path = self.trainer.ckpt_path or "ckpt_path"
         check_checkpoint(path, self.network, checkpoint.get("layer_specs", {}), network_weights(checkpoint["state_dict"]))
+
+    def _fit_data(self, path: str | Path, task: ImageTask | None) -> None:
+        """Refuse data of other classes than a checkpoint's, and let images be normalized as the checkpoint's were."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ImageDataModule):
+            return
+        self.network.task = task  # type: ignore[assignment]
+        if task is not None:
+            if not self.trainer.predicting:
+                check_classes(path, task, data)
+            normalize_as(path, task, data)
+
+    def _check_network(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, ImageDataModule) and not isinstance(self.trainer.strategy, FSDPStrategy):
+            check_network(self.network, data, len(self.predicted_classes))
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         """Log the loss and the metrics of the images that count; images with the label -1 only fill up a rank's last batch."""

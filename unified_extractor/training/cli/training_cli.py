@@ -4,7 +4,6 @@ user.
 ``fit`` trains, selects the epoch by validation accuracy, tests that epoch's checkpoint once, and writes the run's record.
 """
 
-import csv
 import dataclasses
 import signal
 import sys
@@ -21,6 +20,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from typing_extensions import override
 
 from unified_extractor.data import DataError, ImageDataModule
+from unified_extractor.data.data_module import Split
+from unified_extractor.data.image_files import in_words
+from unified_extractor.training.callbacks.prediction_table import PredictionTable
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.cli.config_checks import check_config_objects
 from unified_extractor.training.cli.quiet_lightning import quiet
@@ -49,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if reason := unreadable_config(arguments):
         return refuse(reason)
     try:
-        TrainingCLI(arguments)
+        return TrainingCLI(arguments).exit_code
     except Exception as error:
         mistake = users_mistake(error, GROUPS | SINGLE)
         if mistake is None:
@@ -65,11 +67,16 @@ def main(args: Sequence[str] | None = None) -> int:
         return finished.code if isinstance(finished.code, int) else int(finished.code is not None)
     finally:
         release_locks()
-    return 0
 
 
 class TrainingCLI(LightningCLI):
-    """Lightning's command line for an ``ImageClassifier`` and an ``ImageDataModule``. Each ``fit`` has a folder of its own."""
+    """Lightning's command line for an ``ImageClassifier`` and an ``ImageDataModule``. Each ``fit`` has a folder of its own.
+
+    Attributes:
+        exit_code: 1 if some images of ``predict`` could not be read, else 0.
+    """
+
+    exit_code = 0
 
     def __init__(self, args: ArgsType = None) -> None:
         set_parsing_settings(subclasses_disabled=[_is_config_object], omegaconf_absolute_to_relative_paths=True)
@@ -103,6 +110,13 @@ class TrainingCLI(LightningCLI):
         parser.add_class_arguments(RunFolder, "run")
 
     @override
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--top_k", type=int, default=1, help="Number of most likely classes in each row.")
+        return parser
+
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         super().parse_arguments(parser, args)
         command = self.config.subcommand
@@ -111,6 +125,8 @@ class TrainingCLI(LightningCLI):
         for name in ("threads", "checkpoint_every_n_steps"):
             if settings[name] is not None and settings[name] < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, got {settings[name]}")
+        if command == "predict" and settings.top_k < 1:
+            raise ConfigurationError(f"top_k: must be at least 1, got {settings.top_k}")
         if not 0 <= settings.seed_everything < 2**32:
             raise ConfigurationError(f"seed_everything: must lie in 0..{2**32 - 1}, got {settings.seed_everything}")
         self._check_devices(settings.trainer)
@@ -150,15 +166,27 @@ class TrainingCLI(LightningCLI):
         if (record := self.run.finish(self.trainer)) is not None and self.run.folder is not None:
             self.run.summarize(record)
 
+    def before_validate(self) -> None:
+        """Print which images are read."""
+        self._describe("val")
+
+    def before_test(self) -> None:
+        """Print which images are read."""
+        self._describe("test")
+
     def predict(self, **arguments: Any) -> None:
-        """Print file, class and probability of every image as CSV."""
-        batches: Any = self.trainer.predict(**arguments) or ()
-        table = csv.writer(sys.stdout)
-        table.writerow(["file", "class", "probability"])
-        names = self.datamodule.class_names
-        for batch in batches:
-            for file, label, probability in zip(batch["file"], batch["label"], batch["probability"], strict=True):
-                table.writerow([file, names[label], f"{probability:.4f}"])
+        """Print file, classes and probabilities of every image as CSV, batch by batch."""
+        listing = self.datamodule.predict_images()
+        if left_out := in_words(listing.left_out):
+            print(f"{len(listing.files):,} images; {left_out}", file=sys.stderr)
+        table = PredictionTable(sys.stdout, self.config.predict.top_k)
+        self.trainer.callbacks.append(table)  # type: ignore[attr-defined]
+        self.trainer.predict(**{**arguments, "return_predictions": False})
+        self.exit_code = int(table.unreadable > 0)
+
+    def _describe(self, split: Split) -> None:
+        self.datamodule.prepare_data()
+        print(self.datamodule.described([split]))
 
     def _check_devices(self, given: Namespace) -> None:
         check_devices(given.accelerator, given.devices)

@@ -8,13 +8,15 @@ from torch import nn
 
 from unified_extractor.data import ImageDataModule
 from unified_extractor.options import with_present_names
-from unified_extractor.training.architecture import read_weights
+from unified_extractor.training.architecture import check_checkpoint, network_weights
 from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.run.checkpoint_task import normalize_as, read_task
+from unified_extractor.training.run.checkpoints import read_checkpoint
 from unified_extractor.training.run.folder import CHECKPOINTS
 
 
 def load_run(run: Path) -> tuple[nn.Module, ImageDataModule]:
-    """Return the network of a run's folder, on the CPU in eval mode, and its data module.
+    """Return the network of a run's folder, on the CPU in eval mode, with its ``task``, and its data module.
 
     Raises:
         ConfigurationError: the folder lacks a file that ``uniex fit`` writes, or the weights belong to another network.
@@ -29,5 +31,11 @@ def load_run(run: Path) -> tuple[nn.Module, ImageDataModule]:
     parser.add_subclass_arguments(ImageDataModule, "data")
     parts = with_present_names({"network": settings["model"]["network"], "data": settings["data"]})
     built = parser.instantiate_classes(parser.parse_object(parts))
-    built.network.load_state_dict(read_weights(checkpoint, built.network))
+    saved = read_checkpoint(checkpoint)
+    weights = network_weights(saved["state_dict"])
+    check_checkpoint(checkpoint, built.network, saved.get("layer_specs", {}), weights)
+    built.network.load_state_dict(weights)
+    if (task := read_task(saved)) is not None:
+        normalize_as(checkpoint, task, built.data)
+        built.network.task = task
     return built.network.eval(), built.data

@@ -155,6 +155,8 @@ class Fit:
             print(f"{self.folder}: {type(network).__name__} with {count:,} parameters on {self.data.name}")
             if line := extractor_line(network):
                 print(f"extractor: {line}")
+            print(self.data.described())
+            print(self.data.preprocessing())
 
     def finish(self, trainer: L.Trainer) -> Record | None:
         """Test the best epoch and write the record. Return None if the run has no checkpoints."""
