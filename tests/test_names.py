@@ -1,6 +1,8 @@
 """Whatever name a user misspells, the error suggests the right one."""
 
 import re
+from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
@@ -31,6 +33,8 @@ def test_the_nearest_name_is_suggested_and_none_where_none_is_near():
         (lambda: ux.ExtractorSpec(padding="smae"), "must be int or tuple[int, int] or 'same', got 'smae', did you mean same?"),
         (lambda: ux.Generator(view="windw"), "'window' or 'global', got 'windw', did you mean window?"),
         (lambda: ux.ExtractorSpec(generator={"vew": 3}), "ExtractorSpec.generator has no field 'vew', did you mean view?"),
+        (lambda: ux.UnifiedExtractor2d(16, 16, "involutoin"), "spec: no preset 'involutoin', did you mean involution?"),
+        (lambda: ux.models.resnet26(10, "unifed"), "spec: no preset 'unifed', did you mean unified?"),
         (lambda: ux.interop.load_official(torch.nn.Linear(1, 1), {}, "rednt"), "got 'rednt', did you mean rednet?"),
         (lambda: ux.extract(torch.zeros(1, 1, 3, 3), kernel_size=3, backend="eagr"), "got 'eagr', did you mean eager?"),
         (lambda: ux.extract(torch.zeros(1, 1, 3, 3), kernel_size=3, aggregation="gathr"), "got 'gathr', did you mean gather?"),
@@ -43,6 +47,18 @@ def test_the_nearest_name_is_suggested_and_none_where_none_is_near():
 def test_an_unknown_name_is_refused_with_the_nearest_one(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_an_unknown_field_of_a_spec_is_refused_with_the_nearest_one():
+    for call, message in (
+        (lambda: ux.ExtractorSpec(kernal_size=3), "ExtractorSpec has no field 'kernal_size', did you mean kernel_size?"),
+        (lambda: ux.Generator(vew=7), "Generator has no field 'vew', did you mean view?"),
+        (lambda: replace(ux.presets.involution(), dilaton=2), "ExtractorSpec has no field 'dilaton', did you mean dilation?"),
+        (lambda: ux.Projection("linear"), "Projection takes its fields by name, got 'linear' without one"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(message)):
+            call()
+    assert "kernel_size" in signature(ux.ExtractorSpec).parameters
 
 
 @pytest.mark.parametrize(

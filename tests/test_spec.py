@@ -5,6 +5,7 @@ import inspect
 import itertools
 import random
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import unified_extractor as ux
 from tests.support.presets import PRESETS
 from unified_extractor import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel, presets
 from unified_extractor.commands.describe import preset_names
+from unified_extractor.profiling.cost import operator_multiply_adds
 from unified_extractor.spec import asdict_changed
 
 DENSE, DEPTHWISE = StaticKernel(channels="dense"), StaticKernel(channels="depthwise")
@@ -28,6 +30,41 @@ def test_a_spec_is_rebuilt_from_its_repr_its_dict_and_its_changes(name):
     assert ExtractorSpec(**dataclasses.asdict(spec)) == spec
     assert ExtractorSpec(**asdict_changed(spec)) == spec
     assert hash(ExtractorSpec(**asdict_changed(spec))) == hash(spec)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_spec_is_written_to_yaml_and_read_from_it(name, tmp_path):
+    spec = dataclasses.replace(PRESETS[name], dilation=(1, 2))
+    text = spec.to_yaml(tmp_path / "spec.yaml")
+    assert (tmp_path / "spec.yaml").read_text() == text
+    assert ExtractorSpec.from_yaml(tmp_path / "spec.yaml") == spec
+    assert ux.UnifiedExtractor2d(32, 32, str(tmp_path / "spec.yaml")).spec == spec
+
+
+def test_a_spec_is_read_from_the_files_of_the_configurations(tmp_path):
+    folder = Path(__file__).parents[1] / "configs"
+    assert ExtractorSpec.from_yaml(folder / "extractor" / "involution.yaml") == presets.involution()
+    assert ExtractorSpec.from_yaml(folder / "digits" / "unified.yaml") == presets.unified()
+    for text, error, message in (
+        ("kernal_size: 3", TypeError, r"bad\.yaml: ExtractorSpec has no field 'kernal_size', did you mean kernel_size"),
+        ("combine: add", ValueError, r"bad\.yaml: static_kernel"),
+        ("[1, 2]", ValueError, r"bad\.yaml must hold the fields of one spec, got list"),
+        ("model: 3", ValueError, r"bad\.yaml must hold the fields of one spec, got NoneType"),
+        ("a: [1", ValueError, r"bad\.yaml is no YAML"),
+    ):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(error, match=message):
+            ExtractorSpec.from_yaml(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("text", ["involution", "involution(kernel_size=3)", "deformable_convolution(2)"])
+def test_the_name_or_call_of_a_preset_stands_for_its_spec(text):
+    spec = eval(f"presets.{text}" + "()" * (not text.endswith(")")))
+    assert ux.UnifiedExtractor2d(32, 32, text).spec == spec
+    assert ux.ExtractorConv2d(32, 64, text).layer.spec == spec
+    assert ux.models.ExtractorNet(3, [text, spec], widths=(16, 32), depths=(1, 1)).specs == [spec, spec]
+    geometry = ux.UnifiedExtractor2d(32, 32, spec).geometry(torch.zeros(1, 32, 8, 8))
+    assert operator_multiply_adds(text, geometry, 32, 32) == operator_multiply_adds(spec, geometry, 32, 32)
 
 
 def test_a_spec_cannot_be_changed():

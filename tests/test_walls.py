@@ -19,10 +19,10 @@ ALLOWED = {
     "presets": {"spec"},
     "named_specs": {"spec", "presets"},
     "ops": {"spec", "ops"},
-    "layers": {"spec", "ops", "layers"},
-    "models": {"spec", "task", "presets", "ops", "layers", "profiling", "models"},
+    "layers": {"spec", "named_specs", "ops", "layers"},
+    "models": {"spec", "task", "presets", "named_specs", "ops", "layers", "profiling", "models"},
     "interop": {"options", "spec", "task", "presets", "ops", "layers", "models", "interop"},
-    "profiling": {"spec", "ops", "layers", "profiling"},
+    "profiling": {"spec", "named_specs", "ops", "layers", "profiling"},
     "analysis": {"profiling"},
     "results": {"options", "spec", "results"},
     "visualize": {"spec", "ops", "layers", "profiling", "results", "visualize"},
@@ -90,9 +90,11 @@ def test_every_room_imports_only_what_it_may():
 
 
 def test_the_spec_needs_the_standard_library_only():
+    """Reading and writing YAML files alone needs more, inside of two methods."""
     for room, path in rooms():
         if room in STANDARD_LIBRARY_ONLY:
-            assert not {name.split(".")[0] for name in imports(path)} & FOREIGN
+            allowed = {"yaml"} if room == "spec" else set()
+            assert not {name.split(".")[0] for name in imports(path)} & FOREIGN - allowed
 
 
 def test_a_backend_imports_neither_the_reference_nor_another_backend():

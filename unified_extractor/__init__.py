@@ -1,7 +1,7 @@
 """The generalized unfold: convolution, deformable convolution, involution and outlook attention as settings of one operator."""
 
 from unified_extractor import analysis, interop, models, presets
-from unified_extractor.layers import UnifiedExtractor2d
+from unified_extractor.layers import ExtractorConv2d, UnifiedExtractor2d, replace_convolutions
 from unified_extractor.ops.dispatch import backends
 from unified_extractor.ops.dynamic_kernels import AttentionKernel, LinearKernel
 from unified_extractor.ops.functional import extract, generalized_unfold
@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AttentionKernel",
     "DynamicKernel",
+    "ExtractorConv2d",
     "ExtractorSpec",
     "Generator",
     "ImageTask",
@@ -28,4 +29,5 @@ __all__ = [
     "interop",
     "models",
     "presets",
+    "replace_convolutions",
 ]

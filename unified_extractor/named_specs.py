@@ -4,6 +4,7 @@ import ast
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import unified_extractor.presets as presets
@@ -96,3 +97,26 @@ def _leaves(spec: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def as_spec(value: ExtractorSpec | str | Path, name: str = "spec") -> ExtractorSpec:
+    """Return the spec that an argument gives: a spec, a preset's name or call, or a YAML file of its fields.
+
+    Args:
+        value: the argument.
+        name: its name, for messages.
+
+    Raises:
+        ValueError: see :func:`spec_from_text` and :meth:`ExtractorSpec.from_yaml`.
+        TypeError: the value is none of these.
+    """
+    if isinstance(value, ExtractorSpec):
+        return value
+    if not isinstance(value, str | Path):
+        raise TypeError(f"{name} must be an ExtractorSpec or a preset's name, got {value!r} of type {type(value).__name__}")
+    if Path(value).suffix in (".yaml", ".yml"):
+        return ExtractorSpec.from_yaml(value)
+    try:
+        return spec_from_text(str(value))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None

@@ -11,11 +11,13 @@ An :class:`ExtractorSpec` answers these questions and knows nothing of channels,
 :class:`unified_extractor.UnifiedExtractor2d` adds those. :mod:`unified_extractor.presets` has the specs of published operators.
 """
 
+import functools
 import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from unified_extractor.names import did_you_mean
@@ -244,6 +246,38 @@ class ExtractorSpec(_Config):
         """Return whether the dynamic kernel or the offsets come from the generator."""
         return self.dynamic_kernel.source == "generated" or self.offsets.kind == "learned"
 
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "ExtractorSpec":
+        """Return the spec in a YAML file, of fields as in ``configs/extractor``, or of the configuration of a run with one spec.
+
+        Raises:
+            OSError: the file cannot be read.
+            TypeError, ValueError: the file is no YAML, or has no spec in it; the message names the file.
+        """
+        import yaml  # here: reading and writing files alone needs more than the standard library
+
+        try:
+            values = yaml.safe_load(Path(path).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        for key in ("model", "network", "init_args", "spec") if isinstance(values, Mapping) and "model" in values else ():
+            values = values.get(key) if isinstance(values, Mapping) else None
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise ValueError(f"{path} must hold the fields of one spec, got {type(values).__name__}")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """Return the fields that differ from their defaults as YAML, and with ``path`` write them to that file."""
+        import yaml
+
+        text: str = yaml.safe_dump(asdict_changed(self), sort_keys=False)
+        if path is not None:
+            Path(path).write_text(text)
+        return text
+
     def _check(self) -> None:
         _at_least("kernel_size", self.kernel_size, 1)
         _at_least("dilation", self.dilation, 1)
@@ -341,6 +375,32 @@ class ExtractorSpec(_Config):
         return self.padding == "same" or [2 * p for p in as_pair(self.padding)] == reach
 
 
+def _naming_unknown_fields(config: type[_Config]) -> None:
+    """Let the constructor of a config class suggest the nearest field for one that it does not have; its signature stays."""
+    init = config.__init__
+
+    @functools.wraps(init)
+    def checked(self: _Config, *positional: Any, **values: Any) -> None:
+        if positional:
+            raise TypeError(f"{config.__name__} takes its fields by name, got {positional[0]!r} without one")
+        _check_fields(config, values, config.__name__, TypeError)
+        init(self, **values)
+
+    config.__init__ = checked  # type: ignore[method-assign, assignment]
+
+
+def _check_fields(config: type, values: Mapping[Any, Any], name: str, kind: type[Exception]) -> None:
+    """Raise an exception of a kind for the first value that is no field of a config class; ``name`` is what has the values."""
+    known = sorted(f.name for f in fields(config))
+    if unknown := sorted(set(values) - set(known), key=str):
+        nearest = did_you_mean(unknown[0], known) or f", it has {', '.join(known)}"
+        raise kind(f"{name} has no field {unknown[0]!r}{nearest}")
+
+
+for _one in (Offsets, StaticKernel, DynamicKernel, Generator, Projection, ExtractorSpec):
+    _naming_unknown_fields(_one)
+
+
 def asdict_changed(config: _Config) -> dict[str, Any]:
     """Return the fields that differ from their defaults, nested, in the types of YAML and JSON. ``type(config)`` takes them back."""
     return {
@@ -367,10 +427,7 @@ def _converted(value: Any, hint: Any, name: str) -> Any:
     """Return the value as the annotated type: lists become tuples, mappings config objects. Raise ``TypeError``, ``ValueError``."""
     if is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, Mapping):
-            known = sorted(f.name for f in fields(hint))
-            if unknown := sorted(set(value) - set(known), key=str):
-                nearest = did_you_mean(unknown[0], known) or f", it has {', '.join(known)}"
-                raise ValueError(f"{name} has no field {unknown[0]!r}{nearest}")
+            _check_fields(hint, value, name, ValueError)
             return hint(**value)
         if isinstance(value, hint):
             return value

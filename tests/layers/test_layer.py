@@ -115,7 +115,7 @@ def test_a_network_exports_with_a_dynamic_batch_and_its_gradients():
             ValueError,
             "in_channels must be an int of at least 1, got 0",
         ),
-        (lambda: UnifiedExtractor2d(8, 8, "involution"), TypeError, "spec must be an ExtractorSpec, got str"),
+        (lambda: UnifiedExtractor2d(8, 8, 3), TypeError, "spec must be an ExtractorSpec or a preset's name, got 3 of type int"),
         (lambda: UnifiedExtractor2d(8, 8, ux.presets.convolution(), 0), ValueError, "stride must be at least 1, got 0"),
     ],
 )

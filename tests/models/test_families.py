@@ -360,7 +360,8 @@ def test_the_configuration_makes_the_network_again(family):
         ({"num_classes": 2.5}, TypeError, "num_classes must be an int, got 2.5"),
         ({"in_chans": 0}, ValueError, "in_chans must be at least 1, got 0"),
         ({"depths": (1, 1, 0, 1)}, ValueError, "depths must be at least 1"),
-        ({"spec": "involution"}, TypeError, "spec must be an ExtractorSpec or a list of them"),
+        ({"spec": 3}, TypeError, "spec must be an ExtractorSpec or a preset's name, got 3"),
+        ({"spec": "involutoin"}, ValueError, "spec: no preset 'involutoin', did you mean involution"),
         ({"spec": [ux.presets.convolution()] * 9}, ValueError, "spec must be one ExtractorSpec or a list of"),
         (
             {"spec": ux.presets.involution(channels_per_group=7)},
@@ -369,7 +370,7 @@ def test_the_configuration_makes_the_network_again(family):
         ),
         ({"spec": dataclasses.replace(ux.presets.convolution(), padding=0)}, ValueError, r"spec\.padding must be 'same'"),
     ],
-    ids=["classes", "float", "channels", "depths", "spec", "specs", "groups", "padding"],
+    ids=["classes", "float", "channels", "depths", "spec", "name", "specs", "groups", "padding"],
 )
 def test_arguments_that_make_no_network_are_refused_by_name(family, options, error, message):
     with pytest.raises(error, match=message):
@@ -386,7 +387,7 @@ def test_arguments_that_make_no_network_are_refused_by_name(family, options, err
         ("resnet", {"depths": 4}, TypeError, "depths must be a list of ints, got 4"),
         ("rednet", {"stem_kernel_size": "3"}, TypeError, "stem_kernel_size must be an int, got '3'"),
         ("internimage", {"published": [PRESETS["unified"]]}, ValueError, "published must be one ExtractorSpec or a list of 4"),
-        ("internimage", {"published": "dcnv3"}, TypeError, "published must be an ExtractorSpec or a list of them, got 'dcnv3'"),
+        ("internimage", {"published": "dcnv3"}, ValueError, "published: no preset 'dcnv3'"),
         ("internimage", {"width": 2.0}, TypeError, "width must be an int, got 2.0"),
         ("extractor_net", {"depths": (1,)}, ValueError, "widths and depths must have one value for each stage"),
         ("extractor_net", {"mlp_ratio": (1.0,)}, ValueError, "widths and mlp_ratio must have one value for each stage"),

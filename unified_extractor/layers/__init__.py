@@ -1,5 +1,7 @@
 """The operator as a layer, with parameters."""
 
+from unified_extractor.layers.drop_in import ExtractorConv2d
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.replacement import Replacements, replace_convolutions
 
-__all__ = ["UnifiedExtractor2d"]
+__all__ = ["ExtractorConv2d", "Replacements", "UnifiedExtractor2d", "replace_convolutions"]

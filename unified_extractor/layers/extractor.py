@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel
 from unified_extractor.layers.offsets import LearnedOffsets
+from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import checks
 from unified_extractor.ops.autocast import autocasts
 from unified_extractor.ops.checks import DynamicKernel
@@ -26,7 +27,8 @@ class UnifiedExtractor2d(nn.Module):
     Args:
         in_channels: C.
         out_channels: O. Differs from C only where a dense static kernel or an output projection mixes channels.
-        spec: what to build; see :class:`unified_extractor.ExtractorSpec` and :mod:`unified_extractor.presets`.
+        spec: what to build; see :class:`unified_extractor.ExtractorSpec` and :mod:`unified_extractor.presets`. A preset's name or call
+            such as "involution(kernel_size=3)" stands for its spec.
         stride: pixels between windows, an int or (y, x). A gather shrinks the map by it, a fold does not.
         kernel_memory: for a dynamic kernel that is a linear map of each position by itself, or attention's on the regular grid.
             "auto": the faster of the two ways. "store": it is saved for backward. "recompute": it is computed where it is used and
@@ -53,7 +55,7 @@ class UnifiedExtractor2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        spec: ExtractorSpec,
+        spec: ExtractorSpec | str,
         stride: int | tuple[int, int] = 1,
         *,
         kernel_memory: KernelMemory = "auto",
@@ -62,8 +64,7 @@ class UnifiedExtractor2d(nn.Module):
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
-        if not isinstance(spec, ExtractorSpec):
-            raise TypeError(f"spec must be an ExtractorSpec, got {type(spec).__name__}")
+        spec = as_spec(spec)
         steps = checks.pair("stride", stride, 1)
         self.in_channels, self.out_channels, self.spec, self.stride = in_channels, out_channels, spec, stride
         checks.one_of("kernel_memory", kernel_memory, KERNEL_MEMORY)
@@ -92,12 +93,16 @@ class UnifiedExtractor2d(nn.Module):
         if not dense and spec.projection.output == "none" and self.out_channels != channels:
             raise ValueError(
                 "out_channels must equal in_channels where neither a dense static_kernel nor projection.output mixes channels, "
-                f"got in_channels={channels}, out_channels={self.out_channels}"
+                f"got in_channels={channels}, out_channels={self.out_channels}: give the spec projection=Projection(output='linear'), or "
+                "take ExtractorConv2d, which adds a projection where one is needed"
             )
         aggregated = self.out_channels if dense else channels
         _divides("static_kernel.groups", spec.static_kernel.groups, "out_channels", aggregated)
         if spec.combine == "add" and aggregated != channels:
-            raise ValueError(f"combine='add' needs out_channels equal to in_channels, got {self.out_channels} and {channels}")
+            raise ValueError(
+                f"combine='add' needs out_channels equal to in_channels, got {self.out_channels} and {channels}: ExtractorConv2d adds a "
+                "projection where one is needed"
+            )
         return aggregated
 
     def _add_generator(self, stride: tuple[int, int]) -> None:
@@ -125,6 +130,12 @@ class UnifiedExtractor2d(nn.Module):
             per_group = 1 if static.channels == "depthwise" else self.in_channels // static.groups
             self.static_kernel = nn.Parameter(torch.empty(aggregated, per_group, *as_pair(self.spec.kernel_size)))
             nn.init.kaiming_uniform_(self.static_kernel, a=math.sqrt(5))
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as in the constructor; running statistics start again too."""
+        with torch.device("cpu"):
+            fresh = UnifiedExtractor2d(self.in_channels, self.out_channels, self.spec, self.stride)
+        self.load_state_dict(fresh.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output ``[B, O, H', W']`` for an image ``[B, C, H, W]``."""

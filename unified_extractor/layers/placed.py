@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.extractor import UnifiedExtractor2d
-from unified_extractor.spec import ExtractorSpec, as_pair
+from unified_extractor.spec import ExtractorSpec, Pair, as_pair
 
 
 class RoomForWindows(nn.Module):
@@ -32,7 +32,7 @@ class RoomForWindows(nn.Module):
 
 
 def placed_extractor(
-    in_channels: int, out_channels: int, spec: ExtractorSpec, stride: int = 1, *, shrink: bool = True
+    in_channels: int, out_channels: int, spec: ExtractorSpec, stride: Pair = 1, *, shrink: bool = True
 ) -> nn.Module:
     """Return an extractor of any spec for one place in a network, with a map of the size that the place needs.
 
@@ -40,7 +40,7 @@ def placed_extractor(
         in_channels: C.
         out_channels: O.
         spec: the extractor.
-        stride: pixels between windows.
+        stride: pixels between windows, an int or (y, x).
         shrink: whether the map becomes smaller by ``stride``. With it, a fold, whose map keeps its size, is followed by an average
             over ``stride x stride`` pixels. Without it, a gather has stride 1, and only the windows of a fold are ``stride`` apart.
 
@@ -55,6 +55,6 @@ def placed_extractor(
     fold = spec.aggregation == "fold"
     extractor = UnifiedExtractor2d(in_channels, out_channels, spec, stride if shrink or fold else 1)
     placed = RoomForWindows(extractor) if spec.offsets.kind == "window_shift" else extractor
-    if fold and shrink and stride > 1:
+    if fold and shrink and as_pair(stride) != (1, 1):
         return nn.Sequential(placed, nn.AvgPool2d(stride, ceil_mode=True))
     return placed

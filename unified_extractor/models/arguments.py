@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from unified_extractor.named_specs import as_spec
 from unified_extractor.spec import ExtractorSpec
 
 Specs = ExtractorSpec | Sequence[ExtractorSpec]
-"""One extractor for all stages, or a list of one for each."""
+"""One extractor for all stages, or a list of one for each. In Python a preset's name or call, such as "involution(kernel_size=3)", stands
+for a spec; configurations have their own way to read texts, which the annotation must not shadow."""
 
 
 def check_size(name: str, value: int, minimum: int = 1) -> None:
@@ -52,17 +54,15 @@ def check_stages(**lists: Sequence[Any]) -> None:
 
 
 def stage_specs(spec: Specs, stages: int, name: str = "spec") -> list[ExtractorSpec]:
-    """Return the extractor of every stage, from one for all of them or a list.
+    """Return the extractor of every stage, from one for all of them or a list; a preset's name or call stands for its spec.
 
     Raises:
         TypeError, ValueError: no spec, or a list of another length; ``name`` is the argument that the message names.
     """
-    specs = [spec] * stages if isinstance(spec, ExtractorSpec) else spec
-    if not isinstance(specs, list | tuple) or not all(isinstance(one, ExtractorSpec) for one in specs):
-        raise TypeError(f"{name} must be an ExtractorSpec or a list of them, got {spec!r}")
+    specs = spec if isinstance(spec, list | tuple) else [spec] * stages
     if len(specs) != stages:
         raise ValueError(f"{name} must be one ExtractorSpec or a list of {stages}, one for each stage, got {len(specs)}")
-    return list(specs)
+    return [as_spec(one, name) for one in specs]  # type: ignore[arg-type]
 
 
 @contextmanager

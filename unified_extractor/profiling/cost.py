@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import cost as counting
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.profiling.elementwise import counting_elementwise
@@ -91,7 +92,7 @@ def saved_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> i
         return saved_bytes(lambda: torch.func.functional_call(module, state, (x,)), x, *state.values())
 
 
-def operator_multiply_adds(spec: ExtractorSpec, geometry: Geometry, channels: int, out_channels: int) -> int:
+def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channels: int, out_channels: int) -> int:
     """Return the multiply-adds of the operator on one image.
 
     For each tap of each window this is: 4 for each channel for a bilinear sample at a learned offset; 1 for each channel (fold: K)
@@ -99,11 +100,12 @@ def operator_multiply_adds(spec: ExtractorSpec, geometry: Geometry, channels: in
     own formula of K*K products, even if it runs as a gather.
 
     Args:
-        spec: spec of the extractor.
+        spec: spec of the extractor, or a preset's name or call.
         geometry: sizes of its call on the image.
         channels: C, the input channels of the operator.
         out_channels: output channels of the operator, before an output projection.
     """
+    spec = as_spec(spec)
     static, dynamic = spec.static_kernel, spec.dynamic_kernel
     static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
     results = 0 if dynamic.source == "none" else geometry.taps if spec.aggregation == "fold" else 1

@@ -1,0 +1,150 @@
+"""A layer with the contract of a convolution, channels and stride, for every spec."""
+
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.placed import placed_extractor
+from unified_extractor.named_specs import as_spec
+from unified_extractor.ops import checks
+from unified_extractor.spec import ExtractorSpec, Pair, as_pair
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+"""Values outside the image, as of torch's convolutions."""
+
+
+class ExtractorConv2d(nn.Module):
+    """An extractor in a convolution's place: any spec takes ``in_channels`` to ``out_channels`` and shrinks the map by ``stride``.
+
+    What the spec does not do by itself is added: a 1x1 convolution after a spec that cannot change channels, average pooling after a
+    fold, whose map keeps its size.
+
+    Args:
+        in_channels: C.
+        out_channels: O.
+        spec: the extractor: a spec, or a preset's name or call such as "involution(kernel_size=3)".
+        stride: pixels between windows, an int or (y, x).
+        margin: pixels that the map loses at stride 1, an int or (y, x): ``dilation*(kernel_size - 1) - 2*padding`` of a convolution,
+            0 where it keeps the size. None: as ``spec.padding`` says.
+        padding_mode: values outside the image that taps see, as of ``torch.nn.Conv2d``.
+
+    Shape:
+        ``[B, C, H, W]`` to ``[B, O, (H - margin - 1)//stride + 1, (W - margin - 1)//stride + 1]``, without a margin
+        ``ceil(H/stride)``.
+
+    Attributes:
+        layer: the :class:`UnifiedExtractor2d` inside.
+
+    Raises:
+        ValueError, TypeError: as of :class:`UnifiedExtractor2d`; an image that is smaller than its margin.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        spec: ExtractorSpec | str,
+        stride: Pair = 1,
+        *,
+        margin: Pair | None = None,
+        padding_mode: PaddingMode = "zeros",
+    ) -> None:
+        super().__init__()
+        spec = as_spec(spec)
+        checks.one_of("padding_mode", padding_mode, get_args(PaddingMode))
+        checks.pair("stride", stride, 1)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        self.margin = as_pair(_own_margin(spec) if margin is None else margin)
+        self.padding_mode = padding_mode
+        inner = out_channels if _changes_channels(spec) else in_channels
+        self.extractor = placed_extractor(in_channels, inner, replace(spec, padding="same"), stride)
+        self.projection = nn.Identity() if inner == out_channels else nn.Conv2d(inner, out_channels, 1, bias=False)
+
+    @property
+    def layer(self) -> UnifiedExtractor2d:
+        """Return the extractor, without what pads or pools around it."""
+        return next(part for part in self.extractor.modules() if isinstance(part, UnifiedExtractor2d))
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as in the constructor."""
+        self.layer.reset_parameters()
+        if isinstance(self.projection, nn.Conv2d):
+            self.projection.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[B, O, H', W']`` for an image ``[B, C, H, W]``."""
+        plain = self.margin == (0, 0) and self.padding_mode == "zeros"
+        return self.projection(self.extractor(x) if plain else self._within_margin(x))
+
+    def _within_margin(self, x: Tensor) -> Tensor:
+        """Return the extractor's map at those windows that a convolution with this margin has."""
+        spec, stride = self.layer.spec, as_pair(self.stride)
+        rows, columns = (
+            _windows_of_axis(
+                x.shape[2 + axis],
+                self.margin[axis],
+                stride[axis],
+                0 if self.padding_mode == "zeros" else as_pair(spec.dilation)[axis] * (as_pair(spec.kernel_size)[axis] - 1),
+            )
+            for axis in (0, 1)
+        )
+        if min(rows.number, columns.number) < 1:
+            raise ValueError(f"x must be larger than margin={self.margin}, got shape {list(x.shape)}")
+        x = F.pad(x, (*columns.border, *rows.border), "constant" if self.padding_mode == "zeros" else self.padding_mode)
+        y = self.extractor(F.pad(x, (*columns.zeros, *rows.zeros)))
+        return y[:, :, rows.skipped : rows.skipped + rows.number, columns.skipped : columns.skipped + columns.number]
+
+    def __repr__(self) -> str:
+        """Return the call that makes this layer."""
+        options = {"stride": (self.stride, 1), "margin": (self.margin, (0, 0)), "padding_mode": (self.padding_mode, "zeros")}
+        given = "".join(f", {name}={value!r}" for name, (value, default) in options.items() if value != default)
+        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.layer.spec!r}{given})"
+
+
+class _AxisWindows(NamedTuple):
+    """Padding of one axis of an image, and the windows of the padded image that count."""
+
+    number: int
+    border: tuple[int, int]
+    """Pixels before and after, filled by the padding mode."""
+    zeros: tuple[int, int]
+    """Pixels before and after, outside of the border, which put the first window on a multiple of the stride."""
+    skipped: int
+    """Windows before the first that counts."""
+
+
+def _windows_of_axis(size: int, margin: int, stride: int, reach: int) -> _AxisWindows:
+    """Return the windows whose centers are ``stride`` apart, the first one ``margin // 2`` pixels inside of the image.
+
+    Args:
+        size: extent of the image.
+        margin: pixels that the map loses at stride 1.
+        stride: pixels between windows.
+        reach: extent of a window minus 1; all of it must lie in the padded image.
+    """
+    number, first = (size - margin - 1) // stride + 1, margin // 2
+    last = first + stride * (number - 1)
+    border = max(0, reach // 2 - first), max(0, last + reach - reach // 2 - size + 1)
+    first, size = first + border[0], size + sum(border)
+    skipped = -(-first // stride)
+    before = stride * skipped - first
+    return _AxisWindows(number, border, (before, max(0, stride * (skipped + number - 1) + 1 - size - before)), skipped)
+
+
+def _own_margin(spec: ExtractorSpec) -> tuple[int, int]:
+    """Return how many pixels a map loses by the padding of a spec."""
+    if spec.padding == "same":
+        return (0, 0)
+    sizes = zip(as_pair(spec.dilation), as_pair(spec.kernel_size), as_pair(spec.padding), strict=True)
+    rows, columns = (d * (k - 1) - 2 * p for d, k, p in sizes)
+    return rows, columns
+
+
+def _changes_channels(spec: ExtractorSpec) -> bool:
+    """Return whether an extractor of this spec puts out as many channels as are asked for; ``add`` needs as many as come in."""
+    if spec.static_kernel.channels == "dense":
+        return spec.combine != "add"
+    return spec.projection.output != "none"
