@@ -6,11 +6,13 @@ the variants are counted with 1000 classes, the auxiliary classifier included; t
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import unified_extractor.presets as presets
 from unified_extractor.layers.blocks import LayerNorm2d
@@ -27,6 +29,7 @@ from unified_extractor.models.arguments import (
 )
 from unified_extractor.models.blocks import Residual, batch_norm, init_linear, pointwise_mlp
 from unified_extractor.models.staged import Stage, StagedNetwork, classifier
+from unified_extractor.ops.tracing import needs_more_than_gradients
 from unified_extractor.spec import ExtractorSpec
 
 _STEM_STRIDE = 8
@@ -52,6 +55,12 @@ def _coarse_map(img_size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax attention; by the plain formula where fused ones lack a rule (forward mode) or run in a loop (``vmap``)."""
+    with sdpa_kernel(SDPBackend.MATH) if needs_more_than_gradients() else nullcontext():
+        return F.scaled_dot_product_attention(query, key, value)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention between all pixels."""
 
@@ -64,7 +73,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the input's shape ``[B, C, H, W]``."""
         query, key, value = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)
-        y = F.scaled_dot_product_attention(query, key, value)
+        y = _attention(query, key, value)
         return self.projection(y.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
 
 
@@ -110,7 +119,7 @@ class ClassAttention(nn.Module):
         """Return the class token ``[B, 1, C]`` for tokens ``[B, 1 + N, C]``, the class first."""
         query = self.query(tokens[:, :1]).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(query, key, value)
+        y = _attention(query, key, value)
         return self.projection(y.transpose(1, 2).flatten(2))
 
 

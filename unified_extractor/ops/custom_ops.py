@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from unified_extractor.ops.backends.eager import Eager
+from unified_extractor.ops.batching import batched_backward, register_loops
 from unified_extractor.ops.call import Call, Wanted, similarity_call
 from unified_extractor.ops.cost import linear_map_multiply_adds, multiply_adds
 from unified_extractor.ops.dynamic_kernels import (
@@ -24,7 +25,7 @@ from unified_extractor.ops.dynamic_kernels import (
 )
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.rewrites import with_stored_kernel
-from unified_extractor.ops.tracing import is_watched
+from unified_extractor.ops.tracing import is_batched, is_watched
 
 _ONLY_DYNAMIC = Wanted(0, 0, 1, 0)
 _ONLY_X = Wanted(1, 0, 0, 0)
@@ -160,25 +161,26 @@ def registered(backend: str, passes: Passes) -> Operators:
         lambda query, *others: passes.new_gradients(products(query, *others), _ONLY_DYNAMIC)[0],
     )
 
-    def gradients(arguments: Sequence[Any], wanted: list[bool], gradient: Tensor) -> list[Tensor | None]:
+    def gradients(arguments: Sequence[Any], wanted: list[bool], gradient: Tensor, batched: bool) -> list[Tensor | None]:
         if not any(wanted):
             return [None] * len(wanted)
         if torch.is_grad_enabled():
             return _differentiable_gradients(arguments, wanted, gradient)
-        run = aggregate_backward if is_watched((gradient, *arguments)) else run_backward
+        run = aggregate_backward if batched or is_watched((gradient, *arguments)) else run_backward
         results = iter(run(gradient, wanted, *arguments))
         return [next(results) if asked else None for asked in wanted]
 
     def aggregate_gradients(tensors: Sequence[Any], rest: Sequence[Any], asked: Sequence[bool], gradient: Tensor) -> Any:
         arguments = [*tensors[:4], *rest[:3], *tensors[4:], *rest[3:]]
-        found = gradients(arguments, [asked[place] for place in _TENSORS], gradient)
+        found = gradients(arguments, [asked[place] for place in _TENSORS], gradient, is_batched(gradient))
         return (*found[:4], None, None, None, *found[4:], None, None, None)
 
     def similarity_gradients(tensors: Sequence[Any], rest: Sequence[Any], asked: Sequence[bool], gradient: Tensor) -> Any:
         (query, key, offsets), (_, sizes) = tensors, rest
         gathered = (key, None, gradient, offsets, sizes, "gather", "multiply", *_NO_KERNEL)
         grad_query = aggregate(*gathered) if asked[0] else None
-        found = gradients(gathered, [asked[1], False, False, asked[2], False, False, False], query)
+        wanted = [asked[1], False, False, asked[2], False, False, False]
+        found = gradients(gathered, wanted, query, is_batched(gradient))
         return grad_query, found[0], found[3], None, None
 
     def refused(*_: Any) -> Any:
@@ -198,7 +200,9 @@ def _defined(name: str, schema: str, run: Callable[..., Any], fake: Callable[...
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"unified_extractor::{name}", fake, lib=_LIBRARY)
-    return getattr(torch.ops.unified_extractor, name).default
+    operator = getattr(torch.ops.unified_extractor, name).default
+    register_loops(operator, _LIBRARY)
+    return operator
 
 
 Gradients = Callable[..., Any]
@@ -230,6 +234,7 @@ def _differentiate(
             return tuple(result) if isinstance(result, list) else result
 
         @staticmethod
+        @batched_backward
         def backward(ctx: Any, *gradient: Tensor) -> Any:
             return (None, *gradients(ctx.saved_tensors, ctx.rest, ctx.needs_input_grad[1:], *gradient))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unified_extractor.ops.batching import batched_backward
 from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded
 from unified_extractor.ops.tracing import returned
 
@@ -52,6 +53,7 @@ class _Compose(torch.autograd.Function):
         ctx.groups, ctx.geometry = inputs[0].shape[1], inputs[1]
 
     @staticmethod
+    @batched_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         composed = padded(gradient.flatten(1, 2), ctx.geometry)
         blocks = [_block(composed, ctx.groups, i, ctx.geometry).flatten(2, 3) for i in range(ctx.geometry.taps)]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
@@ -20,9 +21,29 @@ def opaque_because() -> str | None:
     """Return why a registered operator cannot run here and now, whatever the tensors; None if it can."""
     if is_recorded():
         return "an exported program must run without this package"
-    if not torch.compiler.is_compiling() and (_is_transformed() or forward_ad._current_level >= 0):
+    if _is_transformed() or _has_tangents():
         return "torch.func transforms and forward-mode differentiation have no rule for it"
     return None
+
+
+def needs_plain_operations() -> bool:
+    """Return whether a call must consist of torch's own operations: in a recorded program, and where each needs more rules than a
+    gradient.
+    """
+    return is_recorded() or needs_more_than_gradients()
+
+
+def needs_more_than_gradients() -> bool:
+    """Return whether operations need another rule than that of their gradient: under ``torch.func.vmap``, in forward-mode differentiation.
+
+    Under ``torch.func.grad``, ``vjp`` and ``jacrev`` a hand-written gradient serves, which saves less between the passes.
+    """
+    return _has_tangents() or (_is_transformed() and _is_more_than_gradients())
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Return whether a tensor is that of a ``torch.func.vmap``."""
+    return torch._C._functorch.is_batchedtensor(tensor)
 
 
 def is_watched(arguments: Iterable[Any]) -> bool:
@@ -41,7 +62,17 @@ def is_watched(arguments: Iterable[Any]) -> bool:
 
 
 def _is_transformed() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Return whether a transform of ``torch.func`` is on its way; ``torch.compile`` handles those inside a compiled function."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _is_more_than_gradients() -> bool:
+    return any(transform.key() != TransformType.Grad for transform in torch._C._functorch.get_interpreter_stack())
+
+
+def _has_tangents() -> bool:
+    """Return whether forward-mode differentiation is on."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def returned(y: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,7 +2,8 @@
 
 The sums run over taps, so the columns ``[B, C, K, P]`` never exist: a tap on the regular grid is a view of the padded image, a tap with
 offsets is sampled again in backward. Gradients are written in differentiable torch operations, hence double backward works.
-``torch.func.jvp`` and ``vmap`` raise. An exported program has the columns, and few operations.
+An exported program has the columns, and few operations; so has a call under ``torch.func.vmap`` or ``jvp``, since each of its operations
+is torch's own.
 """
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from unified_extractor.ops.call import Call
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry, composing_is_cheaper
 from unified_extractor.ops.rewrites import run_rewritten
-from unified_extractor.ops.tracing import is_recorded
+from unified_extractor.ops.tracing import needs_plain_operations
 
 
 class Eager:
@@ -45,7 +46,7 @@ class Eager:
 
 
 def _has_columns(call: Call) -> bool:
-    return call.offsets is None or is_recorded()
+    return call.offsets is None or needs_plain_operations()
 
 
 def _sample(call: Call) -> Tensor:
@@ -55,7 +56,7 @@ def _sample(call: Call) -> Tensor:
 def _similarity(call: Call) -> Tensor:
     kernel = call.dynamic_kernel
     assert isinstance(kernel, AttentionKernel)
-    if is_recorded():
+    if needs_plain_operations():
         return columns.similarity(kernel.query, call.x, call.offsets, kernel.heads, call.geometry)
     return TapProducts.apply(kernel.query, call.x, call.offsets, kernel.heads, call.geometry)
 
@@ -64,7 +65,7 @@ def _aggregate(call: Call) -> Tensor:
     """Run a gather or fold that multiplies."""
     x, static_kernel, dynamic_kernel, offsets = call.x, call.static_kernel, call.stored_kernel, call.offsets
     geometry, fold = call.geometry, call.aggregation == "fold"
-    if is_recorded():
+    if needs_plain_operations():
         return columns.product(x, static_kernel, dynamic_kernel, offsets, geometry, call.aggregation)
     if fold and static_kernel is None and offsets is None and dynamic_kernel is not None:
         per_position = dynamic_kernel.shape[-2:] == geometry.output  # a kernel of the whole image is never expanded

@@ -14,6 +14,7 @@ from torch.nn.grad import conv2d_weight
 
 from unified_extractor.ops.autocast import full_precision_backward
 from unified_extractor.ops.backends.eager.taps import Wanted, taps_of
+from unified_extractor.ops.batching import batched_backward
 from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded, precision
 from unified_extractor.ops.tracing import returned
 
@@ -105,6 +106,7 @@ class TapSum(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @batched_backward
     @full_precision_backward
     def backward(ctx: Any, grad_y: Tensor) -> Gradients:
         x, static_kernel, dynamic_kernel, offsets = ctx.saved_tensors
@@ -150,6 +152,7 @@ class TapProducts(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @batched_backward
     @full_precision_backward
     def backward(ctx: Any, grad_products: Tensor) -> Gradients:
         query, key, offsets = ctx.saved_tensors
@@ -178,6 +181,7 @@ class Sample(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @batched_backward
     @full_precision_backward
     def backward(ctx: Any, grad_samples: Tensor) -> Gradients:
         x, offsets = ctx.saved_tensors

@@ -62,7 +62,7 @@ class RegularTaps:
         if not self.wanted.x:
             return
         if self.grad_x is None:
-            self.grad_x = canvas(self.image, self.image.shape[1], self.geometry)
+            self.grad_x = canvas(gradient, self.image.shape[1], self.geometry)  # batched, if the gradient is
         rows, columns = self.geometry.slices(self.geometry.tap_indices[tap.k])
         self.grad_x[:, :, rows, columns] += gradient
 
@@ -132,7 +132,7 @@ class OffsetTaps:
         gradient = self._by_offset_group(gradient).unsqueeze(3)
         if self.wanted.x:
             if self.grad_x is None:
-                self.grad_x = torch.zeros_like(self.image, dtype=gradient.dtype)
+                self.grad_x = gradient.new_zeros(self.image.shape)
             self.grad_x.scatter_add_(3, self._by_channel(pixel), (weight * gradient).flatten(3))
         if self.wanted.offsets:
             grad_tap = ((value * gradient).sum(2, keepdim=True) * slope).sum(3).unflatten(3, self.geometry.output)
