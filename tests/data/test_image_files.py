@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.image_folders import write_images
 from unified_extractor.data import DataError
-from unified_extractor.data.copies import find_copies
+from unified_extractor.data.copies import CopyFinder
 from unified_extractor.data.image_files import find_images, in_words
 
 
@@ -62,6 +62,6 @@ def test_copies_are_files_of_equal_bytes(tmp_path: Path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     paths = [tmp_path / name for name in (*contents, "missing")]
-    assert find_copies(paths[1:], paths[:1]) == [0]
-    assert find_copies(paths[:5], [paths[5], paths[6]]) == [3]
-    assert find_copies(paths, []) == []
+    assert CopyFinder().find(paths[1:], paths[:1]) == [0]
+    assert CopyFinder().find(paths[:5], [paths[5], paths[6]]) == [3]
+    assert CopyFinder().find(paths, []) == []

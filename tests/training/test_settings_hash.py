@@ -200,3 +200,13 @@ def test_specs_in_a_checkpoint_may_have_former_names_and_lack_new_options():
     next(iter(saved.values()))["overlap_normalize"] = True
     with pytest.raises(ConfigurationError, match="written by another architecture"):
         check_checkpoint("a.ckpt", network, saved, network.state_dict())
+
+
+def test_a_data_set_normalized_as_imagenet_keeps_the_hash_that_it_had_when_this_was_the_default():
+    def form(**arguments: Any) -> dict[str, Any]:
+        folder = {"class_path": "unified_extractor.data.ImageFolder", "init_args": {"root": "a/b", "image_size": 8, **arguments}}
+        arguments = canonical_form({"data": folder})["data"]
+        return {name: value for name, value in arguments.items() if name in ("mean", "std")}
+
+    assert form(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]) == {}
+    assert form(mean=None, std=None) == {"mean": None, "std": None}

@@ -1,29 +1,43 @@
 """Copies among image files: files with equal bytes, which would leak from training into validation or the test."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LIMIT = 100_000
 """Largest number of files among which copies are looked for: beyond it, looking would delay a run by minutes."""
 _HEAD = 16 * 1024
+_CHUNK = 500
 
 
-def find_copies(files: Sequence[Path], originals: Sequence[Path]) -> list[int]:
-    """Return the indices of those files that have the same bytes as one of the originals.
+class CopyFinder:
+    """A comparison of files by size first, then by their first bytes, and only then by all of them.
 
-    Files are compared by size first, then by their first bytes, and only then by all of them. A file that cannot be read is no copy.
+    Nothing about a file is read twice. A file that cannot be read is no copy.
     """
-    chosen, others = list(range(len(files))), list(originals)
+
+    def __init__(self) -> None:
+        self._known: list[dict[Path, Hashable]] = [{} for _ in _KEYS]
+
+    def find(self, files: Sequence[Path], originals: Sequence[Path]) -> list[int]:
+        """Return the indices of those files that have the same bytes as one of the originals."""
+        chosen, others = list(range(len(files))), list(originals)
+        for key, known in zip(_KEYS, self._known, strict=True):
+            _look_up(key, [*(files[index] for index in chosen), *others], known)
+            shared = {known[files[index]] for index in chosen} & {known[path] for path in others} - {None}
+            chosen = [index for index in chosen if known[files[index]] in shared]
+            others = [path for path in others if known[path] in shared]
+        return chosen
+
+
+def _look_up(key: Callable[[Path], Hashable], paths: Sequence[Path], known: dict[Path, Hashable]) -> None:
+    """Add the key of every path that is not known yet; threads help where files lie on another machine."""
+    new = [path for path in dict.fromkeys(paths) if path not in known]
+    chunks = [new[start : start + _CHUNK] for start in range(0, len(new), _CHUNK)]
     with ThreadPoolExecutor() as threads:
-        for key in _KEYS:
-            own = list(threads.map(key, (files[index] for index in chosen)))
-            theirs = list(threads.map(key, others))
-            shared = (set(own) & set(theirs)) - {None}
-            chosen = [index for index, value in zip(chosen, own, strict=True) if value in shared]
-            others = [path for path, value in zip(others, theirs, strict=True) if value in shared]
-    return chosen
+        for chunk, values in zip(chunks, threads.map(lambda chunk: [key(path) for path in chunk], chunks), strict=True):
+            known.update(zip(chunk, values, strict=True))
 
 
 def _size(path: Path) -> int | None:
@@ -43,10 +57,10 @@ def _whole(path: Path) -> bytes | None:
 
 def _digest(path: Path, count: int) -> bytes | None:
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             return hashlib.blake2b(file.read(count), digest_size=16).digest()
     except OSError:
         return None
 
 
-_KEYS: tuple[Callable[[Path], int | bytes | None], ...] = (_size, _head, _whole)
+_KEYS: tuple[Callable[[Path], Hashable], ...] = (_size, _head, _whole)

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.class_folders import ClassFolders
-from unified_extractor.data.copies import LIMIT, find_copies
+from unified_extractor.data.copies import LIMIT, CopyFinder
 from unified_extractor.data.data_module import ImageDataModule, Loading, Split
 from unified_extractor.data.errors import DataError
 from unified_extractor.data.image_datasets import FileImages, ImageFormat
@@ -82,7 +82,7 @@ class ImageFolder(ImageDataModule):
         self.validation_fraction, self.per_class = validation_fraction, per_class
         self._normalization = None if mean is None or std is None else (tuple(mean), tuple(std))
         self._measured = self._normalization is None
-        self._folders = ClassFolders(self.root)
+        self._folders, self._copies = ClassFolders(self.root), CopyFinder()
         self._left_out = self._leaked = 0  # copies of validation images
 
     @property
@@ -163,7 +163,7 @@ class ImageFolder(ImageDataModule):
         if len(chosen) > LIMIT:
             return train
         copies = torch.zeros(len(train), dtype=torch.bool)
-        copies[find_copies([files.paths[i] for i in train], [files.paths[i] for i in val])] = True
+        copies[self._copies.find([files.paths[i] for i in train], [files.paths[i] for i in val])] = True
         labels = files.labels[train]
         kept = ~copies | ~torch.isin(labels, labels[~copies])  # a class of nothing but copies stays
         self._left_out, self._leaked = int((~kept).sum()), int((copies & kept).sum())
@@ -182,7 +182,7 @@ class ImageFolder(ImageDataModule):
         if sum(map(len, files.values())) > LIMIT:
             return [f"copies of training images were not looked for among more than {LIMIT:,} files"]
         for source in sorted(sources - {"train"}):
-            if copies := find_copies(files[source], files["train"]):
+            if copies := self._copies.find(files[source], files["train"]):
                 found.append(
                     f"WARNING: {len(copies):,} {source} images are copies of training images, one is {files[source][copies[0]]}"
                 )
