@@ -277,7 +277,7 @@ def test_checkpoints_that_cannot_be_used_are_named(capsys: pytest.CaptureFixture
     wider = {"change": lambda c: arguments_of(c).update(widths=[16])}
     dilated = {"change": spec(static_kernel=DENSE, dilation=2)}
     for other, reason in ((wider, "another shape of"), (dilated, "dilation of")):
-        line = refusal(capsys, f"--ckpt_path={best}", **other)  # type: ignore[arg-type]
+        line = refusal(capsys, f"--ckpt_path={best}", command="test", **other)  # type: ignore[arg-type]
         assert line.startswith(f"ckpt_path: {best} was written by another architecture: ")
         assert reason in line
     assert best.read_bytes() == content

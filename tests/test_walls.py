@@ -27,7 +27,7 @@ ALLOWED = {
     "results": {"options", "spec", "results"},
     "visualize": {"spec", "ops", "layers", "profiling", "results", "visualize"},
     "data": {"task", "data"},
-    "training": {"options", "spec", "named_specs", "task", "data", "training", "profiling", "results", "visualize"},
+    "training": {"options", "spec", "named_specs", "task", "interop", "data", "training", "profiling", "results", "visualize"},
     "benchmarks": {"spec", "presets", "data", "ops", "layers", "models", "profiling", "results", "benchmarks"},
     "sweeps": {"spec", "named_specs", "data", "training", "profiling", "results", "sweeps"},
     "commands": {

@@ -255,7 +255,9 @@ def test_a_run_is_not_gone_on_with_by_another_configuration(tmp_path: Path, caps
         if not finished:
             Path("runs/tiny/version_0/record.json").unlink()
         assert main(other) == 2
-        assert "ckpt_path: last: runs/tiny/version_0 has another configuration, of hash" in capsys.readouterr().err
+        assert (
+            "ckpt_path: last: runs/tiny/version_0 has other settings: seed_everything: 0 there, 7 here" in capsys.readouterr().err
+        )
     Path("runs/tiny/version_0/environment.json").write_text("")  # damaged: nothing to compare with
     assert main(command) == 0
 

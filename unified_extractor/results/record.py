@@ -87,6 +87,7 @@ class Record:
         precision: the precision by Lightning's name.
         threads: the number of processor threads of torch.
         versions: the versions of the packages that the numbers depend on.
+        initial_weights: the file of the weights that training started from, with a digest of its content; null for a random start.
         commit: the commit of the checkout that the package lies in; null without one.
         dirty: whether that checkout was changed; null without one.
         finished: the date and time of the end, ISO 8601, UTC.
@@ -131,6 +132,7 @@ class Record:
     dirty: bool | None
     finished: str
     curve: list[EpochMetrics]
+    initial_weights: str | None = None
 
 
 _ROW = TypeAdapter(Record)

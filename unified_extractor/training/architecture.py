@@ -3,7 +3,7 @@
 Networks are known by their attributes alone: a dataclass called ``spec``, or several called ``specs``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -99,17 +99,35 @@ def check_checkpoint(path: str | Path, network: nn.Module, specs: Mapping[str, A
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ConfigurationError(f"{prefix} {rule} {min(names)}{more}")
+    if differing := differing_fields(network, specs):
+        raise ConfigurationError(f"{prefix} {differing[0]}")
+
+
+def differing_fields(network: nn.Module, specs: Mapping[str, Any]) -> list[str]:
+    """Return a line for every field of a layer's spec in which a checkpoint's ``specs`` differ from the network."""
+    lines = []
     for name, spec in _layer_specs(network).items():
-        saved = with_present_names(specs.get(name), type(spec))
         try:
-            saved = asdict(type(spec)(**saved))  # options newer than the checkpoint have their defaults
+            saved = asdict(type(spec)(**with_present_names(specs.get(name), type(spec))))  # newer options have their defaults
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(
-                f"{prefix} the spec of {name} there is none of {type(spec).__name__} here: {error}"
-            ) from error
-        for field, value in asdict(spec).items():
-            if saved[field] != value:
-                raise ConfigurationError(f"{prefix} {field} of {name} is {saved[field]} there and {value} here")
+            lines.append(f"the spec of {name} there is none of {type(spec).__name__} here: {error}")
+            continue
+        there, here = dict(_leaves(saved)), dict(_leaves(asdict(spec)))
+        lines += [
+            f"{field} of {name} is {there[field]} there and {value} here"
+            for field, value in here.items()
+            if there[field] != value
+        ]
+    return lines
+
+
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by their dotted names."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _own_specs(network: nn.Module) -> list[Any]:

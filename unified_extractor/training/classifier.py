@@ -8,6 +8,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +20,7 @@ from unified_extractor.data import ImageDataModule
 from unified_extractor.profiling.extractors import extractors
 from unified_extractor.task import ImageTask
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
+from unified_extractor.training.initial_weights import InitialWeights
 from unified_extractor.training.mixup import Mixup
 from unified_extractor.training.optimization import Optimization
 from unified_extractor.training.run.checkpoint_task import check_classes, normalize_as, read_task, write_task
@@ -45,6 +47,9 @@ class ImageClassifier(L.LightningModule):
         compile: run the network through ``torch.compile``.
         kernel_memory: "store" dynamic kernels for backward, "recompute" them in backward to save memory, or "auto", the faster of
             both; "auto" leaves each layer as it is. See :class:`unified_extractor.UnifiedExtractor2d`.
+        initial_weights: file of the weights from which training starts, with a new optimizer and schedule: of a run (``best.ckpt``), a
+            folder of ``interop.save``, or a file of an official code. What belongs to other classes, channels or image sizes is left
+            out and named. ``FILE#state_dict_ema`` takes that entry of a file with several. A resumed run does not read it.
 
     Raises:
         ConfigurationError: the network does not fit the data, or the checkpoint is of another architecture.
@@ -59,6 +64,7 @@ class ImageClassifier(L.LightningModule):
         channels_last: bool = False,
         compile: bool = False,
         kernel_memory: Literal["auto", "store", "recompute"] = "auto",
+        initial_weights: str | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -72,12 +78,24 @@ class ImageClassifier(L.LightningModule):
                 layer.kernel_memory = kernel_memory
         # what torchmetrics does about nan waits for the device at every step; a loss that is not finite ends the run anyway
         self.train_loss, self.train_accuracy = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.initial_weights, self.started_from = initial_weights, ""
         self._logged_epoch = -1
         for metric in (self.train_loss, self.train_accuracy):
             metric.persistent(True)  # a checkpoint within an epoch keeps its means
 
+    def start(self) -> list[str]:
+        """Load the initial weights, unless it was done before. Return what was left out or left at its start, a line for each reason."""
+        if self.initial_weights is None or self.started_from:
+            return []
+        start = InitialWeights(self.network, self.initial_weights)
+        self.started_from = start.name
+        return start.notes
+
     @override
     def setup(self, stage: str) -> None:
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            for note in self.start():
+                rank_zero_info(f"{self.initial_weights}: {note}")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ImageDataModule) and stage == "fit":
             check_network(self.network, data)  # other stages read a checkpoint first, whose classes count
@@ -169,11 +187,13 @@ class ImageClassifier(L.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layer_specs"] = layer_specs(self.network)
+        checkpoint["started_from"] = self.started_from
         if isinstance(data := self.trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             write_task(checkpoint, data.task)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.started_from = checkpoint.get("started_from", "")
         path = self.trainer.ckpt_path or "ckpt_path"
         self._fit_data(path, read_task(checkpoint))
         if isinstance(self.trainer.strategy, FSDPStrategy):

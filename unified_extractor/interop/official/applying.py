@@ -15,6 +15,8 @@ Weights = Mapping[str, Any] | str | Path
 """Names and values, a checkpoint that has them, or a file or folder of either."""
 _GENERATES = ("feature", "offsets", "kernel", "center_gate")
 """Children of an extractor that generate kernels and offsets."""
+_LEFT_OUT = "left out"
+"""First words of the reason for a value that is not loaded at all."""
 
 
 def read_weights(weights: Weights, which: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -52,13 +54,14 @@ def apply_rules(
     left = {rules[key].ours if key in rules else key for key in staying}
     _check_keys(values, rules, own, left, _called(weights), called)
     notes = dict.fromkeys(staying, "not there, the module's own value stays")
-    loaded = {}
+    loaded, first = {}, _first_kernel(module)
     for key, rule in rules.items():
         if key not in values:
             continue
-        if note := _difference(values[key], rule, own.get(rule.ours)):
+        note = _difference(values[key], rule, own.get(rule.ours), of_image=rule.ours == first)
+        if note:
             notes[key] = note
-        if not (rule.by_class and key in notes):
+        if not note.startswith(_LEFT_OUT):
             loaded[rule.ours] = _converted(key, values[key], own[rule.ours], rule)
     module.load_state_dict(own | loaded)
     return notes
@@ -127,18 +130,25 @@ def _check_keys(
         raise ValueError(f"module's spec is not that of an official {called}: {unmatched[0]!r} has no counterpart")
 
 
-def _difference(value: Tensor, rule: Rule, own: Tensor | None) -> str | None:
-    """Return why a value that depends on classes or image size cannot be loaded as it is; None for all other values."""
+def _first_kernel(module: nn.Module) -> str:
+    """Return the name of the weights that see the image: those of the first convolution; empty without one."""
+    return next((f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Conv2d)), "")
+
+
+def _difference(value: Tensor, rule: Rule, own: Tensor | None, *, of_image: bool) -> str:
+    """Return why a value that depends on classes, channels or size of the images cannot be loaded as it is; empty for all others."""
     if rule.by_class and own is None:
-        return "left out, the module has no classifier"
+        return f"{_LEFT_OUT}, the module has no classifier"
     assert own is not None
     if rule.by_class and value.shape[:1] != own.shape[:1] and value.shape[1:] == own.shape[1:]:
-        return f"left out, it is for {value.shape[0]} classes, the module for {own.shape[0]}"
+        return f"{_LEFT_OUT}, it is for {value.shape[0]} classes, the module for {own.shape[0]}"
+    if of_image and value.dim() == 4 and value.shape[1] != own.shape[1] and value[:, :1].shape == own[:, :1].shape:
+        return f"{_LEFT_OUT}, it is for images of {value.shape[1]} channels, the module for {own.shape[1]}"
     if rule.resize and value.dim() == own.dim():
         converted = rule.convert(value).shape
         if converted != own.shape and converted[:2] == own.shape[:2]:
             return f"interpolated from {list(converted[2:])} to {list(own.shape[2:])} positions"
-    return None
+    return ""
 
 
 def _converted(key: str, value: Tensor, own: Tensor, rule: Rule) -> Tensor:

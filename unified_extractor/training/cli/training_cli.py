@@ -196,8 +196,8 @@ class TrainingCLI(LightningCLI):
         fit = self.config_init.fit
         self.run = Fit(fit.run, self.model, self.datamodule, fit, self.config.fit)
         self.run.check(self._trial_trainer(given, settings))
+        self.run.start(self.config.fit.ckpt_path)
         if not given.fast_dev_run:
-            self.run.check_checkpoint(self.config.fit.ckpt_path)
             self.run.claim(self.config.fit.ckpt_path)
             fit.ckpt_path = self.run.checkpoint
         return self._trainer(**settings, **self.run.trainer_settings())

@@ -29,8 +29,9 @@ class _MovableCheckpoint(ModelCheckpoint):
         if Path(here(state_dict["best_model_path"])).is_file():
             paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
             best = {here(path): score for path, score in state_dict["best_k_models"].items()}
-            state_dict = {**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath}
-        super().load_state_dict(state_dict)
+            super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+        elif not state_dict["best_model_path"]:
+            super().load_state_dict({**state_dict, "dirpath": self.dirpath})  # otherwise it is of files that are not here
 
 
 class _WithinEpochCheckpoint(_MovableCheckpoint):

@@ -1,6 +1,7 @@
 """One run of ``fit``, from its checks to its record."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,18 @@ from unified_extractor.training.callbacks.divergence import StopWhenDiverged
 from unified_extractor.training.callbacks.history import RunHistory
 from unified_extractor.training.callbacks.progress_bar import NarrowProgressBar
 from unified_extractor.training.callbacks.random_state import ReseedEachStep
+from unified_extractor.training.callbacks.run_settings import KeepSettings
 from unified_extractor.training.callbacks.window_pictures import WindowPictures
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.run.checkpoints import read_checkpoint, remove_old, run_checkpoints
+from unified_extractor.training.run.checkpoints import CHECKPOINTS, read_checkpoint, remove_old, run_checkpoints
 from unified_extractor.training.run.checks import check_accumulation, check_batch_norm, check_room, check_trainer_settings
-from unified_extractor.training.run.environment import read_environment, write_environment
+from unified_extractor.training.run.environment import write_environment
 from unified_extractor.training.run.folder import RECORD, Claim, RunFolder
 from unified_extractor.training.run.loggers import run_loggers
 from unified_extractor.training.run.record import make_record
-from unified_extractor.training.run.settings_hash import config_hash, saved_config_hash
+from unified_extractor.training.run.resuming import check_resumable, check_settings_of_folder
+from unified_extractor.training.run.settings_hash import config_hash, plain_settings
 from unified_extractor.training.run.step_count import planned_steps, planned_test_images
 from unified_extractor.visualize.result_figures import draw_curves
 
@@ -60,6 +63,9 @@ class Fit:
         self._history = RunHistory()
         self._checkpoints: list[ModelCheckpoint] = []
         self._identity = ""
+        self._plain = plain_settings(parsed)
+        self._notes: list[str] = []
+        self._best: Path | None = None
 
     def check(self, trial: L.Trainer) -> None:
         """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` is a trainer with the run's
@@ -83,14 +89,22 @@ class Fit:
         check_network(self.classifier.network, self.data)
         check_room(self.run.path, self.classifier.network, trial)
 
-    def claim(self, go_on_from: str | None) -> None:
-        """Claim the folder of the run. ``go_on_from`` is ``last``, or a checkpoint from which a new run starts, or None.
+    def start(self, go_on_from: str | None) -> None:
+        """Load the initial weights of a new run. Raise ``ConfigurationError`` unless a run that is resumed has these settings.
 
-        Raise ``SystemExit`` with code 0 if ``last`` is a finished run.
+        ``go_on_from`` is ``last``, a checkpoint, or None.
         """
-        go_on, own = go_on_from == "last", config_hash(self.parsed)
-        if go_on and (earlier := self.run.current()) is not None:
-            self._check_same(earlier, own)
+        if go_on_from == "last" and (earlier := self.run.current()) is not None:
+            check_settings_of_folder(earlier, self._plain)
+        elif go_on_from in (None, "last"):
+            self._notes = self.classifier.start()
+        elif first_process():
+            self._best = check_resumable(Path(go_on_from), self._plain)
+            read_weights(go_on_from, self.classifier.network)
+
+    def claim(self, go_on_from: str | None) -> None:
+        """Claim the folder of the run, see :meth:`start`. Raise ``SystemExit`` with code 0 if ``last`` is a finished run."""
+        go_on = go_on_from == "last"
         if go_on and (finished := self.run.finished()):
             if first_process():
                 print(f"{finished}: finished, its record is there. Without --ckpt_path last, the same command starts another run")
@@ -105,31 +119,18 @@ class Fit:
         if go_on and self.checkpoint is not None:
             remove_old(self.checkpoint.parent, self.checkpoint)
         try:
-            self._identity = write_environment(self.folder, own)
+            self._identity = write_environment(self.folder, config_hash(self.parsed))
+            if self._best is not None:
+                (self.folder / CHECKPOINTS).mkdir()
+                shutil.copy2(self._best, self.folder / CHECKPOINTS / self._best.name)
         except OSError as error:
             raise ConfigurationError(f"run: cannot write into {self.folder}: {error.strerror}") from error
-
-    def _check_same(self, folder: Path, own: str) -> None:
-        written = read_environment(folder).get("config_hash", own)
-        if own not in (
-            written,
-            saved_config_hash(folder / "config.yaml"),
-        ):  # an earlier version may have made the one that is written
-            raise ConfigurationError(
-                f"ckpt_path: last: {folder} has another configuration, of hash {written}, not {own}; see its config.yaml. "
-                "Another --run.name, or no --ckpt_path, starts a run of its own"
-            )
-
-    def check_checkpoint(self, go_on_from: str | None) -> None:
-        """Raise ``ConfigurationError`` unless a given checkpoint is of this architecture."""
-        if go_on_from not in (None, "last") and first_process():
-            read_weights(go_on_from, self.classifier.network)
 
     def trainer_settings(self) -> dict[str, Any]:
         """Return loggers, checkpoints and callbacks for the trainer; without a folder, those of a trial."""
         given = self.settings.trainer
         callbacks: list[L.Callback] = [*callback_list(given.callbacks), ReseedEachStep(self.settings.seed_everything)]
-        callbacks += [StopWhenDiverged(), self._history]
+        callbacks += [StopWhenDiverged(), KeepSettings(self._plain), self._history]
         if given.enable_progress_bar is not False:
             callbacks.append(NarrowProgressBar())
         if self.folder is None:
@@ -157,6 +158,8 @@ class Fit:
                 print(f"extractor: {line}")
             print(self.data.described())
             print(self.data.preprocessing())
+            if self.classifier.started_from and not self.checkpoint:
+                print("\n  ".join([f"initial weights: {self.classifier.started_from}", *self._notes]))
 
     def finish(self, trainer: L.Trainer) -> Record | None:
         """Test the best epoch and write the record. Return None if the run has no checkpoints."""

@@ -73,6 +73,7 @@ def make_record(
         threads=torch.get_num_threads(),
         versions=versions(),
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        initial_weights=classifier.started_from or None,
         curve=[EpochMetrics(**point) for point in history.curve],
         **commit(),
     )

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,39 @@ def config_hash(settings: Namespace | Mapping[str, Any], *, seeded: bool = True)
 
 def saved_config_hash(path: Path) -> str | None:
     """Return the hash of a configuration that a run has saved, perhaps under former names; ``None`` if the file cannot be read."""
+    saved = saved_settings(path)
+    return None if saved is None else config_hash(saved)
+
+
+def saved_settings(path: Path) -> dict[str, Any] | None:
+    """Return a configuration that a run has saved, with today's names; ``None`` if the file cannot be read."""
     try:
-        saved = dict(yaml.safe_load(path.read_text()))
+        return with_names_of_today(dict(yaml.safe_load(path.read_text())))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError):
         return None
-    for name, value in saved.items():
+
+
+def with_names_of_today(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a fit's settings with today's names of their options."""
+    found = {}
+    for name, value in settings.items():
         owner = _OWNERS.get(name)
-        saved[name] = with_present_names_of(owner, value) if owner and isinstance(value, dict) else with_present_names(value)
-    return config_hash(saved)
+        found[name] = with_present_names_of(owner, value) if owner and isinstance(value, dict) else with_present_names(value)
+    return found
+
+
+def plain_settings(settings: Namespace) -> dict[str, Any]:
+    """Return a fit's parsed settings in the types of YAML, as a checkpoint keeps them."""
+    plain: dict[str, Any] = json.loads(json.dumps(_copied(settings.as_dict()), default=str))
+    return plain
+
+
+def settings_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return ``path: value there, value here`` for every setting that decides a number and differs between two runs."""
+    if config_hash(there) == config_hash(here):
+        return []
+    one, other = (_without(_copied(settings), ASIDE) for settings in (there, here))
+    return list(_differences(one, other, ""))
 
 
 def canonical_form(settings: Namespace | Mapping[str, Any]) -> dict[str, Any]:
@@ -78,14 +103,8 @@ def canonical_form(settings: Namespace | Mapping[str, Any]) -> dict[str, Any]:
     data = (content.get("data") or {}).get("init_args") or {}
     if data.get("root") and "name" in data:  # a data set without a name is called by its folder's
         data["name"] = data["name"] or Path(data["root"]).resolve().name
-    for path in ASIDE:
-        *groups, last = path.split(".")
-        place = content
-        for name in groups:
-            place = place.get(name) or {}
-        place.pop(last, None)
     form = {}
-    for name, value in content.items():
+    for name, value in _without(content, ASIDE).items():
         if name in _OWNERS:
             form[name] = _arguments(_OWNERS[name], value)
         elif value is not None:
@@ -144,6 +163,41 @@ def _value(value: Any, annotation: Any) -> Any:
     if isinstance(value, str) and value.isdecimal() and int in typing.get_args(annotation):
         return int(value)  # a command line's 1 where text is allowed too
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _without(settings: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """Return settings without some of their dotted paths, which are removed in place."""
+    for path in paths:
+        *groups, last = path.split(".")
+        place = settings
+        for name in groups:
+            place = place.get(name) or {}
+        place.pop(last, None)
+    return settings
+
+
+def _differences(one: Any, other: Any, path: str) -> Iterator[str]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and one.get("class_path") == other.get("class_path"):
+        for name in one | other:  # type: ignore[operator]
+            yield from _differences(one.get(name), other.get(name), f"{path}.{name}" if path else name)
+    elif _objects(one) and _objects(other) and len(one) == len(other):
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            yield from _differences(left, right, f"{path}[{index}]")
+    elif not _same(one, other):
+        yield f"{path}: {_in_short(one)} there, {_in_short(other)} here"
+
+
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
+
+
+def _in_short(value: Any) -> str:
+    """Return a setting in a few words: an object by the name of its class."""
+    if isinstance(value, Mapping):
+        return str(value["class_path"]).rpartition(".")[2] if "class_path" in value else "another"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_in_short, value))}]"
+    return "null" if value is None else str(value)
 
 
 def _copied(value: Any) -> Any:
