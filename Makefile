@@ -2,27 +2,32 @@
 # make test       install, and run the tests: every law of the package by its cheapest cases. Budget: 8 minutes on two cores
 # make thorough   every case of every test. Adds to `make test` what is marked `thorough` or left out by `sampled(n)`: more random
 #                 calls, shapes and layouts of the same laws, compilations for every GPU, kills and resumes of whole sweeps. Budget: 45 minutes
-# make check      what a change must pass: lint, types, wheel, test. Budget: 12 minutes on two cores, with nothing cached
+# make slurm      sweeps and runs on a SLURM cluster of this machine; skipped, with the reason, where SLURM is missing. Budget: 5 minutes
+# make check      what a change must pass: lint, types, wheel, slurm, test. Budget: 17 minutes on two cores, with nothing cached
 # A second call reuses .venv. PYTHON names another interpreter, 3.11 or newer; WORKERS is the number of tests that run side by side.
 PYTHON ?= python3
 WORKERS ?= 2
+SLURM := tests/sweeps/test_slurm.py
 BIN := .venv/bin
 SHELL := /bin/bash
 timed = TIMEFORMAT="make $@: %lR of $(1) minutes"; time
 
-.PHONY: demo test thorough check lint types wheel clean
+.PHONY: demo test thorough slurm check lint types wheel clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/00_first_look/run.py
 
 test: .venv/installed-dev
-	@$(call timed,8) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	@$(call timed,8) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore=$(SLURM)
+
+slurm: .venv/installed-dev
+	@$(call timed,5) $(BIN)/python -m pytest -rs $(SLURM)
 
 thorough: .venv/installed-dev
-	@$(call timed,45) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --thorough
+	@$(call timed,45) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --thorough --ignore=$(SLURM)
 
 check: .venv/installed-dev
-	@$(call timed,12) $(MAKE) --no-print-directory lint types wheel test -j1
+	@$(call timed,17) $(MAKE) --no-print-directory lint types wheel slurm test -j1
 
 lint: .venv/installed-dev
 	@$(call timed,1) { $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/cffconvert --validate --infile CITATION.cff; }

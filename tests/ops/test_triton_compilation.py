@@ -41,7 +41,7 @@ def compiled_for(architecture, *options):
 
 
 ARCHITECTURES = {
-    "sm_90, every second call": ("90", "--defaults", "--half"),
+    "sm_90, each call once": ("90", "--defaults", "--once"),
     "sm_90": ("90", "--defaults"),
     "sm_80": ("80", "--defaults"),
     "sm_90, all configurations": ("90",),

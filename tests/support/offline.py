@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -106,10 +107,10 @@ def report(kernel):
     }
 
 
-def compile_all(architecture, *, defaults, half):
+def compile_all(architecture, *, defaults, once):
     """Print a line for every kernel that the calls would launch, in its default configuration or in each.
 
-    ``half`` leaves out every second call, another half in the next dtype and layout.
+    ``once`` takes each call in one pair of dtype and layout, in turn, instead of in all four.
     """
     labels = {}
 
@@ -124,30 +125,33 @@ def compile_all(architecture, *, defaults, half):
 
     driver.set_active(Chip(architecture))
     launch.start = deterministic.start = start
-    for dtype in (torch.bfloat16, torch.float32):
-        for channels_last in (True, False):
-            for place, (name, call) in enumerate(calls(dtype, channels_last).items()):
-                if half and (place + (dtype == torch.float32) + channels_last) % 2:
-                    continue
-                layout = "channels_last" if channels_last else "contiguous"
-                labels = {
-                    "architecture": architecture,
-                    "call": name,
-                    "dtype": str(dtype).removeprefix("torch."),
-                    "layout": layout,
-                }
-                if call.aggregation == "similarity":
-                    launch.run_backward(call, call.x, Wanted(x=False, static_kernel=False, dynamic_kernel=True, offsets=False))
-                    continue
-                launch.run_forward(call)
-                direct = (call.static_kernel, call.stored_kernel, call.offsets, *call.kernel_tensors)
-                wanted, gradient = Wanted(True, *(t is not None for t in direct)), launch.new_output(call)
-                launch.run_backward(call, gradient, wanted)
-                if name == "DCNv3":
-                    torch.use_deterministic_algorithms(True)
-                    launch.run_backward(call, gradient, wanted)
-                    torch.use_deterministic_algorithms(False)
+    for turn, (dtype, channels_last) in enumerate(product((torch.bfloat16, torch.float32), (True, False))):
+        for place, (name, call) in enumerate(calls(dtype, channels_last).items()):
+            if once and place % 4 != turn:
+                continue
+            labels = {
+                "architecture": architecture,
+                "call": name,
+                "dtype": str(dtype).removeprefix("torch."),
+                "layout": "channels_last" if channels_last else "contiguous",
+            }
+            launch_all(name, call)
+
+
+def launch_all(name, call):
+    """Launch the kernels of a call, forward and backward, of deterministic gradients too for DCNv3."""
+    if call.aggregation == "similarity":
+        launch.run_backward(call, call.x, Wanted(x=False, static_kernel=False, dynamic_kernel=True, offsets=False))
+        return
+    launch.run_forward(call)
+    direct = (call.static_kernel, call.stored_kernel, call.offsets, *call.kernel_tensors)
+    wanted, gradient = Wanted(True, *(t is not None for t in direct)), launch.new_output(call)
+    launch.run_backward(call, gradient, wanted)
+    if name == "DCNv3":
+        torch.use_deterministic_algorithms(True)
+        launch.run_backward(call, gradient, wanted)
+        torch.use_deterministic_algorithms(False)
 
 
 if __name__ == "__main__":
-    compile_all(int(sys.argv[1]), defaults="--defaults" in sys.argv, half="--half" in sys.argv)
+    compile_all(int(sys.argv[1]), defaults="--defaults" in sys.argv, once="--once" in sys.argv)

@@ -1,9 +1,9 @@
 """Grid files: which cells they mean, and what is refused before any work."""
 
+import importlib.util
 import json
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -261,17 +261,16 @@ def test_a_device_that_is_elsewhere_costs_multiply_adds(tmp_path: Path, capsys: 
     assert not {cell.cell.name for cell in cells} & {cell.cell.name for cell in here}
 
 
-def test_a_dry_run_needs_no_submitit_and_a_sweep_says_where_to_get_it(
+def test_a_sweep_is_refused_where_files_have_no_locks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    file = write_grid(tmp_path, seeds=[0])
-    assert main(["sweep", str(file), "--dry_run"]) == 0
-    assert "1 cells, 0 finished" in capsys.readouterr().out
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, found=importlib.util.find_spec: None if name == "fcntl" else found(name)
+    )
     with pytest.raises(SystemExit) as stop:
-        main(["sweep", str(file)])
+        main(["sweep", str(write_grid(tmp_path, seeds=[0]))])
     assert stop.value.code == 2
-    assert capsys.readouterr().err == "uniex: error: a sweep needs submitit: pip install 'unified-extractor[sweeps]'\n"
+    assert capsys.readouterr().err.startswith("uniex: error: a sweep needs the file locks of Linux or macOS")
 
 
 @pytest.mark.parametrize(

@@ -227,53 +227,6 @@ def test_a_job_forwards_sigterm_and_does_not_touch_a_busy_log(tmp_path: Path):
     assert log.read_text().count("ready\n") == 1
 
 
-def test_slurm_runs_an_array_of_what_is_not_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """The commands of SLURM are replaced: sbatch runs the array's script, srun its command."""
-    monkeypatch.setenv("PATH", f"{fake_slurm(tmp_path)}:{os.environ['PATH']}")
-    two = {"trainer.devices": 2, "trainer.strategy": "ddp"}  # Lightning starts them, SLURM knows of one task
-    file = write_grid(tmp_path, variants={"plain": {}, "two": two}, seeds=[0])
-    assert (
-        main(["sweep", str(file), "--cluster", "slurm", "--workers", "2", "--slurm", "partition=gpu", "--slurm", "time=60"]) == 0
-    )
-    assert "2 of 2 cells have their record" in capsys.readouterr().out
-    script = (tmp_path / "bin" / "script").read_text()
-    for line in ("--partition=gpu", "--time=60", "--array=0-1%2"):
-        assert f"#SBATCH {line}\n" in script
-    assert [[record["devices"] for record in records(cell)] for cell in cells_of(file)] == [[1], [2]]
-
-
-def fake_slurm(folder: Path) -> Path:
-    """Return a folder with commands named as SLURM's, that run jobs on this machine."""
-    scripts = {
-        "sbatch": """
-import os, re, shutil, subprocess, sys
-here = os.path.dirname(os.path.abspath(sys.argv[0]))
-shutil.copy(sys.argv[1], os.path.join(here, "script"))
-tasks = int(re.search(r"--array=0-([0-9]+)", open(sys.argv[1]).read())[1]) + 1
-for task in range(tasks):
-    job = {"JOB_ID": str(78 + task), "ARRAY_JOB_ID": "77", "ARRAY_TASK_ID": str(task), "NTASKS": "1", "JOB_NAME": "sweep"}
-    job |= {"JOB_NUM_NODES": "1", "NODEID": "0", "LOCALID": "0", "PROCID": "0"}
-    environment = {**os.environ, **{"SLURM_" + name: value for name, value in job.items()}}
-    script = os.path.join(here, "script")
-    subprocess.Popen(["bash", script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print("Submitted batch job 77")
-""",
-        "srun": """
-import os, sys
-os.execvp(sys.argv[6], sys.argv[6:])  # after --unbuffered --output FILE --error FILE
-""",
-        "sacct": "print('JobID|State|NodeList')",
-    }
-    (folder / "bin").mkdir()
-    for name, text in scripts.items():
-        path = folder / "bin" / name
-        path.write_text(f"#!{sys.executable}\n{text}")
-        path.chmod(0o755)
-    return folder / "bin"
-
-
 def test_debug_runs_in_this_process(tmp_path: Path):
     executor = make_executor("debug", tmp_path / "submitit", workers=1, slurm={})
     log, handler = tmp_path / "a.log", signal.getsignal(signal.SIGTERM)

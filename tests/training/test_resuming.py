@@ -108,6 +108,7 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, whole: Path):
     assert_equal_ends(whole, broken(tmp_path, step=20))  # 8 steps an epoch
 
 
+@pytest.mark.thorough
 def test_killed_in_the_first_epoch_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = write_config(tmp_path, trainer__callbacks=[killed(3)])
     command = ("fit", "--config", str(file), "--ckpt_path", "last")
@@ -144,23 +145,3 @@ def test_killed_with_two_processes(tmp_path: Path):
 
 def test_sigterm_stops_the_run_and_the_same_command_goes_on(tmp_path: Path, whole: Path):
     assert_equal_ends(whole, broken(tmp_path, step=20, number=signal.SIGTERM))
-
-
-@pytest.mark.thorough
-def test_slurm_preemption_requeues_and_resumes_from_the_last_epoch(tmp_path: Path, whole: Path):
-    scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.parent.mkdir()
-    scontrol.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/requeued\nkill -TERM $PPID\n")
-    scontrol.chmod(0o755)
-    slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
-    slurm |= {"SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "localhost", "PATH": f"{scontrol.parent}:/usr/bin:/bin"}
-    callbacks = [AVERAGE, killed(20, signal.SIGUSR1)]
-    file = write_config(tmp_path, run__name="broken", trainer__callbacks=callbacks, **EVERYTHING)
-    command = ("fit", "--config", str(file), "--ckpt_path", "last")
-    first = in_its_own_process(*command, **slurm)
-    assert (tmp_path / "requeued").read_text() == "requeue 77\n", first.stderr
-    folder = Path("runs/broken/version_0")
-    assert not (folder / "record.json").exists()
-    again = in_its_own_process(*command, **slurm)
-    assert again.returncode == 0, again.stderr
-    assert_equal_ends(whole, folder)

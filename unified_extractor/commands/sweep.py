@@ -12,7 +12,7 @@ from rich.console import Console
 
 from unified_extractor.results.record import RecordError
 from unified_extractor.sweeps.cell import LOGS
-from unified_extractor.sweeps.cluster import Cluster, check_submitit, make_executor
+from unified_extractor.sweeps.cluster import Cluster, check_system, make_executor
 from unified_extractor.sweeps.grid import Grid, SweepError, read_grid
 from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.plan import PlannedCell, commands, extractor_lines, plan_cells, plan_table, plan_total
@@ -96,8 +96,7 @@ def run_sweep(
 
     Return 0 if every cell has its record, 1 if one failed. Raise ``SweepError`` or ``RecordError`` for a mistake.
     """
-    if not dry_run:
-        check_submitit()
+    check_system()
     kept = KeptRows(rows, reuse)
     cells = plan_cells(grid, elsewhere=dry_run or cluster == "slurm", kept=kept)
     _print_plan(cells, workers, with_commands)

@@ -81,7 +81,7 @@ class Record:
         val_loss: the validation loss of the best epoch.
         seconds_per_epoch: median wall time of an epoch's training steps.
         seconds_per_step: median wall time of a training step, data included.
-        peak_memory_bytes: on a GPU what torch allocated at most, on a CPU the process's largest resident set.
+        peak_memory_bytes: on a GPU what torch allocated at most, on a CPU the process's largest resident set, ``None`` on Windows.
         device: the device in words.
         devices: the number of devices.
         precision: the precision by Lightning's name.
@@ -122,7 +122,7 @@ class Record:
     val_loss: Loss
     seconds_per_epoch: Seconds
     seconds_per_step: Seconds
-    peak_memory_bytes: Count
+    peak_memory_bytes: Count | None
     device: str
     devices: Count
     precision: str

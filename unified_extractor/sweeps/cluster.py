@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +19,12 @@ _NO_LIMIT_MINUTES = 60 * 24 * 365
 """The time limit of local jobs, a year: submitit's default is two minutes."""
 
 
-def check_submitit() -> None:
-    """Raise ``SweepError`` unless submitit is there."""
-    if importlib.util.find_spec("submitit") is None:
-        raise SweepError("a sweep needs submitit: pip install 'unified-extractor[sweeps]'")
+def check_system() -> None:
+    """Raise ``SweepError`` on systems without the locks by which a sweep knows the cells that run."""
+    if importlib.util.find_spec("fcntl") is None:
+        raise SweepError(
+            f"a sweep needs the file locks of Linux or macOS, which {sys.platform} lacks; uniex fit trains single runs"
+        )
 
 
 def make_executor(cluster: Cluster, folder: Path, *, workers: int, slurm: Mapping[str, Any]) -> Any:
@@ -42,6 +45,10 @@ def make_executor(cluster: Cluster, folder: Path, *, workers: int, slurm: Mappin
         executor.update_parameters(**settings)
     except (NameError, ValueError, TypeError, RuntimeError, AssertionError) as error:
         raise SweepError(f"--cluster {cluster}: {' '.join(str(error).split())}") from error
+    if cluster == "slurm":
+        from unified_extractor.sweeps.slurm import watch_jobs
+
+        watch_jobs()
     return executor
 
 

@@ -1,10 +1,9 @@
 """The job of a worker: a cell's command as a process of its own. Standard library only: workers start without loading torch.
 
 A cell's log is locked by whoever writes it. The lock is the operating system's and belongs to the command too, so that it outlives
-a worker that is killed, and ends with the last of the two, however they end.
+a worker that is killed, and ends with the last of the two, however they end. Windows has no such lock.
 """
 
-import fcntl
 import os
 import shlex
 import signal
@@ -76,6 +75,8 @@ class CellJob:
 
 def is_locked(log: Path) -> bool:
     """Return whether a worker, or a command that outlived its worker, writes this log."""
+    import fcntl
+
     try:
         with log.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -87,6 +88,8 @@ def is_locked(log: Path) -> bool:
 
 
 def _locked(log: IO[bytes]) -> bool:
+    import fcntl
+
     for _ in range(_TRIES):  # somebody who only looks holds it for an instant
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,22 +15,30 @@ from unified_extractor.sweeps.plan import PlannedCell
 from unified_extractor.sweeps.progress import Progress
 
 _REFUSED = 2
+_STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
+"""Exit codes of a command that SIGTERM stopped, at its next step or while it started."""
 _STOP_SECONDS = 20.0
 _POLL_SECONDS: dict[Cluster, float] = {"local": 0.3, "debug": 0.0, "slurm": 3.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A cell that ended without a record: its last ``exit_code``, ``None`` if its worker was lost, and its log's last line."""
+    """A cell that ended without a record.
+
+    Attributes:
+        cell: the cell.
+        exit_code: the last exit code of its command, ``None`` if its worker was lost.
+        reason: the end in words.
+        last_line: the last line of its log.
+    """
 
     cell: Cell
     exit_code: int | None
+    reason: str
     last_line: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.cell.point}: {exit_words(self.exit_code)}: {self.last_line or 'nothing was printed'} (log: {self.cell.log})"
-        )
+        return f"{self.cell.point}: {self.reason}: {self.last_line or 'nothing was printed'} (log: {self.cell.log})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,9 @@ class Sweep:
         except KeyboardInterrupt:
             if self._cluster == "local":
                 self._stop()
+            elif self._jobs:
+                jobs = sorted({running.job.job_id.split("_")[0] for running in self._jobs.values()})
+                self._progress.event(f"interrupted: its jobs stay queued; scancel {' '.join(jobs)} ends them")
             raise
         return self.failures
 
@@ -142,7 +153,19 @@ class Sweep:
         if state == "finished":
             self._finished(name)
         elif state != "running" and not elsewhere:
-            self._failed(name, exit_code)
+            self._unfinished(name, running.job, exit_code)
+
+    def _unfinished(self, name: str, job: Any, exit_code: int | None) -> None:
+        """Queue a cell again that the cluster stopped, which is no failure; leave out one whose job a person cancelled."""
+        if self._cluster == "slurm" and (exit_code is None or exit_code in _STOPPED):
+            from unified_extractor.sweeps.slurm import state_of, was_taken_back
+
+            slurm_state = state_of(job)
+            if slurm_state == "CANCELLED":
+                return self._give_up(name, exit_code, "its job was cancelled")
+            if was_taken_back(slurm_state) or (exit_code is not None and slurm_state != "TIMEOUT"):
+                return self._progress.event(f"stopped {self._open[name].cell.point}: the cluster took its machine back; goes on")
+        return self._failed(name, exit_code)
 
     def _finished(self, name: str) -> None:
         self._elsewhere.discard(name)
@@ -155,10 +178,13 @@ class Sweep:
         times = self._failed_times[name] = self._failed_times.get(name, 0) + 1
         if times <= self._retries and exit_code != _REFUSED:
             self._progress.event(f"failed {cell.point}: {exit_words(exit_code)}; retry {times} of {self._retries}")
-            return
-        del self._open[name]
-        self.failures.append(Failure(cell=cell, exit_code=exit_code, last_line=_last_line(cell)))
-        self._progress.event(f"failed {cell.point}: {exit_words(exit_code)}")
+        else:
+            self._give_up(name, exit_code, exit_words(exit_code))
+
+    def _give_up(self, name: str, exit_code: int | None, reason: str) -> None:
+        cell = self._open.pop(name).cell
+        self.failures.append(Failure(cell=cell, exit_code=exit_code, reason=reason, last_line=_last_line(cell)))
+        self._progress.event(f"failed {cell.point}: {reason}")
 
     def _job(self, planned: PlannedCell, slot: int) -> Any:
         gpus = visible_gpus() if planned.gpus else []
