@@ -12,6 +12,7 @@ from matplotlib.text import Annotation
 from tests.support.refusals import refused
 from tests.support.rows import ROW, factorial_rows, row
 from unified_extractor.__main__ import main
+from unified_extractor.results.intervals import draw_ranking
 from unified_extractor.results.record import EpochMetrics, RecordError, read_rows, write_rows
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves
 
@@ -124,11 +125,11 @@ def test_rows_are_gathered_in_one_new_file(tmp_path, capsys):
     ("rows", "arguments", "message"),
     [
         (
-            [row(), replace(row(), run="the-other-one")],
+            [row(), replace(row(), run="the-other-one", config_hash="of another version")],
             (),
-            "with seed 0: runs run-involution-0-digits and the-other-one; name the folders",
+            "rows.jsonl:1 and ",
         ),
-        ([row(), row(seed=1, parameters=7)], (), "differ in parameters: 12345 in run run-involution-0-digits, 7 in run"),
+        ([row(), row(seed=1, parameters=7)], (), "differ in parameters: 12345 in "),
         ([row("a"), row("b")], ("--baseline", "c"), "no variant 'c' to be the baseline of digits, there are a, b"),
         ([row("a"), row("b", dataset="x")], ("--baseline", "a"), "no variant 'a' to be the baseline of x, there are b"),
         ([row()], ("--metric", "accuracy"), "the metrics are test_accuracy"),
@@ -272,3 +273,98 @@ def test_effects_and_gradients_are_made_when_asked_for(tmp_path, capsys):
     write_rows(without := tmp_path / "without.jsonl", rows_of())
     assert "has no gradient norms of its stages" in refused(capsys, "report", without, "--gradients")
     assert "effects need a factorial of at least two switches" in refused(capsys, "report", without, "--effects")
+
+
+def run_folders(root, rows):
+    """Write each row into a run folder of its own, as ``fit`` does; a run that is not finished has no ``record.json``."""
+    for folder, record in rows.items():
+        (root / folder).mkdir(parents=True)
+        (root / folder / "environment.json").write_text("{}")
+        if record is not None:
+            write_rows(root / folder / ("record.json" if record.planned_epochs is None else "unfinished.json"), [record])
+
+
+def unfinished(variant, epochs, planned=30, **fields):
+    nothing = dict.fromkeys(("test_accuracy", "test_top5_accuracy", "test_loss", "test_calibration_error"))
+    return row(variant, run=f"unfinished-{variant}-{epochs}", epochs=epochs, planned_epochs=planned, **nothing, **fields)
+
+
+def test_runs_that_were_not_trained_alike_say_so_in_every_table(tmp_path):
+    rows = [
+        row("a", epochs=6, learning_rate=0.1, settings_hash="1"),
+        row("b", epochs=30, learning_rate=0.01, settings_hash="2", test_accuracy=0.97),
+    ]
+    output = report(tmp_path, rows)
+    for table in ("results", "summary"):
+        data = pd.read_csv(output / f"{table}.csv").set_index("variant")
+        assert data["epochs"].to_dict() == {"a": 6, "b": 30}
+        assert data["learning_rate"].to_dict() == {"a": 0.1, "b": 0.01}
+        assert "train_images" not in data
+        assert "| epochs | learning rate |" in (output / f"{table}.md").read_text()
+    assert "not trained alike: epochs, learning rate differ" in (output / "summary.md").read_text()
+    (axis,) = draw_ranking(rows).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "a, epochs 6, learning rate 0.1",
+        "b, epochs 30, learning rate 0.01",
+    ]
+    alike = report(tmp_path, [row("a"), row("b")])
+    assert not {"epochs", "learning_rate", "batch_size", "train_images"} & set(pd.read_csv(alike / "results.csv"))
+    assert "not trained alike" not in (alike / "summary.md").read_text()
+
+
+def test_a_repeated_command_counts_once_and_the_folder_left_out_is_named(tmp_path, capsys):
+    first = row("b", finished="2025-01-01T00:00:00+00:00", test_accuracy=0.5)
+    last = row("b", run="run-again-0", finished="2025-01-02T00:00:00+00:00", test_accuracy=0.75)
+    run_folders(tmp_path, {"b/version_0": first, "b/version_1": last, "a/version_0": row("a")})
+    assert main(["report", str(tmp_path), "--rows", str(tmp_path / "rows.jsonl")]) == 0
+    again = f"left out: {tmp_path}/b/version_0: b with seed 0 was run again with the same settings, in {tmp_path}/b/version_1\n"
+    assert capsys.readouterr().out.endswith(again)
+    assert pd.read_csv(tmp_path / "report" / "summary.csv").set_index("variant")["test_accuracy"]["b"] == 0.75
+    assert [one.run for one in read_rows([tmp_path / "rows.jsonl"])] == ["run-a-0-digits", "run-again-0"]
+    assert "source" not in json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])
+
+
+def test_other_settings_under_one_name_are_told_apart(tmp_path):
+    rows = {
+        "b/version_0": row("b", epochs=6, settings_hash="1", config_hash="1"),
+        "b/version_1": row("b", run="run-longer-0", epochs=30, settings_hash="2", config_hash="2"),
+        "c/version_0": row("c", settings_hash="3", config_hash="3"),
+        "c/version_1": row("c", run="run-other-0", settings_hash="4", config_hash="4"),
+        "c/version_2": row("c", 1, settings_hash="4", config_hash="5"),
+    }
+    run_folders(tmp_path, rows)
+    assert main(["report", str(tmp_path)]) == 0
+    seeds = pd.read_csv(tmp_path / "report" / "summary.csv").set_index("variant")["seeds"]
+    place = f"{tmp_path}/c/version_"
+    assert seeds.to_dict() == {"b (epochs 6)": 1, "b (epochs 30)": 1, f"c (as in {place}0)": 1, f"c (as in {place}1)": 2}
+
+
+def test_runs_that_are_not_finished_are_named_and_reported_when_asked_for(tmp_path, capsys):
+    rows = {"a": row("a", epochs=30, settings_hash="0"), "a2": row("a", 1, epochs=30, settings_hash="0")}
+    cut = {"b": unfinished("b", 3), "c": unfinished("c", 30), "d": None}
+    run_folders(tmp_path, rows | cut)
+    assert main(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for text in (
+        "b: not finished, 3 of 30 epochs; --unfinished takes it\n",
+        "c: not finished, not tested yet; --unfinished takes it\n",
+        "d: not finished, and no epoch has been validated\n",
+    ):
+        assert f"left out: {tmp_path}/{text}" in printed
+    assert pd.read_csv(tmp_path / "report" / "results.csv")["variant"].tolist() == ["a", "a"]
+    assert main(["report", str(tmp_path), "--unfinished", "--rows", str(tmp_path / "rows.jsonl")]) == 0
+    printed = capsys.readouterr().out
+    assert "--unfinished takes it" not in printed
+    assert "b (unfinished, 3 of 30 epochs)" in printed
+    results = pd.read_csv(tmp_path / "report" / "results.csv").set_index("variant")
+    assert results["val_accuracy"]["b (unfinished, 3 of 30 epochs)"] == row().val_accuracy
+    assert np.isnan(results["test_accuracy"]["b (unfinished, 3 of 30 epochs)"])
+    assert pd.read_csv(tmp_path / "report" / "summary.csv")["variant"].tolist() == ["a"]
+    assert len(read_rows([tmp_path / "rows.jsonl"])) == 2
+
+
+def test_a_folder_with_nothing_but_runs_that_are_not_finished(tmp_path, capsys):
+    run_folders(tmp_path, {"b": unfinished("b", 3)})
+    assert f"left out: {tmp_path}/b: not finished, 3 of 30 epochs; --unfinished takes it" in refused(capsys, "report", tmp_path)
+    assert main(["report", str(tmp_path), "--unfinished"]) == 0
+    assert files(tmp_path / "report") == {"results.csv", "results.md", "results.tex", "curves.png"}

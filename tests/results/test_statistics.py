@@ -99,7 +99,7 @@ def test_nothing_to_pair_is_an_empty_table():
         ),
         (
             lambda: by_variant([row("a"), row("b"), replace(row("a"), run="the-other-one")]),
-            "two rows of variant a with seed 0: runs run-a-0-digits and the-other-one",
+            "two rows of variant a with seed 0: run run-a-0-digits and run the-other-one",
         ),
         (lambda: summary([row(), row(dataset="cifar10")]), "rows of digits and of cifar10 cannot be compared"),
         (lambda: differences([row(), row(budget="cpu")]), "rows of digits and of digits, budget cpu cannot be compared"),

@@ -14,15 +14,18 @@ from unified_extractor.results.effects import effects
 from unified_extractor.results.groups import groups, title
 from unified_extractor.results.intervals import draw_effects, draw_ranking
 from unified_extractor.results.record import Record, RecordError, write_rows
-from unified_extractor.results.sources import find_rows
+from unified_extractor.results.sources import find_rows, unfinished_runs
 from unified_extractor.results.statistics import differences, summary
 from unified_extractor.results.tables import as_latex, as_markdown, as_rich, formatted, in_words, results_table
+from unified_extractor.results.training_settings import differing, told_apart, without_repeats
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves, draw_gradient_norms
 
 KINDS = ("csv", "md", "tex")
 _MOST_CURVES, _MOST_POINTS = 14, 20
 """Largest number of variants in a figure of curves and in one of points: more cannot be told apart, so they get a ranking
 only."""
+_SOMETIMES = ("summary", "ranking", "differences", "effects", "curves", "accuracy_cost", "gradient_norms")
+"""Names of the tables and figures that some groups of runs do not have."""
 _COSTS_DIFFER = 1.1
 """Ratio of the largest to the smallest cost above which accuracy is drawn against cost; networks of matched cost differ by
 less."""
@@ -55,15 +58,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="only these, in this order")
     parser.add_argument("--effects", action="store_true", help="also what the switches of a factorial of extractors do")
     parser.add_argument("--gradients", action="store_true", help="also the norms of the stages' gradients over the epochs")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="also runs that are not finished, marked, with what they have so far"
+    )
     parser.add_argument("--rows", type=Path, metavar="FILE.jsonl", help="also write all rows to this new file")
     given = parser.parse_args(arguments)
     first = given.sources[0]
     output = given.output or (first if first.is_dir() else first.parent) / "report"
     try:
-        rows = find_rows(given.sources)
+        rows, left_out = without_repeats(find_rows(given.sources, unfinished=given.unfinished))
+        left_out += unfinished_runs(given.sources, taken=given.unfinished)
         if given.variants:
             rows = chosen(rows, given.variants)
-        found = groups(rows)
+        found = groups(told_apart(rows))
         reports = {
             name: make_report(
                 own, baseline=given.baseline, metric=given.metric, with_effects=given.effects, with_gradients=given.gradients
@@ -76,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         for folder in (*folders, *([given.rows.parent] if given.rows else ())):
             folder.mkdir(parents=True, exist_ok=True)
         if given.rows is not None:
-            write_rows(given.rows, rows)
+            write_rows(given.rows, finished := [row for row in rows if row.planned_epochs is None])
         for folder, report in zip(folders, reports.values(), strict=True):
             _write(report, folder)
     except (RecordError, OSError) as error:
@@ -86,7 +93,9 @@ def main(arguments: Sequence[str]) -> int:
         tables, figures = ",".join(report.tables), ",".join(report.figures)
         print(f"written: {folder}/{{{tables}}}.{{{','.join(KINDS)}}}, {folder}/{{{figures}}}.png")
     if given.rows is not None:
-        print(f"written: {given.rows}, {len(rows)} rows")
+        print(f"written: {given.rows}, {len(finished)} rows")
+    for reason in left_out:
+        print(f"left out: {reason}")
     return 0
 
 
@@ -109,43 +118,56 @@ def make_report(
 ) -> Report:
     """Return the tables and figures of one group. It has no differences unless two variants share at least two seeds.
 
+    Runs that are not finished stand in the table of results and among the curves alone: they have no test figures.
+
     Raises:
         RecordError: the rows cannot be compared, the baseline is none of their variants, or a row lacks the metric; with
             ``with_effects``, the rows are no factorial design; with ``with_gradients``, a row has no gradient norms.
     """
+    about = title(rows)
+    report = Report(
+        tables={"results": results_table(rows)},
+        captions={"results": f"{about}: {len(rows)} run{'s' * (len(rows) > 1)}"},
+        figures={"curves": draw_curves(rows)} if len({row.variant for row in rows}) <= _MOST_CURVES else {},
+    )
+    if with_gradients:
+        report.figures["gradient_norms"] = draw_gradient_norms(rows)
+    if finished := [row for row in rows if row.planned_epochs is None]:
+        _compare(report, finished, baseline, metric)
+    if with_effects:
+        table = report.tables["effects"] = effects(finished, metric)
+        report.captions["effects"] = (
+            f"{about}: what a switch adds to {in_words(metric)}, averaged over the others; a x b: by how much more b adds where a is on; "
+            f"least squares, 95 % intervals, {len(table)} comparisons made, not corrected for it"
+        )
+        report.figures["effects"] = draw_effects(table, about, metric)
+    return report
+
+
+def _compare(report: Report, rows: Sequence[Record], baseline: str | None, metric: str) -> None:
+    """Add the tables and figures that compare the variants of finished runs."""
     about, called = title(rows), in_words(metric)
-    tables = {"results": results_table(rows), "summary": summary(rows, metric)}
-    captions = {
-        "results": f"{about}: {len(rows)} run{'s' * (len(rows) > 1)}",
-        "summary": f"{about}: means over seeds; ± is half the 95 % t-interval of {called}, absent with one seed",
-    }
+    unlike = f"; not trained alike: {', '.join(map(in_words, fields))} differ" if (fields := differing(rows)) else ""
+    table = report.tables["summary"] = summary(rows, metric)
+    report.captions["summary"] = (
+        f"{about}: means over seeds; ± is half the 95 % t-interval of {called}, absent with one seed{unlike}"
+    )
     paired = differences(rows, baseline=baseline, metric=metric)
     if len(paired):
-        tables["differences"] = paired
+        report.tables["differences"] = paired
         count = f"{len(paired)} comparison{'s' * (len(paired) > 1)} made"
-        captions["differences"] = (
+        report.captions["differences"] = (
             f"{about}: {called} minus that of {paired['baseline'][0]}, paired by seed; 95 % t-intervals, {count}, not corrected for it"
+            + unlike
         )
-    figures = {"ranking": draw_ranking(rows, metric)}
-    costs = tables["summary"]["multiply_adds"]
-    if len(costs) <= _MOST_CURVES:
-        figures["curves"] = draw_curves(rows)
+    report.figures["ranking"] = draw_ranking(rows, metric)
+    costs = table["multiply_adds"]
     if len(costs) <= _MOST_POINTS and costs.max() > _COSTS_DIFFER * costs.min():
-        figures["accuracy_cost"] = draw_accuracy_cost(rows, metric)
-    if with_gradients:
-        figures["gradient_norms"] = draw_gradient_norms(rows)
-    if with_effects:
-        tables["effects"] = effects(rows, metric)
-        captions["effects"] = (
-            f"{about}: what a switch adds to {called}, averaged over the others; a x b: by how much more b adds where a is on; least "
-            f"squares, 95 % intervals, {len(tables['effects'])} comparisons made, not corrected for it"
-        )
-        figures["effects"] = draw_effects(tables["effects"], about, metric)
-    return Report(tables=tables, captions=captions, figures=figures)
+        report.figures["accuracy_cost"] = draw_accuracy_cost(rows, metric)
 
 
 def _write(report: Report, folder: Path) -> None:
-    for name in ("differences", "effects", "curves", "accuracy_cost", "gradient_norms"):  # an earlier report may have had some
+    for name in _SOMETIMES:  # an earlier report may have had some
         for kind in (*KINDS, "png"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     for name, table in report.tables.items():
@@ -162,7 +184,10 @@ def _print(report: Report) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)
-    several = (report.tables["summary"]["seeds"] > 1).any()
-    for name in (*(("summary", "differences") if several else ("results",)), "effects"):
+    several = "summary" in report.tables and (report.tables["summary"]["seeds"] > 1).any()
+    names = ["summary", "differences"] if several else ["results"]
+    if several and report.tables["results"]["test_accuracy"].isna().any():  # runs that are not finished stand there alone
+        names.append("results")
+    for name in (*names, "effects"):
         if name in report.tables:
             console.print(as_rich(formatted(report.tables[name]), report.captions[name]))

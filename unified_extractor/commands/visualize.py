@@ -8,7 +8,7 @@ import torch
 
 from unified_extractor.profiling.extractors import extractors
 from unified_extractor.results.record import Record
-from unified_extractor.results.sources import find_runs, read_run
+from unified_extractor.results.sources import find_runs, read_run, unfinished_runs
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.finished_run import load_run
 from unified_extractor.visualize.receptive_field import draw_receptive_fields
@@ -30,9 +30,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--output", type=Path, help="the picture (default windows.png, receptive_fields.png, in the first folder)"
     )
+    parser.add_argument("--unfinished", action="store_true", help="also runs that are not finished, at their best epoch so far")
     given = parser.parse_args(arguments)
     try:
-        runs = find_runs(given.folders)
+        runs = find_runs(given.folders, unfinished=given.unfinished)
+        left_out = unfinished_runs(given.folders, taken=given.unfinished)
         names = _names([read_run(run) for run in runs])
         loaded = dict(zip(names, map(load_run, runs), strict=True))
         data = next(iter(loaded.values()))[1]
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         parser.exit(2, f"uniex: error: {error}\n")
     print(f"written: {picture} ({about})")
+    for reason in left_out:
+        print(f"left out: {reason}")
     return 0
 
 

@@ -49,7 +49,7 @@ def factorial(rows: Sequence[Record]) -> pd.DataFrame:
         try:
             specs = {ExtractorSpec(**spec) for spec in row.specs}
         except TypeError as error:
-            raise RecordError(f"run {row.run} has a spec of another version: {error}") from error
+            raise RecordError(f"{row.place} has a spec of another version: {error}") from error
         if not specs:
             continue
         rest, levels = asdict(specs.pop()), {}

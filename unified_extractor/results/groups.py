@@ -50,7 +50,7 @@ def check_one_group(rows: Sequence[Record]) -> None:
     """Raise ``RecordError`` unless all rows have one data set and budget: others never share a table or a figure."""
     for row in rows:
         if _key(row) != _key(rows[0]):
-            raise RecordError(f"rows of {title(rows)} and of {title([row])} cannot be compared: runs {rows[0].run} and {row.run}")
+            raise RecordError(f"rows of {title(rows)} and of {title([row])} cannot be compared: {rows[0].place} and {row.place}")
 
 
 def by_variant(rows: Sequence[Record]) -> dict[str, list[Record]]:
@@ -70,7 +70,7 @@ def by_variant(rows: Sequence[Record]) -> dict[str, list[Record]]:
             _check_same(own[0], row)
             if other := seeds.get(row.seed):
                 raise RecordError(
-                    f"two rows of variant {variant} with seed {row.seed}: runs {other.run} and {row.run}; "
+                    f"two rows of variant {variant} with seed {row.seed}: {other.place} and {row.place}; "
                     "name the folders of the runs wanted"
                 )
             seeds[row.seed] = row
@@ -86,7 +86,8 @@ def _check_same(first: Record, second: Record) -> None:
         if found := _difference(_comparable(first, field), _comparable(second, field), field):
             where, one, other = found
             raise RecordError(
-                f"rows of variant {first.variant} differ in {where}: {one!r} in run {first.run}, {other!r} in run {second.run}"
+                f"rows of variant {first.variant} differ in {where}: {one!r} in {first.place}, {other!r} in {second.place}; "
+                "name the folders of the runs wanted"
             )
 
 

@@ -11,6 +11,8 @@ from unified_extractor.results.groups import title
 from unified_extractor.results.record import Record
 from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import in_words
+from unified_extractor.results.training_settings import differing
+from unified_extractor.results.training_settings import in_words as training_in_words
 
 _ROW_INCHES = 0.21
 
@@ -31,7 +33,7 @@ def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy") -> Figur
         axis.plot(*zip(*seeds, strict=True), ".", color="0.6", markersize=3.5, zorder=1)
     bars = scale * np.nan_to_num(table[f"{metric}_half_width"].to_numpy(float))
     axis.errorbar(scale * table[metric], range(len(table)), xerr=bars, fmt="o", markersize=4, color="C0", capsize=2, linewidth=1)
-    axis.set_yticks(range(len(table)), table["variant"], fontsize=8)
+    axis.set_yticks(range(len(table)), _labels(rows, table["variant"].tolist()), fontsize=8)
     axis.set(xlabel=in_words(metric) + unit, ylim=(-0.7, len(table) - 0.3))
     axis.xaxis.set_major_locator(MaxNLocator(8))
     axis.grid(axis="x", alpha=0.3)
@@ -66,6 +68,17 @@ def draw_effects(table: pd.DataFrame, about: str, metric: str = "test_accuracy")
     lower.set_xlabel(f"difference in {in_words(metric)}{unit.replace('%', 'points')}; filled: the 95 % interval leaves out zero")
     figure.suptitle(f"{about}: {int(table['runs'].iloc[0])} runs", fontsize=9)
     return figure
+
+
+def _labels(rows: Sequence[Record], variants: Sequence[str]) -> list[str]:
+    """Return the names of variants, with their training where they were not trained alike and the names do not say so."""
+    first = {row.variant: row for row in reversed(rows)}
+    fields = differing(rows)
+    labels = []
+    for variant in variants:
+        settings = training_in_words(first[variant], fields)
+        labels.append(variant if settings in variant else f"{variant}, {settings}")
+    return labels
 
 
 def _figure(lines: int) -> Figure:

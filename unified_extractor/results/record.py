@@ -4,6 +4,7 @@ A file of rows has one JSON object a line; the record in a run folder is such a 
 """
 
 import csv
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,9 @@ from unified_extractor.spec import ExtractorSpec
 
 SCHEMA = 2
 """The version of the fields of a row, raised whenever one changes its meaning."""
+RECORD, UNFINISHED = "record.json", "unfinished.json"
+RUN_FILES = (RECORD, UNFINISHED)
+"""Names of the file in a run's folder that holds its row: that of a finished run, and that of the epochs so far."""
 FORMER_HASHES = "former_hashes.csv"
 """The name of the table that gives the present hashes for those of rows from before a change of how hashes are made."""
 
@@ -50,7 +54,7 @@ class EpochMetrics:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Record:
-    """A run that was trained and tested.
+    """A run that was trained and tested, or one that is not finished: ``planned_epochs`` says so.
 
     Attributes:
         schema: version of these fields.
@@ -68,12 +72,15 @@ class Record:
         multiply_adds: the multiply-adds of one image, forward.
         seed: the seed of initial weights, data order and augmentation.
         epochs: the number of epochs that were trained.
+        planned_epochs: the number of epochs that a run shall have that is not finished; null for a finished one.
+        learning_rate: the highest learning rate; null in rows of earlier versions.
         best_epoch: the epoch whose checkpoint was tested, the best by validation accuracy; counts from 1.
         train_images: the number of images in the training split.
         epoch_images: the images of a training epoch: whole batches, and no more than the trainer's limits allow.
         test_images: the number of images that were tested.
         batch_size: the images of a step on all devices together, accumulation included.
-        test_accuracy: the top-1 accuracy of the best epoch's checkpoint.
+        test_accuracy: the top-1 accuracy of the best epoch's checkpoint; this and the other test figures are null for a run that is
+            not finished.
         test_top5_accuracy: the top-5 accuracy of the same; null with fewer than six classes.
         test_loss: the cross entropy in nats.
         test_calibration_error: the expected calibration error, with 15 bins.
@@ -92,6 +99,7 @@ class Record:
         dirty: whether that checkout was changed; null without one.
         finished: the date and time of the end, ISO 8601, UTC.
         curve: the learning curve, one point an epoch.
+        source: the run's folder, or the file and the line of the row; not written into files.
     """
 
     schema: Literal[2]
@@ -114,10 +122,10 @@ class Record:
     epoch_images: Count
     test_images: Count
     batch_size: Count
-    test_accuracy: Fraction
+    test_accuracy: Fraction | None
     test_top5_accuracy: Fraction | None
-    test_loss: Loss
-    test_calibration_error: Fraction
+    test_loss: Loss | None
+    test_calibration_error: Fraction | None
     val_accuracy: Fraction
     val_loss: Loss
     seconds_per_epoch: Seconds
@@ -133,6 +141,18 @@ class Record:
     finished: str
     curve: list[EpochMetrics]
     initial_weights: str | None = None
+    planned_epochs: Count | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    source: str = dataclasses.field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.planned_epochs is None and None in (self.test_accuracy, self.test_loss, self.test_calibration_error):
+            raise ValueError("a finished run must have test_accuracy, test_loss and test_calibration_error, got null")
+
+    @property
+    def place(self) -> str:
+        """The run's folder, or the file and the line of the row; for a row that was not read, the run's own name."""
+        return self.source or f"run {self.run}"
 
 
 _ROW = TypeAdapter(Record)
@@ -140,7 +160,9 @@ _ROW = TypeAdapter(Record)
 
 def as_line(record: Record) -> str:
     """Return the record as one line of JSON, without the line's end."""
-    return json.dumps(asdict(record), allow_nan=False)
+    content = asdict(record)
+    del content["source"]
+    return json.dumps(content, allow_nan=False)
 
 
 def write_rows(path: Path, records: Iterable[Record]) -> None:
@@ -185,7 +207,7 @@ def read_rows(paths: Sequence[Path]) -> list[Record]:
             if row.run in seen:
                 raise RecordError(f"{place}: the run {row.run} has a row already, {seen[row.run]}")
             seen[row.run] = place
-            rows.append(row)
+            rows.append(replace(row, source=str(path.parent) if path.name in RUN_FILES else place))
     return rows
 
 

@@ -10,6 +10,7 @@ from scipy.stats import t
 from unified_extractor.names import did_you_mean
 from unified_extractor.results.groups import by_variant
 from unified_extractor.results.record import Record, RecordError
+from unified_extractor.results.training_settings import differing
 
 METRICS = ("test_accuracy", "test_top5_accuracy", "test_loss", "test_calibration_error", "val_accuracy", "val_loss")
 """The fields of a row that measure how well it learned."""
@@ -33,23 +34,25 @@ def values_of(rows: Sequence[Record], metric: str) -> list[float]:
         raise RecordError(f"the metrics are {', '.join(METRICS)}, got {metric!r}{did_you_mean(metric, METRICS)}")
     values = [getattr(row, metric) for row in rows]
     if None in values:
-        raise RecordError(f"run {rows[values.index(None)].run} has no {metric}")
+        raise RecordError(f"{rows[values.index(None)].place} has no {metric}")
     return values
 
 
 def summary(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFrame:
-    """Return a table with a line a variant: number of seeds, cost, mean of the metric with its half width, means of the other metrics.
+    """Return a table with a line a variant: number of seeds, how it was trained where this differs, cost, mean of the metric with its
+    half width, means of the other metrics.
 
     Raises:
         RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no such metric.
     """
-    lines = []
+    lines, training = [], differing(rows)
     for variant, own in by_variant(rows).items():
         mean, half_width = mean_and_half_width(values_of(own, metric))
         lines.append(
             {
                 "variant": variant,
                 "seeds": len(own),
+                **{field: getattr(own[0], field) for field in training},
                 "parameters": own[0].parameters,
                 "multiply_adds": own[0].multiply_adds,
                 metric: mean,

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from unified_extractor.results.groups import check_one_group
 from unified_extractor.results.record import Record
+from unified_extractor.results.training_settings import differing
 
 RESULTS = (
     "variant",
@@ -32,6 +33,8 @@ _COST: dict[str, tuple[str, Callable[[Any], str]]] = {
     "multiply_adds": ("multiply-adds", "{:,}".format),
     "seconds_per_epoch": ("s/epoch", "{:.2f}".format),
     "peak_memory_bytes": ("peak memory (MiB)", lambda size: f"{size / 2**20:,.0f}"),
+    "learning_rate": ("learning rate", "{:g}".format),
+    "train_images": ("training images", "{:,}".format),
 }
 _HIDDEN = ("name", "run", "baseline", "comparisons")
 _SUFFIXES = {"_half_width": ("±", ""), "_difference": ("difference", "+")}
@@ -43,9 +46,14 @@ _LATEX = str.maketrans(
 
 
 def results_table(rows: Sequence[Record]) -> pd.DataFrame:
-    """Return a table with a line a run, in the order given; accuracies are fractions. Raises ``RecordError`` for rows of several groups."""
+    """Return a table with a line a run, in the order given; accuracies are fractions. Raise ``RecordError`` for rows of several groups.
+
+    Where the runs were not trained alike, columns say how, see :func:`differing`.
+    """
     check_one_group(rows)
-    table = pd.DataFrame([{field: getattr(row, field) for field in RESULTS} for row in rows], columns=list(RESULTS))
+    place = RESULTS.index("seed") + 1
+    columns = [*RESULTS[:place], *differing(rows), *RESULTS[place:]]
+    table = pd.DataFrame([{field: getattr(row, field) for field in columns} for row in rows], columns=columns)
     return table if table["test_top5_accuracy"].notna().any() else table.drop(columns="test_top5_accuracy")
 
 

@@ -65,7 +65,7 @@ def draw_gradient_norms(rows: Sequence[Record]) -> Figure:
     stages = len(rows[0].curve[0].gradient_norms or ()) if rows[0].curve else 0
     for row in rows:
         if not stages or any(len(point.gradient_norms or ()) != stages for point in row.curve):
-            raise RecordError(f"run {row.run} has no gradient norms of {stages or 'its'} stages")
+            raise RecordError(f"{row.place} has no gradient norms of {stages or 'its'} stages")
     figure = Figure(figsize=(3.6 * stages + 0.4, 4), layout="constrained")
     axes = figure.subplots(1, stages, squeeze=False, sharey=True)[0]
     for color, own in zip(_colors(len(variants)), variants.values(), strict=True):

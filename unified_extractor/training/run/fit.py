@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unified_extractor.data import ImageDataModule
-from unified_extractor.results.record import Record, write_rows
+from unified_extractor.results.record import UNFINISHED, Record, write_rows
 from unified_extractor.results.tables import formatted, results_table
 from unified_extractor.training.architecture import check_network, extractor_line, read_weights
 from unified_extractor.training.callbacks.divergence import StopWhenDiverged
@@ -22,6 +22,7 @@ from unified_extractor.training.callbacks.history import RunHistory
 from unified_extractor.training.callbacks.progress_bar import NarrowProgressBar
 from unified_extractor.training.callbacks.random_state import ReseedEachStep
 from unified_extractor.training.callbacks.run_settings import KeepSettings
+from unified_extractor.training.callbacks.unfinished_record import UnfinishedRecord
 from unified_extractor.training.callbacks.window_pictures import WindowPictures
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
@@ -30,7 +31,7 @@ from unified_extractor.training.run.checks import check_accumulation, check_batc
 from unified_extractor.training.run.environment import write_environment
 from unified_extractor.training.run.folder import RECORD, Claim, RunFolder
 from unified_extractor.training.run.loggers import run_loggers
-from unified_extractor.training.run.record import make_record
+from unified_extractor.training.run.record import describe_run, make_record
 from unified_extractor.training.run.resuming import check_resumable, check_settings_of_folder
 from unified_extractor.training.run.settings_hash import config_hash, plain_settings
 from unified_extractor.training.run.step_count import planned_steps, planned_test_images
@@ -141,7 +142,8 @@ class Fit:
             self._checkpoints = run_checkpoints(
                 self.folder, self.settings.checkpoint_every_n_steps, validated_every=given.check_val_every_n_epoch
             )
-            callbacks.extend(self._checkpoints)
+            self._unfinished = UnfinishedRecord(self.folder / UNFINISHED, self._history, self._describe)
+            callbacks.extend([self._unfinished, *self._checkpoints])
         if given.logger in (None, True):
             step = read_checkpoint(self.checkpoint)["global_step"] if self.checkpoint else 0
             settings["logger"] = run_loggers(self.folder, step)
@@ -179,6 +181,19 @@ class Fit:
         if not trainer.is_global_zero:
             return None
         record = make_record(
+            self._unfinished.described,
+            history=history,
+            device=trainer.strategy.root_device,
+            epochs=trainer.current_epoch,
+            best_epoch=read_checkpoint(path)["epoch"] + 1,
+            tested=tested,
+        )
+        write_rows(self.folder / RECORD, [record])
+        self._unfinished.path.unlink(missing_ok=True)
+        return record
+
+    def _describe(self, trainer: L.Trainer) -> dict[str, Any]:
+        return describe_run(
             identity=self._identity,
             run=self.run,
             parsed=self.parsed,
@@ -186,12 +201,7 @@ class Fit:
             classifier=self.classifier,
             data=self.data,
             trainer=trainer,
-            history=history,
-            best_epoch=read_checkpoint(path)["epoch"] + 1,
-            tested=dict(tested),
         )
-        write_rows(self.folder / RECORD, [record])
-        return record
 
     def summarize(self, record: Record) -> None:
         """Print the record, a line a field, and draw ``curves.png`` into the run's folder."""

@@ -1,8 +1,10 @@
-"""The record of a finished run."""
+"""The record of a run."""
 
 import datetime
 import statistics
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 import torch
@@ -20,7 +22,7 @@ from unified_extractor.training.run.settings_hash import config_hash
 from unified_extractor.training.run.step_count import planned_steps, planned_test_images
 
 
-def make_record(
+def describe_run(
     *,
     identity: str,
     run: RunFolder,
@@ -29,16 +31,11 @@ def make_record(
     classifier: ImageClassifier,
     data: ImageDataModule,
     trainer: L.Trainer,
-    history: RunHistory,
-    best_epoch: int,
-    tested: dict[str, float],
-) -> Record:
-    """Return the record of a trained and tested run. ``tested`` are the metrics of the best epoch's checkpoint."""
-    steps = planned_steps(trainer, data)
-    network, device = classifier.network, trainer.strategy.root_device
-    best = next(point for point in history.curve if point["epoch"] == best_epoch)
-    return Record(
-        schema=SCHEMA,  # type: ignore[arg-type]
+) -> dict[str, Any]:
+    """Return the fields of a run's record that are known before it is trained."""
+    steps, network = planned_steps(trainer, data), classifier.network
+    return dict(
+        schema=SCHEMA,
         run=identity,
         name=run.name,
         question=run.question,
@@ -52,30 +49,60 @@ def make_record(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         multiply_adds=multiply_adds(network, (data.in_chans, data.image_size, data.image_size)),
         seed=seed,
-        epochs=trainer.current_epoch,
-        best_epoch=best_epoch,
+        learning_rate=classifier.optimization.learning_rate,
         train_images=len(data.images("train")),  # type: ignore[arg-type]
         epoch_images=steps.batches * data.batch_size * trainer.world_size,
         test_images=planned_test_images(trainer, data),
         batch_size=data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
-        test_accuracy=tested["test/accuracy"],
-        test_top5_accuracy=tested.get("test/top5_accuracy"),
-        test_loss=tested["test/loss"],
-        test_calibration_error=tested["test/calibration_error"],
+        device=device_name(trainer.strategy.root_device),
+        devices=trainer.world_size,
+        precision=str(trainer.precision),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        initial_weights=classifier.started_from or None,
+        **commit(),
+    )
+
+
+def make_record(
+    described: Mapping[str, Any],
+    *,
+    history: RunHistory,
+    device: torch.device,
+    epochs: int,
+    best_epoch: int,
+    tested: Mapping[str, float] | None = None,
+    planned_epochs: int | None = None,
+) -> Record:
+    """Return the record of a run.
+
+    Args:
+        described: fields that :func:`describe_run` returns.
+        history: course of the run.
+        device: device that it was trained on.
+        epochs: number of epochs that were trained.
+        best_epoch: epoch of the highest validation accuracy, counted from 1.
+        tested: metrics of that epoch's checkpoint, ``None`` if the run is not finished.
+        planned_epochs: number of epochs of the whole run, ``None`` if it is finished.
+    """
+    best = next(point for point in history.curve if point["epoch"] == best_epoch)
+    figures = tested or {}
+    return Record(
+        **described,
+        epochs=epochs,
+        planned_epochs=planned_epochs,
+        best_epoch=best_epoch,
+        test_accuracy=figures.get("test/accuracy"),
+        test_top5_accuracy=figures.get("test/top5_accuracy"),
+        test_loss=figures.get("test/loss"),
+        test_calibration_error=figures.get("test/calibration_error"),
         val_accuracy=best["val_accuracy"],
         val_loss=best["val_loss"],
         seconds_per_epoch=statistics.median(history.epoch_seconds),
         seconds_per_step=statistics.median(history.step_seconds),
         peak_memory_bytes=_peak_memory(device),
-        device=device_name(device),
-        devices=trainer.world_size,
-        precision=str(trainer.precision),
-        threads=torch.get_num_threads(),
-        versions=versions(),
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        initial_weights=classifier.started_from or None,
         curve=[EpochMetrics(**point) for point in history.curve],
-        **commit(),
     )
 
 
