@@ -12,6 +12,8 @@ from matplotlib.text import Annotation
 from tests.support.refusals import refused
 from tests.support.rows import ROW, factorial_rows, row
 from unified_extractor.__main__ import main
+from unified_extractor.commands.report import make_report
+from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.intervals import draw_ranking
 from unified_extractor.results.record import EpochMetrics, RecordError, read_rows, write_rows
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves
@@ -368,3 +370,46 @@ def test_a_folder_with_nothing_but_runs_that_are_not_finished(tmp_path, capsys):
     assert f"left out: {tmp_path}/b: not finished, 3 of 30 epochs; --unfinished takes it" in refused(capsys, "report", tmp_path)
     assert main(["report", str(tmp_path), "--unfinished"]) == 0
     assert files(tmp_path / "report") == {"results.csv", "results.md", "results.tex", "curves.png"}
+
+
+def test_colors_of_variants_are_those_of_every_figure_of_a_report(tmp_path):
+    rows = [
+        row(variant, seed=seed, multiply_adds=cost, dataset=dataset)
+        for dataset, variants in (("a", ("x", "y@2M", "y@10M")), ("b", ("y@10M", "z", "x")))
+        for cost, variant in enumerate(variants, 1)
+        for seed in (0, 1)
+    ]
+    colors = variant_colors(one.variant for one in rows)
+    assert len(set(colors.values())) == len(colors) == 4
+    assert sum(colors["y@2M"]) > sum(colors["y@10M"])  # a shade of the same, paler
+    for dataset in ("a", "b"):
+        own = [one for one in rows if one.dataset == dataset]
+        figures = make_report(own, colors=colors).figures
+        names = list(dict.fromkeys(one.variant for one in own))
+        assert [line.get_color() for line in figures["curves"].axes[0].lines] == [colors[name] for name in names]
+        points = [container.lines[0].get_color() for container in figures["accuracy_cost"].axes[0].containers]
+        assert points == [colors[name] for name in names]
+        (axis,) = figures["ranking"].axes
+        order = [label.get_text() for label in axis.get_yticklabels()]
+        assert [container.lines[0].get_color() for container in axis.containers] == [colors[name] for name in order]
+
+
+@pytest.mark.parametrize("accuracy", [1.0, 0.995, 0.0])
+def test_axes_of_accuracies_end_at_100_percent(accuracy):
+    curve = [replace(point, val_accuracy=accuracy) for point in row().curve]
+    rows = [
+        row(variant, seed=seed, test_accuracy=max(0.0, accuracy - 0.01 * seed * (accuracy > 0)), curve=curve, multiply_adds=cost)
+        for cost, variant in enumerate(("x", "y"), 1)
+        for seed in (0, 1)
+    ]
+    report = make_report(rows)
+    limits = [
+        report.figures["curves"].axes[0].get_ylim(),
+        report.figures["accuracy_cost"].axes[0].get_ylim(),
+        report.figures["ranking"].axes[0].get_xlim(),
+    ]
+    assert all(0 <= low < high <= 100 for low, high in limits)
+    (legend,) = [axis.get_legend() for axis in report.figures["curves"].axes if axis.get_legend()]
+    validation, training = (text.get_text() for text in legend.get_texts())
+    assert "plain cross entropy" in validation
+    assert "label smoothing" in training

@@ -1,9 +1,10 @@
 """The command ``uniex report``: tables and figures of finished runs, made from their records alone."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from unified_extractor.names import did_you_mean
 from unified_extractor.results.effects import effects
+from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.groups import groups, title
 from unified_extractor.results.intervals import draw_effects, draw_ranking
 from unified_extractor.results.record import Record, RecordError, write_rows
@@ -70,10 +72,16 @@ def main(arguments: Sequence[str]) -> int:
         left_out += unfinished_runs(given.sources, taken=given.unfinished)
         if given.variants:
             rows = chosen(rows, given.variants)
-        found = groups(told_apart(rows))
+        named = told_apart(rows)
+        found, colors = groups(named), variant_colors(row.variant for row in named)
         reports = {
             name: make_report(
-                own, baseline=given.baseline, metric=given.metric, with_effects=given.effects, with_gradients=given.gradients
+                own,
+                baseline=given.baseline,
+                metric=given.metric,
+                with_effects=given.effects,
+                with_gradients=given.gradients,
+                colors=colors,
             )
             for name, own in found.items()
         }
@@ -115,25 +123,27 @@ def make_report(
     metric: str = "test_accuracy",
     with_effects: bool = False,
     with_gradients: bool = False,
+    colors: Mapping[str, Any] | None = None,
 ) -> Report:
     """Return the tables and figures of one group. It has no differences unless two variants share at least two seeds.
 
     Runs that are not finished stand in the table of results and among the curves alone: they have no test figures.
+    ``colors`` gives every variant the color that it has in other groups' figures too.
 
     Raises:
         RecordError: the rows cannot be compared, the baseline is none of their variants, or a row lacks the metric; with
             ``with_effects``, the rows are no factorial design; with ``with_gradients``, a row has no gradient norms.
     """
-    about = title(rows)
+    about, colors = title(rows), variant_colors(row.variant for row in rows) if colors is None else colors
     report = Report(
         tables={"results": results_table(rows)},
         captions={"results": f"{about}: {len(rows)} run{'s' * (len(rows) > 1)}"},
-        figures={"curves": draw_curves(rows)} if len({row.variant for row in rows}) <= _MOST_CURVES else {},
+        figures={"curves": draw_curves(rows, colors=colors)} if len({row.variant for row in rows}) <= _MOST_CURVES else {},
     )
     if with_gradients:
-        report.figures["gradient_norms"] = draw_gradient_norms(rows)
+        report.figures["gradient_norms"] = draw_gradient_norms(rows, colors=colors)
     if finished := [row for row in rows if row.planned_epochs is None]:
-        _compare(report, finished, baseline, metric)
+        _compare(report, finished, baseline, metric, colors)
     if with_effects:
         table = report.tables["effects"] = effects(finished, metric)
         report.captions["effects"] = (
@@ -144,7 +154,7 @@ def make_report(
     return report
 
 
-def _compare(report: Report, rows: Sequence[Record], baseline: str | None, metric: str) -> None:
+def _compare(report: Report, rows: Sequence[Record], baseline: str | None, metric: str, colors: Mapping[str, Any] | None) -> None:
     """Add the tables and figures that compare the variants of finished runs."""
     about, called = title(rows), in_words(metric)
     unlike = f"; not trained alike: {', '.join(map(in_words, fields))} differ" if (fields := differing(rows)) else ""
@@ -160,10 +170,10 @@ def _compare(report: Report, rows: Sequence[Record], baseline: str | None, metri
             f"{about}: {called} minus that of {paired['baseline'][0]}, paired by seed; 95 % t-intervals, {count}, not corrected for it"
             + unlike
         )
-    report.figures["ranking"] = draw_ranking(rows, metric)
+    report.figures["ranking"] = draw_ranking(rows, metric, colors=colors)
     costs = table["multiply_adds"]
     if len(costs) <= _MOST_POINTS and costs.max() > _COSTS_DIFFER * costs.min():
-        report.figures["accuracy_cost"] = draw_accuracy_cost(rows, metric)
+        report.figures["accuracy_cost"] = draw_accuracy_cost(rows, metric, colors=colors)
 
 
 def _write(report: Report, folder: Path) -> None:

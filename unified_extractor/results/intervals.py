@@ -1,12 +1,14 @@
 """Figures of numbers with their intervals, one below the other: variants by rank, and effects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from unified_extractor.results.figure_style import variant_colors, within_percent
 from unified_extractor.results.groups import title
 from unified_extractor.results.record import Record
 from unified_extractor.results.statistics import summary
@@ -17,8 +19,13 @@ from unified_extractor.results.training_settings import in_words as training_in_
 _ROW_INCHES = 0.21
 
 
-def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy") -> Figure:
+def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy", *, colors: Mapping[str, Any] | None = None) -> Figure:
     """Return a figure of every variant's mean, the highest on top; small dots are seeds, bars 95 % t-intervals, absent with one seed.
+
+    Args:
+        rows: records of one group.
+        metric: the field of the records that is shown.
+        colors: colors of variants that other figures have too; None: those of the rows' variants by themselves.
 
     Raises:
         RecordError: the rows cannot be compared, or one has no such metric.
@@ -32,9 +39,14 @@ def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy") -> Figur
         seeds = [(scale * getattr(row, metric), places[row.variant]) for row in rows]
         axis.plot(*zip(*seeds, strict=True), ".", color="0.6", markersize=3.5, zorder=1)
     bars = scale * np.nan_to_num(table[f"{metric}_half_width"].to_numpy(float))
-    axis.errorbar(scale * table[metric], range(len(table)), xerr=bars, fmt="o", markersize=4, color="C0", capsize=2, linewidth=1)
+    colors = variant_colors(row.variant for row in rows) if colors is None else colors
+    for place, (variant, mean, bar) in enumerate(zip(table["variant"], scale * table[metric], bars, strict=True)):
+        drawn = axis.errorbar(mean, place, xerr=bar, fmt="o", markersize=4, color=colors[variant], capsize=2, linewidth=1)
+        drawn.lines[0].set_clip_on(False)  # whole at 100 %, where the axis ends
     axis.set_yticks(range(len(table)), _labels(rows, table["variant"].tolist()), fontsize=8)
     axis.set(xlabel=in_words(metric) + unit, ylim=(-0.7, len(table) - 0.3))
+    if scale == 100:
+        within_percent(axis, "x")
     axis.xaxis.set_major_locator(MaxNLocator(8))
     axis.grid(axis="x", alpha=0.3)
     several = "mean and 95 % t-interval over seeds" if bars.any() else "one seed each"
