@@ -14,8 +14,9 @@ from tests.support.grids import write_grid
 from unified_extractor.__main__ import main
 from unified_extractor.sweeps.cell import as_cell
 from unified_extractor.sweeps.grid import SweepError, points, read_grid
-from unified_extractor.sweeps.plan import duration, plan_cells
+from unified_extractor.sweeps.plan import plan_cells
 from unified_extractor.training.cli.planned_run import planned
+from unified_extractor.training.run.duration import duration
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +297,7 @@ def test_a_wrong_call_is_refused(
 
 def test_durations_are_for_people():
     assert [duration(seconds) for seconds in (4.4, 99, 600, 5999, 36000 + 300)] == [
-        "4 s",
+        "4.4 s",
         "99 s",
         "10 min",
         "1 h 40 min",

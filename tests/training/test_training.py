@@ -114,6 +114,12 @@ def test_a_run_leaves_config_versions_curves_pictures_checkpoints_and_a_record(
     assert 0 < record.seconds_per_step < record.seconds_per_epoch < 60
     assert record.peak_memory_bytes > 10**8
     assert f"{record.test_accuracy:.4f}" in printed
+    lines = [line for line in printed.splitlines() if line.startswith("epoch ")]
+    reached = [
+        f"epoch {point.epoch}/3: train loss {point.train_loss:.4f}, val loss {point.val_loss:.4f}" for point in record.curve
+    ]
+    assert [line[: len(start)] for line, start in zip(lines, reached, strict=True)] == reached
+    assert [" left" in line for line in lines] == [True, True, False]
 
     assert main(["test", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "checkpoints" / "best.ckpt")]) == 0
     assert f"{record.test_accuracy:.6f}"[:6] in capsys.readouterr().out

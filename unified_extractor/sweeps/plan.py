@@ -26,6 +26,7 @@ from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_
 from unified_extractor.training import ConfigurationError
 from unified_extractor.training.architecture import extractor_line
 from unified_extractor.training.cli.planned_run import PlannedRun, planned, resolved
+from unified_extractor.training.run.duration import duration
 from unified_extractor.training.run.environment import device_name
 from unified_extractor.training.run.folder import RECORD
 from unified_extractor.training.run.settings_hash import config_hash
@@ -230,14 +231,6 @@ def plan_total(cells: Sequence[PlannedCell], workers: int) -> str:
 def commands(cells: Sequence[PlannedCell]) -> list[str]:
     """Return the command of every cell, as a person would type it."""
     return [shlex.join(["uniex", *planned_cell.cell.arguments]) for planned_cell in cells]
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words: ``43 s``, ``12 min``, ``7 h 05 min``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _finished(cell: Cell, row: Record) -> PlannedCell:

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from unified_extractor.sweeps.plan import PlannedCell, duration
+from unified_extractor.sweeps.plan import PlannedCell
+from unified_extractor.training.run.duration import duration
 
 
 class Progress:

@@ -24,6 +24,7 @@ _WARNED = (
     r".*Checkpoint directory .* exists and is not empty",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
     r".*GPU available but not used",
+    r".*The `srun` command is available on your system but is not used",
     r"You're using the WeightAveraging callback, but loading a checkpoint outside",  # its average is what is loaded
     r"Be aware that when using `ckpt_path`, callbacks",  # testing needs no callbacks of training
 )

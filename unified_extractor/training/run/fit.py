@@ -18,6 +18,7 @@ from unified_extractor.results.record import UNFINISHED, Record, write_rows
 from unified_extractor.results.tables import formatted, results_table
 from unified_extractor.training.architecture import check_network, extractor_line, read_weights
 from unified_extractor.training.callbacks.divergence import StopWhenDiverged
+from unified_extractor.training.callbacks.epoch_lines import EpochLines
 from unified_extractor.training.callbacks.history import RunHistory
 from unified_extractor.training.callbacks.progress_bar import NarrowProgressBar
 from unified_extractor.training.callbacks.random_state import ReseedEachStep
@@ -131,12 +132,15 @@ class Fit:
         """Return loggers, checkpoints and callbacks for the trainer; without a folder, those of a trial."""
         given = self.settings.trainer
         callbacks: list[L.Callback] = [*callback_list(given.callbacks), ReseedEachStep(self.settings.seed_everything)]
-        callbacks += [StopWhenDiverged(), KeepSettings(self._plain), self._history]
-        if given.enable_progress_bar is not False:
+        callbacks += [StopWhenDiverged(), KeepSettings(self._plain), self._history, EpochLines()]
+        settings: dict[str, Any] = {"callbacks": callbacks}
+        if given.enable_progress_bar is not False and Console().is_terminal:
             callbacks.append(NarrowProgressBar())
+        else:  # a file would get the bar's last state, at the end
+            settings["enable_progress_bar"] = False
         if self.folder is None:
-            return {"callbacks": callbacks}
-        settings: dict[str, Any] = {"default_root_dir": self.folder, "callbacks": callbacks}
+            return settings
+        settings["default_root_dir"] = self.folder
         callbacks.append(WindowPictures(self.folder / PICTURES))
         if given.enable_checkpointing is not False:
             self._checkpoints = run_checkpoints(
