@@ -10,8 +10,8 @@ import yaml
 
 from tests.support.image_folders import image_folder
 from tests.support.tiny_runs import tiny_config
+from unified_extractor.__main__ import main
 from unified_extractor.training.cli.parser_errors import one_line
-from unified_extractor.training.cli.training_cli import main
 
 Change = Callable[[dict[str, Any]], Any]
 

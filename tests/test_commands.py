@@ -1,6 +1,9 @@
 """``uniex describe`` and ``visualize``: what they print, draw and refuse."""
 
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,21 @@ def test_describe_prints_formula_words_and_cost_and_draws(tmp_path, capsys):
     ):
         assert expected in text
     assert picture.stat().st_size > 5000
+
+
+def test_describe_draws_only_what_it_is_asked_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["describe", "involution", "generator.view=5", "dynamic_kernel.normalization=softmax", "--size", "8"]) == 0
+    assert "softmax" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_a_word():
+    command = [sys.executable, "-m", "unified_extractor", "describe", "involution"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == -signal.SIGPIPE
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -70,6 +88,8 @@ def test_describe_reads_a_spec_or_a_run(name, tmp_path, capsys):
         (["involution", "5"], "an option is written name=value, got '5'"),
         (["involution", "kernel_size=five"], "kernel_size must be int or"),
         (["involution", "--channels", "40"], "channels_per_group must divide in_channels"),
+        (["involution", "genrator.view=5"], "a spec has no field 'genrator.view', did you mean generator?"),
+        (["involution", "kernel_size.x=5"], "kernel_size.x names a field of a value that has none"),
         (["deformable_convolution"], "needs version, for example"),
         (["involution", "kernel_size=[3"], "while parsing a flow sequence"),
         (["neighborhood_attention", "--size", "5"], "needs an image height of at least"),

@@ -13,7 +13,7 @@ import torch
 import unified_extractor as ux
 from tests.support.presets import PRESETS
 from unified_extractor import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel, presets
-from unified_extractor.commands.describe import preset_names
+from unified_extractor.named_specs import preset_names
 from unified_extractor.profiling.cost import operator_multiply_adds
 from unified_extractor.spec import asdict_changed
 
@@ -45,6 +45,7 @@ def test_a_spec_is_read_from_the_files_of_the_configurations(tmp_path):
     folder = Path(__file__).parents[1] / "configs"
     assert ExtractorSpec.from_yaml(folder / "extractor" / "involution.yaml") == presets.involution()
     assert ExtractorSpec.from_yaml(folder / "digits" / "unified.yaml") == presets.unified()
+    assert ExtractorSpec.from_yaml(folder / "image_folder" / "unified.yaml") == presets.unified()  # names the file of its spec
     for text, error, message in (
         ("kernal_size: 3", TypeError, r"bad\.yaml: ExtractorSpec has no field 'kernal_size', did you mean kernel_size"),
         ("combine: add", ValueError, r"bad\.yaml: static_kernel"),

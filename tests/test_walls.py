@@ -13,6 +13,7 @@ from unified_extractor.interop.files import needed
 PACKAGE = Path(__file__).parents[1] / "unified_extractor"
 ALLOWED = {
     "names": set(),
+    "config_files": set(),
     "options": set(),
     "spec": set(),
     "task": set(),
@@ -27,7 +28,19 @@ ALLOWED = {
     "results": {"options", "spec", "results"},
     "visualize": {"spec", "ops", "layers", "profiling", "results", "visualize"},
     "data": {"task", "data"},
-    "training": {"options", "spec", "named_specs", "task", "interop", "data", "training", "profiling", "results", "visualize"},
+    "training": {
+        "config_files",
+        "options",
+        "spec",
+        "named_specs",
+        "task",
+        "interop",
+        "data",
+        "training",
+        "profiling",
+        "results",
+        "visualize",
+    },
     "benchmarks": {"spec", "presets", "data", "ops", "layers", "models", "profiling", "results", "benchmarks"},
     "sweeps": {"spec", "named_specs", "data", "training", "profiling", "results", "sweeps"},
     "commands": {
@@ -44,7 +57,7 @@ ALLOWED = {
         "sweeps",
         "commands",
     },
-    "__main__": {"training", "commands"},
+    "__main__": {"config_files", "training", "commands"},
     "__init__": {"spec", "task", "presets", "ops", "layers", "models", "interop", "analysis"},
 }
 STANDARD_LIBRARY_ONLY = {"names", "options", "spec", "presets", "named_specs", "task"}

@@ -1,10 +1,12 @@
 """The entry point of the command ``uniex``."""
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
 import unified_extractor
+from unified_extractor.config_files import unreadable_config
 from unified_extractor.names import did_you_mean
 
 HELP = """usage: uniex COMMAND ...
@@ -18,14 +20,24 @@ HELP = """usage: uniex COMMAND ...
 
 Every command explains its options: uniex COMMAND --help"""
 _TRAINING = ("fit", "validate", "test", "predict")
+_ONLY_PRINTED = {"-h", "--help", "--print_config", "--dry_run"}
 _OTHERS = ("bench", "describe", "report", "sweep", "visualize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. Each command imports only what it needs."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and hasattr(signal, "SIGPIPE") and (words[:1] not in [["fit"], ["sweep"]] or _ONLY_PRINTED & set(words)):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as ``head`` may go away, and ends this process quietly
+    return _run(words)
+
+
+def _run(words: list[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("", [])
     if command in _TRAINING:
+        if reason := unreadable_config(words):
+            print(f"uniex: error: {reason}", file=sys.stderr)
+            return 2
         from unified_extractor.training.cli import training_cli
 
         return training_cli.main(words)

@@ -9,7 +9,7 @@ from typing import Any
 
 import unified_extractor.presets as presets
 from unified_extractor.names import did_you_mean
-from unified_extractor.spec import ExtractorSpec
+from unified_extractor.spec import ExtractorSpec, spec_in
 
 
 def preset_names() -> list[str]:
@@ -115,7 +115,10 @@ def as_spec(value: ExtractorSpec | str | Path, name: str = "spec") -> ExtractorS
     if not isinstance(value, str | Path):
         raise TypeError(f"{name} must be an ExtractorSpec or a preset's name, got {value!r} of type {type(value).__name__}")
     if Path(value).suffix in (".yaml", ".yml"):
-        return ExtractorSpec.from_yaml(value)
+        file, text = spec_in(value)
+        if not isinstance(text, str):
+            return ExtractorSpec.from_yaml(file)
+        name, value = f"{file}: spec", text  # a run's configuration that names a preset
     try:
         return spec_from_text(str(value))
     except (TypeError, ValueError) as error:

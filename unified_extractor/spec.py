@@ -254,14 +254,7 @@ class ExtractorSpec(_Config):
             OSError: the file cannot be read.
             TypeError, ValueError: the file is no YAML, or has no spec in it; the message names the file.
         """
-        import yaml  # here: reading and writing files alone needs more than the standard library
-
-        try:
-            values = yaml.safe_load(Path(path).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-        for key in ("model", "network", "init_args", "spec") if isinstance(values, Mapping) and "model" in values else ():
-            values = values.get(key) if isinstance(values, Mapping) else None
+        path, values = spec_in(path)
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
             raise ValueError(f"{path} must hold the fields of one spec, got {type(values).__name__}")
         try:
@@ -463,3 +456,23 @@ def _readable(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint).replace("typing.", "")
+
+
+def spec_in(path: str | Path) -> tuple[Path, Any]:
+    """Return what stands in a YAML file in the place of a spec, and the file that holds it: the configuration of a run may name another.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is no YAML.
+    """
+    import yaml  # here: reading and writing files alone needs more than the standard library
+
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    for key in ("model", "network", "init_args", "spec") if isinstance(values, Mapping) and "model" in values else ():
+        values = values.get(key) if isinstance(values, Mapping) else None
+    is_file = isinstance(values, str) and Path(values).suffix in (".yaml", ".yml")
+    return spec_in(path.parent / values) if is_file else (path, values)

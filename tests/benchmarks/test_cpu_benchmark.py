@@ -84,6 +84,9 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_measured(small_c
         main(["bench", "cpu", "--output", str(small_cases / "result.json")])
     assert ended.value.code == 2
     assert f"--output {small_cases}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["bench", "cpu", "--output", str(small_cases.parent)])
+    assert "Is a directory" in capsys.readouterr().err
 
 
 def test_an_unknown_case_is_named(small_cases, capsys):

@@ -168,5 +168,9 @@ def test_what_is_no_whole_network_is_not_saved(tmp_path):
     pruned = SMALL["resnet"](5)
     pruned.prune_intermediate_layers([0])
     with pytest.raises(ValueError, match="pruned to features"):
-        ux.interop.save(pruned, tmp_path)
+        ux.interop.save(pruned, tmp_path / "pruned")
+    shared = SMALL["resnet"](5)
+    shared.register_buffer("copy", shared.head.fc.weight)
+    with pytest.raises(RuntimeError, match="share memory"):
+        ux.interop.save(shared, tmp_path / "shared")
     assert list(tmp_path.iterdir()) == []

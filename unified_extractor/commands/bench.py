@@ -101,6 +101,10 @@ def _check_output(output: Path, parser: argparse.ArgumentParser, *, table_only: 
         parser.error(f"--output {output}: the table goes into this file, the result needs another name, such as .json")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        for file in (output, output.with_suffix(".md")):
+            file.open("a").close()
+            if not file.stat().st_size:
+                file.unlink()
     except OSError as error:
         parser.exit(2, f"uniex: error: --output {output}: {error}\n")
 

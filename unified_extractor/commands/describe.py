@@ -1,15 +1,15 @@
 """The command ``uniex describe``: the formula of an extractor in words, its cost and its drawing."""
 
 import argparse
-import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from unified_extractor.layers import UnifiedExtractor2d
-from unified_extractor.named_specs import preset_names, preset_spec
+from unified_extractor.named_specs import as_spec, preset_names, preset_spec
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import cost
 from unified_extractor.spec import ExtractorSpec, asdict_changed
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--channels", type=int, default=64, help="channels in and out (default 64)")
     parser.add_argument("--size", type=int, default=56, help="height and width of the image in pixels (default 56)")
     parser.add_argument("--stride", type=int, default=1, help="stride of the windows (default 1)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="where to draw it (default describe-NAME-OPTIONS.png)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="where to draw it (default: it is not drawn)")
     parser.add_argument("--yaml", action="store_true", help="print the spec as YAML for a config, and nothing else")
     given = parser.parse_args(arguments)
     try:
@@ -38,32 +38,30 @@ def main(arguments: Sequence[str]) -> int:
         layer = UnifiedExtractor2d(given.channels, given.channels, spec, given.stride)
         shape = (given.channels, given.size, given.size)
         title = Path(given.extractor).stem
+        if given.picture:
+            draw_operator(title, spec).savefig(given.picture, dpi=130)
         print(describe(title, spec, cost(layer, shape), shape))
-        picture = given.picture or Path("-".join(["describe", title, *given.options]).replace("/", "-") + ".png")
-        draw_operator(title, spec).savefig(picture, dpi=130)
-        print(f"\n  drawn in {picture}")
+        if given.picture:
+            print(f"\n  drawn in {given.picture}")
     except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
         parser.exit(2, f"uniex: error: {given.extractor}: {' '.join(str(error).split())}\n")
     return 0
 
 
 def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:
-    """Return the spec of a preset with its options, or of a YAML file with changed fields. Raise ``ValueError`` or
-    ``TypeError``."""
+    """Return the spec of a preset or of a YAML file, with options of the preset and fields of the spec, such as ``generator.view=5``.
+
+    Raises:
+        OSError, TypeError, ValueError: the file, a name or a value is wrong.
+    """
     changes = dict(_option(text) for text in options)
     if Path(extractor).suffix in (".yaml", ".yml"):
-        fields = yaml.safe_load(Path(extractor).read_text())
-        if isinstance(fields, dict) and "model" in fields:  # the config of a run
-            fields = fields["model"].get("network", {}).get("init_args", {}).get("spec")
-            if isinstance(fields, str):  # the name of another file
-                return read_spec(str(Path(extractor).parent / fields), options)
-        if not isinstance(fields, dict):
-            raise ValueError("the file must hold the fields of one spec, or of a run whose network has one")
-        return ExtractorSpec(**_known(fields | changes, ExtractorSpec, "ExtractorSpec"))
+        return _with_fields(as_spec(extractor), changes)
     if extractor not in preset_names():
         presets_are = did_you_mean(extractor, preset_names()) or f"; the presets are {', '.join(preset_names())}"
         raise ValueError(f"neither a YAML file nor a preset{presets_are}")
-    return preset_spec(extractor, **changes)
+    fields = {name: changes.pop(name) for name in list(changes) if "." in name}
+    return _with_fields(preset_spec(extractor, **changes), fields)
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -74,9 +72,22 @@ def _option(text: str) -> tuple[str, Any]:
     return name, tuple(parsed) if isinstance(parsed, list) else parsed
 
 
-def _known(values: dict[str, Any], target: Any, title: str) -> dict[str, Any]:
-    names = list(inspect.signature(target).parameters)
-    if unknown := [name for name in values if name not in names]:
-        they_are = did_you_mean(unknown[0], names) or f", it has {', '.join(names)}"
-        raise ValueError(f"{title} has no option {unknown[0]!r}{they_are}")
-    return values
+def _with_fields(spec: ExtractorSpec, changes: Mapping[str, Any]) -> ExtractorSpec:
+    """Return the spec with other values of some fields, named with dots, such as ``generator.view``."""
+    values = asdict(spec)
+    for name, value in changes.items():
+        place = values
+        *path, last = name.split(".")
+        for step in path:
+            place = _known(place, step, name)[step]
+        _known(place, last, name)[last] = value
+    return ExtractorSpec(**values)
+
+
+def _known(fields: Any, step: str, name: str) -> dict[str, Any]:
+    """Return the fields if they hold one of this name. Raise ``ValueError`` otherwise; ``name`` is the whole name, with dots."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{name} names a field of a value that has none")
+    if step not in fields:
+        raise ValueError(f"a spec has no field {name!r}{did_you_mean(step, list(fields)) or ', there are ' + ', '.join(fields)}")
+    return fields

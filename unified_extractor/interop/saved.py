@@ -22,6 +22,7 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
     """Write ``config.json``, with the network's ``task``, and ``model.safetensors`` into a folder; a missing folder is created.
 
     Raises:
+        RuntimeError: two weights share memory, or one has no values.
         TypeError: ``network`` is not a network of this package.
         ValueError: ``network`` was pruned to features, so that its configuration builds another one.
     """
@@ -34,9 +35,10 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
         config["task"] = vars(network.task)
     text = json.dumps(config, indent=2)
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    content = needed("safetensors.torch").save(weights, {"format": "pt"})  # what fails does so before a folder is made
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    needed("safetensors.torch").save_file(weights, folder / _WEIGHTS, {"format": "pt"})
+    (folder / _WEIGHTS).write_bytes(content)
     (folder / _CONFIG).write_text(text + "\n")
 
 

@@ -9,11 +9,12 @@ import lightning as L
 from jsonargparse import Namespace
 from typing_extensions import override
 
+from unified_extractor.config_files import unreadable_config
 from unified_extractor.data import ImageDataModule
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.cli.quiet_lightning import quiet
 from unified_extractor.training.cli.training_cli import GROUPS, SINGLE, TrainingCLI
-from unified_extractor.training.cli.user_errors import unreadable_config, users_mistake
+from unified_extractor.training.cli.user_errors import users_mistake
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.fit import Fit
 from unified_extractor.training.run.folder import RunFolder

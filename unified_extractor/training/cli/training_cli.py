@@ -26,7 +26,7 @@ from unified_extractor.training.callbacks.prediction_table import PredictionTabl
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.cli.config_checks import check_config_objects
 from unified_extractor.training.cli.quiet_lightning import quiet
-from unified_extractor.training.cli.user_errors import refuse, unreadable_config, users_mistake
+from unified_extractor.training.cli.user_errors import refuse, users_mistake
 from unified_extractor.training.cli.whole_values import take_whole, with_defaults
 from unified_extractor.training.errors import ConfigurationError, DivergedError
 from unified_extractor.training.run.checkpoints import read_checkpoint
@@ -48,8 +48,6 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     quiet()
     arguments = sys.argv[1:] if args is None else list(args)
-    if reason := unreadable_config(arguments):
-        return refuse(reason)
     try:
         return TrainingCLI(arguments).exit_code
     except Exception as error:
