@@ -41,6 +41,7 @@ class UnfinishedRecord(L.Callback):
         best = max(self.history.curve, key=lambda point: point["val_accuracy"])
         record = make_record(
             self.described,
+            classifier=pl_module,  # type: ignore[arg-type]
             history=self.history,
             device=trainer.strategy.root_device,
             epochs=trainer.current_epoch + 1,

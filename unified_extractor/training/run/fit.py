@@ -186,6 +186,7 @@ class Fit:
             return None
         record = make_record(
             self._unfinished.described,
+            classifier=self.classifier,
             history=history,
             device=trainer.strategy.root_device,
             epochs=trainer.current_epoch,

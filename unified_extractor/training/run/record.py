@@ -59,7 +59,6 @@ def describe_run(
         precision=str(trainer.precision),
         threads=torch.get_num_threads(),
         versions=versions(),
-        initial_weights=classifier.started_from or None,
         **commit(),
     )
 
@@ -67,6 +66,7 @@ def describe_run(
 def make_record(
     described: Mapping[str, Any],
     *,
+    classifier: ImageClassifier,
     history: RunHistory,
     device: torch.device,
     epochs: int,
@@ -78,6 +78,7 @@ def make_record(
 
     Args:
         described: fields that :func:`describe_run` returns.
+        classifier: task module, which knows its initial weights once a resumed run has read its checkpoint.
         history: course of the run.
         device: device that it was trained on.
         epochs: number of epochs that were trained.
@@ -101,6 +102,7 @@ def make_record(
         seconds_per_epoch=statistics.median(history.epoch_seconds),
         seconds_per_step=statistics.median(history.step_seconds),
         peak_memory_bytes=_peak_memory(device),
+        initial_weights=classifier.started_from or None,
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         curve=[EpochMetrics(**point) for point in history.curve],
     )
