@@ -42,11 +42,13 @@ def killed(step: int, number: int = signal.SIGKILL) -> dict[str, Any]:
 
 
 def same(one: Any, two: Any, path: str = "") -> None:
-    """Assert that two checkpoints hold the same values, bit by bit, apart from times and paths."""
+    """Assert that two checkpoints hold the same values, bit by bit, apart from times, paths and the runs' settings, which name them."""
     if isinstance(one, dict):
         assert one.keys() == two.keys(), path
         for key in one:
-            if key not in ("epoch_seconds", "step_seconds", "pytorch-lightning_version") and "Checkpoint{" not in str(key):
+            if key not in ("epoch_seconds", "step_seconds", "pytorch-lightning_version", "settings") and "Checkpoint{" not in str(
+                key
+            ):
                 same(one[key], two[key], f"{path}.{key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(two), path
