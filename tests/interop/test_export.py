@@ -3,9 +3,12 @@
 import onnxruntime
 import pytest
 import torch
+from torch.export import Dim
 
 import unified_extractor as ux
 from tests.support.families import SMALL
+from tests.support.presets import PRESETS
+from unified_extractor.layers.blocks import AveragePool
 
 NETWORKS = {
     "rednet26": lambda: ux.models.rednet26(10),
@@ -70,3 +73,48 @@ def assert_equal_in_onnxruntime(network, path, *batches):
         (given,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(given), network(images), rtol=1e-3, atol=1e-4)
+
+
+def assert_one_program_serves_a_range(module, x, smallest, sizes):
+    """Export with named ranges of batch, height and width, and compare the program with the module at several sizes."""
+    names = {0: Dim("batch", min=1, max=64), 2: Dim("height", min=smallest, max=1024), 3: Dim("width", min=smallest, max=1024)}
+    program = torch.export.export(module, (x,), dynamic_shapes=(names,)).module()
+    for batch, height, width in sizes:
+        images = torch.randn(batch, x.shape[1], height, width)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), module(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("stride", [1, 2, (1, 3)])
+@pytest.mark.parametrize("name", PRESETS)
+def test_one_exported_layer_serves_named_ranges_of_sizes(name, stride):
+    layer = ux.UnifiedExtractor2d(16, 16, PRESETS[name], stride).eval()
+    for parameter in layer.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    assert_one_program_serves_a_range(layer, torch.randn(2, 16, 20, 22), 8, [(1, 8, 8), (3, 9, 13), (2, 33, 20)])
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("family", SMALL)
+def test_one_exported_network_serves_named_ranges_of_sizes(family):
+    network = SMALL[family](10).eval()
+    assert_one_program_serves_a_range(network, torch.randn(2, 3, 96, 80), 64, [(1, 64, 64), (3, 65, 97)])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["neighborhood_attention", "outlook_attention", "unified_fold", "deformable_convolution_v3"])
+@pytest.mark.parametrize("family", ["rednet", "volo"])
+def test_networks_of_other_extractors_serve_named_ranges_too(family, name):
+    """Maps smaller than a window, pooled folds, and maps whose channels are neighbors in memory."""
+    network = SMALL[family](10, PRESETS[name]).eval().to(memory_format=torch.channels_last)
+    assert_one_program_serves_a_range(network, torch.randn(2, 3, 96, 80), 64, [(1, 64, 64), (3, 65, 97)])
+
+
+@pytest.mark.parametrize("stride", [(2, 2), (3, 1), (1, 4)])
+@pytest.mark.parametrize("size", [(8, 8), (9, 10), (3, 1), (1, 11)])
+def test_an_exported_average_is_that_of_pooling_in_ceil_mode(stride, size):
+    pool, x = AveragePool(stride), torch.randn(2, 3, *size)
+    assert torch.equal(pool(x), torch.nn.functional.avg_pool2d(x, stride, stride, ceil_mode=True))
+    torch.testing.assert_close(torch.export.export(pool, (x,)).module()(x), pool(x), rtol=3e-7, atol=0)

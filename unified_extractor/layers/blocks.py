@@ -1,10 +1,13 @@
 """Blocks that several parts of the layer use. Images are ``[B, C, H, W]``."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.ops.checks import Ints, Padding
 from unified_extractor.ops.functional import extract
-from unified_extractor.spec import Generator
+from unified_extractor.ops.tracing import is_recorded
+from unified_extractor.spec import Generator, as_pair
 
 
 class SameConv2d(nn.Conv2d):
@@ -36,6 +39,30 @@ class SameConv2d(nn.Conv2d):
             padding=self.window_padding,
             dilation=self.dilation,  # type: ignore[arg-type]
         )
+
+
+class AveragePool(nn.AvgPool2d):
+    """An average over ``stride x stride`` pixels, at the lower and right border over those that there are."""
+
+    def __init__(self, stride: Ints) -> None:
+        super().__init__(stride, ceil_mode=True)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``[B, C, ceil(H/stride), ceil(W/stride)]`` for ``[B, C, H, W]``."""
+        return average_pooled(input, as_pair(self.kernel_size))
+
+
+def average_pooled(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Return the average of :class:`AveragePool`, ``[B, C, ceil(H/stride), ceil(W/stride)]`` for ``[B, C, H, W]``."""
+    if not is_recorded():
+        return F.avg_pool2d(x, stride, stride, ceil_mode=True)
+    # Ceil mode guards sizes by a rule that no exporter proves for a range of sizes. Zeros are counted here, and divided out again.
+    pooled = F.avg_pool2d(F.pad(x, (0, stride[1] - 1, 0, stride[0] - 1)), stride, stride)
+    for axis, step in zip((2, 3), stride, strict=True):
+        left = x.shape[axis] - step * torch.arange(pooled.shape[axis], device=x.device)
+        factor = step / left.clamp(max=step).to(x.dtype)
+        pooled = pooled * (factor[:, None] if axis == 2 else factor)
+    return pooled
 
 
 class LayerNorm2d(nn.LayerNorm):

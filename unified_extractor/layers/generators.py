@@ -4,14 +4,14 @@ B batch, C channels, G kernel groups, K taps, Ho, Wo output positions, h, w the 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unified_extractor.layers.blocks import SameConv2d, hidden_layer
+from unified_extractor.layers.blocks import SameConv2d, average_pooled, hidden_layer
 from unified_extractor.ops.dynamic_kernels import NORMALIZATIONS, AttentionKernel, LinearKernel, normalized, without_outside_taps
 from unified_extractor.ops.functional import similarity
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.offsets import relative_positions
+from unified_extractor.ops.tracing import with_plain_strides
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -37,7 +37,7 @@ class Feature(nn.Module):
         if self.view == "global":
             x = x.mean((2, 3), keepdim=True)
         elif self.view != "window" and self.stride != (1, 1):
-            x = F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
+            x = average_pooled(x, self.stride)
         for layer in self.children():
             x = layer(x)
         return x
@@ -112,7 +112,7 @@ class GeneratedKernel(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap)."""
-        values = self.head(feature)[:, : self.channels]
+        values = with_plain_strides(self.head(feature)[:, : self.channels])
         if self.normalization == "group_norm":
             values = self.norm(values)
         values = normalized(values.unflatten(1, self.shape) * self.scale, self.normalization)
@@ -176,7 +176,7 @@ class SimilarityKernel(nn.Module):
         return AttentionKernel(self._scaled_query(x), self.key(x), self.groups, self.position, normalization)
 
     def _scaled_query(self, x: Tensor) -> Tensor:
-        pooled = x if self.stride == (1, 1) else F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
+        pooled = x if self.stride == (1, 1) else average_pooled(x, self.stride)
         return self.query(pooled) * self.scale
 
     def _bias(self, position: Tensor, geometry: Geometry) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from unified_extractor.layers.generators import Feature, head, offset_channels, with_zero_center
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.offsets import scaled_offsets
+from unified_extractor.ops.tracing import with_plain_strides
 from unified_extractor.spec import ExtractorSpec
 
 
@@ -20,7 +21,7 @@ class LearnedOffsets(nn.Module):
 
     def forward(self, feature: Tensor, geometry: Geometry) -> Tensor:
         """Return offsets ``[B, F, K, 2, h, w]``, (y, x) in pixels, of a feature ``[B, hidden, h, w]``."""
-        offsets = self.head(feature).unflatten(1, self.shape)
+        offsets = with_plain_strides(self.head(feature)).unflatten(1, self.shape)
         if self.remove_center:
             offsets = with_zero_center(offsets, self.taps)
         return scaled_offsets(offsets, self.scale, geometry)

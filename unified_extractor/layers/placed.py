@@ -1,9 +1,12 @@
 """An extractor as a network needs it: with a map of the size that follows from the stride, also for maps smaller than a window."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unified_extractor.layers.blocks import AveragePool
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.ops.tracing import is_recorded
 from unified_extractor.spec import ExtractorSpec, Pair, as_pair
 
 
@@ -23,12 +26,17 @@ class RoomForWindows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return what the extractor gives for ``[B, C, H, W]``."""
         size = x.shape[2:]
-        below, right = (max(0, window - extent) for window, extent in zip(self.least, size, strict=True))
-        if not below and not right:
+        below, right = (torch.sym_max(window, extent) - extent for window, extent in zip(self.least, size, strict=True))
+        if not is_recorded() and not below and not right:  # a recorded program has both for all sizes
             return self.extractor(x)
         down = as_pair(self.extractor.downsampling)
-        height, width = (-(-extent // step) for extent, step in zip(size, down, strict=True))
-        return self.extractor(F.pad(x, (0, right, 0, below)))[:, :, :height, :width]
+        height, width = ((extent - 1) // step + 1 for extent, step in zip(size, down, strict=True))
+        y = self.extractor(F.pad(x, (0, right, 0, below)))  # type: ignore[arg-type]
+        if not is_recorded():
+            return y[:, :, :height, :width]
+        for axis, extent in ((2, height), (3, width)):  # a slice would be guarded by a rule that no exporter proves
+            y = y.index_select(axis, torch.arange(extent, device=y.device))
+        return y
 
 
 def placed_extractor(
@@ -56,5 +64,5 @@ def placed_extractor(
     extractor = UnifiedExtractor2d(in_channels, out_channels, spec, stride if shrink or fold else 1)
     placed = RoomForWindows(extractor) if spec.offsets.kind == "window_shift" else extractor
     if fold and shrink and as_pair(stride) != (1, 1):
-        return nn.Sequential(placed, nn.AvgPool2d(stride, ceil_mode=True))
+        return nn.Sequential(placed, AveragePool(stride))
     return placed

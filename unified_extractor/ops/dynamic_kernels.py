@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unified_extractor.ops.geometry import Geometry, precision
 from unified_extractor.ops.offsets import samples_nothing
+from unified_extractor.ops.tracing import with_plain_strides
 
 Normalization = Literal["none", "softmax", "sigmoid"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("none", "softmax", "sigmoid")
@@ -95,7 +96,7 @@ def kernel_shape(kernel: ComputedKernel, geometry: Geometry, aggregation: str) -
 def linear_kernel(kernel: LinearKernel, geometry: Geometry, aggregation: str) -> Tensor:
     """Compute the dynamic kernel of :func:`kernel_shape`."""
     values = F.conv2d(kernel.feature, kernel.weight[:, :, None, None], kernel.bias)
-    values = values.reshape(kernel_shape(kernel, geometry, aggregation))
+    values = with_plain_strides(values).reshape(kernel_shape(kernel, geometry, aggregation))
     return normalized(scaled(values, kernel.scale), kernel.normalization)
 
 

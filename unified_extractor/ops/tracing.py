@@ -17,6 +17,11 @@ def is_recorded() -> bool:
     return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
+def with_plain_strides(x: Tensor) -> Tensor:
+    """Return a tensor as it is, in a recorded program contiguous: an exporter guards other strides, and cannot prove it for all sizes."""
+    return x.contiguous() if is_recorded() else x
+
+
 def opaque_because() -> str | None:
     """Return why a registered operator cannot run here and now, whatever the tensors; None if it can."""
     if is_recorded():

@@ -66,7 +66,7 @@ def _aggregate(call: Call) -> Tensor:
     x, static_kernel, dynamic_kernel, offsets = call.x, call.static_kernel, call.stored_kernel, call.offsets
     geometry, fold = call.geometry, call.aggregation == "fold"
     if needs_plain_operations():
-        return columns.product(x, static_kernel, dynamic_kernel, offsets, geometry, call.aggregation)
+        return columns.product(call)
     if fold and static_kernel is None and offsets is None and dynamic_kernel is not None:
         per_position = dynamic_kernel.shape[-2:] == geometry.output  # a kernel of the whole image is never expanded
         if per_position and composing_is_cheaper(geometry, channels=x.shape[1], groups=dynamic_kernel.shape[1]):

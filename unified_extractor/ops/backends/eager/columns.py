@@ -9,31 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unified_extractor.ops.backends.eager.taps import OffsetTaps, Wanted
+from unified_extractor.ops.call import Call
 from unified_extractor.ops.geometry import Geometry, canvas_size, cropped, padded, precision
+from unified_extractor.ops.tracing import with_plain_strides
 
 
 def columns(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
     """Return the samples of every tap of every window, ``[B, C, K, Ho, Wo]``."""
+    x = with_plain_strides(x)
     if offsets is not None:
+        offsets = with_plain_strides(offsets)
         return OffsetTaps(x, offsets, geometry, Wanted(x=False, offsets=False)).columns().to(x.dtype)
     unfolded = F.unfold(padded(x, geometry), geometry.kernel_size, geometry.dilation, 0, geometry.stride)
     return unfolded.reshape(*x.shape[:2], geometry.taps, *geometry.output)
 
 
-def product(
-    x: Tensor,
-    static_kernel: Tensor | None,
-    dynamic_kernel: Tensor | None,
-    offsets: Tensor | None,
-    geometry: Geometry,
-    aggregation: str,
-) -> Tensor:
-    """Return the output of the operator with ``combine="multiply"``, without bias."""
-    samples = columns(x, offsets, geometry).to(precision(x))
+def product(call: Call) -> Tensor:
+    """Return the output of a gather or fold that multiplies, without bias."""
+    x, static_kernel, geometry = call.x, call.static_kernel, call.geometry
+    dynamic_kernel = None if call.stored_kernel is None else with_plain_strides(call.stored_kernel)
+    samples = columns(x, call.offsets, geometry).to(precision(x))
     depthwise = static_kernel is None or static_kernel.shape[:2] == (x.shape[1], 1)
     if static_kernel is not None and depthwise:
         samples = samples * static_kernel.flatten(1)[:, :, None, None].to(samples.dtype)
-    if aggregation == "fold":
+    if call.aggregation == "fold":
         return _folded(_outputs(samples, dynamic_kernel), x, geometry)
     if dynamic_kernel is not None:
         samples = (samples.unflatten(1, (dynamic_kernel.shape[1], -1)) * dynamic_kernel.unsqueeze(2).to(samples.dtype)).flatten(
@@ -49,7 +48,7 @@ def product(
 def similarity(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, geometry: Geometry) -> Tensor:
     """Return the products of each query with the keys at its taps, summed over a head's channels, ``[B, G, K, Ho, Wo]``."""
     samples = columns(key, offsets, geometry).to(precision(key))
-    return (samples * query.unsqueeze(2)).unflatten(1, (heads, -1)).sum(2).to(query.dtype)
+    return (samples * with_plain_strides(query).unsqueeze(2)).unflatten(1, (heads, -1)).sum(2).to(query.dtype)
 
 
 def _outputs(samples: Tensor, dynamic_kernel: Tensor | None) -> Tensor:
