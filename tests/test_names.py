@@ -54,11 +54,14 @@ def test_an_unknown_field_of_a_spec_is_refused_with_the_nearest_one():
         (lambda: ux.ExtractorSpec(kernal_size=3), "ExtractorSpec has no field 'kernal_size', did you mean kernel_size?"),
         (lambda: ux.Generator(vew=7), "Generator has no field 'vew', did you mean view?"),
         (lambda: replace(ux.presets.involution(), dilaton=2), "ExtractorSpec has no field 'dilaton', did you mean dilation?"),
+        (lambda: ux.presets.involution(kernal_size=3), "involution has no argument 'kernal_size', did you mean kernel_size?"),
+        (lambda: ux.presets.unified(ofsets=False), "unified has no argument 'ofsets', did you mean offsets?"),
         (lambda: ux.Projection("linear"), "Projection takes its fields by name, got 'linear' without one"),
     ):
         with pytest.raises(TypeError, match=re.escape(message)):
             call()
     assert "kernel_size" in signature(ux.ExtractorSpec).parameters
+    assert list(signature(ux.presets.involution).parameters) == ["kernel_size", "channels_per_group", "reduction"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from unified_extractor.spec import ExtractorSpec, spec_in
 
 def preset_names() -> list[str]:
     """Return the names of the published operators in ``presets``."""
-    return [name for name, value in vars(presets).items() if inspect.isfunction(value) and not name.startswith("_")]
+    functions = {name: value for name, value in vars(presets).items() if inspect.isfunction(value) and not name.startswith("_")}
+    return [name for name, function in functions.items() if function.__module__ == presets.__name__]
 
 
 def preset_spec(name: str, *arguments: Any, **options: Any) -> ExtractorSpec:

@@ -7,6 +7,7 @@ no meaning.
 import math
 from typing import Any, Literal
 
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.spec import (
     DynamicKernel,
     ExtractorSpec,
@@ -18,6 +19,7 @@ from unified_extractor.spec import (
 )
 
 
+@suggesting_arguments
 def convolution(kernel_size: Pair = 3, groups: int = 1, dilation: Pair = 1, bias: bool = False) -> ExtractorSpec:
     """Return a convolution: a dense static kernel on the regular grid, in ``groups`` channel groups."""
     return ExtractorSpec(
@@ -25,16 +27,19 @@ def convolution(kernel_size: Pair = 3, groups: int = 1, dilation: Pair = 1, bias
     )
 
 
+@suggesting_arguments
 def grouped_convolution(kernel_size: Pair = 3, groups: int = 2, dilation: Pair = 1, bias: bool = False) -> ExtractorSpec:
     """Return a grouped convolution (ResNeXt, Xie et al. 2017): an output reads the input channels of its group only."""
     return convolution(kernel_size, groups, dilation, bias)
 
 
+@suggesting_arguments
 def depthwise_convolution(kernel_size: Pair = 3) -> ExtractorSpec:
     """Return a depthwise convolution: every channel has a static kernel of its own and reads no other channel."""
     return ExtractorSpec(kernel_size=kernel_size, static_kernel=StaticKernel(channels="depthwise"))
 
 
+@suggesting_arguments
 def squeeze_excitation(reduction: int = 16) -> ExtractorSpec:
     """Return squeeze-and-excitation (Hu et al. 2018): a 1x1 window, one sigmoid weight a channel, generated from the whole image."""
     return ExtractorSpec(
@@ -44,6 +49,7 @@ def squeeze_excitation(reduction: int = 16) -> ExtractorSpec:
     )
 
 
+@suggesting_arguments
 def deformable_convolution(
     version: int,
     kernel_size: Pair = 3,
@@ -110,6 +116,7 @@ def deformable_convolution(
     )
 
 
+@suggesting_arguments
 def involution(kernel_size: Pair = 7, channels_per_group: int = 16, reduction: int = 4) -> ExtractorSpec:
     """Return involution (Li et al., CVPR 2021): a kernel a position, generated from its center pixel, shared by a group's channels."""
     return ExtractorSpec(
@@ -119,6 +126,7 @@ def involution(kernel_size: Pair = 7, channels_per_group: int = 16, reduction: i
     )
 
 
+@suggesting_arguments
 def outlook_attention(kernel_size: Pair = 3, heads: int = 1, qkv_bias: bool = False) -> ExtractorSpec:
     """Return outlook attention (VOLO, Yuan et al. 2021): the center pixel generates K x K attention values, folded back."""
     _argument("heads", heads, int)
@@ -131,6 +139,7 @@ def outlook_attention(kernel_size: Pair = 3, heads: int = 1, qkv_bias: bool = Fa
     )
 
 
+@suggesting_arguments
 def local_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bool = True) -> ExtractorSpec:
     """Return local self-attention (Ramachandran et al. 2019): softmax of query-key products in the window, inside the image."""
     _argument("heads", heads, int)
@@ -147,6 +156,7 @@ def local_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bo
     )
 
 
+@suggesting_arguments
 def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bool = True) -> ExtractorSpec:
     """Return neighborhood attention (Hassani et al. 2023): local attention whose windows are shifted to lie inside the image."""
     return ExtractorSpec(
@@ -157,6 +167,7 @@ def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_posit
     )
 
 
+@suggesting_arguments
 def ls_convolution(kernel_size: Pair = 3, view: Pair = 7, channels_per_group: int = 8) -> ExtractorSpec:
     """Return LS convolution (LSNet, Wang et al. 2025): a wide view generates small kernels. Its block's norm and skip are not part."""
     return ExtractorSpec(
@@ -171,6 +182,7 @@ def ls_convolution(kernel_size: Pair = 3, view: Pair = 7, channels_per_group: in
     )
 
 
+@suggesting_arguments
 def unified(
     kernel_size: Pair = 3,
     channels_per_group: int = 16,

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim, export
 
 import unified_extractor as ux
 from tests.support.presets import PRESETS
@@ -66,6 +67,16 @@ def test_a_padding_of_the_spec_is_the_convolutions():
     layer = ExtractorConv2d(4, 6, ux.ExtractorSpec(static_kernel=ux.StaticKernel(channels="dense"), padding=0), 2)
     layer.layer.static_kernel.data.copy_(convolution.weight)
     torch.testing.assert_close(layer(x), convolution(x))
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_a_margin_exports_with_ranges_of_sizes(padding_mode):
+    layer = ExtractorConv2d(4, 6, "deformable_convolution(1)", 2, margin=(2, -1), padding_mode=padding_mode).eval()
+    ranges = {2: Dim("height", min=8, max=256), 3: Dim("width", min=8, max=256)}
+    program = export(layer, (torch.randn(2, 4, 21, 22),), dynamic_shapes=(ranges,))
+    for size in ((30, 17), (9, 256)):
+        x = torch.randn(2, 4, *size)
+        torch.testing.assert_close(program.module()(x), layer(x))
 
 
 def test_only_what_is_missing_is_added():

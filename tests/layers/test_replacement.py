@@ -176,6 +176,8 @@ def test_what_cannot_be_replaced_is_skipped_with_the_reason():
         (lambda n: ux.replace_convolutions("resnet18", "involution"), TypeError, "must be a torch module, got str"),
         (lambda n: ux.replace_convolutions(n, "involutoin"), ValueError, "did you mean involution"),
         (lambda n: ux.replace_convolutions(n, presets.involution(), [3]), TypeError, "where must be a predicate"),
+        (lambda n: ux.replace_convolutions(n, presets.involution(), 3), TypeError, "where must be a predicate"),
+        (lambda n: ux.replace_convolutions(n, presets.involution(), []), ValueError, "where names none of them"),
     ],
 )
 def test_a_wrong_call_is_refused_before_anything_is_replaced(call, error, message):

@@ -59,6 +59,11 @@ class ExtractorConv2d(nn.Module):
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
         self.margin = as_pair(_own_margin(spec) if margin is None else margin)
         self.padding_mode = padding_mode
+        reach = [
+            0 if padding_mode == "zeros" else d * (k - 1)
+            for d, k in zip(as_pair(spec.dilation), as_pair(spec.kernel_size), strict=True)
+        ]
+        self._frames = tuple(_frame(*sizes) for sizes in zip(self.margin, as_pair(stride), reach, strict=True))
         inner = out_channels if _changes_channels(spec) else in_channels
         self.extractor = placed_extractor(in_channels, inner, replace(spec, padding="same"), stride)
         self.projection = nn.Identity() if inner == out_channels else nn.Conv2d(inner, out_channels, 1, bias=False)
@@ -81,21 +86,12 @@ class ExtractorConv2d(nn.Module):
 
     def _within_margin(self, x: Tensor) -> Tensor:
         """Return the extractor's map at those windows that a convolution with this margin has."""
-        spec, stride = self.layer.spec, as_pair(self.stride)
-        rows, columns = (
-            _windows_of_axis(
-                x.shape[2 + axis],
-                self.margin[axis],
-                stride[axis],
-                0 if self.padding_mode == "zeros" else as_pair(spec.dilation)[axis] * (as_pair(spec.kernel_size)[axis] - 1),
-            )
-            for axis in (0, 1)
-        )
-        if min(rows.number, columns.number) < 1:
+        if x.shape[2] <= self.margin[0] or x.shape[3] <= self.margin[1]:
             raise ValueError(f"x must be larger than margin={self.margin}, got shape {list(x.shape)}")
+        rows, columns = self._frames
         x = F.pad(x, (*columns.border, *rows.border), "constant" if self.padding_mode == "zeros" else self.padding_mode)
         y = self.extractor(F.pad(x, (*columns.zeros, *rows.zeros)))
-        return y[:, :, rows.skipped : rows.skipped + rows.number, columns.skipped : columns.skipped + columns.number]
+        return y[:, :, rows.dropped[0] : y.shape[2] - rows.dropped[1], columns.dropped[0] : y.shape[3] - columns.dropped[1]]
 
     def __repr__(self) -> str:
         """Return the call that makes this layer."""
@@ -104,34 +100,35 @@ class ExtractorConv2d(nn.Module):
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.layer.spec!r}{given})"
 
 
-class _AxisWindows(NamedTuple):
-    """Padding of one axis of an image, and the windows of the padded image that count."""
+class _Frame(NamedTuple):
+    """Padding of one axis of an image, and the windows of the padded image that do not count: the same for images of all sizes."""
 
-    number: int
     border: tuple[int, int]
     """Pixels before and after, filled by the padding mode."""
     zeros: tuple[int, int]
-    """Pixels before and after, outside of the border, which put the first window on a multiple of the stride."""
-    skipped: int
-    """Windows before the first that counts."""
+    """Pixels before and after, outside of the border, which put the first window that counts on a multiple of the stride."""
+    dropped: tuple[int, int]
+    """Windows before and after those that count."""
 
 
-def _windows_of_axis(size: int, margin: int, stride: int, reach: int) -> _AxisWindows:
-    """Return the windows whose centers are ``stride`` apart, the first one ``margin // 2`` pixels inside of the image.
+def _frame(margin: int, stride: int, reach: int) -> _Frame:
+    """Return the frame in which windows are ``stride`` apart and the first one is centered ``margin // 2`` pixels inside the image.
+
+    n pixels have ``(n - margin - 1)//stride + 1`` windows that count. Padded to n + zeros, they have ceil of its stride-th part, a constant
+    number of windows more, because zeros + margin is a multiple of the stride.
 
     Args:
-        size: extent of the image.
         margin: pixels that the map loses at stride 1.
         stride: pixels between windows.
-        reach: extent of a window minus 1; all of it must lie in the padded image.
+        reach: extent of a window minus 1, all of which must lie within the border; 0 where zeros surround the image anyway.
     """
-    number, first = (size - margin - 1) // stride + 1, margin // 2
-    last = first + stride * (number - 1)
-    border = max(0, reach // 2 - first), max(0, last + reach - reach // 2 - size + 1)
-    first, size = first + border[0], size + sum(border)
+    first = margin // 2
+    border = max(0, reach // 2 - first), max(0, first - margin + reach - reach // 2)
+    first, margin = first + border[0], margin + sum(border)
     skipped = -(-first // stride)
-    before = stride * skipped - first
-    return _AxisWindows(number, border, (before, max(0, stride * (skipped + number - 1) + 1 - size - before)), skipped)
+    before, least = stride * skipped - first, max(0, first - margin)
+    after = least + -(before + least + margin) % stride
+    return _Frame(border, (before, after), (skipped, (before + after + margin) // stride - skipped))
 
 
 def _own_margin(spec: ExtractorSpec) -> tuple[int, int]:

@@ -26,10 +26,12 @@ class UnifiedExtractor2d(nn.Module):
 
     Args:
         in_channels: C.
-        out_channels: O. Differs from C only where a dense static kernel or an output projection mixes channels.
+        out_channels: O. Differs from C only where a dense static kernel or an output projection mixes channels;
+            :class:`unified_extractor.ExtractorConv2d` takes any.
         spec: what to build; see :class:`unified_extractor.ExtractorSpec` and :mod:`unified_extractor.presets`. A preset's name or call
             such as "involution(kernel_size=3)" stands for its spec.
-        stride: pixels between windows, an int or (y, x). A gather shrinks the map by it, a fold does not.
+        stride: pixels between windows, an int or (y, x). A gather shrinks the map by it, a fold does not: where the map must shrink take
+            :class:`unified_extractor.ExtractorConv2d`.
         kernel_memory: for a dynamic kernel that is a linear map of each position by itself, or attention's on the regular grid.
             "auto": the faster of the two ways. "store": it is saved for backward. "recompute": it is computed where it is used and
             again in backward, also where that is slower. A kernel module that was wrapped, parametrized or given hooks is called,

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -15,7 +15,7 @@ from unified_extractor.named_specs import as_spec
 from unified_extractor.names import did_you_mean
 from unified_extractor.spec import ExtractorSpec, as_pair
 
-Where = Callable[[str, nn.Conv2d], bool] | str | Sequence[str]
+Where = Callable[[str, nn.Conv2d], bool] | str | Iterable[str]
 """A predicate of name and convolution, or a name or pattern, or several of them."""
 Specs = ExtractorSpec | str | Callable[[nn.Conv2d], ExtractorSpec | str | None]
 """A spec, or a preset's name or call, or a function that returns one for a convolution; with None the convolution stays."""
@@ -112,8 +112,8 @@ def _chosen(network: nn.Module, convolutions: dict[str, nn.Conv2d], where: Where
         found, skipped = [name for name, convolution in convolutions.items() if where(name, convolution)], {}
         missing = "no convolution for which where is true"
     else:
-        patterns = [where] if isinstance(where, str) else list(where)
-        found, skipped, missing = [], {}, ""
+        patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Iterable) else [where]
+        found, skipped, missing = [], {}, "convolutions, but where names none of them"
         for pattern in patterns:
             if not isinstance(pattern, str):
                 raise TypeError(
