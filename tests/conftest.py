@@ -57,6 +57,14 @@ def _no_pictures(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _no_trial(request, monkeypatch):
+    """Start runs without the steps that try their parts, which would take a third of a tiny run's time, but in tests marked ``trial``."""
+    cli = sys.modules.get("unified_extractor.training.cli.training_cli")
+    if cli is not None and not request.node.get_closest_marker("trial"):
+        monkeypatch.setattr(cli, "try_steps", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -16,7 +17,7 @@ from unified_extractor.training.cli.parser_errors import one_line
 Change = Callable[[dict[str, Any]], Any]
 
 
-pytestmark = pytest.mark.usefixtures("in_empty_folder")
+pytestmark = [pytest.mark.usefixtures("in_empty_folder"), pytest.mark.trial]
 
 
 def config() -> dict[str, Any]:
@@ -50,6 +51,47 @@ def spec(**values: Any) -> Change:
     return lambda settings: arguments_of(settings).update(spec=values)
 
 
+def callback(name: str, **arguments: Any) -> Change:
+    one = {"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments}
+    return lambda settings: settings["trainer"].update(callbacks=[one])
+
+
+def network(class_path: str, **arguments: Any) -> Change:
+    def change(settings: dict[str, Any]) -> None:
+        settings["model"]["network"] = {"class_path": class_path, "init_args": arguments}
+        settings["data"]["init_args"]["batch_size"] = 1
+
+    return change
+
+
+class Flat(torch.nn.Sequential):
+    """A network of a user's for images of one size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(size**2, 10))
+
+
+class Branches(torch.nn.Module):
+    """A network of a user's with several outputs, but a single one where it is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        logits = self.head(images.flatten(1))
+        return (logits, logits) if self.training else logits
+
+
+class Stubborn(torch.nn.Module):
+    """A network of a user's that cannot be made."""
+
+    def __init__(self) -> None:
+        raise KeyError("no such thing")
+
+
+GENERATED = {"source": "generated", "channels_per_group": 5}
+CALLBACK = "trainer.callbacks[0]"
 NETWORK = "model.network.init_args"
 DENSE = {"channels": "dense"}
 
@@ -146,15 +188,46 @@ def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Chang
         (lambda c: c["trainer"].update(max_epochs=-1), "trainer.max_epochs: must be set"),
         (
             lambda c: c["trainer"].update(callbacks=[{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}]),
-            "trainer.callbacks: a run keeps its own checkpoints",
+            "trainer.callbacks[0]: ModelCheckpoint is left out, a run keeps its own checkpoints",
         ),
         (lambda c: c["trainer"].update(accelerator="gpu"), "trainer.accelerator: 'gpu' is not there, torch sees no GPU"),
+        (
+            lambda c: c["trainer"].update(devices=-1),
+            "trainer.devices: TypeError: `devices` selected with `CPUAccelerator` should",
+        ),
+        (lambda c: c["trainer"].update(logger="MLFlowLogger"), "trainer.logger: ModuleNotFoundError: Requirement 'mlflow"),
+        (lambda c: c["trainer"].update(logger="WandbLogger"), "trainer.logger: ModuleNotFoundError: Requirement 'wandb"),
+        (
+            callback("EarlyStopping", monitor="val_loss"),
+            f"{CALLBACK}.init_args.monitor: there is no metric val_loss, did you mean val/loss",
+        ),
+        (callback("BackboneFinetuning"), f"{CALLBACK}: AttributeError: 'ImageClassifier' object has no attribute 'backbone'"),
+        (callback("SpikeDetection"), f"{CALLBACK}: AttributeError: 'SpikeDetection' object has no attribute 'running'"),
+        (callback("BatchSizeFinder"), f"{CALLBACK}: BatchSizeFinder changes the batch size behind the configuration"),
+        (callback("LearningRateFinder"), f"{CALLBACK}: LearningRateFinder changes the learning rate behind"),
+        (callback("EarlyStopping", monitor="val/loss", mode="up"), f"{CALLBACK}: `mode` can be min, max, got up"),
+        (
+            network("unified_extractor.models.rednet26", in_chans=1, num_classes=10),
+            "model.network: a step on images [1, 1, 8, 8] fails: Expected more than 1 value per channel when training",
+        ),
+        (
+            network("torchvision.models.resnet18", num_classes=10),
+            "model.network: does not take images [1, 1, 8, 8] of Digits: Invalid channel dimensions; its first convolution takes 3",
+        ),
+        (network("tests.test_cli_errors.Flat", size=7), "model.network: does not take images [1, 1, 8, 8] of Digits: "),
+        (network("timm.create_model", model_name="resnet81"), "model.network: Unknown model (resnet81)"),
+        (
+            network("unified_extractor.models.rednet26", in_chans=1, num_classes=10, spec={"dynamic_kernel": GENERATED}),
+            "model.network: spec does not fit into stage 1",
+        ),
+        (network("tests.test_cli_errors.Branches"), "model.network: must give logits [1, 10], got tuple"),
+        (network("tests.test_cli_errors.Stubborn"), "model.network: KeyError: 'no such thing'"),
         (lambda c: c["data"]["init_args"].update(batch_size=0), "data: batch_size must be at least 1, got 0"),
         (
             lambda c: c["data"]["init_args"].update(batch_size=2000),
             "data.init_args.batch_size: must not exceed the training images",
         ),
-        (lambda c: c["trainer"].update(accelerator="abacus"), "trainer: You selected an invalid accelerator name"),
+        (lambda c: c["trainer"].update(accelerator="abacus"), "trainer.accelerator: You selected an invalid accelerator name"),
         (lambda c: c.update(run={"name": "../x"}), "run: name must be a relative path"),
     ],
 )
@@ -174,6 +247,19 @@ def test_impossible_combinations_name_rule_and_values(capsys: pytest.CaptureFixt
             "data: unified_extractor.data has no Digit, did you mean Digits?",
         ),
         (lambda c: c.pop("data"), "data: required, but not given"),
+        (
+            lambda c: c["model"].update(network="RedNet26"),
+            "model.network: no class or file RedNet26, did you mean unified_extractor.models.rednet26?",
+        ),
+        (lambda c: c.update(data="Digit"), "data: no class or file Digit, did you mean unified_extractor.data.Digits?"),
+        (
+            lambda c: c["trainer"].update(callbacks=["EarlyStop"]),
+            "trainer.callbacks: no class or file EarlyStop, did you mean lightning.pytorch.callbacks.EarlyStopping?",
+        ),
+        (
+            lambda c: c["trainer"].update(logger="TensorBoardLoger"),
+            "trainer.logger: no class or file TensorBoardLoger, did you mean lightning.pytorch.loggers.TensorBoardLogger?",
+        ),
         (lambda c: c["model"].pop("network"), "model.network: required, but not given"),
         (lambda c: arguments_of(c).update(spec="no.yaml"), f"{NETWORK}.spec: no such file: no.yaml"),
     ],
@@ -291,6 +377,41 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("unified_extractor.training.classifier.ImageClassifier.training_step", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["fit", "--config", "run.yaml", "--trainer.fast_dev_run=true"])
+
+
+class Failing(L.Callback):
+    """A callback of a user's that fails in one of its methods."""
+
+    def __init__(self, hook: str) -> None:
+        setattr(self, hook, self.fail)
+
+    def fail(self, *_: Any, **__: Any) -> None:
+        raise KeyError("mine")
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_batch_start"])
+def test_a_run_that_fails_before_its_first_step_leaves_no_folder(capsys: pytest.CaptureFixture[str], hook: str):
+    settings = config()
+    settings["trainer"]["callbacks"] = [{"class_path": f"{__name__}.Failing", "init_args": {"hook": hook}}]
+    Path("run.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["fit", "--config", "run.yaml"]) == 2
+    assert capsys.readouterr().err == "uniex: error: trainer.callbacks[0]: KeyError: 'mine'\n"
+    assert not list(Path("runs").glob("run/version_*"))
+
+
+def test_the_trial_changes_nothing_of_the_run():
+    settings = config()
+    settings["model"]["network"]["init_args"]["drop_rate"] = 0.5
+    Path("run.yaml").write_text(yaml.safe_dump(settings))
+    states = []
+    for tried in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not tried:
+                patch.setattr("unified_extractor.training.cli.training_cli.try_steps", lambda *_: None)
+            assert main(["fit", "--config", "run.yaml"]) == 0
+        folder = Path(f"runs/run/version_{len(states)}")
+        states.append(torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"])
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]):

@@ -415,7 +415,7 @@ def test_a_plan_refuses_what_fit_would_refuse(tmp_path: Path):
         (
             '--trainer.callbacks=[{"class_path": "lightning.pytorch.callbacks.GradientAccumulationScheduler", '
             '"init_args": {"scheduling": {"1": 2}}}]',
-            "trainer.callbacks: GradientAccumulationScheduler changes the steps of an epoch",
+            r"trainer.callbacks\[0\]: GradientAccumulationScheduler changes the steps of an epoch",
         ),
         ("--trainer.check_val_every_n_epoch=99", "trainer.check_val_every_n_epoch: must not exceed max_epochs"),
         ("--trainer.limit_test_batches=0.01", "trainer.limit_test_batches: leaves no batch to test, got 0.01"),

@@ -17,7 +17,7 @@ from unified_extractor.options import with_present_names
 from unified_extractor.profiling.cost import on_meta
 from unified_extractor.profiling.extractors import extractors
 from unified_extractor.spec import ExtractorSpec
-from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.errors import ConfigurationError, is_bug, reason_of
 from unified_extractor.training.run.checkpoints import read_checkpoint
 
 
@@ -60,14 +60,31 @@ def check_network(network: nn.Module, data: ImageDataModule, num_classes: int | 
     try:
         with torch.no_grad():
             logits = on_meta(network.eval(), shape)  # computing would compile CPU code, which a run on a GPU never needs
-    except ValueError as error:
+    except Exception as error:  # of any network that a configuration may name
+        if is_bug(error, network):
+            raise
+        reason = reason_of(error) + _first_channels(network, data)
         raise ConfigurationError(
-            f"model.network: does not take images {list(shape)} of {type(data).__name__}: {error}"
+            f"model.network: does not take images {list(shape)} of {type(data).__name__}: {reason}"
         ) from error
     finally:
         network.train(training)
-    if logits.shape != (1, num_classes):
-        raise ConfigurationError(f"model.network: must give logits [1, {num_classes}], got {list(logits.shape)}")
+    check_logits(logits, (1, num_classes))
+
+
+def check_logits(logits: object, shape: tuple[int, int]) -> None:
+    """Raise ``ConfigurationError`` unless a network's output is a tensor of this shape."""
+    if not isinstance(logits, Tensor) or logits.shape != shape:
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigurationError(f"model.network: must give logits {list(shape)}, got {got}")
+
+
+def _first_channels(network: nn.Module, data: ImageDataModule) -> str:
+    """Return that the first convolution takes other channels than the images have, if it does."""
+    first = next((part for part in network.modules() if isinstance(part, nn.Conv2d)), None)
+    if first is None or first.in_channels == data.in_chans:
+        return ""
+    return f"; its first convolution takes {first.in_channels} channels, the images have {data.in_chans}"
 
 
 def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:

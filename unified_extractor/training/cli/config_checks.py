@@ -1,12 +1,11 @@
 """Checks of the dataclasses in a parsed configuration, made before anything is built so that an error can name its path."""
 
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
 
-from unified_extractor.options import config_class, imported
+from unified_extractor.options import config_class, imported, options
 from unified_extractor.training.errors import ConfigurationError
 
 
@@ -19,9 +18,9 @@ def check_config_objects(config: Namespace, groups: Mapping[str, type], path: st
     if isinstance(class_path, str) and isinstance(arguments, Namespace):
         config, path = arguments, f"{path}.init_args"
         owner = imported(class_path)
-        hints = typing.get_type_hints(owner.__init__) if owner else {}
     else:
-        hints = typing.get_type_hints(groups[path].__init__) if path in groups else {}  # type: ignore[misc]
+        owner = groups.get(path)
+    hints = {name: option.annotation for name, option in options(owner).items()} if owner else {}
     for key, value in vars(config).items():
         here = f"{path}.{key}" if path else key
         kind = config_class(hints.get(key))

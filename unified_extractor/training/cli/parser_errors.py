@@ -26,6 +26,14 @@ _UNKNOWN = re.compile(
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: --(?P<key>[\w.]+).*", re.DOTALL)
 _REQUIRED = re.compile(r"the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<key>[\w.]+).*", re.DOTALL)
 _NOT_LOADED = re.compile(r"Unable to load config (?P<value>'[^']*'|\"[^\"]*\")")
+_HOMES = {
+    "network": "unified_extractor.models",
+    "data": "unified_extractor.data",
+    "callbacks": "lightning.pytorch.callbacks",
+    "logger": "lightning.pytorch.loggers",
+}
+"""The module in which a setting's classes are looked for where a name has no module."""
+_NO_DOTS = re.compile(r"Expected a dot import path string: (?P<given>\w+)")
 _NO_REASON = re.compile(r"Expected a (<class|typing\.)|Not a valid subclass")
 _EXPECTED = re.compile(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.DOTALL)
 
@@ -44,12 +52,12 @@ def _explained(text: str, path: str, owner: type | None, roots: Mapping[str, typ
         return _explained(text[match.end() :], _joined(path, match["key"]), owner, roots)
     if match := _FILE_OR_CLASS.match(text):
         if imported(match["given"]) is None:
-            return path, _not_found(match["given"])
+            return path, _not_found(match["given"], path)
         return _explained(text[match.end() :], path, owner, roots)
     if match := _CLASS.match(text):
         owner = imported(match["path"])
         if owner is None:
-            return path, _not_found(match["path"])
+            return path, _not_found(match["path"], path)
         inside = path if dataclasses.is_dataclass(owner) else _joined(path, "init_args")
         rest = textwrap.dedent(text[match.end() :])
         if not any(pattern.match(rest) for pattern in (_KEY, _UNKNOWN, _REQUIRED)):
@@ -73,6 +81,8 @@ def _explained(text: str, path: str, owner: type | None, roots: Mapping[str, typ
         return _joined(path, match["key"]), "required, but not given"
     if match := _EXPECTED.fullmatch(text):
         return path, _unexpected(match["type"], match["value"])
+    if match := _NO_DOTS.fullmatch(text):
+        return path, _not_found(match["given"], path)
     if match := _NOT_LOADED.match(text):
         return path, f"expected a mapping or the name of a file, got {match['value']}"
     return path, text
@@ -110,14 +120,21 @@ def _unexpected(types: str, value: str) -> str:
     return f"expected {_types(types)}, got {value!r}{did_you_mean(value, choices)}"
 
 
-def _not_found(given: str) -> str:
+def _not_found(given: str, path: str) -> str:
     """Return what to say of a value that should have been a file's name or a class's path, and is neither."""
     module, _, name = given.rpartition(".")
+    if given.isidentifier() and (module := _HOMES.get(re.sub(r"\W.*", "", path.rpartition(".")[2]), "")):
+        nearest = did_you_mean(name, _public(module)).replace("did you mean ", f"did you mean {module}.")
+        return f"no class or file {given}{nearest or f'; a class is named by its path, such as {module}.{_public(module)[0]}'}"
     try:
-        known = vars(importlib.import_module(module))
+        return f"{module} has no {name}{did_you_mean(name, _public(module))}"
     except (ImportError, ValueError):
         return f"no such file: {given}"
-    return f"{module} has no {name}{did_you_mean(name, [one for one in known if not one.startswith('_')])}"
+
+
+def _public(module: str) -> list[str]:
+    """Return the names of the classes and functions of a module. Raise ``ImportError`` or ``ValueError`` if there is no such module."""
+    return [name for name, value in vars(importlib.import_module(module)).items() if callable(value) and name[0] != "_"]
 
 
 def _types(text: str) -> str:

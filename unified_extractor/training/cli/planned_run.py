@@ -126,6 +126,8 @@ class _PlanningCLI(TrainingCLI):
             self.datamodule.adopt(self.after.data)
         trial = self._trial_trainer(given, settings)
         Fit(self.config_init.fit.run, self.model, self.datamodule, self.config_init.fit, self.config.fit).check(trial)
+        if self.after is None and not self.device_missing:  # what fails in a step fails in the first run of several
+            self._try_steps(trial, given, settings)
         return trial
 
     @override

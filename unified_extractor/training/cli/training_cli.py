@@ -4,36 +4,40 @@ user.
 ``fit`` trains, selects the epoch by validation accuracy, tests that epoch's checkpoint once, and writes the run's record.
 """
 
-import dataclasses
+import inspect
+import re
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from unified_extractor.data import DataError, ImageDataModule
 from unified_extractor.data.data_module import Split
 from unified_extractor.data.image_files import in_words
+from unified_extractor.options import imported, options
 from unified_extractor.training.callbacks.prediction_table import PredictionTable
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.cli.config_checks import check_config_objects
+from unified_extractor.training.cli.config_parser import ConfigParser, SaveRunConfig, is_config_object
 from unified_extractor.training.cli.quiet_lightning import quiet
 from unified_extractor.training.cli.user_errors import refuse, users_mistake
-from unified_extractor.training.cli.whole_values import take_whole, with_defaults
-from unified_extractor.training.errors import ConfigurationError, DivergedError
+from unified_extractor.training.errors import ConfigurationError, DivergedError, is_bug, reason_of
 from unified_extractor.training.run.checkpoints import read_checkpoint
-from unified_extractor.training.run.checks import check_devices
-from unified_extractor.training.run.environment import versions
-from unified_extractor.training.run.fit import Fit, callback_list
+from unified_extractor.training.run.checks import check_callbacks, check_devices
+from unified_extractor.training.run.fit import Fit, callback_list, first_process
 from unified_extractor.training.run.folder import RunFolder, release_locks
+from unified_extractor.training.run.trial import configured_parts, refusal_of, try_steps
 
 Built = TypeVar("Built")
 GROUPS: dict[str, type] = {"model": ImageClassifier, "data": ImageDataModule, "trainer": L.Trainer, "run": RunFolder}
@@ -75,15 +79,16 @@ class TrainingCLI(LightningCLI):
     """
 
     exit_code = 0
+    _refusal: ConfigurationError | None = None
 
     def __init__(self, args: ArgsType = None) -> None:
-        set_parsing_settings(subclasses_disabled=[_is_config_object], omegaconf_absolute_to_relative_paths=True)
+        set_parsing_settings(subclasses_disabled=[is_config_object], omegaconf_absolute_to_relative_paths=True)
         super().__init__(
             ImageClassifier,
             ImageDataModule,
             subclass_mode_data=True,
-            save_config_callback=_SaveRunConfig,
-            parser_class=_Parser,
+            save_config_callback=SaveRunConfig,
+            parser_class=ConfigParser,
             trainer_defaults={"enable_model_summary": False},  # it cannot count the operator's multiply-adds
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
@@ -193,27 +198,77 @@ class TrainingCLI(LightningCLI):
         """Check everything with a trainer that writes nothing, claim the run's folder, then return the trainer that trains."""
         fit = self.config_init.fit
         self.run = Fit(fit.run, self.model, self.datamodule, fit, self.config.fit)
-        self.run.check(self._trial_trainer(given, settings))
+        trial = self._trial_trainer(given, settings)
+        self.run.check(trial)
         self.run.start(self.config.fit.ckpt_path)
         if not given.fast_dev_run:
+            if not self.run.goes_on(self.config.fit.ckpt_path):
+                self._try_steps(trial, given, settings)
             self.run.claim(self.config.fit.ckpt_path)
             fit.ckpt_path = self.run.checkpoint
-        return self._trainer(**settings, **self.run.trainer_settings())
+        with self._starting():
+            return self._trainer(**settings, **self.run.trainer_settings())
+
+    def _try_steps(self, trial: L.Trainer, given: Namespace, settings: dict[str, Any]) -> None:
+        if first_process() and isinstance(trial.strategy, SingleDeviceStrategy):
+            try_steps(self.model, self.datamodule, given, lambda **changes: self._trainer(**{**settings, **changes}))
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand != "fit":
+            return super()._run_subcommand(subcommand)
+        with self._starting():
+            return super()._run_subcommand(subcommand)
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """Leave no folder of a run that fails before its first step, and name the part of the configuration that failed."""
+        try:
+            yield
+        except Exception as error:
+            trainer = getattr(self, "trainer", None)
+            if trainer is not None and (trainer.global_step or isinstance(error, DivergedError)):
+                raise
+            self.run.give_up()
+            if isinstance(error, ConfigurationError | DataError):
+                raise
+            parts = configured_parts(self.model, self.datamodule, self.config_init.fit.trainer)
+            if (refusal := refusal_of(error, parts)) is None:
+                raise
+            raise refusal from error
 
     def _trial_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
         callbacks = callback_list(given.callbacks)
-        if any(isinstance(callback, Checkpoint) for callback in callbacks):
-            raise ConfigurationError(
-                "trainer.callbacks: a run keeps its own checkpoints, the best and the last two epochs, so leave ModelCheckpoint out; "
-                "checkpoint_every_n_steps writes more"
-            )
+        check_callbacks(callbacks)
         return self._trainer(**settings, callbacks=callbacks, logger=False, enable_checkpointing=False)
 
     def _trainer(self, **settings: Any) -> L.Trainer:
         try:
             return super().instantiate_trainer(**settings)
-        except (ValueError, MisconfigurationException) as error:
-            raise ConfigurationError(f"trainer: {' '.join(str(error).split())}") from error
+        except Exception as error:
+            named = [name for name in re.findall(r"`(?:Trainer\()?(\w+)", str(error)) if name in options(L.Trainer)]
+            raise ConfigurationError(f"{'.'.join(['trainer', *named[:1]])}: {reason_of(error)}") from error
+
+    @override
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ConfigurationError, DataError):
+            raise
+        except Exception as error:
+            # jsonargparse keeps the reason to itself where a type has alternatives, and calls functions by itself
+            if (refusal := self._refusal or self._refusal_of_function(error)) is None:
+                raise
+            raise refusal from error
+
+    def _refusal_of_function(self, error: Exception) -> ConfigurationError | None:
+        """Return an error that names the function of the configuration in which ``error`` was raised, or ``None``."""
+        codes = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
+        for path, class_path in _class_paths(self.config[self.subcommand]):
+            function = inspect.unwrap(made) if inspect.isfunction(made := imported(class_path)) else None
+            if function is not None and function.__code__ in codes and not is_bug(error, function):
+                return ConfigurationError(f"{path}: {reason_of(error)}")
+        return None
 
     def _built(self, kind: type[Built], /, *args: Any, **kwargs: Any) -> Built:
         """Return an object of the configuration. If its class refuses the arguments, the error names their path in the file."""
@@ -221,68 +276,28 @@ class TrainingCLI(LightningCLI):
             return kind(*args, **kwargs)
         except (ConfigurationError, DataError):
             raise
-        except ValueError as error:
-            raise ConfigurationError(f"{self._path_of(kind)}: {error}") from error
+        except Exception as error:
+            if is_bug(error, kind):
+                raise
+            self._refusal = ConfigurationError(f"{self._path_of(kind)}: {reason_of(error)}")
+            raise self._refusal from error
 
     def _path_of(self, kind: type) -> str:
         for path, group in GROUPS.items():
             if kind is group:
                 return path
-        settings = self.config[self.subcommand]
-        for key in settings.keys(branches=True):
-            if key.endswith(".class_path") and settings[key].rsplit(".", 1)[-1] == kind.__name__:
-                return str(key.removesuffix(".class_path"))
-        return kind.__name__
+        paths = _class_paths(self.config[self.subcommand])
+        found = (path for path, class_path in paths if class_path.rpartition(".")[2] == kind.__name__)
+        return next(found, kind.__name__)
 
 
-class _Parser(LightningArgumentParser):
-    """A parser that raises errors instead of printing pages of usage. Files may use ``${...}`` and may name further files."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("prog", "uniex")
-        kwargs.update(exit_on_error=False, allow_abbrev=False, parser_mode="omegaconf+")
-        kwargs["dump_header"] = [f"{name}=={version}" for name, version in versions().items()]
-        super().__init__(*args, **kwargs)
-
-    @override
-    def _check_value_key(self, action: Any, value: Any, *others: Any, **options: Any) -> Any:
-        return super()._check_value_key(action, with_defaults(self, action, value), *others, **options)
-
-    @override
-    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        added: list[str] = super().add_class_arguments(*args, **kwargs)
-        take_whole(self)
-        return added
-
-    @override
-    def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        added: list[str] = super().add_function_arguments(*args, **kwargs)
-        take_whole(self)
-        return added
-
-    @override
-    def add_subclass_arguments(self, *args: Any, **kwargs: Any) -> None:
-        super().add_subclass_arguments(*args, **kwargs)
-        take_whole(self)
-
-
-class _SaveRunConfig(SaveConfigCallback):
-    """A callback that saves the resolved configuration before training: as ``config.yaml``, and as ``config.1.yaml`` when
-    the run is resumed."""
-
-    @override
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self.already_saved or stage != "fit":
-            return
-        self.already_saved = True
-        if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            earlier = len(list(folder.glob("config*.yaml")))
-            name = f"config.{earlier}.yaml" if earlier else "config.yaml"
-            self.parser.save(self.config, folder / name, skip_none=False, multifile=False)
-
-
-def _is_config_object(kind: type) -> bool:
-    """Return True for dataclasses: they are written as plain mappings, without a ``class_path``, because their class is
-    known."""
-    return dataclasses.is_dataclass(kind)
+def _class_paths(settings: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path of every object in a configuration with the class or function that makes it."""
+    if isinstance(settings, Namespace):
+        if isinstance(class_path := vars(settings).get("class_path"), str):
+            yield path, class_path
+        for name, value in vars(settings).items():
+            yield from _class_paths(value, f"{path}.{name}" if path else name)
+    elif isinstance(settings, list):
+        for index, value in enumerate(settings):
+            yield from _class_paths(value, f"{path}[{index}]")

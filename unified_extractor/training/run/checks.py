@@ -1,6 +1,7 @@
 """Checks before a run begins: settings that fit together, devices that exist, disk space for the checkpoints."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,27 @@ import lightning as L
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, WeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    Checkpoint,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    WeightAveraging,
+)
 from torch import nn
 
 from unified_extractor.training.errors import ConfigurationError
 
 CHECKPOINT_FILES = 6
 """Largest number of checkpoints on disk at once: the best, two between and two within epochs, and one being written."""
+_REFUSED: dict[type[Callback], str] = {
+    Checkpoint: "is left out, a run keeps its own checkpoints, the best and the last two epochs; checkpoint_every_n_steps writes more",
+    GradientAccumulationScheduler: "changes the steps of an epoch, which the learning rate follows; set trainer.accumulate_grad_batches",
+    BatchSizeFinder: "changes the batch size behind the configuration and the record; set data.init_args.batch_size",
+    LearningRateFinder: "changes the learning rate behind the configuration and the record; set model.optimization.learning_rate",
+}
+"""Callbacks that no run takes, with the reason and what to do instead."""
 
 
 def check_devices(accelerator: Any, devices: Any) -> None:
@@ -50,14 +65,12 @@ def check_trainer_settings(settings: Namespace) -> None:
         )
 
 
-def check_accumulation(trainer: L.Trainer) -> None:
-    """Raise ``ConfigurationError`` if the number of steps in an epoch changes during the run: the schedule counts the steps
-    before."""
-    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        raise ConfigurationError(
-            "trainer.callbacks: GradientAccumulationScheduler changes the steps of an epoch, which the learning rate follows; "
-            "set trainer.accumulate_grad_batches"
-        )
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Raise ``ConfigurationError`` for callbacks that change what the configuration and the record of a run say."""
+    for index, callback in enumerate(callbacks):
+        for kind, reason in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise ConfigurationError(f"trainer.callbacks[{index}]: {type(callback).__name__} {reason}")
 
 
 def check_batch_norm(trainer: L.Trainer, requested: bool) -> None:

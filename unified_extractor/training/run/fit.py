@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich import box
 from rich.console import Console
@@ -28,9 +28,9 @@ from unified_extractor.training.callbacks.window_pictures import WindowPictures
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.checkpoints import CHECKPOINTS, read_checkpoint, remove_old, run_checkpoints
-from unified_extractor.training.run.checks import check_accumulation, check_batch_norm, check_room, check_trainer_settings
+from unified_extractor.training.run.checks import check_batch_norm, check_room, check_trainer_settings
 from unified_extractor.training.run.environment import write_environment
-from unified_extractor.training.run.folder import RECORD, Claim, RunFolder
+from unified_extractor.training.run.folder import RECORD, Claim, RunFolder, release_locks
 from unified_extractor.training.run.loggers import run_loggers
 from unified_extractor.training.run.record import describe_run, make_record
 from unified_extractor.training.run.resuming import check_resumable, check_settings_of_folder
@@ -73,7 +73,6 @@ class Fit:
         """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` is a trainer with the run's
         settings."""
         check_trainer_settings(self.settings.trainer)
-        check_accumulation(trial)
         check_batch_norm(trial, self.settings.trainer.sync_batchnorm)
         if not first_process():
             return
@@ -81,6 +80,9 @@ class Fit:
         self.data.prepare_data()
         self.data.setup("fit")
         self.data.setup("test")
+        if self.data.num_classes < 2:
+            names = ", ".join(self.data.class_names)
+            raise ConfigurationError(f"data: a classifier needs at least two classes, {self.data.name} has {names or 'none'}")
         steps = planned_steps(trial, self.data)
         if trial.max_steps != -1 and steps.total % steps.per_epoch and not trial.fast_dev_run:  # type: ignore[attr-defined]
             raise ConfigurationError(
@@ -103,6 +105,16 @@ class Fit:
         elif first_process():
             self._best = check_resumable(Path(go_on_from), self._plain)
             read_weights(go_on_from, self.classifier.network)
+
+    def goes_on(self, go_on_from: str | None) -> bool:
+        """Return True if this is no new run: it took its first step before."""
+        return go_on_from is not None and (go_on_from != "last" or self.run.current() is not None)
+
+    def give_up(self) -> None:
+        """Remove the folder of a run that failed before its first step."""
+        if first_process() and self.folder is not None and self.checkpoint is None:
+            release_locks()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def claim(self, go_on_from: str | None) -> None:
         """Claim the folder of the run, see :meth:`start`. Raise ``SystemExit`` with code 0 if ``last`` is a finished run."""
@@ -134,7 +146,9 @@ class Fit:
         callbacks: list[L.Callback] = [*callback_list(given.callbacks), ReseedEachStep(self.settings.seed_everything)]
         callbacks += [StopWhenDiverged(), KeepSettings(self._plain), self._history, EpochLines()]
         settings: dict[str, Any] = {"callbacks": callbacks}
-        if given.enable_progress_bar is not False and Console().is_terminal:
+        if any(isinstance(one, ProgressBar) for one in callbacks):
+            pass  # a bar of the configuration's
+        elif given.enable_progress_bar is not False and Console().is_terminal:
             callbacks.append(NarrowProgressBar())
         else:  # a file would get the bar's last state, at the end
             settings["enable_progress_bar"] = False
