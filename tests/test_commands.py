@@ -124,8 +124,9 @@ def test_visualize_draws_trained_networks(runs, tmp_path, capsys):
 
 def test_networks_are_called_by_their_variants_and_runs_of_one_variant_by_their_seeds():
     assert visualize._names([row("static"), row("offsets")]) == ["static", "offsets"]
-    runs = [row("static", 0, run="1234abcd"), row("static", 0, run="5678abcd"), row("offsets", 1, run="9012abcd")]
-    assert visualize._names(runs) == ["static seed=0 1234", "static seed=0 5678", "offsets seed=1 9012"]
+    assert visualize._names([row("static", 0), row("static", 1)]) == ["static seed=0", "static seed=1"]
+    runs = [row("static", 0, source="a/version_0"), row("static", 0, source="a/version_1"), row("offsets", 1, source="b")]
+    assert visualize._names(runs) == ["static seed=0 a/version_0", "static seed=0 a/version_1", "offsets seed=1 b"]
     assert wrapped("offsets-static-residual-wide") == "offsets-\nstatic-\nresidual-wide"
     assert wrapped("deformable_convolution_v2") == "deformable\nconvolution v2"
 

@@ -126,13 +126,14 @@ def test_a_line_says_what_was_found_and_what_was_left_out(tmp_path: Path):
     for place in ("train/cat/._0.png", "train/dog/notes.txt", "train/notes.txt", "labels.csv", ".DS_Store"):
         (root / place).write_text("")
     write_images(root / "unlabeled", 3)
+    (root / "train" / "itself").symlink_to(root)
     data = ImageFolder(str(root), image_size=8, validation_fraction=0.2, batch_size=4)
     data.setup()
     assert data.class_names == ("cat", "dog")
     assert data.described() == (
         f"set: 16 training, 4 validation, 4 test images, 2 classes; no folder of validation images, so they are 20% of {root}/train; "
         "left out: .txt files (1), files beside the splits (1), files outside the class folders (1), folder unlabeled (1), "
-        "hidden files (2), hidden folders (3)"
+        "hidden files (2), hidden folders (3), links to folders that are listed already (1)"
     )
     assert data.described(["test"]).startswith("set: 4 test images, 2 classes; left out: files beside the splits (1)")
 

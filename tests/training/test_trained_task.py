@@ -17,6 +17,7 @@ from tests.support.image_folders import write_images
 from tests.support.tiny_runs import tiny_config
 from unified_extractor.data import Digits
 from unified_extractor.training.cli.training_cli import main
+from unified_extractor.training.run.checkpoint_task import give_task
 from unified_extractor.training.run.finished_run import load_run
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
@@ -223,5 +224,9 @@ def test_a_saved_network_keeps_the_task(here: Path):
     ux.interop.save(network, "saved")
     assert json.loads(Path("saved/config.json").read_text())["task"]["class_names"] == ["cat", "dog"]
     assert ux.interop.load("saved").task == network.task
+    foreign = torch.nn.Conv2d(1, 1, 1)
+    foreign.task = "detect"  # type: ignore[assignment]
+    give_task(foreign, network.task)
+    assert foreign.task == "detect"
     network.reset_classifier(3)
     assert network.task is None

@@ -69,10 +69,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _names(rows: Sequence[Record]) -> list[str]:
-    """Return the names of the variants, with seed and number where several runs share a name."""
+    """Return the names of the variants, with seeds where several runs share a name, and folders where they share the seed too."""
     variants = [row.variant for row in rows]
-    distinct = len(set(variants)) == len(rows)
-    return variants if distinct else [f"{row.variant} seed={row.seed} {row.run[:4]}" for row in rows]
+    seeds = [f"{row.variant} seed={row.seed}" for row in rows]
+    folders = [f"{name} {row.place}" for name, row in zip(seeds, rows, strict=True)]
+    return next((names for names in (variants, seeds) if len(set(names)) == len(rows)), folders)
 
 
 def _check_count(count: int, available: int) -> int:

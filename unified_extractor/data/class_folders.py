@@ -18,6 +18,9 @@ SPLIT_NAMES = {
 }
 """Names of the folder of each split, in any case of letters; the first one stands in messages."""
 
+_MOST_NAMES = 30
+"""Largest number of classes of which an error lists all."""
+
 
 @dataclass
 class LabeledFiles:
@@ -74,15 +77,17 @@ class ClassFolders:
         names = _class_names(folder)
         if names != self.class_names:
             missing, unknown = set(self.class_names) - set(names), set(names) - set(self.class_names)
-            raise DataError(
-                f"{folder}: classes differ from {self.folder('train')}: missing {sorted(missing)}, unknown {sorted(unknown)}"
-            )
+            first = self.folder("train") or self.folder("val")
+            lists = f"; [{', '.join(names)}] here, [{', '.join(self.class_names)}] there" if len(names) <= _MOST_NAMES else ""
+            raise DataError(f"{folder}: classes differ from {first}: missing {sorted(missing)}, unknown {sorted(unknown)}{lists}")
         found = [find_images(folder / name) for name in names]
         labels = torch.tensor([label for label, listing in enumerate(found) for _ in listing.files])
         left_out = sum((listing.left_out for listing in found), Counter())
         for path in folder.iterdir():
             if not path.is_dir() or is_hidden(path.name):
                 left_out[_hidden_or("files outside the class folders", path)] += 1
+            elif _is_around(path, folder):
+                left_out["links to folders that are listed already"] += 1
         return LabeledFiles([path for listing in found for path in listing.files], labels, left_out)
 
     def _missing(self, split: str) -> Path:
@@ -100,10 +105,14 @@ def _hidden_or(reason: str, path: Path) -> str:
 
 
 def _folders(place: Path) -> list[Path]:
-    """Return the folders in a place that can hold data, sorted."""
+    """Return the folders in a place that can hold data, sorted; links to the place itself or to one around it are none."""
     if not place.is_dir():
         return []
-    return sorted(path for path in place.iterdir() if path.is_dir() and not is_hidden(path.name))
+    return sorted(path for path in place.iterdir() if path.is_dir() and not is_hidden(path.name) and not _is_around(path, place))
+
+
+def _is_around(path: Path, place: Path) -> bool:
+    return path.is_symlink() and place.resolve().is_relative_to(path.resolve())
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from unified_extractor.training.architecture import check_checkpoint, check_netw
 from unified_extractor.training.initial_weights import InitialWeights
 from unified_extractor.training.mixup import Mixup
 from unified_extractor.training.optimization import Optimization
-from unified_extractor.training.run.checkpoint_task import check_classes, normalize_as, read_task, write_task
+from unified_extractor.training.run.checkpoint_task import check_classes, give_task, normalize_as, read_task, write_task
 from unified_extractor.training.run.step_count import planned_steps
 
 Batch = tuple[Tensor, Tensor]
@@ -71,6 +71,7 @@ class ImageClassifier(L.LightningModule):
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         self.network = network.to(memory_format=torch.channels_last) if channels_last else network
         self.optimization, self.label_smoothing, self.mixup = optimization, label_smoothing, mixup
+        self.task: ImageTask | None = None
         self.image_format = torch.channels_last if channels_last else torch.contiguous_format
         self.compiled = compile
         if kernel_memory != "auto":
@@ -110,8 +111,7 @@ class ImageClassifier(L.LightningModule):
     @property
     def predicted_classes(self) -> Sequence[str]:
         """Names of the classes of the logits: those of the checkpoint that was loaded, or else those of the data."""
-        task: ImageTask | None = getattr(self.network, "task", None)
-        return task.class_names if task else self.trainer.datamodule.class_names  # type: ignore[attr-defined]
+        return self.task.class_names if self.task else self.trainer.datamodule.class_names  # type: ignore[attr-defined]
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class ImageClassifier(L.LightningModule):
     def on_train_start(self) -> None:
         self._logged_epoch = -1
         if isinstance(data := self.trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
-            self.network.task = data.task  # type: ignore[assignment]
+            self._set_task(data.task)
 
     @override
     def on_train_epoch_start(self) -> None:
@@ -205,11 +205,15 @@ class ImageClassifier(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ImageDataModule):
             return
-        self.network.task = task  # type: ignore[assignment]
+        self._set_task(task)
         if task is not None:
             if not self.trainer.predicting:
                 check_classes(path, task, data)
             normalize_as(path, task, data)
+
+    def _set_task(self, task: ImageTask | None) -> None:
+        self.task = task
+        give_task(self.network, task)
 
     def _check_network(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]

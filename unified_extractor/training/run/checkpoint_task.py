@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from unified_extractor.data import DataError, ImageDataModule
 from unified_extractor.task import ImageTask
 from unified_extractor.training.errors import ConfigurationError
@@ -21,6 +23,12 @@ def write_task(checkpoint: dict[str, Any], task: ImageTask) -> None:
 def read_task(checkpoint: Mapping[str, Any]) -> ImageTask | None:
     """Return the task in the content of a checkpoint; ``None`` if an earlier version wrote it, without one."""
     return ImageTask(**checkpoint[_KEY]) if _KEY in checkpoint else None
+
+
+def give_task(network: nn.Module, task: ImageTask | None) -> None:
+    """Let a network know its task, from where ``interop.save`` takes it; networks that call something else so keep that."""
+    if isinstance(getattr(network, "task", None), ImageTask | None):
+        network.task = task  # type: ignore[assignment]
 
 
 def check_classes(path: str | Path, task: ImageTask, data: ImageDataModule) -> None:

@@ -10,7 +10,7 @@ from unified_extractor.data import ImageDataModule
 from unified_extractor.options import with_present_names
 from unified_extractor.training.architecture import check_checkpoint, network_weights
 from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.run.checkpoint_task import normalize_as, read_task
+from unified_extractor.training.run.checkpoint_task import give_task, normalize_as, read_task
 from unified_extractor.training.run.checkpoints import read_checkpoint
 from unified_extractor.training.run.folder import CHECKPOINTS
 
@@ -37,5 +37,5 @@ def load_run(run: Path) -> tuple[nn.Module, ImageDataModule]:
     built.network.load_state_dict(weights)
     if (task := read_task(saved)) is not None:
         normalize_as(checkpoint, task, built.data)
-        built.network.task = task
+        give_task(built.network, task)
     return built.network.eval(), built.data
