@@ -283,7 +283,7 @@ def run_folders(root, rows):
         (root / folder).mkdir(parents=True)
         (root / folder / "environment.json").write_text("{}")
         if record is not None:
-            write_rows(root / folder / ("record.json" if record.planned_epochs is None else "unfinished.json"), [record])
+            write_rows(root / folder / ("record.json" if record.planned_epochs is None else "progress.json"), [record])
 
 
 def unfinished(variant, epochs, planned=30, **fields):

@@ -1,4 +1,4 @@
-"""A run that was broken is reported and drawn with what it has; once it is finished nothing of that is left."""
+"""A run that was broken is reported and drawn with what it has; once it is finished its record counts alone."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_a_broken_run_is_reported_and_drawn(tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(RuntimeError, match="broken"):
         main(command)
     run = Path("runs/tiny/version_0")
-    (so_far,) = read_rows([run / "unfinished.json"])
+    (so_far,) = read_rows([run / "progress.json"])
     assert (so_far.epochs, so_far.planned_epochs, so_far.test_accuracy, so_far.learning_rate) == (1, 2, None, 0.01)
     assert main(["report", "runs", "--unfinished"]) == 0
     assert pd.read_csv("runs/report/results.csv")["variant"].tolist() == ["tiny (unfinished, 1 of 2 epochs)"]
@@ -39,7 +39,11 @@ def test_a_broken_run_is_reported_and_drawn(tmp_path: Path, capsys: pytest.Captu
     assert Path("runs/windows.png").is_file()
     Path("mended").touch()
     assert main(command) == 0
-    assert not (run / "unfinished.json").exists()
     (record,) = read_rows([run / "record.json"])
     assert (record.run, record.epochs, record.planned_epochs, record.curve[0]) == (so_far.run, 2, None, so_far.curve[0])
     assert record.source == str(run)
+    assert main(["report", "runs", "--unfinished"]) == 0
+    assert pd.read_csv("runs/report/results.csv")["variant"].tolist() == ["tiny"]
+    (run / "record.json").unlink()
+    assert main(["report", "runs", "--unfinished"]) == 0
+    assert pd.read_csv("runs/report/results.csv")["variant"].tolist() == ["tiny (unfinished, 2 of 2 epochs)"]

@@ -20,8 +20,8 @@ from unified_extractor.spec import ExtractorSpec
 
 SCHEMA = 2
 """The version of the fields of a row, raised whenever one changes its meaning."""
-RECORD, UNFINISHED = "record.json", "unfinished.json"
-RUN_FILES = (RECORD, UNFINISHED)
+RECORD, PROGRESS = "record.json", "progress.json"
+RUN_FILES = (RECORD, PROGRESS)
 """Names of the file in a run's folder that holds its row: that of a finished run, and that of the epochs so far."""
 FORMER_HASHES = "former_hashes.csv"
 """The name of the table that gives the present hashes for those of rows from before a change of how hashes are made."""

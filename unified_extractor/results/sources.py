@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from unified_extractor.results.record import RECORD, RUN_FILES, UNFINISHED, Record, RecordError, read_rows
+from unified_extractor.results.record import PROGRESS, RECORD, RUN_FILES, Record, RecordError, read_rows
 
 _STARTED = "environment.json"
 """The file that every run has from its start on."""
@@ -37,11 +37,12 @@ def unfinished_runs(sources: Sequence[Path], *, taken: bool = False) -> list[str
     """
     texts: dict[Path, str] = {}
     for source in sources:
-        for run in sorted({path.parent for name in (_STARTED, UNFINISHED) for path in source.rglob(name)}):
+        for run in sorted({path.parent for name in (_STARTED, PROGRESS) for path in source.rglob(name)}):
             if (run / RECORD).is_file():
                 continue
-            if not (run / UNFINISHED).is_file():
-                texts.setdefault(run.resolve(), f"{run}: not finished, and no epoch has been validated")
+            if not (run / PROGRESS).is_file():
+                why = f"it has no {PROGRESS}" if any(run.rglob("*.ckpt")) else "no epoch has been validated"
+                texts.setdefault(run.resolve(), f"{run}: not finished, and {why}")
             elif not taken:
                 row = read_run(run)
                 done = f"{row.epochs} of {row.planned_epochs} epochs" if row.epochs != row.planned_epochs else "not tested yet"
@@ -84,7 +85,7 @@ def find_rows(sources: Sequence[Path], *, unfinished: bool = False) -> list[Reco
 
 
 def _row_file(run: Path) -> Path:
-    return run / RECORD if (run / RECORD).is_file() else run / UNFINISHED
+    return run / RECORD if (run / RECORD).is_file() else run / PROGRESS
 
 
 def _marked(row: Record) -> Record:

@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from unified_extractor.data import ImageDataModule
-from unified_extractor.results.record import UNFINISHED, Record, write_rows
+from unified_extractor.results.record import PROGRESS, Record, write_rows
 from unified_extractor.results.tables import formatted, results_table
 from unified_extractor.training.architecture import check_network, extractor_line, read_weights
 from unified_extractor.training.callbacks.divergence import StopWhenDiverged
 from unified_extractor.training.callbacks.epoch_lines import EpochLines
 from unified_extractor.training.callbacks.history import RunHistory
 from unified_extractor.training.callbacks.progress_bar import NarrowProgressBar
+from unified_extractor.training.callbacks.progress_record import ProgressRecord
 from unified_extractor.training.callbacks.random_state import ReseedEachStep
 from unified_extractor.training.callbacks.run_settings import KeepSettings
-from unified_extractor.training.callbacks.unfinished_record import UnfinishedRecord
 from unified_extractor.training.callbacks.window_pictures import WindowPictures
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
@@ -160,8 +160,8 @@ class Fit:
             self._checkpoints = run_checkpoints(
                 self.folder, self.settings.checkpoint_every_n_steps, validated_every=given.check_val_every_n_epoch
             )
-            self._unfinished = UnfinishedRecord(self.folder / UNFINISHED, self._history, self._describe)
-            callbacks.extend([self._unfinished, *self._checkpoints])
+            self._progress = ProgressRecord(self.folder / PROGRESS, self._history, self._describe)
+            callbacks.extend([self._progress, *self._checkpoints])
         if given.logger in (None, True):
             step = read_checkpoint(self.checkpoint)["global_step"] if self.checkpoint else 0
             settings["logger"] = run_loggers(self.folder, step)
@@ -199,7 +199,7 @@ class Fit:
         if not trainer.is_global_zero:
             return None
         record = make_record(
-            self._unfinished.described,
+            self._progress.described,
             classifier=self.classifier,
             history=history,
             device=trainer.strategy.root_device,
@@ -208,7 +208,6 @@ class Fit:
             tested=tested,
         )
         write_rows(self.folder / RECORD, [record])
-        self._unfinished.path.unlink(missing_ok=True)
         return record
 
     def _describe(self, trainer: L.Trainer) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The record of a run that is not finished: what is known after every epoch, for reports of interrupted runs."""
+"""The record of a run that is not finished: what is known after each epoch, for reports of interrupted runs."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +13,11 @@ from unified_extractor.training.run.record import make_record
 from unified_extractor.training.run.step_count import planned_steps
 
 
-class UnfinishedRecord(L.Callback):
+class ProgressRecord(L.Callback):
     """A callback that writes the record of the epochs so far, once one was validated.
 
     Args:
-        path: file of the record; whoever finishes the run removes it.
+        path: file of the record.
         history: course of the run, a callback that stands before this one.
         describe: function that returns the fields of the record that are known before training.
 
