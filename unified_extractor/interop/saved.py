@@ -1,6 +1,7 @@
 """A network in two files: the configuration that builds it again, with its specs, and its weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
         raise TypeError(f"network must be one of unified_extractor.models, got {type(network).__name__}")
     if len(network.stages) != len(network.feature_info) or isinstance(network.head, nn.Identity):
         raise ValueError("network must have all of its stages and its head, this one was pruned to features")
-    config = {name: _plain(value) for name, value in network.config.items()}
+    config = network_config(network)
+    assert config is not None
     if network.task is not None:
         config["task"] = vars(network.task)
     text = json.dumps(config, indent=2)
@@ -54,24 +56,14 @@ def load(folder: str | Path) -> models.StagedNetwork:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         config = dict(json.loads(path.read_text()))
-        name = present_class_path(str(config.pop("network")))
+        name = str(config["network"])
         task = ImageTask(**config.pop("task")) if "task" in config else None
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no configuration of a network: {error}") from error
-    network_class = getattr(models, name, None)
-    if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
-        near = did_you_mean(name, [one for one in models.__all__ if isinstance(getattr(models, one), type)])
-        raise ValueError(f"{path}: network must be a class of unified_extractor.models, got {name!r}{near}")
     try:
-        for field in _SPECS:
-            saved = with_present_names(config.get(field), ExtractorSpec)
-            if isinstance(saved, list):
-                config[field] = [ExtractorSpec(**fields) for fields in saved]
-            elif saved is not None:
-                config[field] = ExtractorSpec(**saved)
+        network = network_from(config, path)
         weights = read_file(Path(folder) / _WEIGHTS)
         precisions = {value.dtype for value in weights.values() if value.is_floating_point()}
-        network = network_class(**config)
         if len(precisions) == 1:
             network.to(precisions.pop())
         network.load_state_dict(weights)
@@ -79,6 +71,36 @@ def load(folder: str | Path) -> models.StagedNetwork:
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{folder}: configuration and weights do not make a {name}: {error}") from error
     return network.eval()
+
+
+def network_config(network: nn.Module) -> dict[str, Any] | None:
+    """Return the configuration of a network in the types of JSON: the name of its class, and its arguments; ``None`` for a network of
+    another package."""
+    if not isinstance(network, models.StagedNetwork):
+        return None
+    return {name: _plain(value) for name, value in network.config.items()}
+
+
+def network_from(config: Mapping[str, Any], place: str | Path) -> models.StagedNetwork:
+    """Return the network of a configuration, with random weights. ``place`` is the file that has it, for messages.
+
+    Raises:
+        ValueError: the network's class is unknown, or its arguments contradict each other.
+        TypeError: an argument is unknown or of another type.
+    """
+    arguments = dict(config)
+    name = present_class_path(str(arguments.pop("network")))
+    network_class = getattr(models, name, None)
+    if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
+        near = did_you_mean(name, [one for one in models.__all__ if isinstance(getattr(models, one), type)])
+        raise ValueError(f"{place}: network must be a class of unified_extractor.models, got {name!r}{near}")
+    for field in _SPECS:
+        saved = with_present_names(arguments.get(field), ExtractorSpec)
+        if isinstance(saved, list):
+            arguments[field] = [ExtractorSpec(**fields) for fields in saved]
+        elif saved is not None:
+            arguments[field] = ExtractorSpec(**saved)
+    return network_class(**arguments)
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
-"""The training of networks with Lightning: the task module, its optimizer and the records of runs. The command line is in
+"""The training of networks with Lightning: the task module, its optimizer, and runs with their records. The command line is in
 ``training.cli``."""
 
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.run.finished_run import load_run
 
-__all__ = ["ConfigurationError", "ImageClassifier"]
+__all__ = ["ConfigurationError", "ImageClassifier", "load_run"]

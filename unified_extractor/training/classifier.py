@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
@@ -17,10 +17,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from typing_extensions import override
 
 from unified_extractor.data import ImageDataModule
+from unified_extractor.interop.saved import network_config
 from unified_extractor.profiling.extractors import extractors
 from unified_extractor.task import ImageTask
 from unified_extractor.training.architecture import check_checkpoint, check_network, layer_specs, network_weights
 from unified_extractor.training.initial_weights import InitialWeights
+from unified_extractor.training.loading import NETWORK, saved_arguments
 from unified_extractor.training.mixup import Mixup
 from unified_extractor.training.optimization import Optimization
 from unified_extractor.training.run.checkpoint_task import check_classes, give_task, normalize_as, read_task, write_task
@@ -83,6 +85,36 @@ class ImageClassifier(L.LightningModule):
         self._logged_epoch = -1
         for metric in (self.train_loss, self.train_accuracy):
             metric.persistent(True)  # a checkpoint within an epoch keeps its means
+
+    @classmethod
+    @override
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **arguments: Any,
+    ) -> Self:
+        """Return the classifier in a checkpoint, as Lightning's method of this name does, in training mode.
+
+        Args:
+            checkpoint_path: checkpoint of ``uniex fit`` (``best.ckpt``), or of a ``Trainer`` that fitted an ``ImageClassifier``.
+            map_location: see ``torch.load``.
+            hparams_file: file of further arguments.
+            strict: refuse other names of weights.
+            weights_only: read tensors and plain values alone, which runs no code in the file.
+            arguments: arguments of the class that replace those of the checkpoint. A network of another package that was not trained
+                by ``uniex fit`` must be given as ``network``.
+
+        Raises:
+            ConfigurationError: the checkpoint does not say which network it holds, or the network is of another architecture.
+        """
+        if "network" not in arguments:
+            content = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+            arguments = saved_arguments(checkpoint_path, content, cls) | arguments
+        return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, weights_only, **arguments)
 
     def start(self) -> list[str]:
         """Load the initial weights, unless it was done before. Return what was left out or left at its start, a line for each reason."""
@@ -188,12 +220,19 @@ class ImageClassifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["layer_specs"] = layer_specs(self.network)
         checkpoint["started_from"] = self.started_from
+        checkpoint[NETWORK] = network_config(self.network)
         if isinstance(data := self.trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
             write_task(checkpoint, data.task)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.started_from = checkpoint.get("started_from", "")
+        if self._trainer is None:  # load_from_checkpoint
+            self.network.task = read_task(checkpoint)  # type: ignore[assignment]
+            check_checkpoint(
+                "the checkpoint", self.network, checkpoint.get("layer_specs", {}), network_weights(checkpoint["state_dict"])
+            )
+            return
         path = self.trainer.ckpt_path or "ckpt_path"
         self._fit_data(path, read_task(checkpoint))
         if isinstance(self.trainer.strategy, FSDPStrategy):

@@ -15,13 +15,16 @@ from unified_extractor.training.run.checkpoints import read_checkpoint
 from unified_extractor.training.run.folder import CHECKPOINTS
 
 
-def load_run(run: Path) -> tuple[nn.Module, ImageDataModule]:
+def load_run(run: str | Path) -> tuple[nn.Module, ImageDataModule]:
     """Return the network of a run's folder, on the CPU in eval mode, with its ``task``, and its data module.
+
+    Args:
+        run: folder ``version_<N>`` that ``uniex fit`` wrote. The best epoch's weights are loaded; their average, if one was kept.
 
     Raises:
         ConfigurationError: the folder lacks a file that ``uniex fit`` writes, or the weights belong to another network.
     """
-    config, checkpoint = run / "config.yaml", run / CHECKPOINTS / "best.ckpt"
+    config, checkpoint = Path(run) / "config.yaml", Path(run) / CHECKPOINTS / "best.ckpt"
     for path in (config, checkpoint):
         if not path.is_file():
             raise ConfigurationError(f"{path}: no such file")
