@@ -18,6 +18,7 @@ from unified_extractor.profiling.cost import operator_multiply_adds
 from unified_extractor.spec import asdict_changed
 
 DENSE, DEPTHWISE = StaticKernel(channels="dense"), StaticKernel(channels="depthwise")
+GATE = DynamicKernel(source="generated", groups=1, per_tap=False)
 GENERATED = DynamicKernel(source="generated", groups=2)
 SIMILARITY = DynamicKernel(source="similarity", groups=2)
 LEARNED = Offsets(kind="learned")
@@ -108,6 +109,7 @@ CONTRADICTIONS = [
     ({"static_kernel": DENSE, "offsets": Offsets(kind="window_shift"), "kernel_size": 4}, "needs an odd kernel_size"),
     ({"static_kernel": DENSE, "offsets": Offsets(kind="window_shift"), "padding": 0}, "needs padding='same'"),
     ({"dynamic_kernel": GENERATED, "padding": 0}, "padding=0 contradicts generator.view=1"),
+    ({"dynamic_kernel": GATE, "aggregation": "fold"}, "dynamic_kernel.per_tap=False contradicts aggregation='fold'"),
     (
         {"dynamic_kernel": GENERATED, "center_feature_scale": True, "aggregation": "fold"},
         "center_feature_scale needs aggregation",
@@ -142,6 +144,9 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         ),
         (lambda: DynamicKernel(source="generated", groups=1, relative_position=True), "relative_position needs"),
         (lambda: DynamicKernel(source="similarity", groups=1, remove_center=True), "remove_center=True contradicts"),
+        (lambda: DynamicKernel(source="similarity", groups=1, per_tap=False), "per_tap=False contradicts dynamic_kernel.source"),
+        (lambda: dataclasses.replace(GATE, normalization="softmax"), "'softmax' is of several taps, it contradicts"),
+        (lambda: dataclasses.replace(GATE, remove_center=True), "remove_center=True is of several taps, it contradicts"),
         (lambda: Generator(norm="batch"), "generator.norm='batch' has nothing to act on"),
         (lambda: Generator(view_convolution="dense"), "needs a neighborhood as generator.view"),
         (lambda: Generator(view=3, view_convolution="dense", pointwise=True), "generator.pointwise=True contradicts"),

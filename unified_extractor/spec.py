@@ -100,6 +100,8 @@ class DynamicKernel(_Config):
     """Number of channels that share one kernel, C / G. Set this or ``groups``."""
     channel_order: Literal["contiguous", "interleaved"] = "contiguous"
     """Channels that share a kernel. ``contiguous``: channel c has kernel c // (C / G). ``interleaved``: kernel c % G."""
+    per_tap: bool = True
+    """Switch for a value of its own at each tap. False: one value for all taps of a window, a gate."""
     normalization: Literal["none", "softmax", "sigmoid", "group_norm"] = "none"
     """Function applied to the generated values. Softmax runs over the taps; in a fold, over the taps that are read."""
     scale_by_head_dim: bool = False
@@ -126,9 +128,20 @@ class DynamicKernel(_Config):
         if self.relative_position and self.source != "similarity":
             raise ValueError("dynamic_kernel.relative_position needs dynamic_kernel.source='similarity', got source='generated'")
         if self.source == "similarity":
-            for name, value in (("remove_center", True), ("initial", "zero"), ("normalization", "group_norm")):
+            for name, value in (
+                ("remove_center", True),
+                ("initial", "zero"),
+                ("normalization", "group_norm"),
+                ("per_tap", False),
+            ):
                 if getattr(self, name) == value:
                     raise ValueError(f"dynamic_kernel.{name}={value!r} contradicts dynamic_kernel.source='similarity'")
+        if not self.per_tap:
+            for name, value in (("remove_center", True), ("normalization", "softmax")):
+                if getattr(self, name) == value:
+                    raise ValueError(
+                        f"dynamic_kernel.{name}={value!r} is of several taps, it contradicts dynamic_kernel.per_tap=False"
+                    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -336,6 +349,8 @@ class ExtractorSpec(_Config):
             raise ValueError("aggregation='fold' needs static_kernel.channels 'depthwise' or 'none', got 'dense'")
         if fold and self.dynamic_kernel.source == "similarity":
             raise ValueError("aggregation='fold' needs a kernel of K*K values, dynamic_kernel.source='similarity' gives K")
+        if fold and not self.dynamic_kernel.per_tap:
+            raise ValueError("dynamic_kernel.per_tap=False contradicts aggregation='fold', which has K*K values a window")
         if fold and self.dynamic_kernel.remove_center:
             raise ValueError(
                 "dynamic_kernel.remove_center=True contradicts aggregation='fold': it is defined for one kernel a window"

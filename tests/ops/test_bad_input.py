@@ -121,7 +121,7 @@ KERNELS = [
     ({"dynamic_kernel": zeros(2, 0, 9, *OUT)}, ("dynamic_kernel", "0")),
     ({"dynamic_kernel": zeros(2, 8, 9, *OUT)}, ("dynamic_kernel", "8", "4")),
     ({"dynamic_kernel": zeros(2, 2, 8, *OUT)}, ("dynamic_kernel", "8", "9")),
-    ({"dynamic_kernel": zeros(2, 2, 1, *OUT)}, ("dynamic_kernel", "1", "9")),
+    ({"dynamic_kernel": zeros(2, 2, 2, *OUT)}, ("dynamic_kernel", "K=9", "K=1")),
     ({"dynamic_kernel": zeros(2, 2, 9, 5, 6)}, ("dynamic_kernel", "5")),
     ({"dynamic_kernel": zeros(2, 2, 9, 4, 3)}, ("dynamic_kernel", "4")),
     ({"dynamic_kernel": zeros(2, 2, 9, 3, 2)}, ("dynamic_kernel", "2")),

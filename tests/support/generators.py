@@ -33,8 +33,10 @@ def with_generator(call, *, depth, normalization="none", scale=1.0, bias=True, g
 
 
 def random_generating_call(seed, call):
-    """The same with everything random; None where the call has no dynamic kernel."""
-    if call["dynamic_kernel"] is None:
+    """The same with everything random; None where the call has no dynamic kernel, or one that no linear map makes: a gate."""
+    kernel = call["dynamic_kernel"]
+    kh, kw = as_pair(call["kernel_size"])
+    if kernel is None or kernel.shape[2] != kh * kw:
         return None
     rng = random.Random(seed)
     return with_generator(

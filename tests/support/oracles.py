@@ -118,7 +118,8 @@ def extract(
     if dynamic_kernel is None:
         dynamic_kernel = x.new_ones(batch, 1, *([taps] * (1 if aggregation == "gather" else 2)), 1, 1)
     spread = one_hot_groups(dynamic_kernel.shape[1], channels, x)
-    dynamic = torch.einsum("bg...,gc->bc...", dynamic_kernel, spread).expand(*[-1] * (dynamic_kernel.ndim - 2), *out)
+    axes = [taps] * (dynamic_kernel.ndim - 4)
+    dynamic = torch.einsum("bg...,gc->bc...", dynamic_kernel, spread).expand(-1, -1, *axes, *out)
     if aggregation == "gather":
         if combine == "add":
             y = torch.einsum("ock,bckhw->bohw", static, read) + torch.einsum("bckhw,bckhw->bchw", dynamic, read)

@@ -1,5 +1,7 @@
 """The published presets, one spec a name."""
 
+from dataclasses import replace
+
 import pytest
 
 from unified_extractor import presets
@@ -13,6 +15,8 @@ def all_presets():
         else:
             yield name, getattr(presets, name)()
     yield "unified_fold", presets.unified(aggregation="fold")
+    unified = presets.unified()
+    yield "unified_gate", replace(unified, dynamic_kernel=replace(unified.dynamic_kernel, per_tap=False))
 
 
 PRESETS = dict(all_presets())

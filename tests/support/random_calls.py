@@ -87,6 +87,8 @@ def random_call(seed):
     dynamic_kernel = None
     if both or rng.random() < 0.65:
         axes = (taps,) if aggregation == "gather" else (taps, taps)
+        if aggregation == "gather" and random.Random(f"gate {seed}").random() < 0.15:
+            axes = (1,)
         dynamic_kernel = normal(batch, rng.choice(GROUPS_OF[channels]), *axes, *shared_axes())
     offsets = None
     if rng.random() < 0.6:

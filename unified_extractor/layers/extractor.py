@@ -157,8 +157,8 @@ class UnifiedExtractor2d(nn.Module):
 
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
-        ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``), h and w being Ho, Wo, or 1 for a global view; None for what the spec
-        does not have.
+        ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, a gate: ``[B, G, 1, h, w]``), h and w being Ho, Wo, or 1 for a global view;
+        None for what the spec does not have.
         """
         geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None

@@ -99,10 +99,10 @@ class GeneratedKernel(nn.Module):
         super().__init__()
         dynamic = spec.dynamic_kernel
         self.taps = spec.taps
-        self.remove_center = dynamic.remove_center
+        self.remove_center, self.per_tap = dynamic.remove_center, dynamic.per_tap
         self.normalization = dynamic.normalization
         self.scale = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0
-        emitted = spec.taps - dynamic.remove_center
+        emitted = spec.taps - dynamic.remove_center if dynamic.per_tap else 1
         self.shape = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
         self.channels = torch.Size(self.shape).numel()
         surplus = -(self.channels + offset_channels(spec)) % spec.generator.head_multiple
@@ -111,7 +111,8 @@ class GeneratedKernel(nn.Module):
             self.norm = nn.GroupNorm(groups, self.channels)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap)."""
+        """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap), for a
+        gate ``[B, G, 1, h, w]``."""
         values = with_plain_strides(self.head(feature)[:, : self.channels])
         if self.normalization == "group_norm":
             values = self.norm(values)
@@ -125,6 +126,7 @@ class GeneratedKernel(nn.Module):
             or self.head.kernel_size != (1, 1)
             or self.normalization not in NORMALIZATIONS
             or self.remove_center
+            or not self.per_tap
             or feature.shape[2:] != geometry.output
         ):
             return None

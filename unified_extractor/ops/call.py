@@ -20,8 +20,8 @@ class Call(NamedTuple):
     static_kernel: Tensor | None
     """``[O, C/groups, kh, kw]``; None: the identity."""
     dynamic_kernel: Tensor | LinearKernel | AttentionKernel | None
-    """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``, or what it is computed from; None: 1. Of a similarity, the kernel whose
-    products are asked for."""
+    """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``, or what it is computed from; None: 1. With ``[B, G, 1, Ho, Wo]`` it is a
+    gate. Of a similarity, the kernel whose products are asked for."""
     offsets: Tensor | None
     """``[B, F, K, 2, Ho, Wo]``, (y, x) in pixels; None: 0."""
     bias: Tensor | None
@@ -53,6 +53,12 @@ class Call(NamedTuple):
         if kernel is None:
             return None, None, None
         return (kernel.query, kernel.key, kernel.position) if isinstance(kernel, AttentionKernel) else kernel[:3]
+
+    @property
+    def has_gate(self) -> bool:
+        """True for a dynamic kernel that has one value for all taps of a window."""
+        kernel = self.stored_kernel
+        return kernel is not None and self.aggregation == "gather" and kernel.shape[2] == 1 < self.geometry.taps
 
     @property
     def has_dense_kernel(self) -> bool:

@@ -270,8 +270,12 @@ def _dynamic(x: Tensor, dynamic_kernel: Any, geometry: Geometry, aggregation: st
     companion("dynamic_kernel", dynamic_kernel, f"{layout} for aggregation={aggregation!r}", x)
     _batch_and_positions("dynamic_kernel", dynamic_kernel, x, geometry)
     _divides("dynamic_kernel", "G", dynamic_kernel, x)
-    if any(size != geometry.taps for size in dynamic_kernel.shape[2:-2]):
-        raise ValueError(f"dynamic_kernel must be {layout} with K={geometry.taps} taps, got shape {list(dynamic_kernel.shape)}")
+    taps = tuple(dynamic_kernel.shape[2:-2])
+    if any(size != geometry.taps for size in taps) and (aggregation, taps) != ("gather", (1,)):
+        or_one = " or K=1, one value for all of them" if aggregation == "gather" else ""
+        raise ValueError(
+            f"dynamic_kernel must be {layout} with K={geometry.taps} taps{or_one}, got shape {list(dynamic_kernel.shape)}"
+        )
 
 
 def check_offsets(x: Tensor, offsets: Any, geometry: Geometry, of: str = "x") -> None:

@@ -11,7 +11,7 @@ SAMPLE = 4
 
 
 def multiply_adds(
-    geometry: Geometry, channels: int, *, static_outputs: int = 0, results: int = 0, has_offsets: bool = False
+    geometry: Geometry, channels: int, *, static_outputs: int = 0, results: int = 0, has_offsets: bool = False, gates: int = 0
 ) -> int:
     """Return the multiply-adds of the operator: a fixed number for each tap of each window and each channel.
 
@@ -24,19 +24,23 @@ def multiply_adds(
             there is none.
         results: products with the dynamic kernel: 1 for a gather, K for a fold, 0 if there is none.
         has_offsets: the taps are bilinear samples at learned offsets.
+        gates: output channels that a dynamic kernel of one value a window multiplies.
     """
-    return _values(geometry, channels) * (static_outputs + results + SAMPLE * has_offsets)
+    return _values(geometry, channels) * (static_outputs + results + SAMPLE * has_offsets) + gates * geometry.positions
 
 
 def backward_multiply_adds(
-    geometry: Geometry, channels: int, *, static_outputs: int = 0, results: int = 0, has_offsets: bool = False
+    geometry: Geometry, channels: int, *, static_outputs: int = 0, results: int = 0, has_offsets: bool = False, gates: int = 0
 ) -> int:
     """Return the multiply-adds of all gradients of the operator; the arguments are those of :func:`multiply_adds`.
 
     Each product of the forward pass has two gradients. Each bilinear sample is computed again, has a gradient by its two
     coordinates, and spreads its own gradient over four corners.
     """
-    return _values(geometry, channels) * (2 * static_outputs + 2 * results + 3 * SAMPLE * has_offsets)
+    return (
+        _values(geometry, channels) * (2 * static_outputs + 2 * results + 3 * SAMPLE * has_offsets)
+        + 2 * gates * geometry.positions
+    )
 
 
 def linear_map_multiply_adds(geometry: Geometry, rows: int, columns: int) -> int:
@@ -63,8 +67,9 @@ def pass_multiply_adds(call: Call) -> tuple[int, int]:
     """
     terms: dict[str, Any] = {
         "static_outputs": 0 if call.static_kernel is None else call.outputs_per_channel,
-        "results": 0 if call.dynamic_kernel is None else call.results_per_window,
+        "results": 0 if call.dynamic_kernel is None or call.has_gate else call.results_per_window,
         "has_offsets": call.offsets is not None,
+        "gates": call.output_shape()[1] if call.has_gate else 0,
     }
     kernel = 0 if call.computed_kernel is None else kernel_multiply_adds(call.computed_kernel, call.geometry)
     forward = multiply_adds(call.geometry, call.channels, **terms) + kernel

@@ -73,7 +73,8 @@ def extract(
         kernel_size: taps of the window, an int or (y, x).
         static_kernel: S, ``[O, C/groups, kh, kw]``, the groups follow from the shape. None: the identity, O = C.
         dynamic_kernel: D, ``[B, G, K, Ho, Wo]`` for gather, ``[B, G, K, K, Ho, Wo]`` (output tap, source tap) for fold, used as
-            given; channel c takes kernel c // (C/G). The last two axes may each be 1: one kernel for all positions. None: 1.
+            given; channel c takes kernel c // (C/G). The last two axes may each be 1: one kernel for all positions. For gather the
+            axis of the taps may be 1, too: a gate, one value for all taps. None: 1.
             A :class:`LinearKernel` or :class:`AttentionKernel` in its place is what the kernel is computed from.
         offsets: ``[B, F, K, 2, Ho, Wo]``, (y, x) in pixels; see :func:`generalized_unfold`.
         bias: ``[O]``.

@@ -1,5 +1,5 @@
-"""Calls that any backend leaves to simpler ones: plain convolution to torch, sums of two kernels to two calls, a bias to an addition,
-a computed kernel to a stored one."""
+"""Calls that any backend leaves to simpler ones: plain convolution to torch, sums of two kernels to two calls, a gate to a product, a bias
+to an addition, a computed kernel to a stored one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +30,8 @@ def run_rewritten(call: Call, aggregate: Aggregate, *, combines_depthwise: bool 
     """
     if is_convolution(call):
         return _convolution(call)
+    if call.has_gate:
+        return _gated(call, lambda simpler: run_rewritten(simpler, aggregate, combines_depthwise=combines_depthwise))
     combined = combines_depthwise and not call.has_dense_kernel
     if call.combine == "add" and not combined:
         static_part = call._replace(dynamic_kernel=None, combine="multiply")
@@ -39,6 +41,27 @@ def run_rewritten(call: Call, aggregate: Aggregate, *, combines_depthwise: bool 
         call = call._replace(dynamic_kernel=_one_more(call), combine="multiply")
     y = aggregate(call._replace(bias=None))
     return y if call.bias is None else y + call.bias[:, None, None]
+
+
+def _gated(call: Call, run: Aggregate) -> Tensor:
+    """Run a call whose dynamic kernel has one value a window: it multiplies what the window gives without it, ``run``'s result."""
+    gate, static_kernel, bias = call.dynamic_kernel, call.static_kernel, call.bias
+    assert isinstance(gate, Tensor)
+    convolution_groups = call.channels if static_kernel is None else call.channels // static_kernel.shape[1]
+    if convolution_groups % gate.shape[1]:  # an output sums over channels of several gates
+        return run(call._replace(dynamic_kernel=gate.expand(-1, -1, call.geometry.taps, -1, -1)))
+    plain = call._replace(dynamic_kernel=None, bias=None, combine="multiply")
+    y = run(plain)
+    if call.combine == "add":
+        y = y + _times(run(plain._replace(static_kernel=None)), gate)
+    else:
+        y = _times(y, 1 + gate if call.combine == "residual" else gate)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def _times(y: Tensor, gate: Tensor) -> Tensor:
+    """Return ``[B, O, Ho, Wo]`` times a gate ``[B, G, 1, Ho, Wo]`` whose groups are neighboring channels."""
+    return (y.unflatten(1, (gate.shape[1], y.shape[1] // gate.shape[1])) * gate).flatten(1, 2)
 
 
 def _one_more(call: Call) -> Any:

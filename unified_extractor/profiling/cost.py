@@ -96,8 +96,8 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
     """Return the multiply-adds of the operator on one image.
 
     For each tap of each window this is: 4 for each channel for a bilinear sample at a learned offset; 1 for each channel (fold: K)
-    for a dynamic kernel; 1 for each pair of input and output channels within a group for a static kernel. A fold is counted by its
-    own formula of K*K products, even if it runs as a gather.
+    for a dynamic kernel; 1 for each pair of input and output channels within a group for a static kernel. A gate is 1 for each output
+    of a window. A fold is counted by its own formula of K*K products, even if it runs as a gather.
 
     Args:
         spec: spec of the extractor, or a preset's name or call.
@@ -108,9 +108,15 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
     spec = as_spec(spec)
     static, dynamic = spec.static_kernel, spec.dynamic_kernel
     static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
-    results = 0 if dynamic.source == "none" else geometry.taps if spec.aggregation == "fold" else 1
-    has_offsets = spec.offsets.kind == "learned"
-    return counting.multiply_adds(geometry, channels, static_outputs=static_outputs, results=results, has_offsets=has_offsets)
+    results = 0 if dynamic.source == "none" or not dynamic.per_tap else geometry.taps if spec.aggregation == "fold" else 1
+    return counting.multiply_adds(
+        geometry,
+        channels,
+        static_outputs=static_outputs,
+        results=results,
+        has_offsets=spec.offsets.kind == "learned",
+        gates=0 if dynamic.per_tap else out_channels,
+    )
 
 
 def _batched(module: Any, input_shape: Any) -> tuple[int, ...]:

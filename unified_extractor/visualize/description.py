@@ -8,7 +8,8 @@ def formula(spec: ExtractorSpec) -> str:
     """Return the operator's equation with only those symbols that this spec has."""
     fold = spec.aggregation == "fold"
     static = {"none": "", "dense": "S[o,c,k]", "depthwise": "S[c,k]"}[spec.static_kernel.channels]
-    dynamic = "" if spec.dynamic_kernel.source == "none" else "D[g(c),i,k,p]" if fold else "D[g(c),k,p]"
+    values = "i,k,p" if fold else "k,p" if spec.dynamic_kernel.per_tap else "p"
+    dynamic = "" if spec.dynamic_kernel.source == "none" else f"D[g(c),{values}]"
     weight = {
         "multiply": " ".join(filter(None, (static, dynamic))),
         "add": f"({static} + [o=c] {dynamic})" if spec.static_kernel.channels == "dense" else f"({static} + {dynamic})",
@@ -89,7 +90,8 @@ def _weight(spec: ExtractorSpec) -> str:
         source = "generated" if dynamic.source == "generated" else "query-key products"
         form = "" if dynamic.normalization == "none" else f", {dynamic.normalization.replace('_', ' ')}"
         position = ", with relative position" if dynamic.relative_position else ""
-        parts.append(f"dynamic D, {source}, its own at every position{position}{form}")
+        taps = "" if dynamic.per_tap else ", one value for all taps"
+        parts.append(f"dynamic D, {source}, its own at every position{taps}{position}{form}")
     return (
         f"; combined as {spec.combine}: ".join(parts)
         if len(parts) == 2 and spec.combine != "multiply"

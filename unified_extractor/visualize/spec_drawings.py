@@ -62,7 +62,9 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
     random = np.random.default_rng(2)
     static = random.normal(size=(kh, kw)) if spec.static_kernel.channels != "none" else np.ones((kh, kw))
     gap = np.full((kh, 1), np.nan)
-    dynamic = [random.normal(size=(kh, kw)) if spec.dynamic_kernel.source != "none" else np.ones((kh, kw)) for _ in range(2)]
+    values = (kh, kw) if spec.dynamic_kernel.per_tap else (1, 1)
+    has_dynamic = spec.dynamic_kernel.source != "none"
+    dynamic = [np.ones((kh, kw)) * (random.normal(size=values) if has_dynamic else 1) for _ in range(2)]
     if spec.dynamic_kernel.normalization == "softmax":
         dynamic = [np.exp(d) / np.exp(d).sum() for d in dynamic]
     weights = {

@@ -70,6 +70,8 @@ def _composes(layer: Any) -> bool:
 
 def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
     """Return the combined kernel ``[K]`` of the first channels."""
+    if dynamic is not None and not layer.spec.dynamic_kernel.per_tap:
+        dynamic = dynamic.expand(layer.spec.taps)
     if layer.static_kernel is None:
         assert dynamic is not None
         return dynamic
