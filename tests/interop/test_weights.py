@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import pickle
 import warnings
 
 import numpy as np
@@ -103,6 +104,19 @@ def test_namespaces_and_numpy_values_are_read_and_other_classes_named(state, tmp
         torch.save(content, file)
         with pytest.raises(ValueError, match=rf"is refused: it holds an object of type {kind}.*weights_only=False"):
             loaded(file)
+
+
+def test_values_of_numpy_1_are_read_and_other_files_of_weights_refused_in_words(tmp_path):
+    file = tmp_path / "old.pth"
+    torch.save({"state_dict": {"a.b": torch.zeros(1)}, "best": np.float64(2)}, file, _use_new_zipfile_serialization=False)
+    file.write_bytes(file.read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert list(ux.interop.read_state_dict(file)) == ["a.b"]
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "scripted.pt")
+    with pytest.raises(ValueError, match=r"scripted\.pt is a TorchScript archive"):
+        ux.interop.read_state_dict(tmp_path / "scripted.pt")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"a.b": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"plain\.pkl is refused: it was not written by torch\.save"):
+        ux.interop.read_state_dict(tmp_path / "plain.pkl")
 
 
 def test_what_is_no_state_dict_is_named():

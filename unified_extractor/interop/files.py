@@ -71,6 +71,10 @@ def read_file(path: str | Path) -> Any:
     except UnpicklingError as error:
         raise ValueError(f"{path} is refused: {_refused(error)}") from error
     except (RuntimeError, EOFError) as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is a TorchScript archive: torch.save its torch.jit.load(...).state_dict() to a new file"
+            ) from error
         raise ValueError(f"{path} is no readable torch file: {error}") from error
 
 
@@ -131,7 +135,7 @@ def _refused(error: UnpicklingError) -> str:
     """Return why torch did not read a file; its own message advises to switch the protection off."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if not found:
-        return "it is broken, or holds more than tensors and plain values"
+        return "it was not written by torch.save, is broken, or holds more than tensors and plain values"
     return (
         f"it holds an object of type {found[1]}, and more than tensors and plain values could run code. If you trust its writer, "
         "load it once with torch.load(..., weights_only=False) and torch.save the weights, a dict of tensors (of a module its "

@@ -52,8 +52,12 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
             width=0.008,
         )
     axis.set_title("where", fontsize=10)
-    example = " (arrows: an example)" if spec.offsets.kind == "learned" else ""
-    axis.set_xlabel(_wrapped(in_words(spec)["where"] + example), fontsize=7)
+    marks = {
+        "none": "",
+        "learned": " (gray: the grid, arrows: an example)",
+        "window_shift": " (rings: the same window without the shift)",
+    }
+    axis.set_xlabel(_wrapped(in_words(spec)["where"] + marks[spec.offsets.kind]), fontsize=7)
 
 
 def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
