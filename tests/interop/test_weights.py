@@ -193,11 +193,21 @@ def test_a_saved_network_starts_one_of_other_classes_and_image_size(tmp_path):
     assert read.keys() == source.state_dict().keys()
 
 
-def test_a_torchvision_network_takes_its_weights_for_other_classes():
-    source, target = torchvision.models.mobilenet_v3_small(num_classes=4), torchvision.models.mobilenet_v3_small(num_classes=3)
+@pytest.mark.parametrize(
+    ("name", "classifiers"),
+    [
+        ("mobilenet_v3_small", ["classifier.3"]),
+        ("squeezenet1_1", ["classifier.1"]),
+        ("googlenet", ["aux1.fc2", "aux2.fc2", "fc"]),
+    ],
+)
+def test_a_torchvision_network_takes_its_weights_for_other_classes(name, classifiers):
+    options = {"init_weights": False} if name == "googlenet" else {}
+    source, target = (getattr(torchvision.models, name)(num_classes=classes, **options) for classes in (4, 3))
     _, notes = loaded({"state_dict": under("module.", source.state_dict())}, target)
-    assert set(notes) == {"module.*", "classifier.3.weight", "classifier.3.bias"}
-    assert torch.equal(target.features[0][0].weight, source.features[0][0].weight)
+    assert set(notes) == {"module.*", *(f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias"))}
+    kept = [key for key in source.state_dict() if key not in notes]
+    assert all(torch.equal(target.state_dict()[key], source.state_dict()[key]) for key in kept)
 
 
 def test_read_state_dict_removes_prefixes_and_names_what_it_passes_over(tmp_path):

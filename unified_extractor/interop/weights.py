@@ -86,11 +86,15 @@ def _own_rules(network: nn.Module) -> Items:
 
 
 def _classifiers(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of a network's classifiers: as it says itself, else its last linear layer."""
+    """Return the names of a network's classifiers: as it says itself, else its last linear layer, or convolution, and those as wide."""
     if isinstance(network, StagedNetwork):
         return network.classifiers
     named = (getattr(network, "default_cfg", None) or {}).get("classifier")
     if named:
         return (named,) if isinstance(named, str) else tuple(named)
-    linear = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
-    return tuple(linear[-1:])
+    for kind, width in ((nn.Linear, "out_features"), (nn.Conv2d, "out_channels")):
+        layers = {name: getattr(part, width) for name, part in network.named_modules() if isinstance(part, kind)}
+        if layers:
+            *_, last = layers.values()
+            return tuple(name for name, outputs in layers.items() if outputs == last)
+    return ()
