@@ -45,6 +45,17 @@ class KillOnce(L.Callback):
             os.kill(os.getpid(), self.number)
 
 
+class KillRank(L.Callback):
+    """Kills the process of a rank at the end of an optimizer step."""
+
+    def __init__(self, step: int, rank: int) -> None:
+        self.step, self.rank = step, rank
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class LossFile(L.Callback):
     """Appends the loss of every step, averaged over the ranks, to a file."""
 

@@ -23,6 +23,8 @@ WITHOUT_BATCH_NORM: dict[str, Any] = {
 }
 
 
+GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
+
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
@@ -80,6 +82,17 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path, rank: i
     lines = [line for line in done.stderr.splitlines() if line.startswith("uniex: error: ")]
     assert any("the first layer whose output is not finite is stem (Conv2d)" in line for line in lines)
     assert any("the loss of another process is not finite at epoch 1, step 4 of the run" in line for line in lines)
+
+
+@pytest.mark.thorough
+def test_a_process_that_is_killed_ends_the_others_in_one_line(tmp_path: Path):
+    killed = {"class_path": "tests.support.tiny_runs.KillRank", "init_args": {"step": 3, "rank": 1}}
+    file = write_config(tmp_path, **{**WITHOUT_BATCH_NORM, "trainer__callbacks": [killed]})
+    done = in_its_own_process("fit", "--config", file, "--trainer.strategy=ddp", "--trainer.devices=2")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("uniex: error: ")]
+    assert lines == [f"uniex: error: another process of this run ended, its own messages say why; {GO_ON}"]
 
 
 def without_gradient(module: nn.Module, images: torch.Tensor) -> list[str]:

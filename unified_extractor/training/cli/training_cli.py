@@ -31,7 +31,7 @@ from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.cli.config_checks import check_config_objects
 from unified_extractor.training.cli.config_parser import ConfigParser, SaveRunConfig, is_config_object
 from unified_extractor.training.cli.quiet_lightning import quiet
-from unified_extractor.training.cli.user_errors import refuse, users_mistake
+from unified_extractor.training.cli.user_errors import lost_a_process, refuse, users_mistake
 from unified_extractor.training.errors import ConfigurationError, DivergedError, is_bug, reason_of
 from unified_extractor.training.run.checkpoints import read_checkpoint
 from unified_extractor.training.run.checks import check_callbacks, check_devices
@@ -55,6 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return TrainingCLI(arguments).exit_code
     except Exception as error:
+        if lost_a_process(error):
+            return refuse(f"another process of this run ended, its own messages say why; {_GO_ON}", code=1)
         mistake = users_mistake(error, GROUPS | SINGLE)
         if mistake is None:
             raise

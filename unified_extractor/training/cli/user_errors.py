@@ -5,6 +5,7 @@ import errno
 import sys
 from collections.abc import Mapping
 
+import torch.distributed
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from unified_extractor.data import DataError
@@ -16,6 +17,12 @@ def refuse(reason: str, code: int = 2) -> int:
     """Print ``uniex: error: reason`` and return the exit code: 2 for a wrong call."""
     print(f"uniex: error: {reason}", file=sys.stderr)
     return code
+
+
+def lost_a_process(error: BaseException) -> bool:
+    """Return whether this error says that another process of a distributed run has ended, which has printed its own reason."""
+    text = str(error)
+    return isinstance(error, torch.distributed.DistError) or ("gloo" in text and ("peer" in text or "Timed out" in text))
 
 
 def users_mistake(error: BaseException | None, roots: Mapping[str, type]) -> str | None:
