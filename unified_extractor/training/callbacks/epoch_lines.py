@@ -13,7 +13,9 @@ from unified_extractor.training.run.duration import duration
 from unified_extractor.training.run.step_count import planned_steps
 
 _SETTLED_SECONDS, _SETTLED_STEPS = 2.0, 3
-"""The steps after which the time of a step is known: the first compiles and allocates, and the rest take at least these seconds."""
+"""The time and the steps, after the first one that compiles and allocates, that tell how long a step takes."""
+_SLOW_SECONDS = 20.0
+"""The time after which even one step tells it."""
 _LONG_EPOCH = 3600.0
 
 
@@ -41,7 +43,8 @@ class EpochLines(L.Callback):
             self._estimate(trainer, (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1))
 
     def _settled(self) -> bool:
-        return len(self._ends) > _SETTLED_STEPS and self._ends[-1] - self._ends[0] > _SETTLED_SECONDS
+        steps, seconds = len(self._ends) - 1, self._ends[-1] - self._ends[0] if self._ends else 0.0
+        return (steps >= _SETTLED_STEPS and seconds > _SETTLED_SECONDS) or seconds > _SLOW_SECONDS
 
     def _estimate(self, trainer: L.Trainer, step: float) -> None:
         if not trainer.is_global_zero:
