@@ -1,5 +1,7 @@
 """Cells of a sweep that are trained in this process: for tests of what a sweep does with their results, not of its workers."""
 
+import shlex
+import traceback
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
@@ -28,7 +30,12 @@ class _Executor:
         assert job.command[1:3] == ["-m", "unified_extractor"]
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):
-            code = main(job.command[3:])
+            print(f"$ {shlex.join(job.command)}")
+            try:
+                code = main(job.command[3:])
+            except Exception:
+                traceback.print_exc()
+                code = 1
         release_locks()
         return _Ended(code)
 

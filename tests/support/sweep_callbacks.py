@@ -42,7 +42,7 @@ class Wait(L.Callback):
 
 
 class Fail(L.Callback):
-    """Raises in every run."""
+    """Raises in every run, after its first epoch."""
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_epoch_end(self, *_: Any) -> None:
         raise RuntimeError("broken on purpose")

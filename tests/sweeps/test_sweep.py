@@ -150,6 +150,7 @@ def test_an_interrupted_sweep_stops_its_cells_without_a_traceback(tmp_path: Path
     assert cell.epochs_done() == 1
 
 
+@pytest.mark.usefixtures("cells_in_process")
 def test_a_cell_that_always_fails_is_retried_and_reported_and_the_others_finish(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -279,7 +279,7 @@ def test_mixup_blends_images_and_labels_in_one_proportion():
         ["--trainer.precision=bf16-mixed"],
         ["--model.channels_last=true"],
         ["--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=0.1"],
-        ["--model.compile=true"],
+        pytest.param(["--model.compile=true"], marks=pytest.mark.thorough),
     ],
     ids=lambda options: options[0],
 )
