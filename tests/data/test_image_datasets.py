@@ -67,8 +67,9 @@ def test_a_photograph_on_its_side_is_turned_before_it_is_resized_and_cropped(tmp
     Image.new("RGB", (40, 30)).save(tmp_path / "phone.jpg", exif=exif)
     assert read_image(tmp_path / "phone.jpg", ImageFormat(3, 30, whole=True)).shape == (3, 40, 30)
     deep = Image.fromarray(np.zeros((30, 40), dtype=np.uint16))
-    deep.save(tmp_path / "deep.tiff", exif=exif, compression="tiff_lzw")
-    assert read_image(tmp_path / "deep.tiff", ImageFormat(1, 30, whole=True)).shape == (1, 40, 30)
+    for compression in (None, "tiff_lzw"):
+        deep.save(tmp_path / "deep.tiff", exif=exif, compression=compression)
+        assert read_image(tmp_path / "deep.tiff", ImageFormat(1, 30, whole=True)).shape == (1, 40, 30)
 
 
 def test_damaged_exif_data_leave_an_image_readable(tmp_path: Path):

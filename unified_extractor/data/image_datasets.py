@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transform
@@ -148,7 +148,8 @@ def read_image(path: Path, format: ImageFormat) -> Tensor:
         DataError: the file is not a readable image, or its gray levels have no known range.
     """
     try:
-        with Image.open(path) as opened:
+        # a path would be mapped into memory, where Pillow turns gray TIFF files wrongly
+        with path.open("rb") as file, Image.open(file) as opened:
             opened.load()  # TIFF files turn themselves, and then say that they are upright
             turn = _turn(opened)
             upright = _eight_bits(opened)
@@ -157,6 +158,8 @@ def read_image(path: Path, format: ImageFormat) -> Tensor:
                 upright = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             pixels = np.array(upright.convert("L" if format.in_chans == 1 else "RGB"))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not a readable image (of a format that is not known)") from error
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes make them raise
         raise DataError(f"{path}: not a readable image ({type(error).__name__}: {error})".replace("\n", " ")) from error
     image = torch.from_numpy(pixels).reshape(*pixels.shape[:2], format.in_chans).permute(2, 0, 1).contiguous()
