@@ -161,12 +161,14 @@ def network(**changes: Any) -> ux.models.ExtractorNet:
     )
 
 
-@pytest.mark.parametrize("kind", ["run", "folder", "safetensors", "state dict", "prefixed", "entry"])
+@pytest.mark.parametrize("kind", ["run", "run folder", "folder", "safetensors", "state dict", "prefixed", "entry"])
 def test_weights_of_every_kind_start_a_network(trained: Path, kind: str):
     source = network(num_classes=5, in_chans=3)
-    if kind == "run":
+    own = kind.startswith("run")
+    if own:
         file = str(trained / "checkpoints" / "best.ckpt")
         expected = {n.removeprefix("network."): v for n, v in weights(Path(file)).items() if n.startswith("network.")}
+        file = str(trained) if kind == "run folder" else file
     else:
         expected = source.state_dict()
         file = "weights.pth"
@@ -182,12 +184,12 @@ def test_weights_of_every_kind_start_a_network(trained: Path, kind: str):
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     notes = model.start()
     after = model.network.state_dict()
-    left = set() if kind == "run" else {"stage1.0.0.weight", "head.fc.weight", "head.fc.bias"}
+    left = set() if own else {"stage1.0.0.weight", "head.fc.weight", "head.fc.bias"}
     assert {
         name for name, value in after.items() if not torch.equal(value, (before if name in left else expected)[name])
     } == set()
-    assert any("left out, it is for 5 classes, the module for 10" in note for note in notes) == (kind != "run")
-    assert any("left out, it is for images of 3 channels, the module for 1" in note for note in notes) == (kind != "run")
+    assert any("left out, it is for 5 classes, the module for 10" in note for note in notes) == (not own)
+    assert any("left out, it is for 3-channel images, the module for 1-channel ones" in note for note in notes) == (not own)
     assert model.start() == [], "once"
 
 
@@ -204,6 +206,8 @@ def test_what_differs_of_the_extractor_is_said_and_another_network_is_refused(tr
             ImageClassifier(network(**changes), initial_weights=file).start()
     with pytest.raises(ConfigurationError, match=r"model.initial_weights: there is no file no\.ckpt"):
         ImageClassifier(network(), initial_weights="no.ckpt").start()
+    with pytest.raises(ConfigurationError, match=r"model.initial_weights: must name a file or folder, got ''"):
+        ImageClassifier(network(), initial_weights="").start()
 
 
 def test_in_python_training_starts_from_the_weights_once(trained: Path):

@@ -49,9 +49,9 @@ class ImageClassifier(L.LightningModule):
         compile: run the network through ``torch.compile``.
         kernel_memory: "store" dynamic kernels for backward, "recompute" them in backward to save memory, or "auto", the faster of
             both; "auto" leaves each layer as it is. See :class:`unified_extractor.UnifiedExtractor2d`.
-        initial_weights: file of the weights from which training starts, with a new optimizer and schedule: of a run (``best.ckpt``), a
-            folder of ``interop.save``, or a file of an official code. What belongs to other classes, channels or image sizes is left
-            out and named. ``FILE#state_dict_ema`` takes that entry of a file with several. A resumed run does not read it.
+        initial_weights: file of the weights from which training starts, with a new optimizer and schedule: the folder of a run or its
+            ``best.ckpt``, a folder of ``interop.save``, or a file of an official code. What belongs to other classes, channels or image
+            sizes is left out and named. ``FILE#state_dict_ema`` takes that entry of a file with several. A resumed run reads none.
 
     Raises:
         ConfigurationError: the network does not fit the data, or the checkpoint is of another architecture.

@@ -15,6 +15,7 @@ from torch import nn
 from unified_extractor.interop import load_weights
 from unified_extractor.training.architecture import differing_fields, network_weights
 from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.run.checkpoints import CHECKPOINTS
 
 ENTRY = "#"
 """The mark between a file and the entry of it that has the weights: ``w.pth#state_dict_ema``."""
@@ -28,7 +29,8 @@ class InitialWeights:
 
     Args:
         network: the network, which is changed in place.
-        source: a file or folder that ``interop.load_weights`` reads, perhaps with ``#`` and the entry that has the weights.
+        source: a file or folder that ``interop.load_weights`` reads, perhaps with ``#`` and the entry that has the weights; or the folder
+            of a run, whose best epoch is meant.
 
     Attributes:
         name: the source with the first digits of the SHA-256 of its content, for the run's record.
@@ -40,6 +42,10 @@ class InitialWeights:
 
     def __init__(self, network: nn.Module, source: str) -> None:
         file, _, entry = source.partition(ENTRY)
+        if not file:
+            raise ConfigurationError(f"model.initial_weights: must name a file or folder, got {source!r}")
+        if (best := Path(file) / CHECKPOINTS / "best.ckpt").is_file():
+            file = str(best)
         own = _own_checkpoint(Path(file))
         try:
             with warnings.catch_warnings():

@@ -143,7 +143,7 @@ def _difference(value: Tensor, rule: Rule, own: Tensor | None, *, of_image: bool
     if rule.by_class and value.shape[:1] != own.shape[:1] and value.shape[1:] == own.shape[1:]:
         return f"{_LEFT_OUT}, it is for {value.shape[0]} classes, the module for {own.shape[0]}"
     if of_image and value.dim() == 4 and value.shape[1] != own.shape[1] and value[:, :1].shape == own[:, :1].shape:
-        return f"{_LEFT_OUT}, it is for images of {value.shape[1]} channels, the module for {own.shape[1]}"
+        return f"{_LEFT_OUT}, it is for {value.shape[1]}-channel images, the module for {own.shape[1]}-channel ones"
     if rule.resize and value.dim() == own.dim():
         converted = rule.convert(value).shape
         if converted != own.shape and converted[:2] == own.shape[:2]:

@@ -84,6 +84,9 @@ class TrainingCLI(LightningCLI):
     _refusal: ConfigurationError | None = None
 
     def __init__(self, args: ArgsType = None) -> None:
+        every = super().subcommands()
+        given = args[0] if isinstance(args, list) and args else None
+        self._commands = {given: every[given]} if given in every else every  # a parser takes time to make
         set_parsing_settings(subclasses_disabled=[is_config_object], omegaconf_absolute_to_relative_paths=True)
         super().__init__(
             ImageClassifier,
@@ -96,6 +99,10 @@ class TrainingCLI(LightningCLI):
             auto_configure_optimizers=False,
             args=args,
         )
+
+    @override
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        return self._commands
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -140,6 +147,10 @@ class TrainingCLI(LightningCLI):
             raise ConfigurationError(f"ckpt_path: {command} needs the checkpoint file of a trained network, got {given}")
         if settings.ckpt_path is not None and (command, settings.ckpt_path) != ("fit", "last"):
             read_checkpoint(Path(settings.ckpt_path))
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Take no setting from a checkpoint, where Lightning would take its hyperparameters without a word."""
 
     @override
     def before_instantiate_classes(self) -> None:
