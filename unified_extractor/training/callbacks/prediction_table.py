@@ -34,6 +34,8 @@ class PredictionTable(BasePredictionWriter):
     @override
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._names = pl_module.predicted_classes  # type: ignore[assignment]
+        if pl_module.task is None:
+            print("uniex: the checkpoint has no names of classes, so they are those of the training data", file=sys.stderr)
         if self.top_k > len(self._names):
             raise ConfigurationError(f"top_k: must not exceed the number of classes, {len(self._names)}, got {self.top_k}")
         numbers = ["", *(f"_{number}" for number in range(2, self.top_k + 1))]
