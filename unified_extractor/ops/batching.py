@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_is_older = torch._C._functorch.is_legacy_batchedtensor
+
 
 def register_loops(operator: Any, library: torch.library.Library) -> None:
     """Give an operator that returns a tensor or a list of tensors its rules, one for each kind of ``vmap``."""
@@ -29,10 +31,10 @@ def batched_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap the backward pass of an ``autograd.Function``, so that it runs once for each entry of the older kind of ``vmap``."""
 
     @wraps(backward)
-    def run(ctx: Any, *gradients: Tensor) -> Any:
-        if torch.compiler.is_compiling() or not any(map(torch._C._functorch.is_legacy_batchedtensor, gradients)):
-            return backward(ctx, *gradients)
-        return _older_rule(lambda *gradients: backward(ctx, *gradients), gradients)
+    def run(ctx: Any, gradient: Tensor, *others: Tensor) -> Any:
+        if torch.compiler.is_compiling() or not _is_older(gradient):
+            return backward(ctx, gradient, *others)
+        return _older_rule(lambda *gradients: backward(ctx, *gradients), (gradient, *others))
 
     return run
 
@@ -41,7 +43,7 @@ def _older_rule(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     """Return the results of a function for tensors of the older kind of ``vmap``."""
     level = torch._C._vmapmode_increment_nesting() - 1  # no other function tells it
     torch._C._vmapmode_decrement_nesting()
-    in_dims = [0 if isinstance(a, Tensor) and torch._C._functorch.is_legacy_batchedtensor(a) else None for a in arguments]
+    in_dims = [0 if isinstance(a, Tensor) and _is_older(a) else None for a in arguments]
     whole = [a if dim is None else torch._remove_batch_dim(a, level, 0, 0) for a, dim in zip(arguments, in_dims, strict=True)]
     size = next(a.shape[0] for a, dim in zip(whole, in_dims, strict=True) if dim is not None)
     result = _loop(function, whole, in_dims, size)

@@ -8,7 +8,7 @@ Letters and words are those of ``forward.py``; ``partial`` is the number of a pa
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.bilinear import add_corner_products, offsets_backward, sample_backward
-from unified_extractor.ops.backends.compiled.canvas import fill, load_block, stage_backward
+from unified_extractor.ops.backends.compiled.canvas import fill, load_block, raster_places, stage_backward
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
 from unified_extractor.ops.backends.compiled.dynamic_kernel import (
     KernelGradients,
@@ -36,7 +36,6 @@ from unified_extractor.ops.backends.compiled.vectors import (
     as_number,
     lanes,
     load_at,
-    load_places,
     multiply,
     multiply_add_at,
     per_position,
@@ -190,7 +189,7 @@ def depthwise_backward(grad_y, gradients, wanted, workspace, partial, b, p, bloc
     """Add the gradients of the sums that ``depthwise_forward`` wrote."""
     plan, buffers, blocks, K = workspace.plan, workspace.buffers, workspace.plan.blocks, workspace.plan.taps
     static_kernel, lane = workspace.inputs.static_kernel, block * K * lanes(grad_y)
-    on_grid = load_places(plan.windows, p, (block - first) * plan.fold.size)
+    on_grid = raster_places(plan.windows, p, (block - first) * plan.fold.size)
     for i in range(plan.results):
         if plan.aggregation == FOLD:
             tile = load_at(buffers.fold, on_grid, plan.tap_shifts[i])

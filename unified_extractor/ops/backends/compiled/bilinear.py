@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unified_extractor.ops.backends.compiled.canvas import locate_windows
 from unified_extractor.ops.backends.compiled.compilation import inlined
 from unified_extractor.ops.backends.compiled.plan import Numbers, Table
 from unified_extractor.ops.backends.compiled.registers import T
@@ -36,6 +37,8 @@ class Corners(NamedTuple):
     """Bilinear weights ``[4, K, T]``: upper left, upper right, lower left, lower right."""
     fractions: Numbers
     """``[2, K, T]``: how far a position lies below and right of the upper left pixel."""
+    windows: Numbers
+    """y and x of the windows' first taps, ``[2, T]``."""
 
 
 @inlined
@@ -44,10 +47,11 @@ def find_corners(offsets, plan, p, corners):
     zero, one, lane_count = as_number(offsets, 0), as_number(offsets, 1), lanes(offsets)
     height, width = as_number(offsets, plan.height), as_number(offsets, plan.width)
     size = plan.taps * T
+    locate_windows(plan, p, corners.windows)
     for k in range(plan.taps):
         for t in range(T):
-            y = plan.window_y[p + t] + plan.tap_y[k] + offsets[2 * k * T + t]
-            x = plan.window_x[p + t] + plan.tap_x[k] + offsets[(2 * k + 1) * T + t]
+            y = corners.windows[t] + plan.tap_y[k] + offsets[2 * k * T + t]
+            x = corners.windows[T + t] + plan.tap_x[k] + offsets[(2 * k + 1) * T + t]
             inside = (y >= -one) & (y < height) & (x >= -one) & (x < width)  # comparing nan gives false
             y = y if inside else zero
             x = x if inside else zero

@@ -29,6 +29,42 @@ def fill(memory, count, value):
 
 
 @inlined
+def raster_start(raster, p):
+    """Return the place in a raster's table of position p, the first of a tile, and what to add to the T numbers from there on."""
+    row, column = divmod(p, raster.width)
+    if p < raster.last:
+        return column, row * raster.step
+    return raster.tail, 0
+
+
+@inlined
+def next_tile(raster, at, more):
+    """Return what ``raster_start`` returns for the next tile, from what it returned for one that is full; it divides nothing."""
+    at += T
+    while at >= raster.width:
+        at -= raster.width
+        more += raster.step
+    return at, more
+
+
+@inlined
+def raster_places(raster, p, shift):
+    """Return the places of T positions from p on, ``shift`` added."""
+    at, more = raster_start(raster, p)
+    return load_places(raster.table, at, more + shift)
+
+
+@inlined
+def locate_windows(plan, p, windows):
+    """Write y and x of the first taps of T windows from p on to ``windows[axis, t]``, in pixels."""
+    at_y, more_y = raster_start(plan.window_y, p)
+    at_x, more_x = raster_start(plan.window_x, p)
+    for t in range(T):
+        windows[t] = as_number(windows, plan.window_y.table[at_y + t] + more_y)
+        windows[T + t] = as_number(windows, plan.window_x.table[at_x + t] + more_x)
+
+
+@inlined
 def load_block(image, start, stride, channels, available, edge):
     """Return the tile of ``channels`` rows of ``image``, ``stride`` apart; zero in missing channels and positions."""
     if channels == lanes(image) and available >= T:
@@ -53,19 +89,27 @@ def store_block(image, start, stride, channels, available, tile, edge):
 
 
 @inlined
-def pack(image, first, channels, pixels, canvas, canvas_places, shift, edge):
+def pack(image, first, channels, pixels, canvas, places, shift, edge):
     """Copy ``channels`` planes, from plane ``first`` on, into a block's canvas at ``shift``."""
+    at, more = 0, 0
     for q in range(0, pixels, T):
+        if q >= places.last:
+            at, more = places.tail, 0
         tile = load_block(image, first * pixels + q, pixels, channels, pixels - q, edge)
-        store_at(canvas, load_places(canvas_places, q, shift), 0, tile)
+        store_at(canvas, load_places(places.table, at, more + shift), 0, tile)
+        at, more = next_tile(places, at, more)
 
 
 @inlined
-def unpack(image, first, channels, pixels, canvas, canvas_places, shift, edge):
+def unpack(image, first, channels, pixels, canvas, places, shift, edge):
     """Copy a block's canvas at ``shift`` into ``channels`` planes, from plane ``first`` on."""
+    at, more = 0, 0
     for q in range(0, pixels, T):
-        tile = load_at(canvas, load_places(canvas_places, q, shift), 0)
+        if q >= places.last:
+            at, more = places.tail, 0
+        tile = load_at(canvas, load_places(places.table, at, more + shift), 0)
         store_block(image, first * pixels + q, pixels, channels, pixels - q, tile, edge)
+        at, more = next_tile(places, at, more)
 
 
 @inlined
@@ -76,9 +120,10 @@ def stage(values, group, layout, p, available, rows):
         for r in range(layout.rows):
             store_row(rows, r * T, load_row(values, first + r * layout.size + p))
     else:
+        start, more = raster_start(layout.elements, p)
         for r in range(layout.rows):
             for t in range(T):
-                at = first + r * layout.size + layout.elements[p + t]
+                at = first + r * layout.size + layout.elements.table[start + t] + more
                 rows[r * T + t] = values[at] if t < available else as_number(values, 0)
 
 
@@ -90,7 +135,8 @@ def stage_backward(grad_values, group, layout, p, available, grad_rows):
         for r in range(layout.rows):
             store_row(grad_values, first + r * layout.size + p, load_row(grad_rows, r * T))
     else:
+        start, more = raster_start(layout.elements, p)
         for r in range(layout.rows):
             for t in range(min(T, available)):
-                at = first + r * layout.size + layout.elements[p + t]
+                at = first + r * layout.size + layout.elements.table[start + t] + more
                 grad_values[at] = grad_rows[r * T + t] if layout.per_window else grad_values[at] + grad_rows[r * T + t]

@@ -12,7 +12,7 @@ T positions in a tile, L channels (lanes) of a channel block.
 
 from typing import NamedTuple
 
-from unified_extractor.ops.backends.compiled.canvas import load_block, pack, store_block, unpack
+from unified_extractor.ops.backends.compiled.canvas import load_block, locate_windows, pack, raster_places, store_block, unpack
 from unified_extractor.ops.backends.compiled.compilation import inlined
 from unified_extractor.ops.backends.compiled.plan import SIGMOID, SOFTMAX, Numbers
 from unified_extractor.ops.backends.compiled.registers import T
@@ -26,7 +26,6 @@ from unified_extractor.ops.backends.compiled.vectors import (
     lanes,
     larger,
     load_at,
-    load_places,
     load_row,
     multiply,
     multiply_add,
@@ -121,7 +120,7 @@ def linear_kernel_backward(workspace, gradients, wanted, partial, group, p):
     computed, buffers, panel = workspace.plan.computed, workspace.buffers, workspace.inputs.kernel_tensors.transposed
     grad_weights = buffers.grad_weights
     normalize_backward(buffers.weights, grad_weights, workspace.plan.results, workspace.plan.taps, computed.normalization)
-    where = load_places(computed.places, p, 0)
+    where = raster_places(computed.places, p, 0)
     partial_group = partial * workspace.plan.dynamic_kernel.groups + group
     for channel in range(0, computed.padded_depth, lanes(panel)):
         start = (group * computed.padded_depth + channel) * computed.rows
@@ -186,7 +185,7 @@ def key_taps(workspace, canvas, p, head, j):
     """Return the taps of block j of the keys of a head, counted within the channel range."""
     plan = workspace.plan
     shift = (head * plan.computed.key_blocks + j) * plan.image.size
-    return Taps(canvas, load_places(plan.windows, p, shift), plan.tap_shifts)
+    return Taps(canvas, raster_places(plan.windows, p, shift), plan.tap_shifts)
 
 
 @inlined
@@ -211,19 +210,32 @@ def attention_kernel(workspace, b, p, group, first):
         tile = query_tile(workspace, b, p, group, j)
         taps = key_taps(workspace, workspace.buffers.keys, p, group - first, j)
         add_tap_products(taps, plan.taps, tile, inputs.static_kernel, 0, 0, weights, 0)
-    if computed.normalization == SOFTMAX and computed.inside[p // T] == 0:
-        mask_outside(plan, weights, p)
+    if computed.normalization == SOFTMAX and not is_inside(plan, p):
+        mask_outside(plan, weights, p, workspace.buffers.windows)
     normalize(weights, 1, plan.taps, computed.normalization)
 
 
 @inlined
-def mask_outside(plan, weights, p):
+def is_inside(plan, p):
+    """Return whether T windows from p on have all taps in the image."""
+    inner, width = plan.inner, plan.inner.width
+    row, column = divmod(p, width)
+    if p + T > plan.positions or row < inner.top or (p + T - 1) // width >= inner.bottom:
+        return False
+    if column + T <= width:
+        return column >= inner.left and column + T <= inner.right
+    return inner.left == 0 and inner.right == width
+
+
+@inlined
+def mask_outside(plan, weights, p, windows):
     """Mask taps outside the image for a softmax, by a finite value, so that a window wholly outside stays finite."""
     zero, height, width = as_number(weights, 0), as_number(weights, plan.height), as_number(weights, plan.width)
     excluded = -as_number(weights, _ROOT_OF_MASK) * as_number(weights, _ROOT_OF_MASK)
+    locate_windows(plan, p, windows)
     for k in range(plan.taps):
         for t in range(T):
-            y, x = plan.window_y[p + t] + plan.tap_y[k], plan.window_x[p + t] + plan.tap_x[k]
+            y, x = windows[t] + plan.tap_y[k], windows[T + t] + plan.tap_x[k]
             inside = (y >= zero) & (y < height) & (x >= zero) & (x < width)
             weights[k * T + t] = weights[k * T + t] if inside else excluded
 

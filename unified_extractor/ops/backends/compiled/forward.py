@@ -16,14 +16,14 @@ b image, p first window of a tile, ``block`` channel block, ``first`` and ``last
 
 from typing import NamedTuple
 
-from unified_extractor.ops.backends.compiled.canvas import fill, store_block
+from unified_extractor.ops.backends.compiled.canvas import fill, raster_places, store_block
 from unified_extractor.ops.backends.compiled.compilation import inlined, kernel
 from unified_extractor.ops.backends.compiled.dynamic_kernel import pack_feature, pack_keys
 from unified_extractor.ops.backends.compiled.plan import FOLD, UNFOLD, Numbers, Plan
 from unified_extractor.ops.backends.compiled.records import read_record
 from unified_extractor.ops.backends.compiled.registers import T
 from unified_extractor.ops.backends.compiled.taps import matrix_product, store_weighted_taps, sum_taps
-from unified_extractor.ops.backends.compiled.vectors import add_at, as_number, lanes, load_at, load_places
+from unified_extractor.ops.backends.compiled.vectors import add_at, as_number, lanes, load_at
 from unified_extractor.ops.backends.compiled.workspace import Inputs, begin, pack_range, prepare_taps, unpack_range
 
 
@@ -94,7 +94,7 @@ def unfold_forward(y, workspace, b, p, block, taps):
 def depthwise_forward(y, workspace, b, p, block, first, taps):
     """Write the weighted sums of a block's taps, channel by channel: gather or fold, with a depthwise static kernel or none."""
     plan, buffers, blocks, K = workspace.plan, workspace.buffers, workspace.plan.blocks, workspace.plan.taps
-    on_grid = load_places(plan.windows, p, (block - first) * plan.fold.size)
+    on_grid = raster_places(plan.windows, p, (block - first) * plan.fold.size)
     for i in range(plan.results):
         tile = sum_taps(taps, K, buffers.weights, i * K, workspace.inputs.static_kernel, block * K * lanes(y), plan.depthwise)
         if plan.aggregation == FOLD:

@@ -98,7 +98,7 @@ def _images_per_sum(call: Call, plan: Plan, wanted: Wanted) -> int:
 class _Inputs:
     """The inputs that the threads of a call share. The loops get addresses alone, so it must live as long as they run."""
 
-    def __init__(self, call: Call, plan: Plan, static_kernel: Tensor, size: int, *, backward: bool) -> None:
+    def __init__(self, call: Call, plan: Plan, static_kernel: Tensor | None, size: int, *, backward: bool) -> None:
         self.x, self.static_kernel, self.size = call.x.contiguous(), static_kernel, size
         self.dynamic_kernel, self.offsets = (None if t is None else t.contiguous() for t in (call.stored_kernel, call.offsets))
         self.kernel_tensors = ComputedLayout(call.computed_kernel, plan).tensors(backward=backward)

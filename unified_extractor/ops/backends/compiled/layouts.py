@@ -4,7 +4,6 @@ B batch, O output channels, R channels of the feature, G kernel groups, K taps, 
 channel block. A dense or grouped static kernel has ``groups`` as in convolution.
 """
 
-from functools import lru_cache
 from typing import cast
 
 import torch
@@ -18,6 +17,8 @@ from unified_extractor.ops.call import Wanted
 from unified_extractor.ops.dynamic_kernels import AttentionKernel, ComputedKernel, LinearKernel, scaled
 
 _NO_TENSORS = KernelTensors(None, None, None, None)
+_ZEROS: dict[torch.dtype, Tensor] = {}
+"""Zeros in place of an absent bias; one tensor a dtype."""
 _NO_GRADIENTS = KernelGradients(None, None, None)
 
 
@@ -27,21 +28,21 @@ class StaticLayout:
     def __init__(self, static_kernel: Tensor | None, x: Tensor, plan: Plan) -> None:
         self.static_kernel, self.plan, self.x = static_kernel, plan, x
 
-    def for_forward(self) -> Tensor:
-        """Return ``[blocks, K, L]`` if depthwise or absent, else ``[groups, O/groups/L, blocks*K*L, L]``."""
+    def for_forward(self) -> Tensor | None:
+        """Return ``[blocks, K, L]`` if depthwise, None if absent, else ``[groups, O/groups/L, blocks*K*L, L]``."""
         if not self.plan.dense_groups:
             return self._depthwise()
         return self._dense().unflatten(1, (-1, self.plan.lanes)).flatten(3).transpose(2, 3).contiguous()
 
-    def for_backward(self) -> Tensor:
-        """Return ``[blocks, K, L]`` if depthwise or absent, else ``[groups, blocks*K, O/groups, L]``."""
+    def for_backward(self) -> Tensor | None:
+        """Return ``[blocks, K, L]`` if depthwise, None if absent, else ``[groups, blocks*K, O/groups, L]``."""
         return self._dense().flatten(2, 3).transpose(1, 2).contiguous() if self.plan.dense_groups else self._depthwise()
 
-    def _depthwise(self) -> Tensor:
-        """Return ``[blocks, K, L]``; ones without a static kernel."""
+    def _depthwise(self) -> Tensor | None:
+        """Return ``[blocks, K, L]``."""
         plan = self.plan
         if self.static_kernel is None:
-            return _constant(1, plan.block_count * plan.taps * plan.lanes, self.x.dtype)
+            return None
         padded = self.x.new_zeros(plan.block_count * plan.lanes, plan.taps)
         padded[self._lane()] = self.static_kernel.detach().flatten(1)
         return padded.unflatten(0, (-1, plan.lanes)).transpose(1, 2).contiguous()
@@ -105,7 +106,7 @@ class ComputedLayout:
         """Return the addend of the values, ``[G, padded rows]``."""
         computed, groups = self.plan.computed, self.plan.dynamic_kernel.groups
         if bias is None:
-            return _constant(0, groups * computed.padded_rows, like.dtype)
+            return _zeros(groups * computed.padded_rows, like.dtype)
         return F.pad(bias.detach().reshape(groups, computed.rows), (0, computed.padded_rows - computed.rows))
 
     def _panels(self, matrices: Tensor) -> Tensor:
@@ -159,6 +160,9 @@ class ComputedLayout:
         return rows[:, :, : computed.depth].flatten(0, 1)
 
 
-@lru_cache(maxsize=64)
-def _constant(value: int, size: int, dtype: torch.dtype) -> Tensor:
-    return torch.full((size,), value, dtype=dtype)
+def _zeros(size: int, dtype: torch.dtype) -> Tensor:
+    """Return at least ``size`` zeros: the same tensor for every call that asks for no more than one before."""
+    found = _ZEROS.get(dtype)
+    if found is None or found.numel() < size:
+        found = _ZEROS[dtype] = torch.zeros(size, dtype=dtype)
+    return found

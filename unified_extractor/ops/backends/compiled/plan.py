@@ -46,6 +46,24 @@ class Shapes(NamedTuple):
     dtype: str
 
 
+class Raster(NamedTuple):
+    """A number for each position of a map, row after row, that grows evenly along both axes: ``table[p % width] + (p // width) * step``.
+
+    The table goes on behind its first row, so that a tile of T positions from p on reads T numbers in a row. It is read at the start of
+    a tile (``raster_start``). A plan holds numbers of a row, not of a whole image.
+    """
+
+    width: int
+    """The positions of a row."""
+    step: int
+    """The number from a position to the one below."""
+    last: int
+    """The first position of the last tile if that is not full, else beyond all."""
+    tail: int
+    """The place in the table of that tile's numbers, to which nothing is to be added."""
+    table: Table
+
+
 class Canvas(NamedTuple):
     """A channel block of an image, channels last, with zeros around. A *place* is the first element of a pixel."""
 
@@ -55,7 +73,7 @@ class Canvas(NamedTuple):
     """Elements from a pixel to the one below."""
     spare: int
     """The place of the spare pixel: it is zero, and so are its neighbors."""
-    pixels: Table
+    pixels: Raster
     """The place of every pixel of the image, then the spare one up to a whole tile."""
 
 
@@ -70,7 +88,7 @@ class WindowValues(NamedTuple):
     """The elements of a row, height*width."""
     per_window: int
     """1 where every window has values of its own; 0 where an axis is 1 and windows share them."""
-    elements: Table
+    elements: Raster
     """The element of a row that belongs to every window."""
 
 
@@ -88,7 +106,7 @@ class ComputedSizes(NamedTuple):
     normalization: int
     size: int
     """Elements of the feature's canvas ``[P, padded_depth]``, P filled up to a whole tile."""
-    places: Table
+    places: Raster
     """The place of every position in the feature's canvas."""
     heads: int
     """G of query-key products; 0 without."""
@@ -98,8 +116,17 @@ class ComputedSizes(NamedTuple):
     """Channel blocks of a head's keys."""
     range_heads: int
     """Heads of a channel range."""
-    inside: Table
-    """1 for every tile whose windows have all taps in the image, else 0."""
+
+
+class Inner(NamedTuple):
+    """The windows that have all taps in the image, first and end of their rows and columns."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    width: int
+    """All windows of a row."""
 
 
 class ChannelBlocks(NamedTuple):
@@ -138,6 +165,8 @@ class Buffers(NamedTuple):
     """Bilinear weights ``[4, K, T]`` of the upper left, upper right, lower left and lower right pixel."""
     fractions: int
     """``[2, K, T]``: how far a position lies below and right of the upper left pixel."""
+    windows: int
+    """y and x of the first taps of a tile, in pixels, ``[2, T]``."""
     sampled: int
     """Bilinear samples ``[K, T, L]``."""
     columns: int
@@ -180,17 +209,18 @@ class Plan(NamedTuple):
     """Layout of the image's canvases: on the regular grid with room for every tap, with offsets with one pixel of zeros around."""
     fold: Canvas
     """Layout of the canvases of what a fold adds up."""
-    windows: Table
+    windows: Raster
     """The place of every window's first tap on the regular grid, then the spare one up to a whole tile."""
+    inner: Inner
     tap_shifts: Table
     """The elements from a window's first tap to every tap."""
     sample_places: Table
     """The places of a tile's positions among bilinear samples ``[K, T, L]``."""
     sample_shifts: Table
     """The elements from the samples of the first tap to those of every tap."""
-    window_y: Numbers
+    window_y: Raster
     """y of every window's first tap in pixels, then one outside the image up to a whole tile."""
-    window_x: Numbers
+    window_x: Raster
     """x of every window's first tap in pixels, then one outside the image up to a whole tile."""
     tap_y: Numbers
     """The pixels from a window's first tap down to every tap."""
@@ -234,9 +264,8 @@ def plan_for(shapes: Shapes) -> Plan:
     results = geometry.taps if shapes.aggregation == FOLD else 1
     regular = _canvas(shapes, before=geometry.padding, size=_extent(geometry), reach=_reach(geometry))
     border = _canvas(shapes, before=(1, 1), size=(geometry.image[0] + 2, geometry.image[1] + 2), reach=(1, 1))
-    starts = [np.arange(geometry.output[a]) * geometry.stride[a] for a in (0, 1)]
     taps = [np.array(axis) * geometry.dilation[a] for a, axis in enumerate(zip(*geometry.tap_indices, strict=True))]
-    grid = [axis.ravel() for axis in np.meshgrid(*starts, indexing="ij")]
+    rows, columns, top, left = *geometry.stride, *geometry.padding
     outside = -2 - max(_extent(geometry))
     dense_groups = channels // shapes.dense[1] if shapes.dense else 0
     dense_outputs = shapes.dense[0] // dense_groups if shapes.dense else 0
@@ -261,12 +290,13 @@ def plan_for(shapes: Shapes) -> Plan:
         results=results,
         image=image,
         fold=fold,
-        windows=_filled_up(grid[0] * regular.row + grid[1] * lanes, tile, regular.spare),
+        windows=_raster(geometry.output, (rows * regular.row, columns * lanes), tile, rest=regular.spare),
+        inner=_inner(geometry),
         tap_shifts=taps[0] * regular.row + taps[1] * lanes,
         sample_places=np.arange(tile) * lanes,
         sample_shifts=np.arange(geometry.taps) * tile * lanes,
-        window_y=_filled_up(grid[0] - geometry.padding[0], tile, outside).astype(shapes.dtype),
-        window_x=_filled_up(grid[1] - geometry.padding[1], tile, outside).astype(shapes.dtype),
+        window_y=_raster(geometry.output, (rows, 0), tile, first=-top, rest=outside),
+        window_x=_raster(geometry.output, (0, columns), tile, first=-left, rest=outside),
         tap_y=taps[0].astype(shapes.dtype),
         tap_x=taps[1].astype(shapes.dtype),
         height=geometry.image[0],
@@ -315,23 +345,25 @@ def _computed(shapes: Shapes, rows: int, channel_ranges: int) -> ComputedSizes:
         padded_rows=_rounded_up(rows, shapes.lanes),
         normalization=normalization,
         size=count * padded_depth,
-        places=np.arange(count) * padded_depth,
+        places=_raster((1, count), (0, padded_depth), shapes.tile),
         heads=heads,
         channels=channels if heads else 0,
         key_blocks=-(-channels // heads // shapes.lanes) if heads else 0,
         range_heads=heads // channel_ranges if heads else 0,
-        inside=_inside(shapes),
     )
 
 
-def _inside(shapes: Shapes) -> Table:
-    """Return 1 for every tile whose windows have all taps in the image, else 0."""
-    geometry = shapes.geometry
-    axes = []
-    for axis in (0, 1):
-        first = np.arange(geometry.output[axis]) * geometry.stride[axis] - geometry.padding[axis]
-        axes.append((first >= 0) & (first + _reach(geometry)[axis] < geometry.image[axis]))
-    return _filled_up((axes[0][:, None] & axes[1]).ravel().astype(np.int64), shapes.tile, 0).reshape(-1, shapes.tile).min(1)
+def _inner(geometry: Geometry) -> Inner:
+    """Return which windows have all taps in the image."""
+    (top, bottom), (left, right) = (_inner_range(geometry, axis) for axis in (0, 1))
+    return Inner(top, bottom, left, right, geometry.output[1])
+
+
+def _inner_range(geometry: Geometry, axis: int) -> tuple[int, int]:
+    """Return the first window along an axis that has all taps in the image, and the end of such windows."""
+    stride, padding, room = geometry.stride[axis], geometry.padding[axis], geometry.image[axis] - _reach(geometry)[axis]
+    first = -(-padding // stride)
+    return first, max(first, min(geometry.output[axis], (room + padding - 1) // stride + 1))
 
 
 def _buffers(
@@ -354,6 +386,7 @@ def _buffers(
         "offsets": 2 * taps,
         "corner_weights": 4 * taps,
         "fractions": 2 * taps,
+        "windows": 2 * shapes.tile,
         "sampled": sampled,
         "columns": dense_blocks * shapes.geometry.taps * tile,
         "edge": tile,
@@ -388,18 +421,16 @@ def _extent(geometry: Geometry) -> tuple[int, int]:
 
 
 def _canvas(shapes: Shapes, before: tuple[int, int], size: tuple[int, int], reach: tuple[int, int]) -> Canvas:
-    rows, columns = np.divmod(np.arange(shapes.geometry.image[0] * shapes.geometry.image[1]), shapes.geometry.image[1])
-    spare = size[0] * size[1]
-    pixels = _filled_up((rows + before[0]) * size[1] + columns + before[1], shapes.tile, spare)
-    lanes = shapes.lanes
-    return Canvas((spare + reach[0] * size[1] + reach[1] + 1) * lanes, size[1] * lanes, spare * lanes, pixels * lanes)
+    lanes, spare = shapes.lanes, size[0] * size[1]
+    first = (before[0] * size[1] + before[1]) * lanes
+    pixels = _raster(shapes.geometry.image, (size[1] * lanes, lanes), shapes.tile, first=first, rest=spare * lanes)
+    return Canvas((spare + reach[0] * size[1] + reach[1] + 1) * lanes, size[1] * lanes, spare * lanes, pixels)
 
 
 def _window_values(shape: tuple[int, int, int] | None, rows: int, geometry: Geometry, tile: int) -> WindowValues:
     groups, height, width = shape or (0, 1, 1)
-    y, x = (np.minimum(np.arange(geometry.output[a]), size - 1) for a, size in ((0, height), (1, width)))
-    index = (y[:, None] * width + x).ravel()
-    return WindowValues(groups, rows, height * width, int((height, width) == geometry.output), _filled_up(index, tile, 0))
+    elements = _raster(geometry.output, (width if height > 1 else 0, 1 if width > 1 else 0), tile)
+    return WindowValues(groups, rows, height * width, int((height, width) == geometry.output), elements)
 
 
 def _blocks(shapes: Shapes, dense_groups: int) -> ChannelBlocks:
@@ -436,8 +467,17 @@ def _rounded_up(size: int, tile: int) -> int:
     return -(-size // tile) * tile
 
 
-def _filled_up(places: Table, tile: int, rest: int) -> Table:
-    """Return the table filled up to a whole tile."""
-    table = np.full(_rounded_up(len(places), tile), rest, np.int64)
-    table[: len(places)] = places
-    return table
+def _raster(size: tuple[int, int], steps: tuple[int, int], tile: int, *, first: int = 0, rest: int = 0) -> Raster:
+    """Return the raster of a map of this size: ``first``, growing by ``steps`` along y and x; ``rest``: the number behind all positions."""
+    height, width = size
+    if height == 1 or steps[0] == steps[1] * width:  # one long row
+        height, width = -(-height * width // tile), tile
+        steps = (steps[1] * tile, steps[1])
+    positions = size[0] * size[1]
+    last = positions // tile * tile
+    left = np.arange(last, positions)
+    tail = np.full(tile, rest)
+    tail[: len(left)] = first + left // width * steps[0] + left % width * steps[1]
+    row = np.arange(width + tile)
+    table = np.concatenate([first + row // width * steps[0] + row % width * steps[1], tail])
+    return Raster(width, steps[0], last, width + tile, table.astype(np.int64))

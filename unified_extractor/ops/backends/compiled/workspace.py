@@ -5,7 +5,7 @@
 from typing import NamedTuple
 
 from unified_extractor.ops.backends.compiled.bilinear import Corners, find_corners, sample
-from unified_extractor.ops.backends.compiled.canvas import fill, pack, stage, unpack
+from unified_extractor.ops.backends.compiled.canvas import fill, pack, raster_places, stage, unpack
 from unified_extractor.ops.backends.compiled.compilation import inlined
 from unified_extractor.ops.backends.compiled.dynamic_kernel import KernelTensors, attention_kernel, linear_kernel
 from unified_extractor.ops.backends.compiled.plan import Buffers, Numbers, Plan
@@ -20,7 +20,7 @@ class Inputs(NamedTuple):
 
     x: Numbers
     static_kernel: Numbers
-    """``[blocks, K, L]`` if depthwise; else as ``dense_forward`` or ``dense_backward`` takes it."""
+    """``[blocks, K, L]`` if depthwise, not there if absent; else as ``dense_forward`` or ``dense_backward`` takes it."""
     dynamic_kernel: Numbers
     kernel_tensors: KernelTensors
     """The tensors that the dynamic kernel is computed from."""
@@ -47,7 +47,9 @@ def begin(inputs, plan):
     fill(buffers.image, plan.range_size * plan.image.size, as_number(inputs.memory, 0))
     fill(buffers.keys, plan.computed.range_heads * plan.computed.key_blocks * plan.image.size, as_number(inputs.memory, 0))
     fill(buffers.weights, plan.results * plan.taps * T, as_number(inputs.memory, 1))
-    return Workspace(inputs, plan, buffers, Corners(as_table(buffers.corners), buffers.corner_weights, buffers.fractions))
+    return Workspace(
+        inputs, plan, buffers, Corners(as_table(buffers.corners), buffers.corner_weights, buffers.fractions, buffers.windows)
+    )
 
 
 @inlined
@@ -97,7 +99,7 @@ def prepare_taps(workspace, b, p, block, first):
             stage(workspace.inputs.dynamic_kernel, group, plan.dynamic_kernel, p, available, buffers.weights)
     shift = (block - first) * plan.image.size
     if plan.offsets.groups == 0:
-        return Taps(buffers.image, load_places(plan.windows, p, shift), plan.tap_shifts)
+        return Taps(buffers.image, raster_places(plan.windows, p, shift), plan.tap_shifts)
     if is_first(blocks.offset_group, block, first):
         stage(
             workspace.inputs.offsets,
