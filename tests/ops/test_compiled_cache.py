@@ -2,16 +2,21 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import unified_extractor as ux
+from unified_extractor.commands import compile as compile_command
 
 pytest.importorskip("numba")
+import numba
+
 from unified_extractor.ops.backends.compiled import compilation, forward
 
 PACKAGE = Path(ux.__file__).parent
@@ -62,9 +67,12 @@ def ended(process, package=PACKAGE):
 def test_a_second_process_compiles_nothing(backward, tmp_path):
     folder, first_seconds, first, said = ended(begun(backward=backward, NUMBA_CACHE_DIR=str(tmp_path)))
     assert Path(folder).is_relative_to(tmp_path)
-    assert [line for line in said if f"kept in {folder}" in line] == said
-    assert ["forward" in line for line in said] == [True, False][: 1 + backward]
-    assert ["backward" in line for line in said] == [False, True][: 1 + backward]
+    announced, finished = said[::2], said[1::2]
+    assert all(f"kept in {folder}" in line and "uniex compile" in line for line in announced)
+    for lines in (announced, finished):
+        assert ["forward" in line for line in lines] == [True, False][: 1 + backward]
+        assert ["backward" in line for line in lines] == [False, True][: 1 + backward]
+    assert all(re.search(r"compiled the \w+ pass for float32 in \d+ s$", line) for line in finished)
     assert first_seconds < 120
 
     _, seconds, second, said = ended(begun(backward=backward, NUMBA_CACHE_DIR=str(tmp_path)))
@@ -104,7 +112,7 @@ def test_where_no_folder_is_writable_it_says_so_and_runs(read_only, tmp_path):
     nowhere.touch()
     folder, _, _, said = ended(begun(read_only, HOME=str(nowhere), XDG_CACHE_HOME=str(nowhere)), read_only)
     assert folder == "None"
-    assert len(said) == 1
+    assert len(said) == 2
     assert "no folder is writable" in said[0]
     assert "NUMBA_CACHE_DIR" in said[0]
 
@@ -129,3 +137,78 @@ def test_a_change_of_any_source_is_another_key(tmp_path):
         source.write_text(source.read_text() + "# changed")
         digests.add(digest_of(copied))
     assert len(digests) == 1 + len(sources)
+
+
+def tiny(a, b, like):
+    return a + b * like
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch, capsys):
+    """Return a function that calls a fresh kernel, and says what it wrote, and the folder of its cache."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+
+    def call():
+        capsys.readouterr()
+        assert compilation.kernel(tiny)(2, 3, 4.0) == 14
+        return capsys.readouterr().err
+
+    return call, tmp_path / "cache"
+
+
+DAMAGES = {
+    "emptied": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "garbage": lambda content: b"garbage" * 50,
+    "zeros behind": lambda content: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
+    "a number changed": lambda content: content[:-40] + bytes([content[-40] ^ 255]) + content[-39:],
+}
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_told_once_and_replaced(damage, ending, cached):
+    call, folder = cached
+    assert "compiling" in call()
+    assert call() == ""
+    (path,) = folder.rglob(f"*.{ending}")
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    said = call()
+    assert "compiled the tiny pass" in said
+    assert call() == ""
+    if damage == "emptied":
+        assert f"kept in {folder}" in said
+        assert "is damaged (EOFError" in said
+
+
+def test_code_of_another_signature_or_other_sources_is_not_run(cached, monkeypatch):
+    """A name can be left over, or given twice, when a folder was full between two writes."""
+    call, folder = cached
+    call()
+    compilation.kernel(tiny)(2.5, 3, 4.0)
+    first, second = sorted(folder.rglob("*.nbc"))
+    second.write_bytes(first.read_bytes())
+    assert compilation.kernel(tiny)(2.5, 3, 4.0) == 14.5
+    assert compilation.kernel(tiny)(2.5, 3, 4.0) == 14.5
+
+
+@pytest.mark.parametrize("step", ["_save_index", "_save_data"])
+def test_a_full_folder_stops_nothing(step, cached, monkeypatch):
+    call, _ = cached
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(numba.core.caching.IndexDataCacheFile, step, full)
+        assert "not kept (OSError: [Errno 28] No space left on device): the next process repeats it" in call()
+    call()
+    assert call() == ""
+
+
+def test_a_command_compiles_ahead(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(ux, "extract", lambda x, **call: asked.append((x.dtype, call["backend"])) or x)
+    assert compile_command.main(["--dtypes", "float32", "float64"]) == 0
+    assert asked == [(torch.float32, "compiled"), (torch.float64, "compiled")]
+    assert "float64: both passes are compiled" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -15,7 +16,9 @@ from tests.support.made_calls import WORTH_COMPILING, block_call, extract_or_unf
 from tests.support.oracles import output_size
 
 pytest.importorskip("numba")
+from unified_extractor.ops import checks
 from unified_extractor.ops.backends.compiled import backward, forward, launch, threads
+from unified_extractor.ops.call import Call
 
 
 def under_grad(call, x):
@@ -239,3 +242,46 @@ def test_a_step_holds_little_more_than_its_tensors():
     result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=120)
     used, tensors = map(int, result.stdout.split())
     assert 0.9 * tensors < used < 1.3 * tensors
+
+
+def table_bytes(record):
+    """Return the bytes of all tables in a plan; one that several parts share counts once."""
+    tables = {}
+    for value in record:
+        if isinstance(value, np.ndarray):
+            tables[id(value)] = value.nbytes
+        elif isinstance(value, tuple):
+            tables |= table_bytes(value)
+    return tables
+
+
+@pytest.mark.parametrize("offset_groups", [0, 1])
+@pytest.mark.parametrize("shared", [(), (0,), (1,)])
+@pytest.mark.parametrize("aggregation", ["gather", "fold", "unfold"])
+def test_a_plan_does_not_grow_with_the_area_of_the_image(aggregation, shared, offset_groups):
+    def size_of_plan(size):
+        kernels = {} if aggregation == "unfold" else {"kernels": 1, "shared": shared}
+        call = block_call(
+            16, size=size, batch=1, aggregation=aggregation, offset_groups=offset_groups, dtype=torch.float32, **kernels
+        )
+        dynamic_kernel, offsets = call.get("dynamic_kernel"), call.get("offsets")
+        geometry = checks.geometry(call["x"], 3, 1, 1, 1)
+        return sum(
+            table_bytes(
+                launch._prepare(launch._shapes(Call(call["x"], None, dynamic_kernel, offsets, None, geometry, aggregation))).plan
+            ).values()
+        )
+
+    assert size_of_plan((300, 60)) == size_of_plan((20, 60))
+    assert size_of_plan((20, 60)) < 20_000
+
+
+def test_a_plan_of_a_computed_kernel_does_not_grow_either():
+    def sizes(height):
+        x = torch.zeros(1, 16, height, 30)
+        geometry = checks.geometry(x, 3, 1, 1, 1)
+        kernels = ux.LinearKernel(x[:, :4], torch.zeros(9, 4)), ux.AttentionKernel(x, x, 2)
+        calls = [Call(x, None, kernel, None, None, geometry) for kernel in kernels]
+        return [sum(table_bytes(launch._prepare(launch._shapes(call)).plan).values()) for call in calls]
+
+    assert sizes(400) == sizes(20)
