@@ -131,6 +131,12 @@ def test_misspelled_keys_are_named(capsys: pytest.CaptureFixture[str], change: C
             spec(static_kernel={"channels": "dens"}),
             f"{NETWORK}.spec.static_kernel.channels: expected one of 'none', 'dense', 'depthwise', got 'dens', did you mean dense?",
         ),
+        (
+            lambda c: c["data"]["init_args"].update(augmentation=[1]),
+            "data.init_args.augmentation: expected a mapping or the name of a file, got [1]",
+        ),
+        (lambda c: c["model"].update(optimization=3), "model.optimization: expected a mapping or the name of a file, got 3"),
+        (lambda c: arguments_of(c).update(spec=""), f"{NETWORK}.spec: no such file:"),
         (spec(static_kernel="dense"), f"{NETWORK}.spec.static_kernel: expected a mapping or the name of a file, got 'dense'"),
         (spec(static_kernel=DENSE, bias="perhaps"), f"{NETWORK}.spec.bias: expected bool, got 'perhaps'"),
         (lambda c: arguments_of(c).update(num_classes="ten"), f"{NETWORK}.num_classes: expected int, got 'ten'"),
@@ -207,7 +213,7 @@ def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Chang
         (callback("LearningRateFinder"), f"{CALLBACK}: LearningRateFinder changes the learning rate behind"),
         (callback("EarlyStopping", monitor="val/loss", mode="up"), f"{CALLBACK}: `mode` can be min, max, got up"),
         (
-            network("unified_extractor.models.rednet26", in_chans=1, num_classes=10),
+            network("unified_extractor.models.rednet26", in_chans=1, num_classes=10),  # with nothing compiled
             "model.network: a step on images [1, 1, 8, 8] fails: Expected more than 1 value per channel when training",
         ),
         (

@@ -24,6 +24,8 @@ def check_config_objects(config: Namespace, groups: Mapping[str, type], path: st
     for key, value in vars(config).items():
         here = f"{path}.{key}" if path else key
         kind = config_class(hints.get(key))
+        if kind is not None and kind is hints[key] and not isinstance(value, Namespace | kind):  # which the parser lets through
+            raise ConfigurationError(f"{here}: expected a mapping or the name of a file, got {value!r}")
         if kind is None and isinstance(value, Namespace):
             check_config_objects(value, groups, here)
         elif isinstance(value, list):

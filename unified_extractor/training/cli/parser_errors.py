@@ -13,10 +13,10 @@ from unified_extractor.options import imported
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"(?: element \d+)?:[ \n]?')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)':[ \n]?")
-_FILE_OR_CLASS = re.compile(r"- Expected a path but (?P<given>.+?) either not accessible or invalid\s*- ")
+_FILE_OR_CLASS = re.compile(r"- Expected a path but (?P<given>.*?) ?either not accessible or invalid\s*- ")
 _UNION = re.compile(
     r"Does not validate against any of the Union subtypes\s*Subtypes: \[(?P<types>.*?)\]\nErrors:\n(?P<errors>.*?)\n"
-    r"Given value type: .*?\nGiven value: (?P<value>.*)",
+    r"Given value type: .*?\nGiven value: ?(?P<value>.*)",
     re.DOTALL,
 )
 _UNKNOWN = re.compile(

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import nn
 
 from unified_extractor.data import DataError, ImageDataModule
 from unified_extractor.names import did_you_mean
+from unified_extractor.profiling.cost import on_meta
 from unified_extractor.training.architecture import check_logits
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError, is_bug, reason_of
@@ -68,6 +69,15 @@ def try_steps(
     trial.compiled = False
     trial.network.register_forward_hook(lambda _, inputs, output: check_logits(output, (len(inputs[0]), data.num_classes)))
     images.loading = replace(data.loading, num_workers=0)
+    shape = (data.batch_size, data.in_chans, data.image_size, data.image_size)
+    place = f"a step on images {list(shape)} fails: "
+    try:
+        with torch.no_grad(), suppress(RuntimeError, TypeError, AttributeError):  # what has no values is told by the step itself
+            on_meta(trial.network.train(), shape)  # in a moment, where the step may compile
+    except ConfigurationError:
+        raise
+    except ValueError as error:
+        raise ConfigurationError(f"model.network: {place}{reason_of(error)}") from error
     with tempfile.TemporaryDirectory() as folder, isolate_rng(), _silent():
         logger = False if given.logger is False else CSVLogger(folder)
         trainer = make_trainer(**_ONE_STEP, callbacks=list(callbacks.values()), logger=logger, default_root_dir=folder)
@@ -80,8 +90,7 @@ def try_steps(
         except Exception as error:
             check_monitors(callbacks.items(), trainer.callback_metrics)
             parts = [("model.network", trial.network), ("data", images), *callbacks.items()]
-            shape = [data.batch_size, data.in_chans, data.image_size, data.image_size]
-            if (refusal := refusal_of(error, parts, network_on=f"a step on images {shape} fails: ")) is None:
+            if (refusal := refusal_of(error, parts, network_on=place)) is None:
                 raise
             raise refusal from error
         check_monitors(((f"trainer.callbacks[{i}]", one) for i, one in enumerate(listed)), trainer.callback_metrics)
