@@ -4,11 +4,14 @@ import onnxruntime
 import pytest
 import torch
 from torch.export import Dim
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import unified_extractor as ux
 from tests.support.families import SMALL
 from tests.support.presets import PRESETS
 from unified_extractor.layers.blocks import AveragePool
+from unified_extractor.layers.drop_in import ExtractorConv2d
+from unified_extractor.layers.placed import placed_extractor
 
 NETWORKS = {
     "rednet26": lambda: ux.models.rednet26(10),
@@ -118,3 +121,40 @@ def test_an_exported_average_is_that_of_pooling_in_ceil_mode(stride, size):
     pool, x = AveragePool(stride), torch.randn(2, 3, *size)
     assert torch.equal(pool(x), torch.nn.functional.avg_pool2d(x, stride, stride, ceil_mode=True))
     torch.testing.assert_close(torch.export.export(pool, (x,)).module()(x), pool(x), rtol=3e-7, atol=0)
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("family", SMALL)
+def test_fx_graphs_of_networks_serve_other_sizes(family):
+    network = SMALL[family](10).eval()
+    traced, features = torch.fx.symbolic_trace(network), create_feature_extractor(network, ["stage2"])
+    for x in (torch.randn(2, 3, 64, 64), torch.randn(1, 3, 96, 80)):
+        with torch.no_grad():
+            assert torch.equal(traced(x), network(x))
+            assert torch.equal(features(x)["stage2"], network.forward_intermediates(x, intermediates_only=True)[1])
+
+
+def test_fx_takes_layers_whole_wherever_windows_must_fit_and_beside_convolutions():
+    parts = [ExtractorConv2d(16, 16, "involution", 2), placed_extractor(16, 16, PRESETS["neighborhood_attention"])]
+    network = torch.nn.Sequential(*parts, torch.nn.Conv2d(16, 4, 1)).eval()
+    graph = torch.fx.symbolic_trace(network)
+    assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["0", "1", "2"]
+    x = torch.randn(1, 16, 9, 21)
+    assert torch.equal(graph(x), network(x))
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("family", SMALL)
+def test_a_traced_network_serves_other_sizes(family):
+    network = SMALL[family](10).eval()
+    with torch.no_grad():
+        traced, x = torch.jit.trace(network, (torch.randn(2, 3, 64, 64),)), torch.randn(1, 3, 96, 80)
+        torch.testing.assert_close(traced(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module", [ux.models.rednet26(10), torch.nn.Sequential(ux.UnifiedExtractor2d(4, 4, ux.presets.convolution()))]
+)
+def test_scripting_is_refused_in_words(module):
+    with pytest.raises(NotImplementedError, match=r"torch\.jit\.script does not compile UnifiedExtractor2d: use torch\.export"):
+        torch.jit.script(module)

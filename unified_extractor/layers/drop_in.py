@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.leaves import traced_as_leaf
 from unified_extractor.layers.placed import placed_extractor
 from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import checks
@@ -81,6 +82,8 @@ class ExtractorConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[B, O, H', W']`` for an image ``[B, C, H, W]``."""
+        if (node := traced_as_leaf(self, x)) is not None:
+            return node
         plain = self.margin == (0, 0) and self.padding_mode == "zeros"
         return self.projection(self.extractor(x) if plain else self._within_margin(x))
 

@@ -1,13 +1,14 @@
 """The one layer: any extractor a spec can describe."""
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel
+from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
 from unified_extractor.layers.offsets import LearnedOffsets
 from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import checks
@@ -141,6 +142,8 @@ class UnifiedExtractor2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output ``[B, O, H', W']`` for an image ``[B, C, H, W]``."""
+        if (node := traced_as_leaf(self, x)) is not None:
+            return node
         geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
         offsets = self._offsets(x, feature, geometry)
@@ -154,6 +157,10 @@ class UnifiedExtractor2d(nn.Module):
         if self.bias is not None and self._inner_bias is None:
             y = y + self.bias[:, None, None]
         return self.projection(y) if self.spec.projection.output != "none" else y
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse ``torch.jit.script``."""
+        refuse_scripting(self)
 
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import AveragePool
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.leaves import traced_as_leaf
 from unified_extractor.ops.tracing import is_recorded
 from unified_extractor.spec import ExtractorSpec, Pair, as_pair
 
@@ -25,6 +26,8 @@ class RoomForWindows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the extractor gives for ``[B, C, H, W]``."""
+        if (node := traced_as_leaf(self, x)) is not None:
+            return node
         size = x.shape[2:]
         below, right = (torch.sym_max(window, extent) - extent for window, extent in zip(self.least, size, strict=True))
         if not is_recorded() and not below and not right:  # a recorded program has both for all sizes

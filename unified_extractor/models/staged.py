@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -237,6 +238,8 @@ class StagedNetwork(nn.Module):
 
     def _check_images(self, x: Tensor) -> None:
         """Raise ``ValueError`` for images that the network does not take."""
+        if isinstance(x, Proxy):
+            return  # torch.fx records operations, not their conditions
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"x must be [B, in_chans, H, W] with in_chans={self.in_chans}, got shape {list(x.shape)}")
 

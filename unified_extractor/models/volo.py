@@ -72,7 +72,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the input's shape ``[B, C, H, W]``."""
-        query, key, value = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4).unbind(1)
+        parts = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(3, 4)
+        query, key, value = (parts[:, i] for i in range(3))  # torch.fx unpacks no tensor
         y = _attention(query, key, value)
         return self.projection(y.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
 
@@ -118,7 +119,8 @@ class ClassAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the class token ``[B, 1, C]`` for tokens ``[B, 1 + N, C]``, the class first."""
         query = self.query(tokens[:, :1]).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        parts = self.key_value(tokens).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        key, value = parts[0], parts[1]
         y = _attention(query, key, value)
         return self.projection(y.transpose(1, 2).flatten(2))
 
