@@ -10,6 +10,8 @@ WORKERS ?= 2
 SLURM := tests/sweeps/test_slurm.py
 BIN := .venv/bin
 SHELL := /bin/bash
+# Once for all workers, which would each do it for themselves.
+compile_ahead = { $(BIN)/python -m unified_extractor compile & $(BIN)/python -m unified_extractor compile --dtypes float64 & wait; } > /dev/null 2>&1
 timed = TIMEFORMAT="make $@: %lR of $(1) minutes"; time
 
 .PHONY: demo test thorough slurm check lint types wheel clean
@@ -18,13 +20,13 @@ demo: .venv/installed
 	$(BIN)/python experiments/00_first_look/run.py
 
 test: .venv/installed-dev
-	@$(call timed,8) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore=$(SLURM)
+	@$(call timed,8) { $(compile_ahead); $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore=$(SLURM); }
 
 slurm: .venv/installed-dev
 	@$(call timed,5) $(BIN)/python -m pytest -rs $(SLURM)
 
 thorough: .venv/installed-dev
-	@$(call timed,45) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --thorough --ignore=$(SLURM)
+	@$(call timed,45) { $(compile_ahead); $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --thorough --ignore=$(SLURM); }
 
 check: .venv/installed-dev
 	@$(call timed,17) $(MAKE) --no-print-directory lint types wheel slurm test -j1
