@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import json
 import random
 import re
 from pathlib import Path
@@ -53,10 +54,28 @@ def test_a_spec_is_read_from_the_files_of_the_configurations(tmp_path):
         ("[1, 2]", ValueError, r"bad\.yaml must hold the fields of one spec, got list"),
         ("model: 3", ValueError, r"bad\.yaml must hold the fields of one spec, got NoneType"),
         ("a: [1", ValueError, r"bad\.yaml is no YAML"),
+        ("model: {network: {init_args: {spec: bad.yaml}}}", ValueError, r"bad\.yaml names itself"),
     ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(error, match=message):
             ExtractorSpec.from_yaml(tmp_path / "bad.yaml")
+
+
+def test_mappings_and_files_of_fields_stand_for_a_spec_and_near_misses_are_suggested(tmp_path):
+    fields = {"kernel_size": [3, 5], "static_kernel": {"channels": "dense"}}
+    (tmp_path / "spec.json").write_text(json.dumps(fields))
+    (tmp_path / "SPEC.YAML").write_text("involution(kernel_size=3)")
+    for given in (fields, tmp_path / "spec.json", str(tmp_path / "spec.json")):
+        assert ux.UnifiedExtractor2d(32, 32, given).spec == presets.convolution((3, 5))
+    assert ux.UnifiedExtractor2d(32, 32, tmp_path / "SPEC.YAML").spec == presets.involution(3)
+    for wrong, error, message in (
+        (presets.involution, TypeError, r"got the preset involution itself: call it, involution\(\.\.\.\)"),
+        ("ux.presets.involution(3)", ValueError, "did you mean involution"),
+        ("outlook-attention", ValueError, "did you mean outlook_attention"),
+        ("involution(**{'kernel_size': 3})", ValueError, "must be the name of a preset, or its call"),
+    ):
+        with pytest.raises(error, match=message):
+            ux.ExtractorConv2d(32, 32, wrong)
 
 
 @pytest.mark.parametrize("text", ["involution", "involution(kernel_size=3)", "deformable_convolution(2)"])

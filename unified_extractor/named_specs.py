@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,15 @@ def spec_from_text(text: str) -> ExtractorSpec:
         call = ast.parse(text.strip(), mode="eval").body
         if isinstance(call, ast.Name):
             call = ast.Call(call, [], [])
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or None in [k.arg for k in call.keywords]:
             raise ValueError
         arguments = [ast.literal_eval(value) for value in call.args]
         options = {str(option.arg): ast.literal_eval(option.value) for option in call.keywords}
     except (SyntaxError, ValueError):
-        raise ValueError(f"must be the name of a preset, or its call such as involution(kernel_size=3), got {text!r}") from None
+        nearest = did_you_mean(text.partition("(")[0].rpartition(".")[2].strip(), preset_names())
+        raise ValueError(
+            f"must be the name of a preset, or its call such as involution(kernel_size=3), got {text!r}{nearest}"
+        ) from None
     return preset_spec(call.func.id, *arguments, **options)
 
 
@@ -100,8 +103,8 @@ def _leaves(spec: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def as_spec(value: ExtractorSpec | str | Path, name: str = "spec") -> ExtractorSpec:
-    """Return the spec that an argument gives: a spec, a preset's name or call, or a YAML file of its fields.
+def as_spec(value: ExtractorSpec | str | Path | Mapping[str, Any], name: str = "spec") -> ExtractorSpec:
+    """Return the spec that an argument gives: a spec, a preset's name or call, a YAML or JSON file of its fields, or a mapping of them.
 
     Args:
         value: the argument.
@@ -113,9 +116,14 @@ def as_spec(value: ExtractorSpec | str | Path, name: str = "spec") -> ExtractorS
     """
     if isinstance(value, ExtractorSpec):
         return value
+    if isinstance(value, Mapping):
+        return ExtractorSpec(**value)
+    if is_preset(value):
+        called = getattr(value, "__name__", "")
+        raise TypeError(f"{name} must be what a preset returns, got the preset {called} itself: call it, {called}(...)")
     if not isinstance(value, str | Path):
         raise TypeError(f"{name} must be an ExtractorSpec or a preset's name, got {value!r} of type {type(value).__name__}")
-    if Path(value).suffix in (".yaml", ".yml"):
+    if Path(value).suffix.lower() in (".yaml", ".yml", ".json"):
         file, text = spec_in(value)
         if not isinstance(text, str):
             return ExtractorSpec.from_yaml(file)
@@ -124,3 +132,8 @@ def as_spec(value: ExtractorSpec | str | Path, name: str = "spec") -> ExtractorS
         return spec_from_text(str(value))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
+
+
+def is_preset(value: Any) -> bool:
+    """Return whether a value is a function of ``presets``, not what it returns."""
+    return inspect.isfunction(value) and value is getattr(presets, value.__name__, None)

@@ -478,16 +478,20 @@ def spec_in(path: str | Path) -> tuple[Path, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is no YAML.
+        ValueError: the file is no YAML, or files name each other in a circle.
     """
     import yaml  # here: reading and writing files alone needs more than the standard library
 
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    for key in ("model", "network", "init_args", "spec") if isinstance(values, Mapping) and "model" in values else ():
-        values = values.get(key) if isinstance(values, Mapping) else None
-    is_file = isinstance(values, str) and Path(values).suffix in (".yaml", ".yml")
-    return spec_in(path.parent / values) if is_file else (path, values)
+    path, seen = Path(path), set()
+    while path.resolve() not in seen:
+        seen.add(path.resolve())
+        try:
+            values = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        for key in ("model", "network", "init_args", "spec") if isinstance(values, Mapping) and "model" in values else ():
+            values = values.get(key) if isinstance(values, Mapping) else None
+        if not isinstance(values, str) or Path(values).suffix not in (".yaml", ".yml"):
+            return path, values
+        path = path.parent / values
+    raise ValueError(f"{path} names itself as the file of its spec")

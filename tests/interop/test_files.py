@@ -51,9 +51,20 @@ def test_a_broken_file_is_refused_by_name(tmp_path, name):
 def test_a_truncated_file_is_refused_by_name(tmp_path):
     torch.save({"weight": torch.zeros(1000)}, tmp_path / "cut.pth")
     content = (tmp_path / "cut.pth").read_bytes()
-    (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"cut\.pth"):
-        ux.interop.read_state_dict(tmp_path / "cut.pth")
+    for length in (len(content) // 2, len(content) - 500, 100):
+        (tmp_path / "cut.pth").write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"cut\.pth"):
+            ux.interop.read_state_dict(tmp_path / "cut.pth")
+
+
+def test_a_file_that_is_something_else_is_shown_by_its_first_bytes(tmp_path):
+    """A pointer of Git LFS, or the page of a failed download."""
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"pointer\.pth is refused: .* it begins with b'version https://git-lfs"):
+        ux.interop.read_state_dict(tmp_path / "pointer.pth")
+    (tmp_path / "empty.pth").write_text("")
+    with pytest.raises(ValueError, match=r"empty\.pth is empty"):
+        ux.interop.read_state_dict(tmp_path / "empty.pth")
 
 
 @pytest.mark.parametrize("content", [torch.zeros(1), {"epoch": 3}, {}])

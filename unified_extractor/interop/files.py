@@ -56,9 +56,11 @@ def read_file(path: str | Path) -> Any:
         FileNotFoundError: there is no such file.
         ValueError: the file is broken, or has an object of another class in it, which could run code.
     """
-    path = Path(path) / _SAVED_WEIGHTS if Path(path).is_dir() else Path(path)
+    given, path = path, Path(path) / _SAVED_WEIGHTS if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {path if Path(given).is_dir() else given}")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty")
     if path.suffix == ".safetensors":
         load_file, broken = needed("safetensors.torch").load_file, needed("safetensors").SafetensorError
         try:
@@ -69,13 +71,14 @@ def read_file(path: str | Path) -> Any:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise ValueError(f"{path} is refused: {_refused(error)}") from error
-    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is refused: {_refused(error, path)}") from error
+    except Exception as error:  # a damaged file gives whatever its bytes happen to call
         if "TorchScript" in str(error):
             raise ValueError(
                 f"{path} is a TorchScript archive: torch.save its torch.jit.load(...).state_dict() to a new file"
             ) from error
-        raise ValueError(f"{path} is no readable torch file: {error}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{path} is no readable torch file: {type(error).__name__}: {reason}") from error
 
 
 def find_state_dict(content: Any, about: str, which: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -131,11 +134,13 @@ def _in_words(content: Any) -> str:
     return f"a {kind} with {', '.join(entries)}" if entries else f"an empty {kind}"
 
 
-def _refused(error: UnpicklingError) -> str:
+def _refused(error: UnpicklingError, path: Path) -> str:
     """Return why torch did not read a file; its own message advises to switch the protection off."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if not found:
-        return "it was not written by torch.save, is broken, or holds more than tensors and plain values"
+        with path.open("rb") as file:
+            beginning = file.read(24)
+        return f"it was not written by torch.save, is broken, or holds more than tensors and plain values; it begins with {beginning!r}"
     return (
         f"it holds an object of type {found[1]}, and more than tensors and plain values could run code. If you trust its writer, "
         "load it once with torch.load(..., weights_only=False) and torch.save the weights, a dict of tensors (of a module its "

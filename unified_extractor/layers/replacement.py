@@ -11,7 +11,7 @@ from torch import nn
 
 from unified_extractor.layers.drop_in import ExtractorConv2d
 from unified_extractor.layers.extractor import UnifiedExtractor2d
-from unified_extractor.named_specs import as_spec
+from unified_extractor.named_specs import as_spec, is_preset
 from unified_extractor.names import did_you_mean
 from unified_extractor.spec import ExtractorSpec, as_pair
 
@@ -71,7 +71,7 @@ def replace_convolutions(network: nn.Module, spec: Specs, where: Where | None = 
         raise TypeError(f"network must be a torch module, got {type(network).__name__}")
     if isinstance(network, nn.Conv2d):
         raise ValueError("network is itself a convolution, which cannot be replaced in place: make an ExtractorConv2d")
-    spec_of = spec if callable(spec) else _constant(as_spec(spec))
+    spec_of = _spec_of(spec)
     convolutions = _convolutions(network)
     chosen, skipped = _chosen(network, convolutions, where)
     uses = Counter(id(parameter) for module in network.modules() for parameter in module._parameters.values())
@@ -122,7 +122,8 @@ def _chosen(network: nn.Module, convolutions: dict[str, nn.Conv2d], where: Where
             matched = [pattern] if pattern in convolutions else [name for name in spatial if _matches(name, pattern)]
             if not matched:
                 names = dict(network.named_modules())
-                nearest = did_you_mean(pattern, names) or f"; there are {', '.join(list(convolutions)[:5])}, ..."
+                nearest = did_you_mean(pattern, names) if pattern not in names else ""
+                nearest = nearest or f"; there are {', '.join(list(convolutions)[:5])}, ..."
                 raise ValueError(f"where={pattern!r} matches no convolution of more than one tap{nearest}")
             found += matched
         found = [name for name in convolutions if name in found]
@@ -137,8 +138,12 @@ def _matches(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 
 
-def _constant(spec: ExtractorSpec) -> Callable[[nn.Conv2d], ExtractorSpec]:
-    return lambda convolution: spec
+def _spec_of(spec: Specs) -> Callable[[nn.Conv2d], ExtractorSpec | str | None]:
+    """Return the function from a convolution to its extractor. Raise ``TypeError``, ``ValueError`` for what is no spec."""
+    if callable(spec) and not isinstance(spec, nn.Module) and not is_preset(spec):
+        return spec
+    one = as_spec(spec)  # type: ignore[arg-type]
+    return lambda convolution: one
 
 
 def _check_replaceable(convolution: nn.Conv2d, uses: int) -> None:
