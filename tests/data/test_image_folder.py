@@ -1,5 +1,6 @@
 """Folders of images: splits, and errors that name the path."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,13 @@ def test_different_classes_in_a_split_are_named(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [("train", "validation", "testing"), ("training", "valid", "test"), ("Train", "dev", "Test"), ("TRAINING", "Val", "TESTING")],
+    [
+        ("train", "validation", "testing"),
+        ("training", "valid", "test"),
+        ("Train", "dev", "Test"),
+        ("TRAINING", "Val", "TESTING"),
+        ("training_set", "val_set", "test_set"),
+    ],
 )
 def test_the_usual_names_of_splits_are_known(tmp_path: Path, train: str, val: str, test: str):
     image_folder(tmp_path / "set", val=3)
@@ -116,6 +123,13 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path):
     image_folder(tmp_path, val=2)
     (tmp_path / "dev").mkdir()
     with pytest.raises(DataError, match="dev and val are both val folders, one must go"):
+        ImageFolder(str(tmp_path), image_size=8).setup("fit")
+
+
+def test_a_folder_that_may_be_validation_or_test_images_is_refused_where_one_is_missing(tmp_path: Path):
+    image_folder(tmp_path)
+    shutil.copytree(tmp_path / "test", tmp_path / "eval")
+    with pytest.raises(DataError, match="there is no val folder, and eval may be validation or test images: rename it"):
         ImageFolder(str(tmp_path), image_size=8).setup("fit")
 
 

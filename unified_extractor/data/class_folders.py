@@ -12,11 +12,14 @@ from unified_extractor.data.errors import DataError
 from unified_extractor.data.image_files import find_images, is_hidden
 
 SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing"),
+    "train": ("train", "training", "train_set", "training_set"),
+    "val": ("val", "validation", "valid", "dev", "val_set", "validation_set"),
+    "test": ("test", "testing", "test_set"),
 }
 """Names of the folder of each split, in any case of letters; the first one stands in messages."""
+
+_UNCLEAR = ("eval", "evaluation", "holdout", "hold_out")
+"""Names that are validation images to some and test images to others."""
 
 _MOST_NAMES = 30
 """Largest number of classes of which an error lists all."""
@@ -49,10 +52,15 @@ class ClassFolders:
         self._listed: dict[str, LabeledFiles] = {}
 
     def folder(self, split: str) -> Path | None:
-        """Return the folder of a split, or ``None`` if there is none."""
+        """Return the folder of a split, or ``None`` if there is none. Raise ``DataError`` if a folder of an unclear name may be it."""
         folders = [path for path in _folders(self.root) if path.name.lower() in SPLIT_NAMES[split]]
         if len(folders) > 1:
             raise DataError(f"{self.root}: {' and '.join(path.name for path in folders)} are both {split} folders, one must go")
+        unclear = [path.name for path in _folders(self.root) if path.name.lower() in _UNCLEAR]
+        if not folders and unclear and split != "train":
+            raise DataError(
+                f"{self.root}: there is no {split} folder, and {unclear[0]} may be validation or test images: rename it to val or test"
+            )
         return folders[0] if folders else None
 
     @cached_property
