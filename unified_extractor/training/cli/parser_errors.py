@@ -126,10 +126,12 @@ def _not_found(given: str, path: str) -> str:
     if given.isidentifier() and (module := _HOMES.get(re.sub(r"\W.*", "", path.rpartition(".")[2]), "")):
         nearest = did_you_mean(name, _public(module)).replace("did you mean ", f"did you mean {module}.")
         return f"no class or file {given}{nearest or f'; a class is named by its path, such as {module}.{_public(module)[0]}'}"
+    if class_path := re.search(r"class_path['\"]?:\s*['\"]?([\w.]+)", given):
+        return _not_found(class_path[1], path)
     try:
         return f"{module} has no {name}{did_you_mean(name, _public(module))}"
     except (ImportError, ValueError):
-        return f"no such file: {given}"
+        return f"no such file{' or class' * (module != '' and name not in ('yaml', 'yml', 'json'))}: {given}"
 
 
 def _public(module: str) -> list[str]:
