@@ -16,6 +16,7 @@ import unified_extractor as ux
 from tests.support.image_folders import write_images
 from tests.support.tiny_runs import tiny_config
 from unified_extractor.data import Digits
+from unified_extractor.training import ImageClassifier
 from unified_extractor.training.cli.training_cli import main
 from unified_extractor.training.run.checkpoint_task import give_task
 from unified_extractor.training.run.finished_run import load_run
@@ -215,6 +216,17 @@ def test_a_checkpoint_of_an_earlier_version_takes_the_names_of_the_data(here: Pa
     printed = capsys.readouterr()
     assert next(csv.DictReader(printed.out.splitlines()))["class"] == "dog"
     assert printed.err == "uniex: the checkpoint has no names of classes, so they are those of the training data\n"
+
+
+def test_a_start_from_weights_of_as_many_other_classes_says_so(here: Path):
+    network, _ = load_run(Path("runs/run/version_0"))
+    notes = {names: ImageClassifier(network, initial_weights=BEST).start(names) for names in [("cat", "dog"), ("dog", "cat")]}
+    assert notes == {
+        ("cat", "dog"): [],
+        ("dog", "cat"): [
+            "the classifier is kept, and was trained on other classes, in another order: [cat, dog] there, [dog, cat] here"
+        ],
+    }
 
 
 def test_a_saved_network_keeps_the_task(here: Path):

@@ -116,11 +116,12 @@ class ImageClassifier(L.LightningModule):
             arguments = saved_arguments(checkpoint_path, content, cls) | arguments
         return super().load_from_checkpoint(checkpoint_path, map_location, hparams_file, strict, weights_only, **arguments)
 
-    def start(self) -> list[str]:
-        """Load the initial weights, unless it was done before. Return what was left out or left at its start, a line for each reason."""
+    def start(self, class_names: Sequence[str] | None = None) -> list[str]:
+        """Load the initial weights, unless it was done before. Return what was left out or left at its start, a line for each reason,
+        and whether the classifier is one of other classes than ``class_names``."""
         if self.initial_weights is None or self.started_from:
             return []
-        start = InitialWeights(self.network, self.initial_weights)
+        start = InitialWeights(self.network, self.initial_weights, class_names)
         self.started_from = start.name
         return start.notes
 

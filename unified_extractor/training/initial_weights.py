@@ -4,7 +4,7 @@ import hashlib
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from unified_extractor.interop import load_weights
 from unified_extractor.training.architecture import differing_fields, network_weights
 from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.run.checkpoint_task import class_difference, read_task
 from unified_extractor.training.run.checkpoints import CHECKPOINTS
 
 ENTRY = "#"
@@ -31,6 +32,7 @@ class InitialWeights:
         network: the network, which is changed in place.
         source: a file or folder that ``interop.load_weights`` reads, perhaps with ``#`` and the entry that has the weights; or the folder
             of a run, whose best epoch is meant.
+        class_names: names of the classes that will be trained; weights of as many other classes are kept with a note.
 
     Attributes:
         name: the source with the first digits of the SHA-256 of its content, for the run's record.
@@ -40,7 +42,7 @@ class InitialWeights:
         ConfigurationError: there is no such file, or its weights are not those of the network's architecture.
     """
 
-    def __init__(self, network: nn.Module, source: str) -> None:
+    def __init__(self, network: nn.Module, source: str, class_names: Sequence[str] | None = None) -> None:
         file, _, entry = source.partition(ENTRY)
         if not file:
             raise ConfigurationError(f"model.initial_weights: must name a file or folder, got {source!r}")
@@ -62,6 +64,14 @@ class InitialWeights:
             differing = differing_fields(network, own["layer_specs"])
             more = len(differing) - _SHOWN
             self.notes += differing[:_SHOWN] + [f"{more} more fields of specs differ"] * (more > 0)
+            task = read_task(own)
+            if (
+                task
+                and class_names
+                and len(task.class_names) == len(class_names)
+                and (names := class_difference(task, class_names))
+            ):
+                self.notes.append(f"the classifier is kept, and was trained on other classes{names}")
 
 
 def _own_checkpoint(path: Path) -> dict[str, Any] | None:

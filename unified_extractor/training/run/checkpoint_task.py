@@ -33,13 +33,17 @@ def give_task(network: nn.Module, task: ImageTask | None) -> None:
 
 def check_classes(path: str | Path, task: ImageTask, data: ImageDataModule) -> None:
     """Raise ``ConfigurationError`` unless data have the classes of the network in a checkpoint, in the same order."""
-    trained, given = tuple(task.class_names), data.class_names
-    if trained != given:
-        order = ", in another order" if sorted(trained) == sorted(given) else ""
-        raise ConfigurationError(
-            f"ckpt_path: {path} was trained on other classes than those of {data.name}{order}: {_listed(trained, given)} there, "
-            f"{_listed(given, trained)} here"
-        )
+    if difference := class_difference(task, data.class_names):
+        raise ConfigurationError(f"ckpt_path: {path} was trained on other classes than those of {data.name}{difference}")
+
+
+def class_difference(task: ImageTask, given: Sequence[str]) -> str:
+    """Return both lists of classes, to follow a noun; empty if the task has the ``given`` classes in their order."""
+    trained = tuple(task.class_names)
+    if trained == tuple(given):
+        return ""
+    order = ", in another order" if sorted(trained) == sorted(given) else ""
+    return f"{order}: {_listed(trained, given)} there, {_listed(given, trained)} here"
 
 
 def normalize_as(path: str | Path, task: ImageTask, data: ImageDataModule) -> None:
