@@ -156,6 +156,13 @@ def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Chang
     assert refusal(capsys, change=change) == expected
 
 
+def test_a_list_of_objects_as_text_names_the_class_that_does_not_exist(capsys: pytest.CaptureFixture[str]):
+    given = "--trainer.callbacks=[{class_path: %s}]"
+    assert refusal(capsys, given % "my.Callback") == "trainer.callbacks: no such file or class: my.Callback"
+    nearest = "did you mean lightning.pytorch.callbacks.EarlyStopping?"
+    assert refusal(capsys, given % "EarlyStoping") == f"trainer.callbacks: no class or file EarlyStoping, {nearest}"
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -196,6 +203,11 @@ def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Chang
             lambda c: c["trainer"].update(callbacks=[{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}]),
             "trainer.callbacks[0]: ModelCheckpoint is left out, a run keeps its own checkpoints",
         ),
+        (
+            lambda c: c["trainer"].update(precision="16-mixed", accelerator="cpu"),
+            "trainer.precision: 16-mixed is for GPUs, here Lightning would take bf16-mixed",
+        ),
+        (lambda c: c["trainer"].update(barebones=True), "trainer.barebones: cannot be set"),
         (lambda c: c["trainer"].update(accelerator="gpu"), "trainer.accelerator: 'gpu' is not there, torch sees no GPU"),
         (
             lambda c: c["trainer"].update(devices=-1),
@@ -210,6 +222,10 @@ def test_wrong_types_are_named(capsys: pytest.CaptureFixture[str], change: Chang
         (callback("BackboneFinetuning"), f"{CALLBACK}: AttributeError: 'ImageClassifier' object has no attribute 'backbone'"),
         (callback("SpikeDetection"), f"{CALLBACK}: AttributeError: 'SpikeDetection' object has no attribute 'running'"),
         (callback("BatchSizeFinder"), f"{CALLBACK}: BatchSizeFinder changes the batch size behind the configuration"),
+        (
+            callback("StochasticWeightAveraging", swa_lrs=0.1),
+            f"{CALLBACK}: StochasticWeightAveraging changes the learning rate and",
+        ),
         (callback("LearningRateFinder"), f"{CALLBACK}: LearningRateFinder changes the learning rate behind"),
         (callback("EarlyStopping", monitor="val/loss", mode="up"), f"{CALLBACK}: `mode` can be min, max, got up"),
         (

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,7 @@ from unified_extractor.training.run.checkpoints import read_checkpoint
 from unified_extractor.training.run.checks import check_callbacks, check_devices
 from unified_extractor.training.run.fit import Fit, callback_list, first_process
 from unified_extractor.training.run.folder import RunFolder, release_locks
-from unified_extractor.training.run.trial import configured_parts, refusal_of, try_steps
+from unified_extractor.training.run.trial import configured_parts, refusal_of, silent, try_steps
 
 Built = TypeVar("Built")
 GROUPS: dict[str, type] = {"model": ImageClassifier, "data": ImageDataModule, "trainer": L.Trainer, "run": RunFolder}
@@ -253,7 +254,9 @@ class TrainingCLI(LightningCLI):
     def _trial_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
         callbacks = callback_list(given.callbacks)
         check_callbacks(callbacks)
-        return self._trainer(**settings, callbacks=callbacks, logger=False, enable_checkpointing=False)
+        with silent(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the trainer that trains repeats them
+            return self._trainer(**settings, callbacks=callbacks, logger=False, enable_checkpointing=False)
 
     def _trainer(self, **settings: Any) -> L.Trainer:
         try:

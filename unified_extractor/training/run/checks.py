@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    StochasticWeightAveraging,
     WeightAveraging,
 )
 from torch import nn
@@ -28,6 +29,8 @@ _REFUSED: dict[type[Callback], str] = {
     GradientAccumulationScheduler: "changes the steps of an epoch, which the learning rate follows; set trainer.accumulate_grad_batches",
     BatchSizeFinder: "changes the batch size behind the configuration and the record; set data.init_args.batch_size",
     LearningRateFinder: "changes the learning rate behind the configuration and the record; set model.optimization.learning_rate",
+    StochasticWeightAveraging: "changes the learning rate and the epochs behind the record, and no checkpoint has its average; take "
+    "lightning.pytorch.callbacks.WeightAveraging",
 }
 """Callbacks that no run takes, with the reason and what to do instead."""
 
@@ -48,6 +51,8 @@ def check_trainer_settings(settings: Namespace) -> None:
     for name in ("max_epochs", "limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if settings[name] == 0:
             raise ConfigurationError(f"trainer.{name}: must not be 0, fit trains, validates and tests")
+    if settings.barebones:
+        raise ConfigurationError("trainer.barebones: cannot be set, it leaves out the checkpoints and curves of a run")
     for name, instead in (
         ("default_root_dir", "a run's files lie below run.root"),
         ("val_check_interval", "every epoch ends with one"),
@@ -71,6 +76,15 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
         for kind, reason in _REFUSED.items():
             if isinstance(callback, kind):
                 raise ConfigurationError(f"trainer.callbacks[{index}]: {type(callback).__name__} {reason}")
+
+
+def check_precision(trainer: L.Trainer, requested: Any) -> None:
+    """Raise ``ConfigurationError`` if Lightning takes another precision than the one ``requested``, as it does on a CPU: the
+    configuration would say what was not used."""
+    if str(requested) in ("16", "16-mixed") and trainer.precision != "16-mixed":
+        raise ConfigurationError(
+            f"trainer.precision: {requested} is for GPUs, here Lightning would take {trainer.precision}; set that, or another"
+        )
 
 
 def check_batch_norm(trainer: L.Trainer, requested: bool) -> None:

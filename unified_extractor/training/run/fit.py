@@ -28,7 +28,7 @@ from unified_extractor.training.callbacks.window_pictures import WindowPictures
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.checkpoints import CHECKPOINTS, read_checkpoint, remove_old, run_checkpoints
-from unified_extractor.training.run.checks import check_batch_norm, check_room, check_trainer_settings
+from unified_extractor.training.run.checks import check_batch_norm, check_precision, check_room, check_trainer_settings
 from unified_extractor.training.run.environment import write_environment
 from unified_extractor.training.run.folder import RECORD, Claim, RunFolder, release_locks
 from unified_extractor.training.run.loggers import run_loggers
@@ -73,6 +73,7 @@ class Fit:
         """Raise ``ConfigurationError`` or ``DataError`` for what would fail later; ``trial`` is a trainer with the run's
         settings."""
         check_trainer_settings(self.settings.trainer)
+        check_precision(trial, self.settings.trainer.precision)
         check_batch_norm(trial, self.settings.trainer.sync_batchnorm)
         if not first_process():
             return
@@ -101,7 +102,7 @@ class Fit:
         if go_on_from == "last" and (earlier := self.run.current()) is not None:
             check_settings_of_folder(earlier, self._plain)
         elif go_on_from in (None, "last"):
-            self._notes = self.classifier.start()
+            self._notes = self.classifier.start(self.data.class_names if first_process() else None)
         elif first_process():
             self._best = check_resumable(Path(go_on_from), self._plain)
             read_weights(go_on_from, self.classifier.network)

@@ -78,7 +78,7 @@ def try_steps(
         raise
     except ValueError as error:
         raise ConfigurationError(f"model.network: {place}{reason_of(error)}") from error
-    with tempfile.TemporaryDirectory() as folder, isolate_rng(), _silent():
+    with tempfile.TemporaryDirectory() as folder, isolate_rng(), silent():
         logger = False if given.logger is False else CSVLogger(folder)
         trainer = make_trainer(**_ONE_STEP, callbacks=list(callbacks.values()), logger=logger, default_root_dir=folder)
         try:
@@ -102,7 +102,7 @@ def try_steps(
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep Lightning's remarks about the limits of a trial away from the user."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
