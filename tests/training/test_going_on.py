@@ -204,6 +204,8 @@ def test_what_differs_of_the_extractor_is_said_and_another_network_is_refused(tr
     ):
         with pytest.raises(ConfigurationError, match=f"model.initial_weights: .*{reason}"):
             ImageClassifier(network(**changes), initial_weights=file).start()
+    with pytest.raises(ConfigurationError, match=rf"one of \['state_dict'\] of {file}, got 'state_dict_ema'"):
+        ImageClassifier(network(), initial_weights=f"{file}#state_dict_ema").start()
     with pytest.raises(ConfigurationError, match=r"model.initial_weights: there is no file no\.ckpt"):
         ImageClassifier(network(), initial_weights="no.ckpt").start()
     with pytest.raises(ConfigurationError, match=r"model.initial_weights: must name a file or folder, got ''"):

@@ -56,7 +56,7 @@ class InitialWeights:
                     network, network_weights(own["state_dict"]) if own and not entry else file, which=entry or None
                 )
         except (OSError, ValueError, TypeError) as error:
-            message = str(error).replace("state_dict", file) if own else str(error)
+            message = str(error).replace("state_dict", file) if own and not entry else str(error)
             raise ConfigurationError(f"model.initial_weights: {' '.join(message.split())}") from error
         self.name = f"{source} sha256:{_digest(Path(file))}"
         self.notes = [_ENTRY_HINT.sub(rf"{file}{ENTRY}\1 takes it", line) for line in _by_reason(left)]
