@@ -237,6 +237,10 @@ def test_a_list_of_objects_as_text_names_the_class_that_does_not_exist(capsys: p
             "model.network: does not take images [1, 1, 8, 8] of Digits: Invalid channel dimensions; its first convolution takes 3",
         ),
         (network("tests.test_cli_errors.Flat", size=7), "model.network: does not take images [1, 1, 8, 8] of Digits: "),
+        (
+            network("timm.create_model", model_name="resnet18", num_classes=10),
+            f"{NETWORK}.num_classes: unknown key; what is passed on is given as dict_kwargs.num_classes, beside init_args",
+        ),
         (network("timm.create_model", model_name="resnet81"), "model.network: Unknown model (resnet81)"),
         (
             network("unified_extractor.models.rednet26", in_chans=1, num_classes=10, spec={"dynamic_kernel": GENERATED}),

@@ -111,6 +111,8 @@ def _accepted(owner: type | None, parts: list[str], roots: Mapping[str, type]) -
 
 
 def _suggestion(key: str, accepted: list[str]) -> str:
+    if "kwargs" in accepted:
+        return f"{did_you_mean(key, accepted)}; what is passed on is given as dict_kwargs.{key}, beside init_args"
     expected = f", expected one of {', '.join(accepted)}" if 0 < len(accepted) <= 12 else ""
     return did_you_mean(key, accepted) or expected
 
