@@ -84,7 +84,7 @@ MISTAKES = {
     "softmax over the heads": (official_values("dcnv3_c16"), lambda m: m.setattr(dynamic_kernels, "normalized", softmax_over(1))),
     "kernel branch strided instead of pooled": (
         official_values("involution_c48_k5_s2_eval"),
-        lambda m: m.setattr(generators.F, "avg_pool2d", lambda x, k, s, ceil_mode: x[..., :: s[0], :: s[1]]),
+        lambda m: m.setattr(generators, "average_pooled", lambda x, s: x[..., :: s[0], :: s[1]]),
     ),
     "fold divided by its overlap": (official_values("outlook_c24_h3_k3_s2"), lambda m: built_with(m, overlap_normalize=True)),
     "logits not scaled": (

@@ -135,7 +135,7 @@ class StagedNetwork(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last stage's map ``[B, num_features, h, w]`` of images ``[B, in_chans, H, W]``."""
-        self._check_images(x)
+        self._check(x)
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
@@ -177,7 +177,7 @@ class StagedNetwork(nn.Module):
         stages = self.stages
         used = stages[: max(chosen) + 1] if stop_early or intermediates_only else stages
         maps = []
-        self._check_images(x)
+        self._check(x)
         x = self.stem(x)
         for stage in used:
             x = stage(x)
@@ -236,10 +236,12 @@ class StagedNetwork(nn.Module):
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
+    def _check(self, x: Tensor) -> None:
+        if not isinstance(x, Proxy):  # torch.fx records operations, not their conditions
+            self._check_images(x)
+
     def _check_images(self, x: Tensor) -> None:
         """Raise ``ValueError`` for images that the network does not take."""
-        if isinstance(x, Proxy):
-            return  # torch.fx records operations, not their conditions
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"x must be [B, in_chans, H, W] with in_chans={self.in_chans}, got shape {list(x.shape)}")
 
