@@ -87,20 +87,3 @@ def test_networks_map_over_images_and_differentiate_forward(family):
         slope = (network(x + 1e-6 * x) - network(x - 1e-6 * x)) / 2e-6
     _, tangent = jvp(network, (x,), (x,))
     torch.testing.assert_close(tangent, slope, rtol=1e-5, atol=1e-7)
-
-
-def test_a_compiled_function_has_transforms_inside():
-    layer, x = layer_of("involution")
-    parameters = {key: value.detach() for key, value in layer.named_parameters()}
-
-    def per_sample(parameters, images):
-        def loss(parameters, image):
-            return functional_call(layer, parameters, image[None]).square().sum()
-
-        return vmap(grad(loss), in_dims=(None, 0))(parameters, images)
-
-    def gradient(images):
-        return grad(lambda images: layer(images).square().sum())(images)
-
-    close(torch.compile(per_sample, backend="eager", fullgraph=True)(parameters, x), per_sample(parameters, x))
-    close(torch.compile(gradient, backend="eager", fullgraph=True)(x), gradient(x))

@@ -67,15 +67,12 @@ def is_watched(arguments: Iterable[Any]) -> bool:
 
 
 def _is_transformed() -> bool:
-    """Return whether a transform of ``torch.func`` is on its way."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Return whether a transform of ``torch.func`` is on its way; ``torch.compile`` handles those inside a compiled function."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _is_more_than_gradients() -> bool:
-    """Return whether a transform is more than a gradient; a compiler takes no hand-written gradient under any of them."""
-    return torch.compiler.is_compiling() or any(
-        transform.key() != TransformType.Grad for transform in torch._C._functorch.get_interpreter_stack()
-    )
+    return any(transform.key() != TransformType.Grad for transform in torch._C._functorch.get_interpreter_stack())
 
 
 def _has_tangents() -> bool:
