@@ -159,7 +159,7 @@ class UnifiedExtractor2d(nn.Module):
         return self.projection(y) if self.spec.projection.output != "none" else y
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """Refuse ``torch.jit.script``."""
+        """Raise ``NotImplementedError`` when ``torch.jit.script`` compiles this layer."""
         refuse_scripting(self)
 
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -1,4 +1,4 @@
-"""How runs were trained: what differs between them beside the extractor, and names that tell runs of one variant apart."""
+"""The settings by which runs were trained that differ between them, and the names that tell runs of one variant apart."""
 
 from collections.abc import Sequence
 from dataclasses import replace

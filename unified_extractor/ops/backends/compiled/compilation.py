@@ -36,7 +36,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 class _Notices:
-    """What is said about the compilation of a pass, before it and behind it, since it takes tens of seconds."""
+    """The lines on stderr about the compilation of a pass, before and after it, since it takes tens of seconds."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name, self.start = function.__name__, 0.0
