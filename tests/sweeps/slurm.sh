@@ -61,6 +61,10 @@ CONF
 
 stop() {
     scancel --user="$(id -un)" 2> /dev/null || true
+    for _ in $(seq 50); do # a daemon whose jobs still end would outlive this
+        [[ -z $(squeue --noheader 2> /dev/null) ]] && break
+        sleep 0.2
+    done
     for pid in slurmd.pid slurmctld.pid munge/pid; do
         [[ -f $folder/$pid ]] && kill "$(cat "$folder/$pid")" 2> /dev/null || true
     done
