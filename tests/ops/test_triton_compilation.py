@@ -1,15 +1,10 @@
 """The Triton kernels compiled for GPUs that are not there, and what the compilers report. Nothing runs."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from unified_extractor.benchmarks.machine_code.report import lines_of
+
 pytest.importorskip("triton", reason="Triton is not installed")
-ROOT = Path(__file__).parents[2]
 REGISTERS = 65536
 """Registers of a multiprocessor."""
 PLANNED_WARPS = {
@@ -27,19 +22,6 @@ PLANNED_SOFTMAX = PLANNED_WARPS | {"gather": 12}
 """Fewest warps where a softmax generates the weights of all taps at once: they and the four corners of each tap take registers."""
 
 
-def compiled_for(architecture, *options):
-    """Return the report of `offline.py`, one dict a kernel."""
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "support" / "offline.py"), str(architecture), *options],
-        env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return [json.loads(line) for line in run.stdout.splitlines()]
-
-
 ARCHITECTURES = {
     "sm_90, each call once": ("90", "--defaults", "--once"),
     "sm_90": ("90", "--defaults"),
@@ -51,7 +33,7 @@ FIRST, *OTHERS = ARCHITECTURES
 
 @pytest.fixture(scope="module", params=[FIRST, *(pytest.param(name, marks=pytest.mark.thorough) for name in OTHERS)])
 def kernels(request):
-    return compiled_for(*ARCHITECTURES[request.param])
+    return lines_of(ARCHITECTURES[request.param])
 
 
 def name_of(row):

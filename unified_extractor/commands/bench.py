@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         return _train(given, parser)
     if given.device == "host":
         return _host(given, parser)
+    if given.device == "code":
+        return _code(given, parser)
     if given.device == "kernel_memory" and (reason := without_compiled()):
         parser.exit(2, f"uniex: error: it measures the compiled backend: {reason}\n")
     if given.device == "gpu" and not given.plan and (reason := without_gpu()):
@@ -77,8 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside its baselines.")
     parser.add_argument(
         "device",
-        choices=["cpu", "gpu", "host", "kernel_memory", "models", "train"],
-        help="where to measure; host: the time of a call before it computes; kernel_memory: layers on the CPU that recompute their "
+        choices=["code", "cpu", "gpu", "host", "kernel_memory", "models", "train"],
+        help="where to measure; code: compile the Triton kernels for a GPU that need not be there and count what they execute; "
+        "host: the time of a call before it computes; kernel_memory: layers on the CPU that recompute their "
         "dynamic kernel, beside the same layers that store it; models: count the costs of the networks, measure nothing; "
         "train: the time to load training images",
     )
@@ -87,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="cpu, host, kernel_memory, train: threads of torch (default 2)")
     parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
+    parser.add_argument(
+        "--triton", type=Path, action="append", default=[], metavar="FOLDER", help="code: another Triton beside the installed one"
+    )
     parser.add_argument(
         "--plan",
         action="store_true",
@@ -156,6 +162,31 @@ def _host(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     result |= host.measured(given.repeats)
     _write(output, result, host.markdown(result))
     return 0
+
+
+def _code(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Compile the Triton kernels and count; a result file that is there keeps what was before. Return the exit code."""
+    from unified_extractor.benchmarks.machine_code import report
+
+    output = given.output or Path("bench-code.json")
+    _check_output(output, parser)
+    if missing := [str(folder) for folder in given.triton if not (folder / "triton").is_dir()]:
+        parser.error(f"--triton must be a folder with the package triton, got {', '.join(missing)}")
+    now = {"commit": _commit(), "kernels": report.compiled([None, *given.triton], given.only)}
+    if not now["kernels"]:
+        parser.error(f"--only {given.only}: no call has this in its name or dtype")
+    before = json.loads(output.read_text())["before"] if output.exists() else now
+    result = {"date": datetime.date.today().isoformat(), "architecture": report.ARCHITECTURE, "before": before, "now": now}
+    _write(output, result, report.markdown(result))
+    return 0
+
+
+def _commit() -> str:
+    """Return the commit of the checkout, and whether it has changes, as text."""
+    from unified_extractor.training.run.environment import commit
+
+    found = commit()
+    return "unknown" if found["commit"] is None else found["commit"][:12] + (" with changes" if found["dirty"] else "")
 
 
 def _measure(cases: dict[str, Callable[[], Case]], meter: Meter, repeats: int, output: Path, more: dict[str, Any]) -> None:
