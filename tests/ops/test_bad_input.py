@@ -154,7 +154,20 @@ CHOICES = [
     ({"backend": ""}, ("backend", "''")),
     ({"backend": 3}, ("backend", "3")),
 ]
+TERMS, GATES = zeros(3, 4, 1, 3, 3), zeros(2, 3, 2, 1, *OUT)
+LINEAR = ux.LinearKernel(zeros(2, 5, *OUT), zeros(18, 5))
 COMBINATIONS = [
+    ({"static_kernel": TERMS}, ("static_kernel", "M=3", "dynamic_kernel", "None")),
+    ({"static_kernel": TERMS, "dynamic_kernel": GATHER}, ("dynamic_kernel", r"\[B, M, G, K, Ho, Wo\]", "2, 2, 9, 3, 4")),
+    ({"static_kernel": TERMS[:2], "dynamic_kernel": GATES}, ("static_kernel", "dynamic_kernel", "2, 3, 2, 1", "2, 4, 1, 3, 3")),
+    ({"static_kernel": TERMS[:0], "dynamic_kernel": GATES[:, :0]}, ("static_kernel", "0, 4, 1, 3, 3")),
+    ({"static_kernel": DEPTHWISE, "dynamic_kernel": GATES}, ("dynamic_kernel", "static_kernel", "terms", "2, 3, 2, 1, 3, 4")),
+    ({"static_kernel": TERMS, "dynamic_kernel": zeros(2, 3, 2, 8, *OUT)}, ("dynamic_kernel", "K=9", "8")),
+    ({"static_kernel": TERMS, "dynamic_kernel": zeros(2, 3, 3, 1, *OUT)}, ("dynamic_kernel", "G=3", "C=4")),
+    ({"static_kernel": zeros(3, 4, 3, 3, 3), "dynamic_kernel": GATES}, ("static_kernel", "C=4", "3, 4, 3, 3, 3")),
+    ({"static_kernel": TERMS, "dynamic_kernel": GATES, "combine": "residual"}, ("static_kernel", "M=3", "combine", "residual")),
+    ({"static_kernel": TERMS, "dynamic_kernel": GATES, "aggregation": "fold"}, ("static_kernel", "M=3", "aggregation", "fold")),
+    ({"static_kernel": TERMS, "dynamic_kernel": LINEAR}, ("static_kernel", "M=3", "dynamic_kernel", "LinearKernel")),
     ({"combine": "add"}, ("combine", "add", "static_kernel", "dynamic_kernel")),
     ({"combine": "add", "static_kernel": DENSE}, ("combine", "add", "dynamic_kernel")),
     ({"combine": "add", "dynamic_kernel": GATHER}, ("combine", "add", "static_kernel")),
@@ -184,6 +197,7 @@ COMBINATIONS = [
 
 RIGHT = [
     {},
+    {"static_kernel": TERMS, "dynamic_kernel": GATES, "offsets": OFFSETS, "bias": BIAS},
     {"static_kernel": DENSE, "dynamic_kernel": GATHER, "offsets": OFFSETS, "bias": BIAS},
     {"static_kernel": DENSE, "dynamic_kernel": GATHER, "combine": "add"},
     {"static_kernel": DEPTHWISE, "dynamic_kernel": FOLD, "offsets": OFFSETS, "bias": BIAS, "aggregation": "fold"},

@@ -17,6 +17,12 @@ MODES = {
     "depthwise times generated": ({"static_kernel": (4, 1, 2, 2), "dynamic_kernel": (2, 2, 4, *SIZE)}, {}),
     "add": ({"static_kernel": (4, 4, 2, 2), "dynamic_kernel": (2, 2, 4, *SIZE)}, {"combine": "add"}),
     "residual": ({"static_kernel": (4, 1, 2, 2), "dynamic_kernel": (2, 2, 4, *SIZE)}, {"combine": "residual"}),
+    "terms": ({"static_kernel": (3, 4, 1, 2, 2), "dynamic_kernel": (2, 3, 2, 1, *SIZE), "bias": (4,)}, {}),
+    "terms per image": ({"static_kernel": (3, 6, 2, 2, 2), "dynamic_kernel": (2, 3, 1, 1, 1, 1)}, {}),
+    "terms, offsets": (
+        {"static_kernel": (2, 3, 4, 2, 2), "dynamic_kernel": (2, 2, 2, 4, *SIZE), "offsets": (2, 1, 4, 2, *SIZE)},
+        {},
+    ),
     "offsets": ({"offsets": (2, 2, 4, 2, *SIZE), "dynamic_kernel": (2, 2, 4, *SIZE)}, {}),
     "offsets, dense": ({"offsets": (2, 2, 4, 2, *SIZE), "static_kernel": (3, 4, 2, 2)}, {}),
     "fold": ({"dynamic_kernel": (2, 2, 4, 4, *SIZE)}, {"aggregation": "fold"}),
@@ -54,6 +60,7 @@ def test_compiled_without_graph_breaks_equals_uncompiled(mode):
 
 def test_the_chosen_backend_compiles_without_graph_breaks():
     assert_compiled_is_equal("gather", "aot_eager")
+    assert_compiled_is_equal("terms", "aot_eager", backend="compiled")
 
 
 def test_inductor_equals_uncompiled():

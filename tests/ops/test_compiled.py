@@ -73,6 +73,7 @@ LEAVES = {
     "offsets": {"kernels": 2, "offset_groups": 1},
     "dense": {"kernels": 1, "static": (3, 2)},
     "depthwise, offsets": {"offset_groups": 2, "static": (2, 1)},
+    "terms": {"kernels": 1, "static": (2, 1), "terms": 2, "per_tap": False, "offset_groups": 1},
     "fold": {"kernels": 1, "aggregation": "fold"},
     "unfold": {"offset_groups": 1, "aggregation": "unfold"},
 }

@@ -27,7 +27,7 @@ from unified_extractor.ops.call import Call
 from unified_extractor.ops.custom_ops import flattened
 
 STORING = ("reference", "eager")
-GENERATED = {name: case for name, case in BLOCKS.items() if case.get("kernels") and not case.get("shared")}
+GENERATED = {name: case for name, case in BLOCKS.items() if case.get("kernels") and not {"shared", "terms"} & case.keys()}
 
 
 def call_of(case, dtype=torch.float64, **options):

@@ -23,6 +23,8 @@ CALLS = {
         {"x": (2, 4, *SIZE), "static_kernel": (4, 1, 2, 2), "dynamic_kernel": (2, 2, TAPS, *SIZE)},
         {"combine": "residual"},
     ),
+    "terms": ({"x": (2, 4, *SIZE), "static_kernel": (2, 4, 1, 2, 2), "dynamic_kernel": (2, 2, 2, 1, *SIZE)}, {}),
+    "terms per image": ({"x": (2, 4, *SIZE), "static_kernel": (2, 6, 2, 2, 2), "dynamic_kernel": (2, 2, 1, 1, 1, 1)}, {}),
     "offsets": ({"x": (2, 4, *SIZE), "dynamic_kernel": (2, 2, TAPS, *SIZE), "offsets": (2, 2, TAPS, 2, *SIZE)}, {}),
     "offsets, dense": ({"x": (2, 4, *SIZE), "static_kernel": (3, 4, 2, 2), "offsets": (2, 1, TAPS, 2, 1, *SIZE[1:])}, {}),
     "fold": ({"x": (2, 4, *SIZE), "dynamic_kernel": (2, 2, TAPS, TAPS, *SIZE)}, {"aggregation": "fold"}),

@@ -33,10 +33,11 @@ def with_generator(call, *, depth, normalization="none", scale=1.0, bias=True, g
 
 
 def random_generating_call(seed, call):
-    """The same with everything random; None where the call has no dynamic kernel, or one that no linear map makes: a gate."""
+    """The same with everything random; None without a dynamic kernel, or with one that no linear map makes: a gate, several terms."""
     kernel = call["dynamic_kernel"]
     kh, kw = as_pair(call["kernel_size"])
-    if kernel is None or kernel.shape[2] != kh * kw:
+    has_terms = call["static_kernel"] is not None and call["static_kernel"].ndim == 5
+    if kernel is None or has_terms or kernel.shape[2] != kh * kw:
         return None
     rng = random.Random(seed)
     return with_generator(

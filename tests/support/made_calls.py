@@ -12,19 +12,21 @@ from unified_extractor.ops import checks, dispatch
 
 def made_call(
     channels=4, size=(3, 4), kernel_size=2, *, batch=1, static=None, kernels=0, offset_groups=0, shared=(), shared_offsets=(),
-    dtype=torch.float64, aggregation="gather", **options
+    dtype=torch.float64, aggregation="gather", terms=0, per_tap=True, **options
 ):  # fmt: skip
-    """Keyword arguments of `extract`; static: [O, C/groups], kernels: G, offset_groups: F, shared: axes of one value for all."""
+    """Keyword arguments of `extract`; static: [O, C/groups], kernels: G, offset_groups: F, shared: axes of one value for all, terms: M."""
     generator = torch.Generator().manual_seed(channels)
     geometry = {"stride": 1, "padding": 1, "dilation": 1} | options
     out = output_size(size, kernel_size, geometry["stride"], geometry["padding"], geometry["dilation"])
     kh, kw = as_pair(kernel_size)
-    taps = (kh * kw,) * (2 if aggregation == "fold" else 1)
+    taps = (kh * kw,) * (2 if aggregation == "fold" else 1) if per_tap else (1,)
+    axis_of_terms = (terms,) if terms else ()
     shapes = {"x": (batch, channels, *size)}
     if static:
-        shapes["static_kernel"] = (*static, kh, kw)
+        shapes["static_kernel"] = (*axis_of_terms, *static, kh, kw)
     if kernels:
-        shapes["dynamic_kernel"] = (batch, kernels, *taps, *(1 if axis in shared else n for axis, n in enumerate(out)))
+        positions = (1 if axis in shared else n for axis, n in enumerate(out))
+        shapes["dynamic_kernel"] = (batch, *axis_of_terms, kernels, *taps, *positions)
     if offset_groups:
         shapes["offsets"] = (
             batch,
@@ -68,6 +70,10 @@ BLOCKS = {
     "grouped": {"channels": 48, "static": (40, 12), "kernels": 3, "offset_groups": 2},
     "residual": {"channels": 20, "static": (20, 20), "kernels": 5, "combine": "residual"},
     "add": {"channels": 48, "static": (48, 16), "kernels": 2, "offset_groups": 4, "combine": "add"},
+    "terms": {"channels": 33, "static": (33, 1), "kernels": 3, "terms": 3, "per_tap": False, "size": (5, 7)},
+    "terms, a value a tap": {"channels": 48, "static": (48, 1), "kernels": 3, "terms": 2, "offset_groups": 2, "stride": 2},
+    "terms, a kernel a row": {"channels": 20, "static": (20, 1), "kernels": 1, "terms": 2, "per_tap": False, "shared": (1,)},
+    "terms, dense": {"channels": 20, "static": (8, 20), "kernels": 2, "terms": 2, "size": (3, 4)},
     "fold": {"channels": 40, "kernels": 2, "aggregation": "fold", "size": (4, 5)},
     "fold, stride 2": {"channels": 33, "kernels": 1, "aggregation": "fold", "kernel_size": (2, 3), "stride": 2},
     "fold, groups that do not nest": {"channels": 48, "kernels": 3, "offset_groups": 2, "aggregation": "fold", "kernel_size": 2},

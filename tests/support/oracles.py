@@ -113,6 +113,10 @@ def extract(
     batch, channels, height, width = x.shape
     read = unfold(x, kernel_size, offsets, stride, padding, dilation)
     taps, out = read.shape[2], read.shape[3:]
+    if static_kernel is not None and static_kernel.ndim == 5:
+        weight = window_kernels(static_kernel, dynamic_kernel, channels, taps, out)
+        y = torch.einsum("bockhw,bckhw->bohw", weight, read)
+        return y if bias is None else y + bias[:, None, None]
     identity = torch.eye(channels, dtype=x.dtype)[:, :, None].expand(-1, -1, taps)
     static = identity if static_kernel is None else dense_kernel(static_kernel, channels)
     if dynamic_kernel is None:
@@ -136,6 +140,16 @@ def extract(
             y = y + z.flatten(2) @ (vertical[:, :, None] * horizontal[:, None, :]).flatten(1)
         y = y.unflatten(-1, (height, width))
     return y if bias is None else y + bias[:, None, None]
+
+
+def window_kernels(static_kernel, dynamic_kernel, channels, taps, out):
+    """[M,O,C/groups,kh,kw] and [B,M,G,K|1,Ho|1,Wo|1] -> [B,O,C,K,Ho,Wo]: the kernel of every window, term after term."""
+    total = 0
+    spread = one_hot_groups(dynamic_kernel.shape[2], channels, static_kernel)
+    for static, dynamic in zip(static_kernel, dynamic_kernel.unbind(1), strict=True):
+        by_channel = torch.einsum("bgkhw,gc->bckhw", dynamic, spread).expand(-1, -1, taps, *out)
+        total = total + dense_kernel(static, channels)[None, :, :, :, None, None] * by_channel[:, None]
+    return total
 
 
 def pixelwise(x, linear):

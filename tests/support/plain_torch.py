@@ -53,6 +53,17 @@ def plain_deformable(x, static_kernel, dynamic_kernel, offsets):
     return torch.einsum("ock,bckhw->bohw", static_kernel.flatten(2), shared(dynamic_kernel, x.shape[1]) * read)
 
 
+def plain_terms(x, static_kernel, dynamic_kernel):
+    terms = zip(static_kernel, dynamic_kernel.unbind(1), strict=True)
+    groups = x.shape[1] // static_kernel.shape[2]
+    return sum(F.conv2d(x, kernel, padding=1, groups=groups) * shared(gate[:, :, 0], len(kernel)) for kernel, gate in terms)
+
+
+def plain_terms_of_taps(x, static_kernel, dynamic_kernel):
+    terms = zip(static_kernel, dynamic_kernel.unbind(1), strict=True)
+    return sum(plain_both(x, kernel, dynamic) for kernel, dynamic in terms)
+
+
 MODES = {
     "generated": (plain_generated, {"dynamic_kernel": (2, 2, 9, *SIZE), "bias": (8,)}, {}),
     "generated per image": (plain_generated, {"dynamic_kernel": (2, 8, 9, 1, 1), "bias": (8,)}, {}),
@@ -65,6 +76,13 @@ MODES = {
         {"static_kernel": (6, 8, 3, 3), "dynamic_kernel": (2, 2, 9, *SIZE)},
         {"combine": "residual"},
     ),
+    "terms": (plain_terms, {"static_kernel": (3, 8, 1, 3, 3), "dynamic_kernel": (2, 3, 2, 1, *SIZE)}, {}),
+    "terms, a value a tap": (
+        plain_terms_of_taps,
+        {"static_kernel": (2, 8, 1, 3, 3), "dynamic_kernel": (2, 2, 2, 9, *SIZE)},
+        {},
+    ),
+    "terms per image": (plain_terms, {"static_kernel": (3, 6, 8, 3, 3), "dynamic_kernel": (2, 3, 1, 1, 1, 1)}, {}),
     "fold": (plain_fold, {"dynamic_kernel": (2, 2, 9, 9, *SIZE)}, {"aggregation": "fold"}),
     "deformable": (
         plain_deformable,

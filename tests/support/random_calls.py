@@ -90,6 +90,11 @@ def random_call(seed):
         if aggregation == "gather" and random.Random(f"gate {seed}").random() < 0.15:
             axes = (1,)
         dynamic_kernel = normal(batch, rng.choice(GROUPS_OF[channels]), *axes, *shared_axes())
+    rng_terms = random.Random(f"terms {seed}")
+    if static != "none" and dynamic_kernel is not None and aggregation == "gather" and rng_terms.random() < 0.25:
+        terms, combine = rng_terms.choice((1, 2, 3)), "multiply"
+        static_kernel = normal(terms, *static_kernel.shape)
+        dynamic_kernel = normal(batch, terms, *dynamic_kernel.shape[1:])
     offsets = None
     if rng.random() < 0.6:
         offsets = random_offsets(rng, generator, (batch, rng.choice(GROUPS_OF[channels]), taps, 2, *shared_axes()), size)

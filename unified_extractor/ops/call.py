@@ -18,10 +18,10 @@ class Call(NamedTuple):
     x: Tensor
     """``[B, C, H, W]``; of a similarity the keys."""
     static_kernel: Tensor | None
-    """``[O, C/groups, kh, kw]``; None: the identity."""
+    """``[O, C/groups, kh, kw]``, of M terms ``[M, O, C/groups, kh, kw]``; None: the identity."""
     dynamic_kernel: Tensor | LinearKernel | AttentionKernel | None
-    """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``, or what it is computed from; None: 1. With ``[B, G, 1, Ho, Wo]`` it is a
-    gate. Of a similarity, the kernel whose products are asked for."""
+    """``[B, G, K, Ho, Wo]``, of a fold ``[B, G, K, K, Ho, Wo]``, of M terms ``[B, M, G, K, Ho, Wo]``, or what it is computed from; None: 1.
+    With a tap axis of 1 it is a gate. Of a similarity, the kernel whose products are asked for."""
     offsets: Tensor | None
     """``[B, F, K, 2, Ho, Wo]``, (y, x) in pixels; None: 0."""
     bias: Tensor | None
@@ -58,17 +58,27 @@ class Call(NamedTuple):
     def has_gate(self) -> bool:
         """True for a dynamic kernel that has one value for all taps of a window."""
         kernel = self.stored_kernel
-        return kernel is not None and self.aggregation == "gather" and kernel.shape[2] == 1 < self.geometry.taps
+        return kernel is not None and self.aggregation == "gather" and kernel.shape[-3] == 1 < self.geometry.taps
+
+    @property
+    def terms(self) -> int:
+        """M, the number of products of a static and a dynamic kernel that are summed; 0 where kernels have no axis of terms."""
+        return 0 if self.static_kernel is None or self.static_kernel.dim() == 4 else self.static_kernel.shape[0]
+
+    @property
+    def kernel_groups(self) -> int:
+        """G, the channel groups that each have a dynamic kernel of their own; 1 without one."""
+        return 1 if self.dynamic_kernel is None else self.kernel_shape()[2 if self.terms else 1]
 
     @property
     def has_dense_kernel(self) -> bool:
         """True for a static kernel that is not depthwise: it sums over several channels, or a channel has several outputs."""
-        return self.static_kernel is not None and self.static_kernel.shape[:2] != (self.channels, 1)
+        return self.static_kernel is not None and self.static_kernel.shape[-4:-2] != (self.channels, 1)
 
     @property
     def outputs_per_channel(self) -> int:
-        """The number of outputs that a channel reaches through the static kernel; 1 without one."""
-        return 1 if self.static_kernel is None else self.static_kernel.shape[0] * self.static_kernel.shape[1] // self.channels
+        """The number of outputs that a channel reaches through a static kernel; 1 without one."""
+        return 1 if self.static_kernel is None else self.static_kernel.shape[-4] * self.static_kernel.shape[-3] // self.channels
 
     @property
     def results_per_window(self) -> int:
@@ -86,7 +96,7 @@ class Call(NamedTuple):
         """Return the shape of the output: ``[B, O, Ho, Wo]``, fold ``[B, C, H, W]``, unfold ``[B, C, K, Ho, Wo]``, similarity a kernel."""
         if self.aggregation == "similarity":
             return self.kernel_shape()
-        channels = self.channels if self.static_kernel is None else self.static_kernel.shape[0]
+        channels = self.channels if self.static_kernel is None else self.static_kernel.shape[-4]
         if self.aggregation == "fold":
             return [self.x.shape[0], channels, *self.geometry.image]
         taps = [self.geometry.taps] if self.aggregation == "unfold" else []

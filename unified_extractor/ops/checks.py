@@ -1,6 +1,6 @@
 """The door: every error about shapes, sizes, dtypes and devices, in the user's own argument names, and the Call that follows.
 
-B batch, C input channels, O output channels, G kernel groups, F offset groups, K taps, Ho, Wo output positions.
+B batch, C input channels, O output channels, G kernel groups, F offset groups, K taps, M terms, Ho, Wo output positions.
 """
 
 from math import inf
@@ -149,13 +149,15 @@ def _operator(
     out_channels = channels
     if static_kernel is not None:
         _static(x, static_kernel, geometry)
-        out_channels = static_kernel.shape[0]
+        out_channels = static_kernel.shape[-4]
+        if static_kernel.dim() == 5:
+            _check_terms(static_kernel, dynamic_kernel, combine, aggregation)
     if isinstance(dynamic_kernel, LinearKernel):
         _linear(x, dynamic_kernel, geometry, aggregation)
     elif isinstance(dynamic_kernel, AttentionKernel):
         _attention(x, dynamic_kernel, offsets, geometry, aggregation)
     elif dynamic_kernel is not None:
-        _dynamic(x, dynamic_kernel, geometry, aggregation)
+        _dynamic(x, dynamic_kernel, geometry, aggregation, terms=static_kernel is not None and static_kernel.dim() == 5)
     if offsets is not None:
         check_offsets(x, offsets, geometry)
     _combination(static_kernel, dynamic_kernel, combine, aggregation, channels)
@@ -243,15 +245,16 @@ def _products(query: Any, key: Any, heads: Any, offsets: Any, x: Tensor, geometr
 
 
 def _static(x: Tensor, static_kernel: Any, geometry: Geometry) -> None:
-    companion("static_kernel", static_kernel, "[O, C/groups, kh, kw]", x)
+    has_terms = isinstance(static_kernel, Tensor) and static_kernel.dim() == 5
+    layout = "[M, O, C/groups, kh, kw]" if has_terms else "[O, C/groups, kh, kw]"
+    companion("static_kernel", static_kernel, layout, x)
     channels = x.shape[1]
-    out_channels, per_group = static_kernel.shape[:2]
-    if tuple(static_kernel.shape[2:]) != geometry.kernel_size:
+    out_channels, per_group = static_kernel.shape[-4:-2]
+    if tuple(static_kernel.shape[-2:]) != geometry.kernel_size:
         raise ValueError(f"static_kernel must end in kernel_size={geometry.kernel_size}, got shape {list(static_kernel.shape)}")
-    if out_channels < 1 or per_group < 1 or channels % per_group:
+    if min(static_kernel.shape) < 1 or channels % per_group:
         raise ValueError(
-            f"static_kernel must be [O, C/groups, kh, kw] with C={channels} divisible by its second size, "
-            f"got shape {list(static_kernel.shape)}"
+            f"static_kernel must be {layout} with C={channels} divisible by C/groups, got shape {list(static_kernel.shape)}"
         )
     if out_channels % (channels // per_group):
         raise ValueError(
@@ -260,17 +263,35 @@ def _static(x: Tensor, static_kernel: Any, geometry: Geometry) -> None:
         )
 
 
-def _dynamic(x: Tensor, dynamic_kernel: Any, geometry: Geometry, aggregation: str) -> None:
-    layout = "[B, G, K, Ho, Wo]" if aggregation == "gather" else "[B, G, K, K, Ho, Wo]"
+def _check_terms(static_kernel: Tensor, dynamic_kernel: Any, combine: str, aggregation: str) -> None:
+    """Check that a static kernel of M terms has a dynamic kernel of as many beside it, in a gather that multiplies."""
+    terms = f"static_kernel with M={static_kernel.shape[0]} terms"
+    if aggregation != "gather":
+        raise ValueError(f"{terms} needs aggregation='gather', got aggregation={aggregation!r}")
+    if combine != "multiply":
+        raise ValueError(f"{terms} needs combine='multiply', got combine={combine!r}")
+    if not isinstance(dynamic_kernel, Tensor):
+        got = "None" if dynamic_kernel is None else type(dynamic_kernel).__name__
+        raise ValueError(f"{terms} needs dynamic_kernel as a tensor [B, M, G, K, Ho, Wo], got {got}")
+    if dynamic_kernel.dim() == 6 and dynamic_kernel.shape[1] != static_kernel.shape[0]:
+        shapes = f"{list(dynamic_kernel.shape)} beside static_kernel {list(static_kernel.shape)}"
+        raise ValueError(f"dynamic_kernel must be [B, M, G, K, Ho, Wo] with the M of static_kernel, got shape {shapes}")
+
+
+def _dynamic(x: Tensor, dynamic_kernel: Any, geometry: Geometry, aggregation: str, *, terms: bool) -> None:
+    layout = "[B, M, G, K, Ho, Wo]" if terms else "[B, G, K, Ho, Wo]" if aggregation == "gather" else "[B, G, K, K, Ho, Wo]"
     if not isinstance(dynamic_kernel, Tensor):
         raise TypeError(
             f"dynamic_kernel must be a tensor {layout} for aggregation={aggregation!r}, a LinearKernel or an AttentionKernel, "
             f"got {type(dynamic_kernel).__name__}"
         )
-    companion("dynamic_kernel", dynamic_kernel, f"{layout} for aggregation={aggregation!r}", x)
+    beside = "a static_kernel of M terms" if terms else f"aggregation={aggregation!r}"
+    if not terms and aggregation == "gather" and dynamic_kernel.dim() == 6:
+        beside += " and a static_kernel without an axis of terms"
+    companion("dynamic_kernel", dynamic_kernel, f"{layout} for {beside}", x)
     _batch_and_positions("dynamic_kernel", dynamic_kernel, x, geometry)
-    _divides("dynamic_kernel", "G", dynamic_kernel, x)
-    taps = tuple(dynamic_kernel.shape[2:-2])
+    _divides("dynamic_kernel", "G", dynamic_kernel, x, axis=1 + terms)
+    taps = tuple(dynamic_kernel.shape[2 + terms : -2])
     if any(size != geometry.taps for size in taps) and (aggregation, taps) != ("gather", (1,)):
         or_one = " or K=1, one value for all of them" if aggregation == "gather" else ""
         raise ValueError(
@@ -319,9 +340,9 @@ def _batch_and_positions(name: str, value: Tensor, x: Tensor, geometry: Geometry
             )
 
 
-def _divides(name: str, letter: str, value: Tensor, x: Tensor, of: str = "x") -> None:
-    """Raise unless the second axis of ``value``, a number of groups, divides the channels of ``x``."""
-    groups, channels = value.shape[1], x.shape[1]
+def _divides(name: str, letter: str, value: Tensor, x: Tensor, of: str = "x", axis: int = 1) -> None:
+    """Raise unless an axis of ``value``, a number of groups, divides the channels of ``x``."""
+    groups, channels = value.shape[axis], x.shape[1]
     if groups < 1 or channels % groups:
         raise ValueError(f"{name} has {letter}={groups} groups, which must divide the channels of {of}, C={channels}")
 

@@ -11,7 +11,15 @@ SAMPLE = 4
 
 
 def multiply_adds(
-    geometry: Geometry, channels: int, *, static_outputs: int = 0, results: int = 0, has_offsets: bool = False, gates: int = 0
+    geometry: Geometry,
+    channels: int,
+    *,
+    static_outputs: int = 0,
+    results: int = 0,
+    has_offsets: bool = False,
+    gates: int = 0,
+    terms: int = 1,
+    of_image: bool = False,
 ) -> int:
     """Return the multiply-adds of the operator: a fixed number for each tap of each window and each channel.
 
@@ -25,22 +33,24 @@ def multiply_adds(
         results: products with the dynamic kernel: 1 for a gather, K for a fold, 0 if there is none.
         has_offsets: the taps are bilinear samples at learned offsets.
         gates: output channels that a dynamic kernel of one value a window multiplies.
+        terms: M, products of a static and a dynamic kernel that are summed.
+        of_image: several terms have one dynamic kernel for all windows, so that their kernels are summed once an image.
     """
-    return _values(geometry, channels) * (static_outputs + results + SAMPLE * has_offsets) + gates * geometry.positions
+    if of_image and terms > 1:
+        mixing = terms * channels * static_outputs * geometry.taps
+        return _values(geometry, channels) * (static_outputs + SAMPLE * has_offsets) + mixing
+    per_value = terms * (static_outputs + results) + SAMPLE * has_offsets
+    return _values(geometry, channels) * per_value + terms * gates * geometry.positions
 
 
-def backward_multiply_adds(
-    geometry: Geometry, channels: int, *, static_outputs: int = 0, results: int = 0, has_offsets: bool = False, gates: int = 0
-) -> int:
+def backward_multiply_adds(geometry: Geometry, channels: int, *, has_offsets: bool = False, **products: Any) -> int:
     """Return the multiply-adds of all gradients of the operator; the arguments are those of :func:`multiply_adds`.
 
     Each product of the forward pass has two gradients. Each bilinear sample is computed again, has a gradient by its two
     coordinates, and spreads its own gradient over four corners.
     """
-    return (
-        _values(geometry, channels) * (2 * static_outputs + 2 * results + 3 * SAMPLE * has_offsets)
-        + 2 * gates * geometry.positions
-    )
+    samples = _values(geometry, channels) * 3 * SAMPLE * has_offsets
+    return 2 * multiply_adds(geometry, channels, **products) + samples
 
 
 def linear_map_multiply_adds(geometry: Geometry, rows: int, columns: int) -> int:
@@ -70,6 +80,8 @@ def pass_multiply_adds(call: Call) -> tuple[int, int]:
         "results": 0 if call.dynamic_kernel is None or call.has_gate else call.results_per_window,
         "has_offsets": call.offsets is not None,
         "gates": call.output_shape()[1] if call.has_gate else 0,
+        "terms": max(call.terms, 1),
+        "of_image": call.terms > 0 and call.kernel_shape()[-2:] == [1, 1],
     }
     kernel = 0 if call.computed_kernel is None else kernel_multiply_adds(call.computed_kernel, call.geometry)
     forward = multiply_adds(call.geometry, call.channels, **terms) + kernel
@@ -82,10 +94,12 @@ def work_in_registers(call: Call) -> int:
 
     These are the multiply-adds at one position for at most 16 channels that share a kernel; a bilinear sample counts a hundredfold.
     """
-    shared = call.channels if call.dynamic_kernel is None else call.channels // call.kernel_shape()[1]
+    shared = call.channels // call.kernel_groups
     if call.has_dense_kernel and call.static_kernel is not None:
-        shared = min(shared, call.static_kernel.shape[1])
-    return call.results_per_window * call.geometry.taps * min(shared, 16) * (1 if call.offsets is None else 100)
+        shared = min(shared, call.static_kernel.shape[-3])
+    return (
+        max(call.terms, 1) * call.results_per_window * call.geometry.taps * min(shared, 16) * (1 if call.offsets is None else 100)
+    )
 
 
 def _values(geometry: Geometry, channels: int) -> int:

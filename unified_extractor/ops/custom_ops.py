@@ -302,9 +302,15 @@ def _aggregate_flops(*arguments: Any, **_: Any) -> int:
     """Count for torch's flop counter, which gives shapes in place of tensors and counts a multiply-add as two."""
     x, static_kernel, dynamic_kernel, offsets, sizes, aggregation, _, _, weight, _, _, _, heads = arguments
     geometry, channels = _geometry(sizes), x[1]
-    static_outputs = 0 if static_kernel is None else static_kernel[0] * static_kernel[1] // channels
+    static_outputs = 0 if static_kernel is None else static_kernel[-4] * static_kernel[-3] // channels
     results = 0 if dynamic_kernel is None and weight is None else geometry.taps if aggregation == "fold" else 1
-    one = multiply_adds(geometry, channels, static_outputs=static_outputs, results=results, has_offsets=offsets is not None)
+    terms: dict[str, Any] = {}
+    if static_kernel is not None and len(static_kernel) == 5:
+        is_gate = dynamic_kernel[-3] == 1 < geometry.taps
+        results = 0 if is_gate else 1
+        terms = {"terms": static_kernel[0], "of_image": dynamic_kernel[-2:] == (1, 1), "gates": channels if is_gate else 0}
+    has_offsets = offsets is not None
+    one = multiply_adds(geometry, channels, static_outputs=static_outputs, results=results, has_offsets=has_offsets, **terms)
     if weight is not None:
         rows = geometry.taps if heads else weight[0]  # with keys a channel has one product a tap
         one += linear_map_multiply_adds(geometry, rows, weight[1])

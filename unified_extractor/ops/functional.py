@@ -1,9 +1,11 @@
 """The generalized unfold: check the call, choose a backend, run it.
 
-B batch, C input channels, O output channels, G kernel groups, F offset groups, K = kh*kw taps (row-major), Ho, Wo output positions.
+B batch, C input channels, O output channels, G kernel groups, F offset groups, K = kh*kw taps (row-major), M terms, Ho, Wo output
+positions.
 
     sample  x~[b,c,k,p] = x[b, c, stride*p - padding + dilation*t_k + offset[b,f(c),k,p]]        bilinear, zero outside
     gather  y[b,o,p]    = bias[o] + sum_k sum_c  S[o,c,k] * D[b,g(c),k,p] * x~[b,c,k,p]
+    terms   y[b,o,p]    = bias[o] + sum_m sum_k sum_c  S_m[o,c,k] * D_m[b,g(c),k,p] * x~[b,c,k,p]
     fold    z[b,c,i,p]  = sum_k D[b,g(c),i,k,p] * S[c,k] * x~[b,c,k,p],   y = bias + (z_i added where tap i of window p lies)
 """
 
@@ -71,10 +73,13 @@ def extract(
     Args:
         x: image ``[B, C, H, W]``.
         kernel_size: taps of the window, an int or (y, x).
-        static_kernel: S, ``[O, C/groups, kh, kw]``, the groups follow from the shape. None: the identity, O = C.
+        static_kernel: S, ``[O, C/groups, kh, kw]``, the groups follow from the shape. None: the identity, O = C. With M terms it is
+            ``[M, O, C/groups, kh, kw]`` beside a dynamic kernel ``[B, M, G, K, Ho, Wo]``, and a window's kernel is the sum of their
+            products, term by term (gather, ``combine="multiply"``).
         dynamic_kernel: D, ``[B, G, K, Ho, Wo]`` for gather, ``[B, G, K, K, Ho, Wo]`` (output tap, source tap) for fold, used as
             given; channel c takes kernel c // (C/G). The last two axes may each be 1: one kernel for all positions. For gather the
             axis of the taps may be 1, too: a gate, one value for all taps. None: 1.
+            With M terms a value for all taps mixes M whole convolutions, and another way at every position.
             A :class:`LinearKernel` or :class:`AttentionKernel` in its place is what the kernel is computed from.
         offsets: ``[B, F, K, 2, Ho, Wo]``, (y, x) in pixels; see :func:`generalized_unfold`.
         bias: ``[O]``.

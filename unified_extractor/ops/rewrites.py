@@ -1,7 +1,8 @@
-"""Calls that any backend leaves to simpler ones: plain convolution to torch, sums of two kernels to two calls, a gate to a product, a bias
-to an addition, a computed kernel to a stored one."""
+"""Calls that any backend leaves to simpler ones: plain convolution to torch, sums of terms to calls of one, sums of two kernels to two
+calls, a gate to a product, a bias to an addition, a computed kernel to a stored one."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 from unified_extractor.ops.call import Call, similarity_call
 from unified_extractor.ops.dynamic_kernels import LinearKernel, attention_kernel, linear_kernel, plus_one
 from unified_extractor.ops.geometry import padded
+from unified_extractor.ops.terms import sum_of_terms
 
 Aggregate = Callable[[Call], Tensor]
 """A backend's operator: a call without bias, with a ``combine`` that the backend does not leave to others."""
@@ -20,16 +22,23 @@ def is_convolution(call: Call) -> bool:
     return call.aggregation == "gather" and call.offsets is None and call.dynamic_kernel is None
 
 
-def run_rewritten(call: Call, aggregate: Aggregate, *, combines_depthwise: bool = False) -> Tensor:
+def run_rewritten(
+    call: Call, aggregate: Aggregate, *, combines_depthwise: bool = False, sums_depthwise_terms: bool = False
+) -> Tensor:
     """Run a call by a backend's operator and what is left to others.
 
     Args:
         call: the call.
         aggregate: the backend's operator for ``combine="multiply"``.
         combines_depthwise: whether ``aggregate`` takes every ``combine`` with a depthwise static kernel.
+        sums_depthwise_terms: whether ``aggregate`` takes several terms, whose static kernels are depthwise.
     """
     if is_convolution(call):
         return _convolution(call)
+    if call.terms:
+        fused = sums_depthwise_terms and not call.has_dense_kernel
+        one_term = partial(run_rewritten, aggregate=aggregate, combines_depthwise=combines_depthwise)
+        return _plus_bias(aggregate(call._replace(bias=None)) if fused else sum_of_terms(call, one_term), call.bias)
     if call.has_gate:
         return _gated(call, lambda simpler: run_rewritten(simpler, aggregate, combines_depthwise=combines_depthwise))
     combined = combines_depthwise and not call.has_dense_kernel
@@ -39,8 +48,12 @@ def run_rewritten(call: Call, aggregate: Aggregate, *, combines_depthwise: bool 
         return run_rewritten(static_part, aggregate) + aggregate(dynamic_part)
     if call.combine == "residual" and not combined:
         call = call._replace(dynamic_kernel=_one_more(call), combine="multiply")
-    y = aggregate(call._replace(bias=None))
-    return y if call.bias is None else y + call.bias[:, None, None]
+    return _plus_bias(aggregate(call._replace(bias=None)), call.bias)
+
+
+def _plus_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``[B, O, Ho, Wo]`` with a constant added to every output channel."""
+    return y if bias is None else y + bias[:, None, None]
 
 
 def _gated(call: Call, run: Aggregate) -> Tensor:
@@ -56,7 +69,7 @@ def _gated(call: Call, run: Aggregate) -> Tensor:
         y = y + _times(run(plain._replace(static_kernel=None)), gate)
     else:
         y = _times(y, 1 + gate if call.combine == "residual" else gate)
-    return y if bias is None else y + bias[:, None, None]
+    return _plus_bias(y, bias)
 
 
 def _times(y: Tensor, gate: Tensor) -> Tensor:

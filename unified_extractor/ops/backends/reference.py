@@ -1,6 +1,6 @@
 """The definition, written down as plainly as possible: slow, exact, the oracle of every backend. Not for use in a network.
 
-b batch, c input channel, o output channel, g kernel group, f offset group, k tap, i output tap of a fold, h w output position.
+b batch, c input channel, o output channel, g kernel group, f offset group, k tap, m term, i output tap of a fold, h w output position.
 """
 
 import torch
@@ -88,6 +88,8 @@ def _aggregate(call: Call) -> Tensor:
     """Apply the formulas of ``functional.py``, with both kernels written out for every pair of channels and every position."""
     x, geometry = call.x, call.geometry
     columns = _unfold(x, call.offsets, geometry)
+    if call.terms:
+        return _sum_of_terms(call, columns)
     static = _every_channel_pair(call.static_kernel, x, geometry)
     dynamic = _every_channel(call.stored_kernel, x, geometry, call.aggregation)
     if call.aggregation == "fold":
@@ -98,6 +100,16 @@ def _aggregate(call: Call) -> Tensor:
     else:
         factor = 1 + dynamic if call.combine == "residual" else dynamic
         y = einsum(static, factor, columns, "o c k, b c k h w, b c k h w -> b o h w")
+    return y if call.bias is None else y + rearrange(call.bias, "o -> o 1 1")
+
+
+def _sum_of_terms(call: Call, columns: Tensor) -> Tensor:
+    """Apply the formula of several terms, with every static and dynamic kernel written out, to the columns ``[B, C, K, Ho, Wo]``."""
+    assert call.static_kernel is not None
+    assert call.stored_kernel is not None
+    static = torch.stack([_every_channel_pair(kernel, call.x, call.geometry) for kernel in call.static_kernel])
+    dynamic = torch.stack([_every_channel(kernel, call.x, call.geometry, "gather") for kernel in call.stored_kernel.unbind(1)])
+    y = einsum(static, dynamic, columns, "m o c k, m b c k h w, b c k h w -> b o h w")
     return y if call.bias is None else y + rearrange(call.bias, "o -> o 1 1")
 
 

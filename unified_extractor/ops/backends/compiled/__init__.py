@@ -57,7 +57,11 @@ class Compiled:
         def aggregate(call: Call) -> Tensor:
             return OPERATORS.run(_in_full_precision(call)).to(call.x.dtype)
 
-        return aggregate(call) if call.aggregation in ("unfold", "similarity") else run_rewritten(call, aggregate)
+        return (
+            aggregate(call)
+            if call.aggregation in ("unfold", "similarity")
+            else run_rewritten(call, aggregate, sums_depthwise_terms=True)
+        )
 
 
 def _in_full_precision(call: Call) -> Call:

@@ -143,16 +143,7 @@ def block_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, f
         unfold_backward(grad_y, workspace, b, p, block, grad_taps)
     else:
         depthwise_backward(grad_y, gradients, wanted, workspace, partial, b, p, block, first, taps, grad_taps)
-    if plan.offsets.groups:
-        shift = (block - first) * plan.image.size
-        if wanted.x:
-            sample_backward(buffers.grad_image, shift, plan, workspace.corners, buffers.grad_sampled)
-        if wanted.offsets:
-            add_corner_products(buffers.image, shift, plan, workspace.corners, buffers.grad_sampled, buffers.corner_products)
-            if is_last(blocks.offset_group, block, last):
-                offsets_backward(plan, workspace.corners, buffers.corner_products, buffers.grad_offsets)
-                group = b * plan.offsets.groups + blocks.offset_group[block]
-                stage_backward(gradients.offsets, group, plan.offsets, p, plan.positions - p, buffers.grad_offsets)
+    sampled_taps_backward(gradients, wanted, workspace, b, p, block, first, last)
     if wanted.dynamic_kernel and is_last(blocks.kernel_group, block, last):
         if plan.computed.depth > 0:
             linear_kernel_backward(workspace, gradients.kernel_tensors, wanted, partial, blocks.kernel_group[block], p)
@@ -172,6 +163,22 @@ def taps_for_gradients(workspace, taps):
         return Taps(buffers.grad_image, taps.places, taps.shifts)
     fill(buffers.grad_sampled, plan.taps * T * lanes(buffers.grad_sampled), as_number(buffers.grad_sampled, 0))
     return Taps(buffers.grad_sampled, taps.places, taps.shifts)
+
+
+@inlined
+def sampled_taps_backward(gradients, wanted, workspace, b, p, block, first, last):
+    """Add the gradients of the image and the offsets from that of a block's bilinear samples, where there are offsets."""
+    plan, buffers, blocks = workspace.plan, workspace.buffers, workspace.plan.blocks
+    if plan.offsets.groups:
+        shift = (block - first) * plan.image.size
+        if wanted.x:
+            sample_backward(buffers.grad_image, shift, plan, workspace.corners, buffers.grad_sampled)
+        if wanted.offsets:
+            add_corner_products(buffers.image, shift, plan, workspace.corners, buffers.grad_sampled, buffers.corner_products)
+            if is_last(blocks.offset_group, block, last):
+                offsets_backward(plan, workspace.corners, buffers.corner_products, buffers.grad_offsets)
+                group = b * plan.offsets.groups + blocks.offset_group[block]
+                stage_backward(gradients.offsets, group, plan.offsets, p, plan.positions - p, buffers.grad_offsets)
 
 
 @inlined

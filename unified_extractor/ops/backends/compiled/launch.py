@@ -18,6 +18,7 @@ from unified_extractor.ops.backends.compiled.plan import FOLD, GATHER, NONE, SIG
 from unified_extractor.ops.backends.compiled.recomputing import pays_in_loops
 from unified_extractor.ops.backends.compiled.records import flat_record
 from unified_extractor.ops.backends.compiled.registers import T, lanes_of
+from unified_extractor.ops.backends.compiled.terms import terms_backward, terms_forward
 from unified_extractor.ops.backends.compiled.threads import parallel_for
 from unified_extractor.ops.backends.compiled.workspace import Inputs
 from unified_extractor.ops.call import Call, Wanted
@@ -41,7 +42,8 @@ def run_forward(call: Call) -> Tensor:
     prepared = _prepare(_shapes(call))
     y, static_kernel = new_output(call), StaticLayout(call.static_kernel, call.x, prepared.plan).for_forward()
     inputs = _Inputs(call, prepared.plan, static_kernel, prepared.plan.buffers.grad_image, backward=False)
-    _run(forward, lambda: Forward(inputs.of_a_thread(), y), prepared, call.x.dtype, prepared.plan.batch)
+    kernel = terms_forward if call.terms else forward
+    _run(kernel, lambda: Forward(inputs.of_a_thread(), y), prepared, call.x.dtype, prepared.plan.batch)
     return y
 
 
@@ -64,7 +66,8 @@ def run_backward(call: Call, grad_y: Tensor, wanted: Wanted) -> list[Tensor]:
     gradients = Gradients(grad_x, static_sums, grad_dynamic, grad_offsets, kernel_sums)
     inputs = _Inputs(call, plan, static.for_backward(), plan.buffers.end, backward=True)
     followed = wanted._replace(dynamic_kernel=1) if any(wanted[4:]) else wanted
-    _run(backward, lambda: Backward(inputs.of_a_thread(), grad_y, gradients, followed, images), prepared, x.dtype, count)
+    kernel = terms_backward if call.terms else backward
+    _run(kernel, lambda: Backward(inputs.of_a_thread(), grad_y, gradients, followed, images), prepared, x.dtype, count)
     grad_static = None if static_sums is None else static.gradient(static_sums)
     found = (grad_x, grad_static, grad_dynamic, grad_offsets, *computed.gradients(kernel_sums))
     return [gradient for gradient in found if gradient is not None]
@@ -131,8 +134,8 @@ def _shapes(call: Call) -> Shapes:
     if call.has_dense_kernel and static_kernel is not None:
         dense = (static_kernel.shape[0], static_kernel.shape[1])
     if call.dynamic_kernel is not None:
-        shape = call.kernel_shape()
-        dynamic = (shape[1], shape[-2], shape[-1])
+        height, width = call.kernel_shape()[-2:]
+        dynamic = (call.kernel_groups, height, width)
     if isinstance(kernel, AttentionKernel):
         computed = (kernel.key.shape[1], _NORMALIZATIONS[kernel.normalization], kernel.heads)
     elif kernel is not None:
@@ -146,6 +149,7 @@ def _shapes(call: Call) -> Shapes:
         static_kernel is not None and dense is None,
         dynamic,
         None if offsets is None else (offsets.shape[1], offsets.shape[-2], offsets.shape[-1]),
+        (call.terms, call.kernel_shape()[3]) if call.terms else (0, 0),
         computed,
         T,
         lanes_of(x.element_size() * 8),

@@ -23,10 +23,14 @@ _NO_GRADIENTS = KernelGradients(None, None, None)
 
 
 class StaticLayout:
-    """A static kernel ``[O, C/groups, kh, kw]`` in whole channel blocks, zero in lanes without a channel."""
+    """A static kernel ``[O, C/groups, kh, kw]`` in whole channel blocks, zero in lanes without a channel.
+
+    With M terms it is depthwise, ``[M, C, 1, kh, kw]``, and has M*K rows in the place of K.
+    """
 
     def __init__(self, static_kernel: Tensor | None, x: Tensor, plan: Plan) -> None:
         self.static_kernel, self.plan, self.x = static_kernel, plan, x
+        self.rows = max(plan.terms, 1) * plan.taps
 
     def for_forward(self) -> Tensor | None:
         """Return ``[blocks, K, L]`` if depthwise, None if absent, else ``[groups, O/groups/L, blocks*K*L, L]``."""
@@ -43,8 +47,10 @@ class StaticLayout:
         plan = self.plan
         if self.static_kernel is None:
             return None
-        padded = self.x.new_zeros(plan.block_count * plan.lanes, plan.taps)
-        padded[self._lane()] = self.static_kernel.detach().flatten(1)
+        static_kernel = self.static_kernel.detach()
+        by_channel = static_kernel.transpose(0, 1) if plan.terms else static_kernel
+        padded = self.x.new_zeros(plan.block_count * plan.lanes, self.rows)
+        padded[self._lane()] = by_channel.flatten(1)
         return padded.unflatten(0, (-1, plan.lanes)).transpose(1, 2).contiguous()
 
     def _dense(self) -> Tensor:
@@ -58,7 +64,7 @@ class StaticLayout:
         """Return zeros for partial sums of the gradient, ``[count, blocks, K, L]`` or ``[count, groups, blocks, K, L, O/groups]``."""
         plan = self.plan
         dense = (plan.dense_groups, plan.dense_blocks, plan.taps, plan.lanes, plan.padded_outputs)
-        return self.x.new_zeros(count, *(dense if plan.dense_groups else (plan.block_count, plan.taps, plan.lanes)))
+        return self.x.new_zeros(count, *(dense if plan.dense_groups else (plan.block_count, self.rows, plan.lanes)))
 
     def gradient(self, partial_sums: Tensor) -> Tensor:
         """Return the gradient ``[O, C/groups, kh, kw]`` from its partial sums."""
@@ -67,6 +73,7 @@ class StaticLayout:
             grad = total.transpose(2, 3).flatten(1, 2)[:, self._lane(), :, : self.plan.dense_outputs].permute(0, 3, 1, 2)
         else:
             grad = total.transpose(1, 2).flatten(0, 1)[self._lane()]
+            grad = grad.unflatten(1, (-1, self.plan.taps)).transpose(0, 1) if self.plan.terms else grad
         return grad.reshape(cast(Tensor, self.static_kernel).shape).contiguous()
 
     def _lane(self) -> Tensor:

@@ -39,6 +39,8 @@ class Shapes(NamedTuple):
     """Kernel groups, height and width; the latter two may be 1."""
     offsets: tuple[int, int, int] | None
     """Offset groups, height and width; the latter two may be 1."""
+    terms: tuple[int, int]
+    """M, and the values of a window in one term's dynamic kernel, K or 1; zeros where kernels have no axis of terms."""
     computed: tuple[int, int, int] | None
     """Channels of the feature or of the keys, normalization and heads, where the loops compute the dynamic kernel."""
     tile: int
@@ -156,7 +158,7 @@ class Buffers(NamedTuple):
     fold: int
     """Canvases ``[N]`` of what a fold adds up."""
     weights: int
-    """The dynamic kernel of a tile, ``[I, K, T]``; ones without a dynamic kernel."""
+    """The dynamic kernel of a tile, ``[I, K, T]``, of several terms ``[M, K or 1, T]``; ones without a dynamic kernel."""
     corners: int
     """The places of upper left pixels, integers ``[K, T]``."""
     offsets: int
@@ -187,7 +189,7 @@ class Buffers(NamedTuple):
     grad_outputs: int
     """The gradient of a dense group's outputs, ``[blocks, T, L]``."""
     weighted: int
-    """A weighted tap, ``[T, L]``."""
+    """A weighted tap, ``[T, L]``; of several terms the output's gradient times each one's value, ``[M, T, L]``."""
     grad_feature: int
     grad_keys: int
     end: int
@@ -235,6 +237,8 @@ class Plan(NamedTuple):
     lanes: int
     depthwise: int
     """1 where a depthwise static kernel is there, else 0."""
+    terms: int
+    """M, the products of kernels that are summed; 0 where kernels have no axis of terms."""
     dense_groups: int
     """Groups of a dense or grouped static kernel; 0 without one."""
     dense_blocks: int
@@ -301,12 +305,13 @@ def plan_for(shapes: Shapes) -> Plan:
         tap_x=taps[1].astype(shapes.dtype),
         height=geometry.image[0],
         width=geometry.image[1],
-        dynamic_kernel=_window_values(shapes.dynamic_kernel, results * geometry.taps, geometry, tile),
+        dynamic_kernel=_window_values(shapes.dynamic_kernel, shapes.terms[1] or results * geometry.taps, geometry, tile),
         computed=computed,
         offsets=_window_values(shapes.offsets, 2 * geometry.taps, geometry, tile),
         blocks=blocks,
         lanes=lanes,
         depthwise=int(shapes.depthwise),
+        terms=shapes.terms[0],
         dense_groups=dense_groups,
         dense_blocks=dense_blocks,
         dense_outputs=dense_outputs,
@@ -321,6 +326,7 @@ def plan_for(shapes: Shapes) -> Plan:
         multiply_adds=shapes.batch
         * positions
         * results
+        * max(shapes.terms[0], 1)
         * geometry.taps
         * (channels * max(dense_outputs, 1) + _kernel_multiply_adds(shapes)),
     )
@@ -376,7 +382,7 @@ def _buffers(
     padded_outputs: int,
 ) -> Buffers:
     keys = computed.range_heads * computed.key_blocks * image.size
-    tile, weights = shapes.tile * shapes.lanes, computed.padded_rows * shapes.tile
+    tile, weights = shapes.tile * shapes.lanes, max(computed.padded_rows, shapes.terms[0] * shapes.terms[1]) * shapes.tile
     taps, sampled = shapes.geometry.taps * shapes.tile, shapes.geometry.taps * tile if shapes.offsets else 0
     sizes = {
         "image": range_size * image.size,
@@ -398,7 +404,7 @@ def _buffers(
         "grad_sampled": sampled,
         "corner_products": 4 * taps,
         "grad_outputs": padded_outputs * shapes.tile,
-        "weighted": tile,
+        "weighted": max(shapes.terms[0], 1) * tile,
         "grad_feature": computed.size,
         "grad_keys": keys,
     }

@@ -65,6 +65,12 @@ def _setitem(memory, index, value):
 
 
 @intrinsic
+def memory_from(typing, memory, start):
+    """Return the memory from an element on."""
+    return operation(memory(memory, types.intp), lambda emit, memory, start: emit.at(memory, start))
+
+
+@intrinsic
 def as_table(typing, memory):
     """Return the memory as one of integers."""
     table = Memory(types.int64)
@@ -316,6 +322,22 @@ def add_positions(typing, memory, start, weights, first, step, tile):
         emit.store(total, address, emit.dtype())
 
     return operation(types.void(memory, types.intp, weights, types.intp, types.intp, tile), write)
+
+
+@intrinsic
+def add_products(typing, memory, start, a, b):
+    """Add ``sum_t a[t] * b[t]`` of two tiles to ``memory[start:][:L]``."""
+
+    def write(emit, memory, start, a, b):
+        address = emit.at(memory, start)
+        pairs = list(zip(emit.split(a), emit.split(b), strict=True))
+        even = emit.load(address, vector_type(emit.dtype()), emit.dtype())
+        odd = emit.builder.fmul(*pairs[0])  # two sums, since each product waits for the one before it in its sum
+        for i, pair in enumerate(pairs[1:]):
+            even, odd = (even, emit.multiply_add(*pair, odd)) if i % 2 else (emit.multiply_add(*pair, even), odd)
+        emit.store(emit.builder.fadd(even, odd), address, emit.dtype())
+
+    return operation(types.void(memory, types.intp, a, b), write)
 
 
 @intrinsic

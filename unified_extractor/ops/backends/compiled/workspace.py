@@ -97,6 +97,13 @@ def prepare_taps(workspace, b, p, block, first):
         else:
             group = b * plan.dynamic_kernel.groups + blocks.kernel_group[block]
             stage(workspace.inputs.dynamic_kernel, group, plan.dynamic_kernel, p, available, buffers.weights)
+    return sampled_taps(workspace, b, p, block, first)
+
+
+@inlined
+def sampled_taps(workspace, b, p, block, first):
+    """Sample bilinearly where there are offsets, and return the block's taps."""
+    plan, buffers, blocks, available = workspace.plan, workspace.buffers, workspace.plan.blocks, workspace.plan.positions - p
     shift = (block - first) * plan.image.size
     if plan.offsets.groups == 0:
         return Taps(buffers.image, raster_places(plan.windows, p, shift), plan.tap_shifts)
