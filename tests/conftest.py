@@ -25,6 +25,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
     if config.getoption("thorough"):
         return
     cases, left_out = defaultdict(list), {item for item in items if item.get_closest_marker("thorough")}

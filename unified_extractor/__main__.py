@@ -14,6 +14,7 @@ HELP = """usage: uniex COMMAND ...
   fit, validate, test, predict   train a network, evaluate it, classify images: uniex fit --config configs/digits/unified.yaml
   describe                       the formula of an extractor in words, its cost and its drawing: uniex describe involution
   bench                          the speed of the operator beside its baselines: uniex bench cpu
+  gpu                            values, speed, counters and tests on a GPU, in nine minutes: uniex gpu --list
   compile                        the CPU's compiled loops ahead of their first use, for container images: uniex compile
   sweep                          a grid of variants, settings and seeds, each cell trained: uniex sweep grid.yaml --workers 2
   report                         tables, statistics and figures of finished runs: uniex report runs/digits
@@ -22,7 +23,7 @@ HELP = """usage: uniex COMMAND ...
 Every command explains its options: uniex COMMAND --help"""
 _TRAINING = ("fit", "validate", "test", "predict")
 _ONLY_PRINTED = {"-h", "--help", "--print_config", "--dry_run"}
-_OTHERS = ("bench", "compile", "describe", "report", "sweep", "visualize")
+_OTHERS = ("bench", "compile", "describe", "gpu", "report", "sweep", "visualize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

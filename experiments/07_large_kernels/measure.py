@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 import unified_extractor as ux
 from unified_extractor.profiling.latency import in_turns, percentiles, percentiles_text
 from unified_extractor.profiling.meters import CpuMeter, GpuMeter
-from unified_extractor.results.tables import as_markdown
+from unified_extractor.results.markdown import as_markdown
 
 SIZES = (3, 5, 7, 9, 11)
 BATCH, CHANNELS, SIDE = 8, 64, 56

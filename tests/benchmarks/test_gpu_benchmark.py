@@ -34,8 +34,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 class FakeMeter:
     """A meter that runs the computations and makes up their times: 1 ms, 2 ms, ..."""
 
+    rotated_bytes = 0
+
     def __init__(self):
         self.clock = itertools.count(1)
+
+    def replays(self, compute):
+        return True
 
     def milliseconds(self, compute):
         compute()
@@ -183,7 +188,7 @@ def gpu(monkeypatch, tmp_path):
     """Return the command's tiny cases and the path of its result file."""
     made = {f"involution 32x5x5 {name}": partial(involution, setting) for name, setting in (("b16", HALF), ("f32", SINGLE))}
     monkeypatch.setattr(bench, "without_gpu", lambda: None)
-    monkeypatch.setattr(bench, "GpuMeter", FakeMeter)
+    monkeypatch.setattr(bench, "GraphMeter", FakeMeter)
     monkeypatch.setattr(bench, "gpu_cases", lambda batch, device: made)
     return made, tmp_path / "result.json"
 
@@ -264,10 +269,13 @@ def test_the_committed_tables_are_those_of_their_files():
     assert (BENCHMARKS / "gpu.md").read_text() == expected
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="there is no GPU that PyTorch can use here")
-def test_the_gpu_meter_sees_time_and_memory():
-    meter, x = meters.GpuMeter(), torch.randn(2048, 2048, device="cuda")
-    assert 0 < meter.milliseconds(lambda: x @ x) < meter.milliseconds(lambda: [x @ x for _ in range(50)])
+@pytest.mark.gpu
+@pytest.mark.parametrize("meter_of", [meters.GpuMeter, meters.GraphMeter])
+def test_the_gpu_meter_sees_time_and_memory(meter_of):
+    meter, x = meter_of(), torch.randn(2048, 2048, device="cuda")
+    once, often = lambda: x @ x, lambda: [x @ x for _ in range(50)]
+    assert 0 < meter.milliseconds(once) < meter.milliseconds(often)
+    assert meter.replays(once) == (meter_of is meters.GraphMeter)
     assert meter.peak_bytes(lambda: torch.empty(2**26, dtype=torch.uint8, device="cuda")) == 2**26
     assert sum(meter.kernels(lambda: x @ x).values()) > 0
     assert set(meter.machine()["peak_multiply_adds_per_second"]) == {"bfloat16", "float32"}

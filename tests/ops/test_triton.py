@@ -627,7 +627,7 @@ def test_an_image_sampled_at_offsets_has_the_same_gradient_by_atomics_and_sorted
     assert_same(first, by_atomics, 1e-5)
 
 
-@pytest.mark.skipif(not GPU, reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("seed", range(30_000, 30_040))
 def test_random_call_on_the_gpu_is_at_most_twice_as_wrong_as_eager(seed, dtype):

@@ -384,9 +384,6 @@ def test_inputs_are_left_as_they_were(case):
     assert all(torch.equal(call[name], t) for name, t in before.items())
 
 
-needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
-
-
 def step(call):
     """Return output and gradients on the device of the call, whose tensors are leaves."""
     leaves = [t for t in call.values() if isinstance(t, torch.Tensor)]
@@ -398,7 +395,7 @@ def leaves_of(call, device=DEVICE):
     return {name: t.to(device).requires_grad_() if isinstance(t, torch.Tensor) else t for name, t in call.items()}
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("ordered", [False, True], ids=["atomics", "sorted"])
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize("case", TENSORS)
@@ -428,6 +425,7 @@ def test_a_graph_is_captured_and_replayed_with_other_values(case, warm, ordered)
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("case", TENSORS)
 def test_tensors_may_lie_on_another_device_than_the_current_one(case):
@@ -440,7 +438,7 @@ def test_tensors_may_lie_on_another_device_than_the_current_one(case):
         torch.testing.assert_close(actual.cpu(), expected.cpu(), rtol=1e-10, atol=1e-10)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", TENSORS)
 def test_nothing_is_measured_again_for_another_batch(case, monkeypatch):
     measured = []
@@ -457,7 +455,7 @@ def test_nothing_is_measured_again_for_another_batch(case, monkeypatch):
     assert [len(kernel.cache) for kernel in KERNELS] == kept
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", TENSORS)
 def test_repeated_on_the_gpu_the_same_bits_come_out(case):
     call = leaves_of(made_call(**TENSORS[case] | {"size": (33, 31)}, dtype=torch.float32))

@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from tests.support.rows import ROW, row
+from unified_extractor.results.markdown import as_markdown
 from unified_extractor.results.record import RecordError
 from unified_extractor.results.statistics import differences, summary
-from unified_extractor.results.tables import as_latex, as_markdown, as_rich, formatted, results_table
+from unified_extractor.results.tables import as_latex, as_rich, formatted, results_table
 
 
 def test_results_have_a_line_a_run_with_its_own_values():

@@ -1,14 +1,16 @@
 """Cells of a sweep that are trained in this process: for tests of what a sweep does with their results, not of its workers."""
 
+from __future__ import annotations  # what training needs is imported by the tests that train alone
+
 import shlex
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING
 
 import pytest
 
-from unified_extractor.__main__ import main
-from unified_extractor.sweeps.job import CellJob
-from unified_extractor.training.run.folder import release_locks
+if TYPE_CHECKING:
+    from unified_extractor.sweeps.job import CellJob
 
 
 class _Ended:
@@ -27,6 +29,9 @@ class _Ended:
 class _Executor:
     def submit(self, job: CellJob) -> _Ended:
         """Run the command ``python -m unified_extractor ...`` of a cell to its end."""
+        from unified_extractor.__main__ import main
+        from unified_extractor.training.run.folder import release_locks
+
         assert job.command[1:3] == ["-m", "unified_extractor"]
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("a") as log, redirect_stdout(log), redirect_stderr(log):

@@ -25,9 +25,10 @@ from unified_extractor.ops import checks
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.cost import pass_multiply_adds
 from unified_extractor.ops.dispatch import KernelMemory
-from unified_extractor.ops.dynamic_kernels import LinearKernel
+from unified_extractor.ops.dynamic_kernels import AttentionKernel, LinearKernel
 from unified_extractor.ops.fold_as_gather import compose_fold
 from unified_extractor.ops.functional import extract
+from unified_extractor.ops.offsets import window_shift
 from unified_extractor.profiling.extractors import extractors
 
 OURS = "unified_extractor"
@@ -80,6 +81,8 @@ class Candidate:
     """Function that runs forward and backward and returns output and gradients."""
     values: Callable[[], Sequence[Tensor]] | None
     """Function that returns the values that must equal the operator's; None if the candidate computes something else."""
+    copied: "Callable[[], Candidate] | None" = None
+    """Function that returns the same candidate with inputs of its own, so that no input lies in a cache when its turn comes."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def involution(channels: int, size: int, batch: int = 8, setting: Setting = CPU)
 
     case = _case(setting, (x, kernel), call, {"unfold": lambda x, kernel: unfold_multiply_sum(x, kernel, 7)})
     static = setting.leaf(channels, 1, 7, 7)
-    case.candidates["depthwise"] = _candidate(
+    case.candidates["depthwise"] = candidate(
         lambda x, static: F.conv2d(x, static, None, 1, 3, 1, channels), (x, static), case.inputs[-1], comparable=False
     )
     return case
@@ -184,6 +187,24 @@ def outlook_attention(batch: int = 8, channels: int = 192, size: int = 28, heads
     return _case(setting, (x, kernel), call, baselines)
 
 
+def neighborhood_attention(
+    batch: int, channels: int, size: int, heads: int, setting: Setting, baselines: dict[str, Compute]
+) -> Case:
+    """Return neighborhood attention with 7x7 taps, without scaling and position, beside the stored formula and given baselines."""
+    leaves = tuple(setting.leaf(batch, channels, size, size) for _ in range(3))
+
+    def call(query: Tensor, key: Tensor, value: Tensor) -> Call:
+        geometry = checks.geometry(value, 7, 1, 3, 1)
+        shift = window_shift(geometry, dtype=torch.float32, device=value.device)
+        offsets = shift.expand(batch, 1, geometry.taps, 2, *geometry.output)
+        return Call(value, None, AttentionKernel(query, key, heads), offsets, None, geometry)
+
+    def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return _run(call(query, key, value), "eager", "store")
+
+    return _case(setting, leaves, call, {"eager, stored": plain} | baselines, "store")
+
+
 def convolution(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
     """Return a convolution with a static kernel only, which the operator passes to torch."""
     leaves = CPU.leaf(batch, channels, size, size), CPU.leaf(channels, channels, 3, 3)
@@ -234,6 +255,7 @@ def _case(
     leaves: Sequence[Tensor],
     call: Callable[..., Call],
     baselines: dict[str, Compute],
+    kernel_memory: KernelMemory = "recompute",
 ) -> Case:
     """Return a case of the operator. The first baseline is the plain formulation, which is also compiled and is the measure
     in half precision."""
@@ -241,19 +263,19 @@ def _case(
     gradient = setting.tensor(*asked.output_shape())
     plain, formulation = next(iter(baselines.items()))
     ways: dict[str, Compute] = {
-        OURS: lambda *leaves: _run(call(*leaves), setting.backend, "recompute" if asked.computed_kernel else "auto"),
+        OURS: lambda *leaves: _run(call(*leaves), setting.backend, kernel_memory if asked.computed_kernel else "auto"),
         "eager": lambda *leaves: _run(call(*leaves), "eager"),
         plain: formulation,
     }
     if setting.compiler is not None:
         torch.compiler.reset()  # else after some shapes the compiler gives the formulation up and runs it as it is
         ways[f"compiled {plain}"] = torch.compile(formulation, fullgraph=True, dynamic=False, backend=setting.compiler)
-    candidates = {name: _candidate(way, leaves, gradient) for name, way in (ways | baselines).items()}
+    candidates = {name: candidate(way, leaves, gradient) for name, way in (ways | baselines).items()}
     half = setting.dtype in (torch.float16, torch.bfloat16)
 
     def exact() -> Sequence[Tensor]:
         precise = [leaf.detach().float().requires_grad_() for leaf in leaves]
-        return _candidate(formulation, precise, gradient.float()).step()
+        return candidate(formulation, precise, gradient.float()).step()
 
     return Case(candidates, (*leaves, gradient), setting.dtype, pass_multiply_adds(asked), asked, plain, exact if half else None)
 
@@ -275,12 +297,18 @@ def _run(call: Call, backend: str | None, kernel_memory: KernelMemory = "auto") 
     )
 
 
-def _candidate(compute: Compute, leaves: Sequence[Tensor], gradient: Tensor, *, comparable: bool = True) -> Candidate:
+def candidate(compute: Compute, leaves: Sequence[Tensor], gradient: Tensor, *, comparable: bool = True) -> Candidate:
+    """Return the candidate that computes an output from leaves, and the leaves' gradients from the output's."""
+
     def step() -> list[Tensor]:
         output = compute(*leaves)
         return [output, *torch.autograd.grad(output, leaves, gradient)]
 
-    return Candidate(lambda: compute(*leaves), step, step if comparable else None)
+    def copied() -> Candidate:
+        others = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+        return candidate(compute, others, gradient.clone(), comparable=comparable)
+
+    return Candidate(lambda: compute(*leaves), step, step if comparable else None, copied)
 
 
 def _torchvision(setting: Setting) -> dict[str, Compute]:
@@ -311,9 +339,11 @@ CPU_CASES: dict[str, Callable[[], Case]] = {
 """The cases of ``uniex bench cpu``, each a function: batch 8."""
 
 
-def gpu_cases(batch: int, device: str = "cuda") -> dict[str, Callable[[], Case]]:
-    """Return the cases of ``uniex bench gpu``, each a function. On the device "meta" their tensors have shapes and take no
-    memory."""
+def gpu_cases(batch: int, device: str = "cuda", compiler: str | None = "inductor") -> dict[str, Callable[[], Case]]:
+    """Return the cases of ``uniex bench gpu``, each a function: in bfloat16, then in float32.
+
+    On the device "meta" their tensors have shapes and take no memory.
+    """
     shapes: dict[str, Callable[..., Case]] = {
         "involution 64x56x56": partial(involution, 64, 56, batch),
         "involution 128x28x28": partial(involution, 128, 28, batch),
@@ -329,12 +359,12 @@ def gpu_cases(batch: int, device: str = "cuda") -> dict[str, Callable[[], Case]]
         "DCNv2 128x28x28": partial(deformable_convolution_v2, batch, 128, 28),
         "DCNv2 256x14x14": partial(deformable_convolution_v2, batch, 256, 14),
     }
-    compiler = None if device == "meta" else "inductor"
+    compiler = None if device == "meta" else compiler
     settings = [
         Setting(device, dtype, backend="triton", channels_last=True, compiler=compiler)
         for dtype in (torch.bfloat16, torch.float32)
     ]
-    return {f"{name} {_name(s.dtype)}": partial(make, setting=s) for name, make in shapes.items() for s in settings}
+    return {f"{name} {_name(s.dtype)}": partial(make, setting=s) for s in settings for name, make in shapes.items()}
 
 
 def _name(dtype: torch.dtype) -> str:

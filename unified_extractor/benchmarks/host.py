@@ -20,7 +20,7 @@ from unified_extractor.ops.dispatch import backends
 from unified_extractor.ops.functional import extract
 from unified_extractor.profiling.latency import in_turns, percentiles
 from unified_extractor.profiling.meters import CpuMeter
-from unified_extractor.results.tables import as_markdown
+from unified_extractor.results.markdown import as_markdown
 
 CHANNELS, SIZE, KERNEL_SIZE = 16, 4, 3
 BASELINE = "torch's depthwise convolution"

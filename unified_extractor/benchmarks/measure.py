@@ -2,14 +2,15 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unified_extractor.benchmarks.cases import OURS, Case
+from unified_extractor.benchmarks.cases import OURS, Candidate, Case
 from unified_extractor.ops.backends.triton.roofline import backward_bytes, forward_bytes, tensor_bytes
 from unified_extractor.profiling.latency import percentiles
 from unified_extractor.profiling.memory import saved_bytes
@@ -25,8 +26,29 @@ class ValuesDifferError(RuntimeError):
     """The error for candidates with different values: their times could not be compared."""
 
 
-def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any]:
-    """Compare the candidates' values, then time them in turns.
+STEADY = 1.05
+"""Largest ratio of the 80th and the 20th percentile of a steady time; a row of a GPU says so where it is larger."""
+
+
+class _Rotation:
+    """A pass of a candidate over several sets of inputs in turn."""
+
+    def __init__(self, candidates: Sequence[Candidate], which: str) -> None:
+        self._passes = [getattr(candidate, which) for candidate in candidates]
+
+    def __call__(self) -> None:
+        for run in self._passes:
+            run()
+
+    def milliseconds(self, meter: Meter) -> float:
+        """Return the time of one pass."""
+        return meter.milliseconds(self) / len(self._passes)
+
+
+def measured(
+    name: str, case: Case, repeats: int, meter: Meter, is_timed: Callable[[str], bool] = lambda label: True
+) -> dict[str, Any]:
+    """Compare the candidates' values, then time them in turns, or those whose labels ``is_timed`` chooses.
 
     Returns:
         The name of the case, the least work of each pass, and for each candidate: milliseconds of forward and of forward plus
@@ -38,18 +60,21 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
         ValuesDifferError: values differ by more than :data:`TOLERANCE`, or the operator errs too much in half precision.
     """
     failed: dict[str, str] = {}
+    case = _with(case, lambda label: label == case.plain or is_timed(label))
     differences = _differences(name, case, failed)
+    case = _with(case, is_timed)
+    rotations = _rotations(case, failed, meter)
     forward: dict[str, list[float]] = {label: [] for label in case.candidates}
     both: dict[str, list[float]] = {label: [] for label in case.candidates}
     peaks: dict[str, int | None] = {}
     saved: dict[str, int] = {}
     for turn in range(repeats):
         # each turn has another order, because the state of caches and memory depends on what ran before
-        for label, candidate in random.Random(turn).sample(working := _working(case, failed), len(working)):
+        for label, _ in random.Random(turn).sample(working := _working(case, failed), len(working)):
             with _excused(label, failed):
-                both[label].append(meter.milliseconds(candidate.step))
+                both[label].append(rotations[label]["step"].milliseconds(meter))
                 with torch.no_grad():
-                    forward[label].append(meter.milliseconds(candidate.forward))
+                    forward[label].append(rotations[label]["forward"].milliseconds(meter))
     for label, candidate in _working(case, failed):
         with _excused(label, failed):
             peaks[label] = meter.peak_bytes(candidate.step)
@@ -65,12 +90,38 @@ def measured(name: str, case: Case, repeats: int, meter: Meter) -> dict[str, Any
             "saved_bytes": saved[label],
             "largest_difference": differences[label],
             "time_ratio": round(float(np.median(both[label]) / ours), 2),
+            **_trust(meter, rotations[label], [forward[label], both[label]]),
         }
         for label in case.candidates
     }
     if kernels := meter.kernels(case.candidates[OURS].step):
         rows[OURS]["kernels_ms"] = kernels
     return {"name": name, "dtype": str(case.dtype).removeprefix("torch."), **_least_work(case), "candidates": rows}
+
+
+def _with(case: Case, chooses: Callable[[str], bool]) -> Case:
+    return replace(case, candidates={label: candidate for label, candidate in case.candidates.items() if chooses(label)})
+
+
+def _rotations(case: Case, failed: dict[str, str], meter: Meter) -> dict[str, dict[str, _Rotation]]:
+    """Return each candidate's passes, over as many sets of inputs as the meter wants."""
+    copies = max(-(-meter.rotated_bytes // max(tensor_bytes(case.inputs), 1)), 1)
+    found = {}
+    for label, candidate in _working(case, failed):
+        sets = [candidate]
+        if candidate.copied is not None:
+            sets += [candidate.copied() for _ in range(copies - 1)]
+        found[label] = {which: _Rotation(sets, which) for which in ("step", "forward")}
+    return found
+
+
+def _trust(meter: Meter, rotations: Mapping[str, _Rotation], times: Sequence[Sequence[float]]) -> dict[str, bool]:
+    """Return whether graphs were replayed, and whether all times were steady; nothing where there are no graphs."""
+    replays = [meter.replays(rotation) for rotation in rotations.values()]
+    if None in replays:
+        return {}
+    spans = [percentiles(those) for those in times]
+    return {"graphs": all(replays), "steady": all(span["p80"] <= STEADY * span["p20"] for span in spans)}
 
 
 def _least_work(case: Case) -> dict[str, Any]:

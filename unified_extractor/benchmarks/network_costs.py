@@ -13,7 +13,7 @@ import unified_extractor.presets as presets
 from unified_extractor.ops.dispatch import KernelMemory
 from unified_extractor.profiling.cost import cost, saved_activation_bytes
 from unified_extractor.profiling.extractors import extractors
-from unified_extractor.results.tables import as_markdown
+from unified_extractor.results.markdown import as_markdown
 
 _SHAPE = (3, 224, 224)
 _NOTES = """Parameters and multiply-adds for one image of 224 x 224 pixels and 1000 classes, written by `uniex bench models`.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from unified_extractor.benchmarks.cases import OURS, Case
 from unified_extractor.ops.backends.triton.roofline import H200, kernels, limits, step_bytes, stored_step_bytes, traffic
-from unified_extractor.results.tables import as_markdown
+from unified_extractor.results.markdown import as_markdown
 
 _COLUMNS = (
     "At the machine's rates a pass needs at least the time for each multiply-add once, or for reading its inputs and writing its "
@@ -71,7 +71,7 @@ def as_table(case: dict[str, Any], floors: dict[str, float]) -> pd.DataFrame:
             "": name,
             "forward ms": f"{row['forward_ms']['median']:.{digits}f}",
             "both ms": f"{both['median']:.{digits}f}",
-            "20-80 %": f"{both['p20']:.{digits}f}-{both['p80']:.{digits}f}",
+            "20-80 %": f"{both['p20']:.{digits}f}-{both['p80']:.{digits}f}" + _doubts(row),
             "time ratio": f"{row['time_ratio']:.1f}",
             "peak MB": "-" if peak is None else f"{peak / 1e6:.0f}",
         }
@@ -85,6 +85,12 @@ def as_table(case: dict[str, Any], floors: dict[str, float]) -> pd.DataFrame:
             text["difference"] = "-" if difference is None else f"{difference:.1g}"
         rows.append(text)
     return pd.DataFrame(rows).fillna("-")
+
+
+def _doubts(row: dict[str, Any]) -> str:
+    """Return what speaks against a time of a GPU: it was not steady, or the CPU had a part in it."""
+    doubts = [word for word, key in (("unsteady", "steady"), ("not a graph", "graphs")) if row.get(key) is False]
+    return f" ({', '.join(doubts)})" if doubts else ""
 
 
 def geometric_means(cases: list[dict[str, Any]]) -> dict[str, float]:
@@ -150,12 +156,23 @@ def _gpu_header(result: dict[str, Any]) -> list[str]:
     rates = ", ".join(f"{rate / 1e12:.1f} ({name})" for name, rate in machine["peak_multiply_adds_per_second"].items())
     return [
         f"Measured on {result['date']}: {machine['device']}, CUDA {machine['cuda']}, {_software(machine)}. Batch {result['batch']}, "
-        f"all tensors channels last. Medians of {result['repeats']} steps of forward plus backward: the device's own time, with a "
-        "cold cache. All candidates take turns in one process, after their values have been compared. Peak memory is what PyTorch "
-        "allocates, without inputs.\n",
+        f"all tensors channels last. Medians of {result['repeats']} steps of forward plus backward: {_timing(result)}. All candidates "
+        "take turns in one process, after their values have been compared. Peak memory is what PyTorch allocates, without inputs.\n",
         f"The machine's measured rates: {rates} trillion multiply-adds a second in a matrix product (float32: "
         f"{machine['float32_matmul_precision']} precision), {machine['peak_bytes_per_second'] / 1e9:.0f} GB/s in a copy.\n",
     ]
+
+
+def _timing(result: dict[str, Any]) -> str:
+    """Return how a GPU's times were taken."""
+    rows = [row for case in result["cases"] for row in case["candidates"].values()]
+    if not any("graphs" in row for row in rows):
+        return "the device's own time, with a cold cache"
+    return (
+        "replays of CUDA graphs, in which the CPU has no part, over several sets of inputs in turn, more than a cache holds. "
+        "*Unsteady*: the 80th percentile is more than 1.05 times the 20th. *Not a graph*: it cannot be captured, so the CPU may have "
+        "a part in its time"
+    )
 
 
 def _software(machine: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from unified_extractor.data.data_module import Split
 from unified_extractor.data.image_datasets import MemoryImages
 from unified_extractor.profiling.latency import in_turns, percentiles, percentiles_text
 from unified_extractor.profiling.meters import Meter
-from unified_extractor.results.tables import as_markdown
+from unified_extractor.results.markdown import as_markdown
 
 PATHS = {
     "on the device": Loading(),

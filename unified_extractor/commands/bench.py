@@ -23,7 +23,7 @@ from unified_extractor.benchmarks.report import (
     pass_floors,
     plan_markdown,
 )
-from unified_extractor.profiling.meters import CpuMeter, GpuMeter, Meter, without_compiled, without_gpu
+from unified_extractor.profiling.meters import CpuMeter, GpuMeter, GraphMeter, Meter, without_compiled, without_gpu
 
 NOT_YET = "# Speed of the operator on a GPU\n\n*not yet run on a GPU*: this file has no measured times.\n\n"
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
             torch.set_num_threads(given.threads)
             _measure(chosen, CpuMeter(), given.repeats, output, {"compilation_seconds": compile_time.seconds()})
         else:
-            _measure(chosen, GpuMeter(), given.repeats, output, {"batch": given.batch})
+            _measure(chosen, GraphMeter(), given.repeats, output, {"batch": given.batch})
     except (ValuesDifferError, OSError) as error:
         parser.exit(1, f"uniex: error: {error}\n")
     except torch.OutOfMemoryError as error:  # the operator's own, or that of the exact values: a baseline's is noted in its row

@@ -15,10 +15,11 @@ from unified_extractor.results.effects import effects
 from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.groups import groups, title
 from unified_extractor.results.intervals import draw_effects, draw_ranking
+from unified_extractor.results.markdown import as_markdown
 from unified_extractor.results.record import Record, RecordError, write_rows
 from unified_extractor.results.sources import find_rows, unfinished_runs
 from unified_extractor.results.statistics import differences, summary
-from unified_extractor.results.tables import as_latex, as_markdown, as_rich, formatted, in_words, results_table
+from unified_extractor.results.tables import as_latex, as_rich, formatted, in_words, results_table
 from unified_extractor.results.training_settings import differing, told_apart, without_repeats
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves, draw_gradient_norms
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -20,8 +21,14 @@ _PACKAGES = ("torch", "torchvision", "triton", "numba", "llvmlite", "numpy", "un
 class Meter(Protocol):
     """The clock, the memory and the description of a device."""
 
+    rotated_bytes: int
+    """Bytes of inputs among which repeated computations take turns, so that none finds its own in a cache; 0: one set serves."""
+
     def milliseconds(self, compute: Callable[[], object]) -> float:
         """Return the time of a computation."""
+
+    def replays(self, compute: Callable[[], object]) -> bool | None:
+        """Return whether a computation's time is that of a replayed graph, without the CPU's; None if the device has no graphs."""
 
     def peak_bytes(self, compute: Callable[[], object]) -> int | None:
         """Return the largest growth of memory during a computation; None if the system does not tell it."""
@@ -36,11 +43,16 @@ class Meter(Protocol):
 class CpuMeter:
     """A meter of wall-clock time and of the growth of the process, whoever allocates."""
 
+    rotated_bytes = 0
+
     def milliseconds(self, compute: Callable[[], object]) -> float:
         """Return the wall-clock time; see :class:`Meter`."""
         start = time.perf_counter()
         compute()
         return 1000 * (time.perf_counter() - start)
+
+    def replays(self, compute: Callable[[], object]) -> None:
+        """Return None; see :class:`Meter`."""
 
     def peak_bytes(self, compute: Callable[[], object]) -> int | None:
         """Return the growth of the process's memory, which only Linux tells; see :class:`Meter`."""
@@ -63,7 +75,7 @@ class CpuMeter:
             "device": _processor(),
             "threads": torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
-            **_software(),
+            **software(),
             "peak_multiply_adds_per_second": _matrix_rate(self, "cpu", torch.float32, 1536),
             "peak_bytes_per_second": _copy_rate(self, "cpu", 2**27),
         }
@@ -78,6 +90,7 @@ class GpuMeter:
     """
 
     _ELEMENTS, _TIMES, _PROFILED = 2**26, 16, 5
+    rotated_bytes = 0
 
     def __init__(self) -> None:
         self._buffer = torch.zeros(self._ELEMENTS, device="cuda")
@@ -92,6 +105,10 @@ class GpuMeter:
         end.record()
         torch.cuda.synchronize()
         return start.elapsed_time(end)
+
+    def replays(self, compute: Callable[[], object]) -> bool | None:
+        """Return False: the CPU enqueues every computation anew; see :class:`Meter`."""
+        return False
 
     def peak_bytes(self, compute: Callable[[], object]) -> int | None:
         """Return the growth of allocated memory; see :class:`Meter`."""
@@ -120,10 +137,68 @@ class GpuMeter:
             "memory_bytes": properties.total_memory,
             "cuda": torch.version.cuda,
             "float32_matmul_precision": "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
-            **_software(),
+            **software(),
             "peak_multiply_adds_per_second": {name: _matrix_rate(self, "cuda", dtype, 8192) for name, dtype in dtypes.items()},
             "peak_bytes_per_second": _copy_rate(self, "cuda", 2**30),
         }
+
+
+class GraphMeter(GpuMeter):
+    """A meter of replayed CUDA graphs: a CPU that falls behind the GPU does not count.
+
+    A computation is captured when it is first measured, and must have run before. One that cannot be captured is measured as by
+    :class:`GpuMeter`, and :meth:`replays` says so.
+    """
+
+    rotated_bytes = 2**28
+    """Four times the cache of an H200."""
+    _LEAST, _MOST = 3.0, 100
+    """Milliseconds that a measurement takes at least, and replays that it takes at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._graphs: WeakKeyDictionary[Callable[[], object], tuple[torch.cuda.CUDAGraph, int] | None] = WeakKeyDictionary()
+
+    def milliseconds(self, compute: Callable[[], object]) -> float:
+        """Return the time of a replay, the mean of as many as take a few milliseconds; see :class:`Meter`."""
+        if compute not in self._graphs:
+            self._graphs[compute] = self._captured(compute)
+        captured = self._graphs[compute]
+        if captured is None:
+            return super().milliseconds(compute)
+        graph, times = captured
+        return self._replayed(graph, times)
+
+    def replays(self, compute: Callable[[], object]) -> bool | None:
+        """Return whether the computation was captured; see :class:`Meter`."""
+        return self._graphs.get(compute) is not None
+
+    def _captured(self, compute: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, int] | None:
+        """Return the graph of a computation and how often a measurement replays it; None if it cannot be captured."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                compute()
+        except RuntimeError:  # it waits for the device, or allocates otherwise than from PyTorch's memory
+            torch.cuda.synchronize()
+            return None
+        once = self._replayed(graph, 1)
+        return graph, min(max(round(self._LEAST / once), 1), self._MOST)
+
+    def _replayed(self, graph: torch.cuda.CUDAGraph, times: int) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._buffer.sum()  # the CPU enqueues the first replays meanwhile
+        start.record()
+        for _ in range(times):
+            graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / times
 
 
 def without_gpu() -> str | None:
@@ -148,7 +223,8 @@ def _copy_rate(meter: Meter, device: str, size: int) -> float:
     return round(2 * size / min(meter.milliseconds(lambda: target.copy_(source)) for _ in range(10)) * 1000)
 
 
-def _software() -> dict[str, Any]:
+def software() -> dict[str, Any]:
+    """Return the versions of Python and of the packages on which times depend."""
     return {"python": platform.python_version(), "versions": {name: _version(name) for name in _PACKAGES}}
 
 

@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -208,7 +208,12 @@ def _tool(option: str, compiled: Any) -> str:
 
 
 def compile_calls(
-    chosen: Iterator[tuple[dict[str, Any], Call]], architecture: int, *, defaults: bool, walk: bool, show: Callable[[Any], None]
+    chosen: Iterable[tuple[dict[str, Any], Call]],
+    architecture: int,
+    *,
+    defaults: bool,
+    walk: bool,
+    show: Callable[[Any], None] | None,
 ) -> None:
     """Show a row for every kernel that calls would launch, in its default configuration or in each.
 
@@ -217,7 +222,7 @@ def compile_calls(
         architecture: the GPU, 90 for sm_90.
         defaults: leave out all configurations but the default.
         walk: add what a warp executes.
-        show: what takes a row.
+        show: what takes a row; None compiles only.
     """
     labels: dict[str, Any] = {}
     outputs = 0
@@ -226,6 +231,8 @@ def compile_calls(
         for place, config in enumerate(tuning.suitable(kernel.configs, arguments["plan"])[: 1 if defaults else None]):
             options = config.all_kwargs()
             compiled = kernel.fn.warmup(grid=(1,), **arguments, **options)
+            if show is None:
+                continue
             row = {"kernel": kernel.base_fn.__name__, "warps": config.num_warps, "options": config.kwargs, "default": place == 0}
             row |= report(compiled)
             if walk:

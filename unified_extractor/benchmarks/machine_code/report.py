@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from unified_extractor.results.tables import as_markdown
+from unified_extractor.results.markdown import as_markdown
 
 ARCHITECTURE = 90
 _KEYS = ("triton", "call", "dtype", "pass", "kernel")
