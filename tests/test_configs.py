@@ -17,12 +17,14 @@ from unified_extractor.training.cli.training_cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = {
+    "conditional_convolution": presets.conditional_convolution(),
     "convolution": presets.convolution(),
     "deformable_convolution_v1": presets.deformable_convolution(1),
     "deformable_convolution_v2": presets.deformable_convolution(2),
     "deformable_convolution_v3": presets.deformable_convolution(3),
     "deformable_convolution_v4": presets.deformable_convolution(4),
     "depthwise_convolution": presets.depthwise_convolution(),
+    "gated_convolution": presets.gated_convolution(),
     "grouped_convolution": presets.grouped_convolution(),
     "involution": presets.involution(),
     "local_attention": presets.local_attention(),

@@ -21,6 +21,9 @@ from unified_extractor.spec import asdict_changed
 DENSE, DEPTHWISE = StaticKernel(channels="dense"), StaticKernel(channels="depthwise")
 GATE = DynamicKernel(source="generated", groups=1, per_tap=False)
 GENERATED = DynamicKernel(source="generated", groups=2)
+GROUP_NORMED = DynamicKernel(source="generated", groups=2, normalization="group_norm")
+OVER_TERMS = DynamicKernel(source="generated", groups=2, normalization="softmax", softmax_over="terms")
+MIXED = {"static_kernel": DEPTHWISE, "dynamic_kernel": GATE, "terms": 2}
 SIMILARITY = DynamicKernel(source="similarity", groups=2)
 LEARNED = Offsets(kind="learned")
 
@@ -129,6 +132,15 @@ CONTRADICTIONS = [
     ({"static_kernel": DENSE, "offsets": Offsets(kind="window_shift"), "padding": 0}, "needs padding='same'"),
     ({"dynamic_kernel": GENERATED, "padding": 0}, "padding=0 contradicts generator.view=1"),
     ({"dynamic_kernel": GATE, "aggregation": "fold"}, "dynamic_kernel.per_tap=False contradicts aggregation='fold'"),
+    ({"static_kernel": DENSE, "terms": 2}, "terms=2 needs dynamic_kernel.source in ('generated',), got 'none'"),
+    ({"dynamic_kernel": GATE, "terms": 2}, "terms=2 needs static_kernel.channels in ('dense', 'depthwise'), got 'none'"),
+    (MIXED | {"aggregation": "fold", "dynamic_kernel": GENERATED}, "terms=2 needs aggregation in ('gather',), got 'fold'"),
+    (MIXED | {"combine": "residual"}, "terms=2 needs combine in ('multiply',), got 'residual'"),
+    (MIXED | {"dynamic_kernel": GROUP_NORMED}, "terms=2 needs dynamic_kernel.normalization in"),
+    (MIXED | {"terms": 1, "bias": "mixed"}, "bias='mixed' needs terms of more than 1, got terms=1"),
+    (MIXED | {"dynamic_kernel": GENERATED, "bias": "mixed"}, "bias='mixed' needs dynamic_kernel.per_tap=False"),
+    ({"dynamic_kernel": OVER_TERMS}, "dynamic_kernel.softmax_over='terms' needs terms of more than 1, got terms=1"),
+    ({"static_kernel": DENSE, "modulation": "gelu", "padding": 0}, "modulation='gelu' contradicts padding=0"),
     (
         {"dynamic_kernel": GENERATED, "center_feature_scale": True, "aggregation": "fold"},
         "center_feature_scale needs aggregation",
@@ -165,6 +177,9 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: DynamicKernel(source="similarity", groups=1, remove_center=True), "remove_center=True contradicts"),
         (lambda: DynamicKernel(source="similarity", groups=1, per_tap=False), "per_tap=False contradicts dynamic_kernel.source"),
         (lambda: dataclasses.replace(GATE, normalization="softmax"), "'softmax' is of several taps, it contradicts"),
+        (lambda: dataclasses.replace(GENERATED, softmax_over="terms"), "softmax_over='terms' needs dynamic_kernel.normalization"),
+        (lambda: dataclasses.replace(OVER_TERMS, initial="one"), "initial='one' contradicts dynamic_kernel.normalization"),
+        (lambda: presets.conditional_convolution(experts=1), "^experts must be at least 2"),
         (lambda: dataclasses.replace(GATE, remove_center=True), "remove_center=True is of several taps, it contradicts"),
         (lambda: Generator(norm="batch"), "generator.norm='batch' has nothing to act on"),
         (lambda: Generator(view_convolution="dense"), "needs a neighborhood as generator.view"),
@@ -228,6 +243,8 @@ def random_spec(rng):
         dynamic |= {"normalization": rng.choice(["none", "softmax", "sigmoid", "group_norm"])}
         dynamic |= {"channel_order": rng.choice(["contiguous", "interleaved"]), "scale_by_head_dim": rng.random() < 0.5}
         dynamic |= {"remove_center": rng.random() < 0.2, "relative_position": rng.random() < 0.3}
+        dynamic |= {"per_tap": rng.random() < 0.7, "softmax_over": rng.choice(["taps", "taps", "terms"])}
+        dynamic |= {"initial": rng.choice(["random", "random", "random", "one"])}
     generator = {}
     if source == "generated" or rng.random() < 0.3:
         generator = {
@@ -246,12 +263,14 @@ def random_spec(rng):
         "static_kernel": {"channels": rng.choice(["none", "dense", "depthwise"]), "groups": rng.choice([1, 1, 2])},
         "dynamic_kernel": dynamic,
         "generator": generator,
+        "terms": rng.choice([1, 1, 2, 3]),
         "combine": rng.choice(["multiply", "multiply", "add", "residual"]),
         "aggregation": rng.choice(["gather", "gather", "fold"]),
         "overlap_normalize": rng.random() < 0.2,
         "center_feature_scale": rng.random() < 0.2,
         "projection": {"input": rng.choice(["none", "linear", "affine"]), "output": rng.choice(["none", "linear", "affine"])},
-        "bias": rng.random() < 0.3,
+        "bias": rng.choice([False, False, True, "mixed"]),
+        "modulation": rng.choice(["none", "none", "identity", "sigmoid", "silu", "gelu"]),
     }
 
 

@@ -40,6 +40,56 @@ def depthwise_convolution(kernel_size: Pair = 3) -> ExtractorSpec:
 
 
 @suggesting_arguments
+def conditional_convolution(
+    kernel_size: Pair = 3, experts: int = 4, groups: int = 1, dilation: Pair = 1, bias: bool = False
+) -> ExtractorSpec:
+    """Return CondConv (Yang et al. 2019): several dense static kernels, mixed once an image by sigmoids of the image's mean.
+
+    Args:
+        kernel_size: taps of the window.
+        experts: number of static kernels that are mixed.
+        groups: channel groups of each, as in a grouped convolution.
+        dilation: distance between taps.
+        bias: add a constant to every output channel, mixed like the kernels.
+    """
+    _argument("experts", experts, int)
+    _argument("bias", bias, bool)
+    if experts < 2:
+        raise ValueError(f"experts must be at least 2 to be mixed, got {experts}")
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        dilation=dilation,
+        static_kernel=StaticKernel(channels="dense", groups=groups),
+        dynamic_kernel=DynamicKernel(source="generated", groups=1, per_tap=False, normalization="sigmoid"),
+        generator=Generator(view="global"),
+        terms=experts,
+        bias="mixed" if bias else False,
+    )
+
+
+@suggesting_arguments
+def gated_convolution(
+    kernel_size: Pair = 7, activation: Literal["identity", "sigmoid", "silu", "gelu"] = "gelu"
+) -> ExtractorSpec:
+    """Return a gated convolution: a depthwise convolution between 1x1 convolutions, times a pointwise gate.
+
+    With "gelu" it is the block of MambaOut without its norm and skip, whose width is that of the image and all of it convolved; with
+    "identity" the gated convolution of order one of HorNet.
+
+    Args:
+        kernel_size: taps of the window.
+        activation: activation of the gate.
+    """
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        static_kernel=StaticKernel(channels="depthwise"),
+        projection=Projection(input="affine", output="affine"),
+        bias=True,
+        modulation=activation,
+    )
+
+
+@suggesting_arguments
 def squeeze_excitation(reduction: int = 16) -> ExtractorSpec:
     """Return squeeze-and-excitation (Hu et al. 2018): a 1x1 window, one sigmoid weight a channel, generated from the whole image."""
     return ExtractorSpec(

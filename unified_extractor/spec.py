@@ -104,14 +104,17 @@ class DynamicKernel(_Config):
     """Switch for a value of its own at each tap. False: one value for all taps of a window, a gate."""
     normalization: Literal["none", "softmax", "sigmoid", "group_norm"] = "none"
     """Function applied to the generated values. Softmax runs over the taps; in a fold, over the taps that are read."""
+    softmax_over: Literal["taps", "terms"] = "taps"
+    """The axis of a softmax. ``terms``: the values of all terms sum to one, as they mix several static kernels."""
     scale_by_head_dim: bool = False
     """Switch for a factor (C / G)^-0.5 on the values before the normalization, as in attention."""
     remove_center: bool = False
     """Switch for a zero at the central tap, which is then neither generated nor normalized (DCNv3)."""
     relative_position: bool = False
     """Switch for a learned bias of every relative position of query and key."""
-    initial: Literal["random", "zero"] = "random"
-    """Initial weights of the layer that emits the kernel."""
+    initial: Literal["random", "zero", "one"] = "random"
+    """The start of the layer that emits the kernel. ``zero``: its weights and biases are zero. ``one``: its biases are one, so that the
+    kernel is one everywhere. Times a static kernel, one is a plain convolution, and so is zero under a sigmoid or a softmax."""
 
     def _check(self) -> None:
         if self.source == "none":
@@ -127,18 +130,29 @@ class DynamicKernel(_Config):
         _at_least("dynamic_kernel.channels_per_group", 1 if self.channels_per_group is None else self.channels_per_group, 1)
         if self.relative_position and self.source != "similarity":
             raise ValueError("dynamic_kernel.relative_position needs dynamic_kernel.source='similarity', got source='generated'")
+        if self.initial == "one" and self.normalization != "none":
+            raise ValueError(f"dynamic_kernel.initial='one' contradicts dynamic_kernel.normalization={self.normalization!r}")
+        if self.softmax_over == "terms" and self.normalization != "softmax":
+            raise ValueError(
+                f"dynamic_kernel.softmax_over='terms' needs dynamic_kernel.normalization='softmax', got {self.normalization!r}"
+            )
         if self.source == "similarity":
             for name, value in (
                 ("remove_center", True),
                 ("initial", "zero"),
+                ("initial", "one"),
                 ("normalization", "group_norm"),
                 ("per_tap", False),
             ):
                 if getattr(self, name) == value:
                     raise ValueError(f"dynamic_kernel.{name}={value!r} contradicts dynamic_kernel.source='similarity'")
         if not self.per_tap:
-            for name, value in (("remove_center", True), ("normalization", "softmax")):
-                if getattr(self, name) == value:
+            softmax_over_taps = self.normalization == "softmax" and self.softmax_over == "taps"
+            for name, value, found in (
+                ("remove_center", True, self.remove_center),
+                ("normalization", "softmax", softmax_over_taps),
+            ):
+                if found:
                     raise ValueError(
                         f"dynamic_kernel.{name}={value!r} is of several taps, it contradicts dynamic_kernel.per_tap=False"
                     )
@@ -235,6 +249,8 @@ class ExtractorSpec(_Config):
     """The kernel that is computed from the input, D."""
     generator: Generator = field(default_factory=Generator)
     """The network that generates D and learned offsets."""
+    terms: int = 1
+    """M, the number of pairs of a static and a dynamic kernel, whose products are summed to the kernel of a window."""
     combine: Literal["multiply", "add", "residual"] = "multiply"
     """The kernel that the window applies: ``multiply`` S*D, ``add`` S + D, ``residual`` S*(1 + D)."""
     aggregation: Literal["gather", "fold"] = "gather"
@@ -245,8 +261,11 @@ class ExtractorSpec(_Config):
     """Switch for a generated gate, one a group, that blends the value at the window's center into the output (DCNv3)."""
     projection: Projection = field(default_factory=Projection)
     """The 1x1 convolutions before and after the operator."""
-    bias: bool = False
-    """Switch for a learned constant on every output channel of the operator."""
+    bias: bool | Literal["mixed"] = False
+    """Switch for a learned constant on every output channel of the operator. ``mixed``: one for each term, mixed like the static kernels
+    by the dynamic kernel's values (CondConv)."""
+    modulation: Literal["none", "identity", "sigmoid", "silu", "gelu"] = "none"
+    """The output is multiplied by this activation of a 1x1 convolution of the input, before the output projection."""
 
     @property
     def taps(self) -> int:
@@ -290,6 +309,7 @@ class ExtractorSpec(_Config):
         if self.padding != "same":
             _at_least("padding", self.padding, 0)
         self._check_kernels()
+        self._check_terms()
         self._check_sampling()
         self._check_output()
 
@@ -310,6 +330,33 @@ class ExtractorSpec(_Config):
             raise ValueError(
                 f"dynamic_kernel.remove_center needs an odd kernel_size of more than one tap, got kernel_size={self.kernel_size}"
             )
+
+    def _check_terms(self) -> None:
+        _at_least("terms", self.terms, 1)
+        dynamic = self.dynamic_kernel
+        if self.bias == "mixed" and self.terms == 1:
+            raise ValueError("bias='mixed' needs terms of more than 1, got terms=1")
+        if self.bias == "mixed" and dynamic.per_tap:
+            raise ValueError("bias='mixed' needs dynamic_kernel.per_tap=False, got per_tap=True")
+        static = self.static_kernel
+        if self.bias == "mixed" and static.channels == "dense" and (dynamic.groups is None or static.groups % dynamic.groups):
+            raise ValueError(
+                "bias='mixed' beside a dense static kernel needs dynamic_kernel.groups that divide static_kernel.groups, so that an "
+                f"output's channels share one dynamic kernel, got {dynamic.groups} and {static.groups}"
+            )
+        if self.terms == 1:
+            if dynamic.softmax_over == "terms":
+                raise ValueError("dynamic_kernel.softmax_over='terms' needs terms of more than 1, got terms=1")
+            return
+        for name, value, allowed in (
+            ("static_kernel.channels", self.static_kernel.channels, ("dense", "depthwise")),
+            ("dynamic_kernel.source", dynamic.source, ("generated",)),
+            ("aggregation", self.aggregation, ("gather",)),
+            ("combine", self.combine, ("multiply",)),
+            ("dynamic_kernel.normalization", dynamic.normalization, ("none", "softmax", "sigmoid")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"terms={self.terms} needs {name} in {allowed}, got {value!r}")
 
     def _check_sampling(self) -> None:
         if self.generator.changed() and not self.generates:
@@ -357,6 +404,11 @@ class ExtractorSpec(_Config):
             )
         if self.overlap_normalize and not fold:
             raise ValueError("overlap_normalize needs aggregation='fold', got aggregation='gather'")
+        if self.modulation != "none" and not self.keeps_size:
+            raise ValueError(
+                f"modulation={self.modulation!r} contradicts padding={self.padding}: it is of the pixel at the window's center, which "
+                "needs padding='same'"
+            )
         if not self.center_feature_scale:
             return
         for name, value, allowed in (

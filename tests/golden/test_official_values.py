@@ -1,7 +1,7 @@
 """The presets equal the official implementations: output, input gradient and every parameter gradient, in float64.
 
-The files hold values computed by the released code of involution, VOLO and DCNv3. DCNv3 builds its sampling grid in float32, which
-limits the agreement to 1e-5.
+The files hold values computed by the released code of involution, VOLO, DCNv3, CondConv (timm) and HorNet. DCNv3 builds its sampling grid
+in float32, which limits the agreement to 1e-5.
 """
 
 import pytest
@@ -46,6 +46,27 @@ def test_a_key_that_does_not_fit_is_named_and_nothing_is_loaded(involution, chan
         ux.interop.load_official(layer, state, "involution")
     for name, value in layer.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "error", "message"),
+    [
+        ("gnconv", {"dim": 8, "order": 3}, NotImplementedError, "order=3"),
+        ("gnconv", {"dim": 8, "order": 1, "s": 0.5}, NotImplementedError, "s=0.5"),
+        ("mambaout_gated_conv", {"dim": 8}, NotImplementedError, "a norm and a skip"),
+        (
+            "condconv",
+            {"in_channels": 8, "out_channels": 8, "padding": "same", "stride": 2},
+            NotImplementedError,
+            "padding='same'",
+        ),
+        ("condconv", {"in_channels": 8, "out_channels": 8, "padding": "full"}, ValueError, "padding must be"),
+        ("involutoin", {}, ValueError, "did you mean involution"),
+    ],
+)
+def test_an_operator_that_no_layer_equals_is_refused_with_the_reason(operator, arguments, error, message):
+    with pytest.raises(error, match=message):
+        ux.interop.official_layer(operator, **arguments)
 
 
 def test_a_family_or_module_that_does_not_fit_is_refused(involution):

@@ -3,6 +3,8 @@
 Involution, outlook attention and DCNv3 are held to official values in ``test_official_values.py``.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,6 +93,109 @@ def test_squeeze_excitation_is_the_formula_and_torchvisions_module():
     peer.fc1.load_state_dict(layer.feature.reduce.conv.state_dict())
     peer.fc2.load_state_dict(layer.kernel.head.state_dict())
     torch.testing.assert_close(layer(x.double()), peer(x.double()))
+
+
+@pytest.mark.parametrize(
+    ("groups", "kernel_size", "stride", "bias"), [(1, 3, 1, False), (2, 3, 2, True), (8, 5, 2, True), (4, (1, 3), 1, False)]
+)
+def test_conditional_convolution_is_timms_module(groups, kernel_size, stride, bias):
+    timm_layers = pytest.importorskip("timm.layers")
+    layer = layer_of(presets.conditional_convolution(kernel_size, 3, groups, bias=bias), 8, 8, stride)
+    peer = timm_layers.CondConv2d(8, 8, kernel_size, stride, groups=groups, bias=bias, num_experts=3).double()
+    names = {"weight": layer.static_kernel.flatten(1)} | ({"bias": layer.bias} if bias else {})
+
+    def formula(x):
+        gates = F.linear(x.mean((2, 3)), *linear(layer.kernel.head)).sigmoid()
+        return torch.func.functional_call(peer, names, (x, gates))
+
+    assert_equal(layer, formula, torch.randn(3, 8, 9, 7))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conditional_convolution_with_other_border_and_groups_of_gates_is_a_sum_of_convolutions(stride):
+    spec = presets.conditional_convolution(3, 3, groups=4, dilation=2, bias=True)
+    spec = replace(spec, padding=1, dynamic_kernel=replace(spec.dynamic_kernel, groups=2))
+    layer = layer_of(spec, 8, 12, stride)
+
+    def formula(x):
+        gates = F.linear(x.mean((2, 3)), *linear(layer.kernel.head)).sigmoid().view(-1, 3, 2)
+        outputs = [F.conv2d(x, s, b, stride, 1, 2, 4) for s, b in zip(layer.static_kernel, layer.bias, strict=True)]
+        return sum(y * gate.repeat_interleave(6, 1)[:, :, None, None] for y, gate in zip(outputs, gates.unbind(1), strict=True))
+
+    assert_equal(layer, formula, torch.randn(2, 8, 9, 8))
+
+
+@pytest.mark.parametrize("kernel_size", [3, 7])
+def test_gated_convolution_is_the_block_of_timms_mambaout(kernel_size):
+    mambaout = pytest.importorskip("timm.models.mambaout")
+    layer = layer_of(presets.gated_convolution(kernel_size), 8)
+    peer = mambaout.GatedConvBlock(8, expansion_ratio=1.0, kernel_size=kernel_size, conv_ratio=1.0).double()
+    peer.norm = torch.nn.Identity()
+    (gate, gate_bias), (value, value_bias) = linear(layer.modulation), linear(layer.value)
+    fc2, fc2_bias = linear(layer.projection)
+
+    def formula(x):
+        weights = {
+            "fc1.weight": torch.cat([gate, value]),
+            "fc1.bias": torch.cat([gate_bias, value_bias]),
+            "conv.weight": layer.static_kernel,
+            "conv.bias": layer.bias,
+            "fc2.weight": fc2,
+            "fc2.bias": fc2_bias,
+        }
+        skip = x.permute(0, 2, 3, 1)
+        return (torch.func.functional_call(peer, weights, (skip,)) - skip).permute(0, 3, 1, 2)
+
+    assert_equal(layer, formula, torch.randn(2, 8, 9, 7))
+
+
+@pytest.mark.parametrize(("activation", "act"), [("identity", lambda x: x), ("sigmoid", torch.sigmoid), ("silu", F.silu)])
+@pytest.mark.parametrize("aggregation", ["gather", "fold"])
+def test_modulation_multiplies_the_output_before_its_projection(activation, act, aggregation):
+    spec = replace(presets.unified(aggregation=aggregation, offsets=False, channels_per_group=4), modulation=activation)
+    spec = replace(spec, bias=True, projection=ux.Projection(output="affine"))
+    layer = layer_of(spec, 8, stride=2).eval()
+    plain = ux.UnifiedExtractor2d(8, 8, replace(spec, modulation="none", projection=ux.Projection()), 2).double().eval()
+    plain.load_state_dict({name: value for name, value in layer.state_dict().items() if name in plain.state_dict()})
+    x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
+    at_outputs = F.avg_pool2d(x, 2, ceil_mode=True) if aggregation == "gather" else x
+    expected = layer.projection(plain(x) * act(layer.modulation(at_outputs)))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+
+
+MIXING = {"source": "generated", "groups": 2}
+STARTS = {
+    "softmax over terms": ({"normalization": "softmax", "softmax_over": "terms", "initial": "zero"}, 1 / 3),
+    "sigmoid": ({"normalization": "sigmoid", "initial": "zero"}, 1 / 2),
+    "one": ({"initial": "one"}, 1.0),
+    "one, scaled": ({"initial": "one", "scale_by_head_dim": True}, 1.0),
+}
+
+
+@pytest.mark.parametrize("per_tap", [True, False])
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("channels", ["dense", "depthwise"])
+def test_a_mixture_starts_as_a_plain_convolution_and_its_kernels_learn(channels, start, per_tap):
+    fields, share = STARTS[start]
+    dynamic = ux.DynamicKernel(**MIXING, **fields, per_tap=per_tap)
+    spec = ux.ExtractorSpec(static_kernel=ux.StaticKernel(channels=channels), dynamic_kernel=dynamic, terms=3)
+    layer = ux.UnifiedExtractor2d(8, 8, spec, 2).double()
+    x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
+    kernel = share * layer.static_kernel.sum(0)
+    y = layer(x)
+    torch.testing.assert_close(y, F.conv2d(x, kernel, None, 2, 1, 1, 8 if channels == "depthwise" else 1), rtol=1e-10, atol=1e-10)
+    y.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("normalization", [{"normalization": "softmax"}, {"normalization": "softmax", "softmax_over": "terms"}])
+def test_a_softmax_sums_to_one_over_taps_or_terms(normalization):
+    dynamic = ux.DynamicKernel(**MIXING, **normalization)
+    spec = ux.ExtractorSpec(static_kernel=ux.StaticKernel(channels="depthwise"), dynamic_kernel=dynamic, terms=3)
+    _, kernel = ux.UnifiedExtractor2d(8, 8, spec).generate(torch.randn(2, 8, 6, 5))
+    assert kernel.shape == (2, 3, 2, 9, 6, 5)
+    summed = kernel.sum(1 if "softmax_over" in normalization else 3)
+    torch.testing.assert_close(summed, torch.ones_like(summed))
 
 
 def attention_heads(layer):

@@ -18,21 +18,17 @@ def read(path):
         return values, json.loads(file.metadata()["spec"])
 
 
+NO_ARGUMENTS = ("operator", "layout", "source", "mode")
+"""What a file says beside the arguments of its operator, where it does not list these."""
+
+
+def arguments_of(official):
+    return official.get("arguments") or {name: value for name, value in official.items() if name not in NO_ARGUMENTS}
+
+
 def build(official, kernel_memory="auto"):
-    k = official["kernel_size"]
-    if official["operator"] == "involution":
-        spec = ux.presets.involution(k, official["group_channels"], official["reduction"])
-    elif official["operator"] == "outlook_attention":
-        spec = ux.presets.outlook_attention(k, official["heads"], official["qkv_bias"])
-    else:
-        options = {
-            name: official[name] for name in ("groups", "dilation", "offset_scale", "center_feature_scale", "remove_center")
-        }
-        spec = ux.presets.deformable_convolution(3, k, **options)
-    layer = ux.UnifiedExtractor2d(
-        official["channels"], official["channels"], spec, official["stride"], kernel_memory=kernel_memory
-    )
-    layer = layer.double()
+    layer = ux.interop.official_layer(official["operator"], **arguments_of(official)).double()
+    layer.kernel_memory = kernel_memory
     return layer.train(official["mode"] == "train")
 
 
@@ -42,7 +38,8 @@ def part(values, prefix):
 
 def as_ours(layer, official, values):
     """Official gradients have the names and conventions of official parameters, so they convert by the same rules."""
-    rules = FAMILIES[official["operator"]].rules(layer)
+    family = FAMILIES[official["operator"]]
+    rules, values = family.rules(layer), family.prepare(layer, values)
     return {rule.ours: rule.convert(values[key]) for key, rule in rules if key in values}
 
 

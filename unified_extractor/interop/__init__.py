@@ -1,7 +1,7 @@
 """Official weights into our modules; our networks into files, to the Hugging Face Hub (``interop.hub``) and timm (``interop.timm``)."""
 
-from unified_extractor.interop.official import load_official
+from unified_extractor.interop.official import load_official, official_layer
 from unified_extractor.interop.saved import load, save
 from unified_extractor.interop.weights import load_weights, read_state_dict
 
-__all__ = ["load", "load_official", "load_weights", "read_state_dict", "save"]
+__all__ = ["load", "load_official", "load_weights", "official_layer", "read_state_dict", "save"]

@@ -68,10 +68,10 @@ def load_weights(network: nn.Module, weights: Weights, *, which: str | None = No
 def _tables(network: nn.Module) -> dict[str, Mapping[str, Rule]]:
     """Return the tables of rules by which weights may fit the network: its own names, and those of official codes."""
     tables: dict[str, Mapping[str, Rule]] = {type(network).__name__: dict(_own_rules(network))}
-    for family, (kind, rules) in FAMILIES.items():
-        if isinstance(network, kind):
+    for name, family in FAMILIES.items():
+        if isinstance(network, family.module):
             try:
-                tables[family] = dict(rules(network))
+                tables[name] = dict(family.rules(network))
             except ValueError:  # a spec that no official weights fit
                 continue
     return tables

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel
+from unified_extractor.layers.blocks import average_pooled
+from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel, head
 from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
 from unified_extractor.layers.offsets import LearnedOffsets
 from unified_extractor.named_specs import as_spec
@@ -15,7 +16,7 @@ from unified_extractor.ops import checks
 from unified_extractor.ops.autocast import autocasts
 from unified_extractor.ops.checks import DynamicKernel
 from unified_extractor.ops.dispatch import KERNEL_MEMORY, KernelMemory
-from unified_extractor.ops.epilogue import center_blended, overlap_normalized
+from unified_extractor.ops.epilogue import center_blended, mixed_bias, modulated, overlap_normalized
 from unified_extractor.ops.functional import extract
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.offsets import window_shift
@@ -80,6 +81,8 @@ class UnifiedExtractor2d(nn.Module):
         if projection.input != "none":
             self.value = nn.Conv2d(in_channels, in_channels, 1, bias=projection.input == "affine")
         self._add_static_kernel(aggregated)
+        if spec.modulation != "none":
+            self.modulation = nn.Conv2d(in_channels, aggregated, 1)
         if projection.output != "none":
             self.projection = nn.Conv2d(aggregated, out_channels, 1, bias=projection.output == "affine")
 
@@ -121,18 +124,19 @@ class UnifiedExtractor2d(nn.Module):
         elif spec.dynamic_kernel.source == "similarity":
             self.kernel = SimilarityKernel(channels, self.kernel_groups, spec, stride)
         if spec.center_feature_scale:
-            self.center_gate = nn.Conv2d(self.feature.channels, self.kernel_groups, 1)
-            nn.init.zeros_(self.center_gate.weight)
-            nn.init.zeros_(self.center_gate.bias)  # type: ignore[arg-type]
+            self.center_gate = head(self.feature, self.kernel_groups, spec, stride, initial=0.0)
 
     def _add_static_kernel(self, aggregated: int) -> None:
         static = self.spec.static_kernel
         self.static_kernel: nn.Parameter | None = None
-        self.bias = nn.Parameter(torch.zeros(aggregated)) if self.spec.bias else None
+        terms = (self.spec.terms,) if self.spec.terms > 1 else ()
+        biases = (*terms, aggregated) if self.spec.bias == "mixed" else (aggregated,)
+        self.bias = nn.Parameter(torch.zeros(biases)) if self.spec.bias else None
         if static.channels != "none":
             per_group = 1 if static.channels == "depthwise" else self.in_channels // static.groups
-            self.static_kernel = nn.Parameter(torch.empty(aggregated, per_group, *as_pair(self.spec.kernel_size)))
-            nn.init.kaiming_uniform_(self.static_kernel, a=math.sqrt(5))
+            self.static_kernel = nn.Parameter(torch.empty(*terms, aggregated, per_group, *as_pair(self.spec.kernel_size)))
+            for kernel in self.static_kernel if terms else [self.static_kernel]:
+                nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as in the constructor; running statistics start again too."""
@@ -154,8 +158,10 @@ class UnifiedExtractor2d(nn.Module):
         if self.spec.center_feature_scale:
             y = center_blended(y, value, self.center_gate(feature), geometry)
         y = self._own_order(y)
-        if self.bias is not None and self._inner_bias is None:
+        if self.bias is not None and self.spec.bias is True and self._inner_bias is None:
             y = y + self.bias[:, None, None]
+        if self.spec.modulation != "none":
+            y = modulated(y, self._modulation(x), self.spec.modulation)
         return self.projection(y) if self.spec.projection.output != "none" else y
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -164,8 +170,8 @@ class UnifiedExtractor2d(nn.Module):
 
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
-        ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, a gate: ``[B, G, 1, h, w]``), h and w being Ho, Wo, or 1 for a global view;
-        None for what the spec does not have.
+        ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, M terms: ``[B, M, G, K, h, w]``, a gate: 1 in the
+        place of K), h and w being Ho, Wo, or 1 for a global view; None for what the spec does not have.
         """
         geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
@@ -200,7 +206,7 @@ class UnifiedExtractor2d(nn.Module):
         spec, kernel = self.spec, self._computed_kernel(x, feature, offsets, geometry)
         if kernel is None:
             kernel = self._dynamic_kernel(x, feature, offsets, geometry)
-        return extract(
+        y = extract(
             value,
             kernel_size=spec.kernel_size,
             static_kernel=self.static_kernel,
@@ -214,6 +220,17 @@ class UnifiedExtractor2d(nn.Module):
             aggregation=spec.aggregation,
             kernel_memory=self.kernel_memory,
         )
+        if spec.bias != "mixed":
+            return y
+        assert isinstance(kernel, Tensor)
+        assert self.bias is not None
+        return y + mixed_bias(kernel, self.bias)
+
+    def _modulation(self, x: Tensor) -> Tensor:
+        """Return what the output is multiplied by before its activation, at the output positions."""
+        steps = as_pair(self.downsampling)
+        values: Tensor = self.modulation(x if steps == (1, 1) else average_pooled(x, steps))
+        return values
 
     def _computed_kernel(self, x: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> DynamicKernel:
         """Return what the dynamic kernel is computed from, or None where its module must be called."""
@@ -228,7 +245,7 @@ class UnifiedExtractor2d(nn.Module):
     @property
     def _inner_bias(self) -> Tensor | None:
         """The bias where the operator adds it: only a dense static kernel leaves the channels in their final order."""
-        return self.bias if self.spec.static_kernel.channels == "dense" else None
+        return self.bias if self.spec.static_kernel.channels == "dense" and self.spec.bias is True else None
 
     def _group_contiguous(self, x: Tensor) -> Tensor:
         """Return the image with its channels in the order in which groups are contiguous."""

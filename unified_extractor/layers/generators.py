@@ -1,6 +1,7 @@
 """Dynamic kernels: the feature that they are generated from, and the modules that compute them.
 
-B batch, C channels, G kernel groups, K taps, Ho, Wo output positions, h, w the positions of a generated kernel (1, 1 for a global view).
+B batch, C channels, G kernel groups, K taps, M terms, Ho, Wo output positions, h, w the positions of a generated kernel (1, 1 for a
+global view).
 """
 
 import torch
@@ -43,16 +44,20 @@ class Feature(nn.Module):
         return x
 
 
-def head(feature: Feature, out_channels: int, spec: ExtractorSpec, stride: tuple[int, int], *, zero: bool) -> nn.Conv2d:
-    """Return the last, linear layer: 1x1, or a convolution over a dense view. With ``zero`` its parameters start at 0."""
+def head(
+    feature: Feature, out_channels: int, spec: ExtractorSpec, stride: tuple[int, int], *, initial: float | None
+) -> nn.Conv2d:
+    """Return the last, linear layer: 1x1, or a convolution over a dense view. ``initial``: a value that it emits everywhere at the start;
+    None: random weights.
+    """
     if spec.generator.view_convolution == "dense":
         layer: nn.Conv2d = _view_convolution(feature.channels, out_channels, spec, stride)
     else:
         layer = nn.Conv2d(feature.channels, out_channels, 1)
-    if zero:
+    if initial is not None:
         nn.init.zeros_(layer.weight)
         assert layer.bias is not None
-        nn.init.zeros_(layer.bias)
+        nn.init.constant_(layer.bias, initial)
     return layer
 
 
@@ -80,10 +85,10 @@ def offset_channels(spec: ExtractorSpec) -> int:
     return 2 * spec.offsets.groups * (spec.taps - spec.dynamic_kernel.remove_center) if learned else 0
 
 
-def with_zero_center(values: Tensor, taps: int) -> Tensor:
-    """Return K taps at axis 2, from K - 1 taps and a zero at the center."""
-    before, after = values.split(taps // 2, 2)
-    return torch.cat([before, torch.zeros_like(before[:, :, :1]), after], 2)
+def with_zero_center(values: Tensor, taps: int, axis: int) -> Tensor:
+    """Return K taps at an axis, from K - 1 taps and a zero at the center."""
+    before, after = values.split(taps // 2, axis)
+    return torch.cat([before, torch.zeros_like(before.narrow(axis, 0, 1)), after], axis)
 
 
 def _is_untouched(module: nn.Module, kind: type) -> bool:
@@ -101,23 +106,28 @@ class GeneratedKernel(nn.Module):
         self.taps = spec.taps
         self.remove_center, self.per_tap = dynamic.remove_center, dynamic.per_tap
         self.normalization = dynamic.normalization
+        self.terms, self.over_terms = spec.terms, dynamic.softmax_over == "terms"
         self.scale = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0
         emitted = spec.taps - dynamic.remove_center if dynamic.per_tap else 1
-        self.shape = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
+        self.shape: tuple[int, ...] = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
+        if spec.terms > 1:
+            self.shape = (spec.terms, *self.shape)
         self.channels = torch.Size(self.shape).numel()
         surplus = -(self.channels + offset_channels(spec)) % spec.generator.head_multiple
-        self.head = head(feature, self.channels + surplus, spec, stride, zero=dynamic.initial == "zero")
+        initial = {"random": None, "zero": 0.0, "one": 1 / self.scale}[dynamic.initial]
+        self.head = head(feature, self.channels + surplus, spec, stride, initial=initial)
         if dynamic.normalization == "group_norm":
             self.norm = nn.GroupNorm(groups, self.channels)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap), for a
-        gate ``[B, G, 1, h, w]``."""
+        """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap), for M
+        terms ``[B, M, G, K, h, w]``; a gate has 1 in the place of K."""
         values = with_plain_strides(self.head(feature)[:, : self.channels])
         if self.normalization == "group_norm":
             values = self.norm(values)
-        values = normalized(values.unflatten(1, self.shape) * self.scale, self.normalization)
-        return with_zero_center(values, self.taps) if self.remove_center else values
+        values = values.unflatten(1, self.shape) * self.scale
+        values = values.softmax(1) if self.over_terms else normalized(values, self.normalization)
+        return with_zero_center(values, self.taps, -3) if self.remove_center else values
 
     def as_linear_map(self, feature: Tensor, geometry: Geometry) -> LinearKernel | None:
         """Return the kernel as a linear map of each position's feature, where it is one and nothing observes this module's calls."""
@@ -126,6 +136,7 @@ class GeneratedKernel(nn.Module):
             or self.head.kernel_size != (1, 1)
             or self.normalization not in NORMALIZATIONS
             or self.remove_center
+            or self.terms > 1
             or not self.per_tap
             or feature.shape[2:] != geometry.output
         ):

@@ -17,11 +17,11 @@ class LearnedOffsets(nn.Module):
         self.taps, self.scale = spec.taps, spec.offsets.scale
         self.remove_center = spec.dynamic_kernel.remove_center
         self.shape = (spec.offsets.groups, spec.taps - self.remove_center, 2)
-        self.head = head(feature, offset_channels(spec), spec, stride, zero=True)
+        self.head = head(feature, offset_channels(spec), spec, stride, initial=0.0)
 
     def forward(self, feature: Tensor, geometry: Geometry) -> Tensor:
         """Return offsets ``[B, F, K, 2, h, w]``, (y, x) in pixels, of a feature ``[B, hidden, h, w]``."""
         offsets = with_plain_strides(self.head(feature)).unflatten(1, self.shape)
         if self.remove_center:
-            offsets = with_zero_center(offsets, self.taps)
+            offsets = with_zero_center(offsets, self.taps, 2)
         return scaled_offsets(offsets, self.scale, geometry)

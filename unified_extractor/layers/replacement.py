@@ -202,6 +202,8 @@ def _difference(convolution: nn.Conv2d, spec: ExtractorSpec) -> str | None:
         return "the spec's static kernel is depthwise, the convolution is not"
     if static.channels == "dense" and static.groups != convolution.groups:
         return f"the spec has static_kernel.groups={static.groups}, the convolution groups={convolution.groups}"
+    if spec.terms > 1:
+        return f"the spec has terms={spec.terms} static kernels, the convolution one"
     if as_pair(spec.kernel_size) != convolution.kernel_size:
         return f"the spec has kernel_size={spec.kernel_size}, the convolution {convolution.kernel_size}"
     if as_pair(spec.dilation) not in ((1, 1), convolution.dilation):

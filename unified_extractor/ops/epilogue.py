@@ -1,6 +1,7 @@
-"""Operations on the aggregated map. B batch, C channels, G groups, H, W image, Ho, Wo output positions."""
+"""Operations on the aggregated map. B batch, C channels, O output channels, G groups, M terms, H, W image, Ho, Wo output positions."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unified_extractor.ops.geometry import Geometry
@@ -37,3 +38,29 @@ def center_blended(y: Tensor, x: Tensor, gate: Tensor, geometry: Geometry) -> Te
     centre = x[:, :, ::rows, ::columns].unflatten(1, (gate.shape[1], -1))
     share = torch.sigmoid(gate).unsqueeze(2)
     return ((1 - share) * y.unflatten(1, (gate.shape[1], -1)) + share * centre).flatten(1, 2)
+
+
+def mixed_bias(dynamic_kernel: Tensor, bias: Tensor) -> Tensor:
+    """Return the constant ``sum_m bias[m, o] * D_m`` of every output channel, ``[B, O, Ho or 1, Wo or 1]``.
+
+    Args:
+        dynamic_kernel: one value a term for all taps, ``[B, M, G, 1, Ho or 1, Wo or 1]``.
+        bias: ``[M, O]``, the outputs of a group neighbors.
+    Source: Yang et al., CondConv (NeurIPS 2019).
+    """
+    by_group = bias.unflatten(1, (dynamic_kernel.shape[2], -1))
+    return torch.einsum("bmghw,mgo->bgohw", dynamic_kernel.squeeze(3), by_group.to(dynamic_kernel.dtype)).flatten(1, 2)
+
+
+def modulated(y: Tensor, values: Tensor, activation: str) -> Tensor:
+    """Return ``y * act(values)``, both ``[B, O, Ho, Wo]``; the activation is "identity", "sigmoid", "silu" or "gelu".
+
+    Source: Rao et al., HorNet (NeurIPS 2022); Yu and Wang, MambaOut (CVPR 2025).
+    """
+    if activation == "sigmoid":
+        values = values.sigmoid()
+    elif activation == "silu":
+        values = F.silu(values)
+    elif activation == "gelu":
+        values = F.gelu(values)
+    return y * values

@@ -29,7 +29,7 @@ and all else."""
 TRAINING = 3
 """Multiply-adds of a training step, as multiples of those of its forward pass."""
 
-_PART_OF_CHILD = {"value": "projection", "projection": "projection"}
+_PART_OF_CHILD = {"value": "projection", "projection": "projection", "modulation": "projection"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
 
     For each tap of each window this is: 4 for each channel for a bilinear sample at a learned offset; 1 for each channel (fold: K)
     for a dynamic kernel; 1 for each pair of input and output channels within a group for a static kernel. A gate is 1 for each output
-    of a window. A fold is counted by its own formula of K*K products, even if it runs as a gather.
+    of a window. Each of several terms is counted like that; where they have one dynamic kernel for all windows, static kernels are mixed
+    once an image, 1 for each of their numbers. A fold is counted by its own formula of K*K products, even if it runs as a gather.
 
     Args:
         spec: spec of the extractor, or a preset's name or call.
@@ -116,6 +117,8 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
         results=results,
         has_offsets=spec.offsets.kind == "learned",
         gates=0 if dynamic.per_tap else out_channels,
+        terms=spec.terms,
+        of_image=spec.generator.view == "global",
     )
 
 

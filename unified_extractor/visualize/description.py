@@ -7,9 +7,10 @@ from unified_extractor.spec import ExtractorSpec, as_pair
 def formula(spec: ExtractorSpec) -> str:
     """Return the operator's equation with only those symbols that this spec has."""
     fold = spec.aggregation == "fold"
-    static = {"none": "", "dense": "S[o,c,k]", "depthwise": "S[c,k]"}[spec.static_kernel.channels]
+    m = "m," if spec.terms > 1 else ""
+    static = {"none": "", "dense": f"S[{m}o,c,k]", "depthwise": f"S[{m}c,k]"}[spec.static_kernel.channels]
     values = "i,k,p" if fold else "k,p" if spec.dynamic_kernel.per_tap else "p"
-    dynamic = "" if spec.dynamic_kernel.source == "none" else f"D[g(c),{values}]"
+    dynamic = "" if spec.dynamic_kernel.source == "none" else f"D[{m}g(c),{values}]"
     weight = {
         "multiply": " ".join(filter(None, (static, dynamic))),
         "add": f"({static} + [o=c] {dynamic})" if spec.static_kernel.channels == "dense" else f"({static} + {dynamic})",
@@ -25,10 +26,22 @@ def formula(spec: ExtractorSpec) -> str:
             lines[1] += ", divided by their number"
         if spec.bias:
             lines[1] += ", plus bias"
+        if spec.modulation != "none":
+            lines[1] += f", times {_modulated(spec, '')[3:]}".replace("x[p]", "x[q]")
         return "\n".join(lines)
     dense = spec.static_kernel.channels == "dense"
-    bias = " + bias" if spec.bias else ""
-    return f"y[{'o' if dense else 'c'},p] = sum_k {'sum_c ' if dense else ''}{weight} {read}{bias}"
+    output = "o" if dense else "c"
+    bias = f" + sum_m bias[m,{output}] {dynamic}" if spec.bias == "mixed" else " + bias" if spec.bias else ""
+    sums = f"{'sum_m ' if m else ''}sum_k {'sum_c ' if dense else ''}"
+    return f"y[{output},p] = {_modulated(spec, f'{sums}{weight} {read}{bias}')}"
+
+
+def _modulated(spec: ExtractorSpec, output: str) -> str:
+    """Return an output times what modulates it."""
+    if spec.modulation == "none":
+        return output
+    act = "" if spec.modulation == "identity" else spec.modulation
+    return f"({output}) {act}(W x[p])"
 
 
 def in_words(spec: ExtractorSpec) -> dict[str, str]:
@@ -47,6 +60,8 @@ def in_words(spec: ExtractorSpec) -> dict[str, str]:
     words["aggregation"] = "gather: one output a window" if spec.aggregation == "gather" else "fold: K outputs a window, added"
     if spec.center_feature_scale:
         words["center"] = "a generated gate blends in the value at the window's center"
+    if spec.modulation != "none":
+        words["modulation"] = f"times the {spec.modulation} of a pointwise convolution of the input"
     if (spec.projection.input, spec.projection.output) != ("none", "none"):
         words["projection"] = f"pointwise, before: {spec.projection.input}, after: {spec.projection.output}"
     return words
@@ -84,11 +99,13 @@ def _where(spec: ExtractorSpec) -> str:
 def _weight(spec: ExtractorSpec) -> str:
     parts = []
     if spec.static_kernel.channels != "none":
-        parts.append("static S, a parameter, the same at every position")
+        sets = "" if spec.terms == 1 else f"sum of {spec.terms} terms, each "
+        parts.append(f"{sets}static S, a parameter, the same at every position")
     dynamic = spec.dynamic_kernel
     if dynamic.source != "none":
         source = "generated" if dynamic.source == "generated" else "query-key products"
         form = "" if dynamic.normalization == "none" else f", {dynamic.normalization.replace('_', ' ')}"
+        form += " over the terms" if dynamic.softmax_over == "terms" else ""
         position = ", with relative position" if dynamic.relative_position else ""
         taps = "" if dynamic.per_tap else ", one value for all taps"
         parts.append(f"dynamic D, {source}, its own at every position{taps}{position}{form}")

@@ -64,18 +64,21 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
     """Draw the kernel at two positions: a static one is the same at both, a dynamic one is not."""
     kh, kw = as_pair(spec.kernel_size)
     random = np.random.default_rng(2)
-    static = random.normal(size=(kh, kw)) if spec.static_kernel.channels != "none" else np.ones((kh, kw))
+    terms, has_static = spec.terms, spec.static_kernel.channels != "none"
+    static = random.normal(size=(terms, kh, kw)) if has_static else np.ones((terms, kh, kw))
     gap = np.full((kh, 1), np.nan)
-    values = (kh, kw) if spec.dynamic_kernel.per_tap else (1, 1)
+    values = (terms, kh, kw) if spec.dynamic_kernel.per_tap else (terms, 1, 1)
     has_dynamic = spec.dynamic_kernel.source != "none"
-    dynamic = [np.ones((kh, kw)) * (random.normal(size=values) if has_dynamic else 1) for _ in range(2)]
+    dynamic = [np.ones((terms, kh, kw)) * (random.normal(size=values) if has_dynamic else 1) for _ in range(2)]
     if spec.dynamic_kernel.normalization == "softmax":
-        dynamic = [np.exp(d) / np.exp(d).sum() for d in dynamic]
+        axes = 0 if spec.dynamic_kernel.softmax_over == "terms" else (1, 2)
+        dynamic = [np.exp(d) / np.exp(d).sum(axes, keepdims=True) for d in dynamic]
     weights = {
         "multiply": [static * d for d in dynamic],
         "add": [static + d for d in dynamic],
         "residual": [static * (1 + d) for d in dynamic],
     }[spec.combine]
+    weights = [one.sum(0) for one in weights]
     limit = float(np.abs(weights).max())
     axis.imshow(np.hstack([weights[0], gap, weights[1]]), cmap="RdBu_r", norm=Normalize(-limit, limit))
     axis.set(xticks=[(kw - 1) / 2, kw + (kw + 1) / 2], xticklabels=["one position", "another"], yticks=[])

@@ -52,7 +52,9 @@ def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReadi
             dynamic, geometry = compose_fold(dynamic, geometry), composed_geometry(geometry)
         else:
             dynamic = dynamic[:, :, geometry.taps // 2]
-    weights = _weights(layer, None if dynamic is None else _at(dynamic[0, 0], position))
+    if dynamic is not None:  # of the first group, of all terms
+        dynamic = dynamic[0, :, 0] if spec.terms > 1 else dynamic[0, 0]
+    weights = _weights(layer, None if dynamic is None else _at(dynamic, position))
     rows, columns = _positions(geometry, position, None if offsets is None else _at(offsets[0, 0], position))
     return WindowReading(*(values.view(geometry.kernel_size) for values in (rows, columns, weights)))
 
@@ -71,14 +73,15 @@ def _composes(layer: Any) -> bool:
 def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
     """Return the combined kernel ``[K]`` of the first channels."""
     if dynamic is not None and not layer.spec.dynamic_kernel.per_tap:
-        dynamic = dynamic.expand(layer.spec.taps)
+        dynamic = dynamic.expand(*dynamic.shape[:-1], layer.spec.taps)
     if layer.static_kernel is None:
         assert dynamic is not None
         return dynamic
-    static = layer.static_kernel.detach()[0, 0].flatten()
+    static = layer.static_kernel.detach()[..., 0, 0, :, :].flatten(-2)
     if dynamic is None:
         return static
-    return {"multiply": static * dynamic, "add": static + dynamic, "residual": static * (1 + dynamic)}[layer.spec.combine]
+    weights = {"multiply": static * dynamic, "add": static + dynamic, "residual": static * (1 + dynamic)}[layer.spec.combine]
+    return weights.sum(0) if layer.spec.terms > 1 else weights
 
 
 def _positions(geometry: Geometry, position: tuple[int, int], offsets: Tensor | None) -> tuple[Tensor, Tensor]:

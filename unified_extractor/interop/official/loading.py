@@ -25,12 +25,16 @@ class Family(NamedTuple):
     """Class of the modules that its state dicts load into."""
     rules: Callable[[Any], Items]
     """Function from such a module to the rules of its parameters."""
+    prepare: Callable[[Any, layers.Values], layers.Values] = lambda module, values: values
+    """Function from the module and its official values to values that have one of ours each."""
 
 
 FAMILIES = {
     "involution": Family(UnifiedExtractor2d, layers.involution),
     "outlook_attention": Family(UnifiedExtractor2d, layers.outlook_attention),
     "dcnv3": Family(UnifiedExtractor2d, layers.dcnv3),
+    "condconv": Family(UnifiedExtractor2d, layers.condconv, layers.condconv_kernels),
+    "gnconv": Family(UnifiedExtractor2d, layers.gnconv, layers.gnconv_halves),
     "rednet": Family(RedNet, networks.rednet),
     "resnet": Family(ResNet, networks.resnet),
     "volo": Family(VOLO, networks.volo),
@@ -46,7 +50,8 @@ def load_official(module: nn.Module, state_dict: Weights, family: str, *, which:
         state_dict: names and values of the official code, a checkpoint that has them, or a file of either, see
             :func:`unified_extractor.interop.read_state_dict`. Prefixes of wrappers such as ``module.`` are removed.
         family: the official code. Layers: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage, its
-            pure torch or CUDA module). Networks: "rednet" (d-li14), "resnet" (torchvision), "volo" (sail-sg, timm),
+            pure torch or CUDA module), "condconv" (timm, with its ``routing``), "gnconv" (HorNet). :func:`official_layer` builds
+            modules of all of these. Networks: "rednet" (d-li14), "resnet" (torchvision), "volo" (sail-sg, timm),
             "internimage" (OpenGVLab, DCNv3).
         which: the entry of a checkpoint that has the weights, such as ``state_dict_ema``; None: the weights as trained, not their
             average, where both are there.
@@ -68,7 +73,7 @@ def load_official(module: nn.Module, state_dict: Weights, family: str, *, which:
         raise TypeError(f"family={family!r} loads into a {FAMILIES[family].module.__name__}, got {type(module).__name__}")
     values, notes = read_weights(state_dict, which)
     rules = dict(FAMILIES[family].rules(module))
-    values, renamed = fitted_names(values, rules)
+    values, renamed = fitted_names(FAMILIES[family].prepare(module, values), rules)
     notes |= renamed | apply_rules(module, values, rules, weights=state_dict, called=family)
     warn_of(notes)
     return notes

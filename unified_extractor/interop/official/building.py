@@ -1,0 +1,109 @@
+"""Layers of ours for the constructor arguments of official classes: what :func:`load_official` fills then."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import unified_extractor.presets as presets
+from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.names import did_you_mean
+from unified_extractor.spec import Pair, as_pair
+
+NOT_EXPRESSED = {
+    "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
+    "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
+    "large_kernel_attention": "it has two windows in a row, the first one's output cut to the image before the second reads it",
+    **dict.fromkeys(
+        ("idconv", "contmix", "carafe", "dysample", "atconv", "ddf", "qna"), "it needs switches that the spec does not have"
+    ),
+}
+"""Operators with official values that no layer here equals, and why."""
+
+
+def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d:
+    """Return our layer for an official operator, built from the constructor arguments of its class; images are ``[B, C, H, W]``.
+
+    Args:
+        operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
+            with the routing of its CondConvResidual) or "gnconv" (HorNet).
+        arguments: of "condconv" and "gnconv" those of the official class; of the others ``channels``, ``kernel_size`` and so on.
+
+    Raises:
+        NotImplementedError: an operator, or arguments of one, that the formula does not reach; the message says why.
+        ValueError, TypeError: an operator or arguments that are unknown.
+
+    Example::
+
+        layer = official_layer("condconv", in_channels=16, out_channels=32, kernel_size=3, num_experts=4)
+        load_official(layer, state_dict, "condconv")
+    """
+    if operator in NOT_EXPRESSED:
+        raise NotImplementedError(f"operator={operator!r} has no equal layer here: {NOT_EXPRESSED[operator]}")
+    if operator not in _BUILDERS:
+        raise ValueError(f"operator must be one of {tuple(_BUILDERS)}, got {operator!r}{did_you_mean(operator, _BUILDERS)}")
+    return _BUILDERS[operator](**arguments)
+
+
+def _involution(
+    *, channels: int, kernel_size: Pair, stride: Pair = 1, reduction: int = 4, group_channels: int = 16
+) -> UnifiedExtractor2d:
+    return UnifiedExtractor2d(channels, channels, presets.involution(kernel_size, group_channels, reduction), stride)
+
+
+def _outlook_attention(
+    *, channels: int, heads: int, kernel_size: int = 3, padding: int = 1, stride: int = 1, qkv_bias: bool = False
+) -> UnifiedExtractor2d:
+    spec = replace(presets.outlook_attention(kernel_size, heads, qkv_bias), padding=padding)
+    return UnifiedExtractor2d(channels, channels, spec, stride)
+
+
+def _dcnv3(*, channels: int, kernel_size: int = 3, stride: int = 1, padding: int = 1, **options: Any) -> UnifiedExtractor2d:
+    spec = replace(presets.deformable_convolution(3, kernel_size, **options), padding=padding)
+    return UnifiedExtractor2d(channels, channels, spec, stride)
+
+
+def _condconv(
+    *,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Pair = 3,
+    stride: Pair = 1,
+    padding: Pair | str | None = "",
+    dilation: Pair = 1,
+    groups: int = 1,
+    bias: bool = False,
+    num_experts: int = 4,
+) -> UnifiedExtractor2d:
+    spec = presets.conditional_convolution(kernel_size, num_experts, groups, dilation, bias)
+    if padding == "same" and max(as_pair(stride)) > 1:
+        raise NotImplementedError(
+            f"padding='same' of timm depends on the image's size where stride is not 1, got stride={stride}"
+        )
+    if padding is None or padding == "":  # timm's symmetric padding
+        sizes = zip(as_pair(stride), as_pair(dilation), as_pair(kernel_size), strict=True)
+        rows, columns = (((s - 1) + d * (k - 1)) // 2 for s, d, k in sizes)
+        spec = replace(spec, padding=(rows, columns))
+    elif not isinstance(padding, str):
+        spec = replace(spec, padding=padding)
+    elif padding == "valid":
+        spec = replace(spec, padding=0)
+    elif padding != "same":
+        raise ValueError(f"padding must be an int, a pair, '', 'same' or 'valid', got {padding!r}")
+    return UnifiedExtractor2d(in_channels, out_channels, spec, stride)
+
+
+def _gnconv(*, dim: int, order: int = 5, s: float = 1.0) -> UnifiedExtractor2d:
+    if order != 1:
+        raise NotImplementedError(f"order={order} multiplies by gates in turn, a layer here has one modulation: order=1")
+    if s != 1:
+        raise NotImplementedError(f"s={s:g} scales what the depthwise convolution gives, a layer here has no such constant: s=1")
+    return UnifiedExtractor2d(dim, dim, presets.gated_convolution(7, "identity"))
+
+
+_BUILDERS: dict[str, Callable[..., UnifiedExtractor2d]] = {
+    "involution": _involution,
+    "outlook_attention": _outlook_attention,
+    "dcnv3": _dcnv3,
+    "condconv": _condconv,
+    "gnconv": _gnconv,
+}
