@@ -16,6 +16,9 @@ PLANNED_WARPS = {
     "dense": 8,
     "dense_backward": 8,
     "collect": 16,
+    "banded_gather": 12,
+    "banded_image_gradient": 12,
+    "banded_kernel_gradient": 12,
 }
 """Fewest warps that a multiprocessor must have room for: more where loads wait for memory, fewer beside a matrix product."""
 PLANNED_SOFTMAX = PLANNED_WARPS | {"gather": 12}

@@ -29,6 +29,11 @@ def involution(dtype=torch.bfloat16):
     return Call(x, None, meta(2, 2, 49, 8, 8, dtype=dtype), None, None, checks.geometry(x, 7, 1, 3, 1), "gather")
 
 
+def banded():
+    call = involution()
+    return call._replace(x=call.x.to(memory_format=torch.channels_last))
+
+
 def generated(dtype=torch.bfloat16):
     call = involution(dtype)
     kernel = LinearKernel(meta(2, 8, 8, 8, dtype=dtype), meta(98, 8, dtype=dtype), meta(98, dtype=dtype))
@@ -60,6 +65,9 @@ SAMPLES = 2 * 32 * 9 * 64  # samples of 3x3 taps
         ("fold gradient", involution(), Work(X + KERNEL + X, 2 * 32 * 49 * 64)),
         ("dynamic_kernel_backward", involution(), Work(X + X + KERNEL, 2 * 32 * 49 * 64)),
         ("gather", involution(torch.float32), Work(2 * (X + KERNEL + X), 2 * 32 * 49 * 64)),
+        ("banded_gather", banded(), Work(X + KERNEL + X, 0, 2 * 32 * 49 * 64)),
+        ("banded_image_gradient", banded(), Work(X + KERNEL + X, 0, 2 * 32 * 49 * 64)),
+        ("banded_kernel_gradient", banded(), Work(X + X + KERNEL, 0, 2 * 32 * 49 * 64)),
         ("gather", generated(), Work(X + FEATURE + MAP + X, 2 * 32 * 49 * 64, MAKING)),
         ("fold gradient", generated(), Work(X + FEATURE + MAP + X, 2 * 32 * 49 * 64 + MAKING)),
         ("linear_map_backward", generated(), Work(X + X + 2 * (FEATURE + MAP), 2 * 32 * 49 * 64, 2 * MAKING)),
@@ -92,6 +100,7 @@ def test_traffic_is_what_a_hand_counts(kernel, call, expected):
 
 def test_the_kernels_of_a_call_are_those_that_run():
     assert kernels(involution()) == ["gather", "fold gradient", "dynamic_kernel_backward"]
+    assert kernels(banded()) == ["banded_gather", "banded_image_gradient", "banded_kernel_gradient"]
     assert kernels(generated()) == ["gather", "fold gradient", "linear_map_backward"]
     assert kernels(outlook()) == ["fold", "fold gradient", "backward"]
     assert kernels(deformable()) == ["gather", "backward", "collect"]

@@ -14,7 +14,7 @@ import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.made_calls import extract_or_unfold, made_call
 from tests.support.oracles import output_size
-from tests.support.triton_runs import DEVICE, GPU, TENSORS, made_similarity, on_device, products, reference, run
+from tests.support.triton_runs import DEVICE, GPU, TENSORS, guarded, made_similarity, on_device, products, reference, run
 from unified_extractor.ops import checks
 from unified_extractor.ops.backends import triton
 from unified_extractor.ops.backends.triton import Triton, launch, tuning
@@ -24,7 +24,7 @@ from unified_extractor.ops.backends.triton.records import Image, WindowValues, i
 from unified_extractor.ops.call import Call, Wanted, similarity_call
 
 Autotuner = pytest.importorskip("triton.runtime.autotuner").Autotuner
-MODULES = [importlib.import_module(f"{triton.__name__}.{module.name}") for module in pkgutil.iter_modules(triton.__path__)]
+MODULES = [importlib.import_module(module.name) for module in pkgutil.walk_packages(triton.__path__, f"{triton.__name__}.")]
 KERNELS = {id(v): v for module in MODULES for v in vars(module).values() if isinstance(v, Autotuner)}.values()
 WORTH_IT = {"channels": 16, "kernels": 1, "kernel_size": 3, "offset_groups": 1}
 
@@ -127,14 +127,6 @@ def test_an_exported_program_does_not_need_the_backend(backend, backends_used):
     else:
         assert "unified_extractor" not in str(torch.export.export(Call(), tensors).graph)
     assert "triton" not in backends_used
-
-
-def guarded(tensor):
-    """Return the same values between foreign memory that is NaN, and that memory."""
-    room = 4096
-    memory = tensor.new_full((tensor.numel() + 2 * room,), torch.nan)
-    view = memory[room : room + tensor.numel()].view(tensor.shape)
-    return view.copy_(tensor), memory
 
 
 WILD = [torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 2.0**31, -(2.0**31) - 1, 2.0**63, -(2.0**63), 6e4, -6e4]

@@ -40,6 +40,14 @@ def is_short(call):
     return reads * call["x"].shape[:2].numel() <= 60
 
 
+def guarded(tensor):
+    """Return the same values between foreign memory that is NaN, and that memory."""
+    room = 4096
+    memory = tensor.new_full((tensor.numel() + 2 * room,), torch.nan)
+    view = memory[room : room + tensor.numel()].view(tensor.shape)
+    return view.copy_(tensor), memory
+
+
 TENSORS = {
     "gather": {"batch": 2, "channels": 4, "kernels": 2, "offset_groups": 2, "kernel_size": (1, 2)},
     "fixed gather": {"batch": 2, "channels": 4, "kernels": 2},

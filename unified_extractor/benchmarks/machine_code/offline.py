@@ -103,6 +103,7 @@ def calls(dtype: torch.dtype, channels_last: bool) -> dict[str, Call]:
         "DCNv3, generated": generated(call(new(2, 64, 56, 56), 3, offsets=offsets), 64, 4, "softmax"),
         "similarity": similarity_call(query, key, 6, None, checks.geometry(key, 7, 1, "same", 1)),
         "DCNv3, deterministic": deformable,
+        "groups of 8": call(new(2, 64, 56, 56), 3, dynamic_kernel=new(2, 8, 9, 56, 56)),
     }
 
 

@@ -7,9 +7,10 @@ channels of images are neighbors (``torch.channels_last``). Refuses
 - ``torch.export``, since an exported program must run without this package,
 - ``torch.func`` transforms and forward-mode differentiation, for which the operator has no rule.
 
-A convolution without dynamic kernel and offsets is torch's own. A double backward runs the eager backend's formula. The gradient of an
-image that offsets sample is added up by atomics in float32 or, under ``torch.use_deterministic_algorithms``, sorted by pixel. A fold
-whose taps have offsets samples every tap once for each output it has a part in: K times as often as it must.
+A convolution without dynamic kernel and offsets is torch's own. In half precision a dynamic kernel on the regular grid, with groups of a
+multiple of sixteen neighboring channels, runs as matrix products (``banded/``). A double backward runs the eager backend's formula. The
+gradient of an image that offsets sample is added up by atomics in float32 or, under ``torch.use_deterministic_algorithms``, sorted by
+pixel. A fold whose taps have offsets samples every tap once for each output it has a part in: K times as often as it must.
 
 The first call of every kind compiles its kernels and measures a few configurations (``tuning.py``), kept on disk by Triton. Before a CUDA
 graph is captured one call should have run, as torch asks anyway.
@@ -20,6 +21,7 @@ import os
 import torch
 from torch import Tensor
 
+from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.backends.triton.plan import pays_on_chip
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
@@ -72,7 +74,12 @@ class Triton:
 
         if call.aggregation in ("unfold", "similarity"):
             return OPERATORS.run(call)
-        return run_rewritten(call, OPERATORS.run, combines_depthwise=True)
+        return run_rewritten(call, OPERATORS.run, combines_depthwise=not _is_banded_sum(call))
+
+
+def _is_banded_sum(call: Call) -> bool:
+    """Return whether a call is a convolution plus the banded products of its dynamic kernel, which run as two calls."""
+    return call.combine == "add" and is_banded(call._replace(static_kernel=None))
 
 
 def _is_interpreted() -> bool:

@@ -11,6 +11,8 @@ from torch import Tensor
 from triton import knobs
 
 from unified_extractor.ops.backends.triton.backward import backward
+from unified_extractor.ops.backends.triton.banded.launch import run_gather, run_image_gradient, run_kernel_gradient
+from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.backends.triton.dense import dense, dense_backward
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
 from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynamic_kernel_backward, linear_map_backward
@@ -86,6 +88,7 @@ class _Pass:
         self.batch = call.x.shape[0]
         self.positions = call.geometry.output[0] * call.geometry.output[1]
         self.plan: Plan = plan_for(call, grad_y, interpreted=knobs.runtime.interpret)
+        self.is_banded = is_banded(call)
         # [K, C/groups, O]: neighboring outputs, or channels of a depthwise kernel, next to each other
         self.static_kernel = None if call.static_kernel is None else call.static_kernel.detach().permute(2, 3, 1, 0).contiguous()
         if isinstance(call.computed_kernel, LinearKernel):
@@ -135,7 +138,9 @@ class _Forward(_Pass):
     def run(self, y: Tensor) -> None:
         """Write the output."""
         plan, arguments = self.plan, self.inputs() | {"y": image_record(y)}
-        if plan.aggregation == "fold":
+        if self.is_banded:
+            run_gather(self.start, self.call, y, interpreted=plan.interpreted)
+        elif plan.aggregation == "fold":
             self.fold(self.call.x, y, gradient=False)
         elif plan.static_kernel == "dense":
             blocks = plan.channel_groups // plan.convolution_channel_groups * self.output_blocks()
@@ -156,10 +161,15 @@ class _Backward(_Pass):
         results, plan = self.results, self.plan
         if "static_kernel" in results and plan.static_kernel == "dense":
             self._dense()
-        if "x" in results and not plan.has_offsets:
+        if "x" in results and self.is_banded:
+            run_image_gradient(self.start, self.call, self.grad_y, results["x"], interpreted=plan.interpreted)
+        elif "x" in results and not plan.has_offsets:
             self.fold(self.grad_y, results["x"], gradient=True)
         depthwise = "static_kernel" in results and plan.static_kernel == "depthwise"
-        if "dynamic_kernel" in results and self._is_product():
+        if "dynamic_kernel" in results and self.is_banded and self._has_kernel_a_window():
+            kernel = results["dynamic_kernel"]
+            run_kernel_gradient(self.start, self.call, self.grad_y, kernel, interpreted=plan.interpreted)
+        elif "dynamic_kernel" in results and self._is_product():
             self._dynamic_kernel()
         elif self.call.computed_kernel is not None:
             self._linear_map()
@@ -170,11 +180,11 @@ class _Backward(_Pass):
         """Return whether the dynamic kernel's gradient is nothing but products, and no sum goes beyond a tile."""
         plan = self.plan
         simple = plan.aggregation == "gather" and plan.static_kernel == "none" and not plan.has_offsets
-        return (
-            simple
-            and plan.kernel_channel_groups == plan.kernel_blocks == 1
-            and tuple(self.results["dynamic_kernel"].shape[-2:]) == self.call.geometry.output
-        )
+        return simple and plan.kernel_channel_groups == plan.kernel_blocks == 1 and self._has_kernel_a_window()
+
+    def _has_kernel_a_window(self) -> bool:
+        """Return whether every window has a dynamic kernel of its own."""
+        return tuple(self.results["dynamic_kernel"].shape[-2:]) == self.call.geometry.output
 
     def _dynamic_kernel(self) -> None:
         """Write the gradient of a dynamic kernel that is nothing but products."""

@@ -8,7 +8,7 @@ J channel groups, N channels of a channel group (``tiles.py`` has the definition
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -192,8 +192,8 @@ def _position_strides(values: Tensor) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def constants(plan: Plan) -> Plan:
-    """Return the plan as a kernel takes it."""
+def constants(switches: Any) -> Any:
+    """Return compile-time switches, a plan or other record that says whether it is interpreted, as a kernel takes them."""
     from triton.language import constexpr
 
-    return plan if plan.interpreted else Plan(*map(constexpr, plan))
+    return switches if switches.interpreted else type(switches)(*map(constexpr, switches))

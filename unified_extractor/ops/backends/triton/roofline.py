@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.cost import SAMPLE, kernel_multiply_adds
 
@@ -100,7 +101,7 @@ def traffic(kernel: str, call: Call) -> Work:
             regular grid), "dynamic_kernel_backward" (of the dynamic kernel and no other, on the regular grid), "linear_map_backward"
             (of the feature and the map that a dynamic kernel is computed from), "backward" (of x sampled at offsets, of offsets and of
             kernels), "dense_backward" (of a dense static kernel) or "collect" (of x, where deterministic algorithms let "backward"
-            write columns instead).
+            write columns instead). By matrix products: "banded_gather", "banded_image_gradient" and "banded_kernel_gradient".
         call: the call, whose tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
@@ -110,6 +111,8 @@ def kernels(call: Call) -> list[str]:
     """Return the kernels that run for a call, forward and then backward; "collect" runs only under deterministic algorithms."""
     if call.computed_kernel is not None:
         return ["gather", "fold gradient", "linear_map_backward"]
+    if is_banded(call):
+        return ["banded_gather", "banded_image_gradient", "banded_kernel_gradient"]
     dense, has_offsets, has_kernel = call.has_dense_kernel, call.offsets is not None, call.stored_kernel is not None
     forward = "fold" if call.aggregation == "fold" else "dense" if dense else "gather"
     products = call.static_kernel is None and not has_offsets and call.aggregation == "gather"
@@ -174,6 +177,14 @@ def _fold_gradient(call: Call) -> Work:
     return Work(total, _weighting(call) + _computing(call), _matrix(call))
 
 
+def _banded(call: Call) -> Work:
+    """Return the work of a banded kernel: of image, dynamic kernel and output, one is written and two are read.
+
+    The zeros outside the band are not counted, though the matrix units multiply them.
+    """
+    return Work(_inputs(call) + _output(call), 0, _samples(call))
+
+
 def _linear_map_backward(call: Call) -> Work:
     """Return the work of the kernel's gradient, which is never written, times the map and times the feature."""
     total = _output(call) + _inputs(call) + tensor_bytes(call.kernel_tensors)
@@ -219,6 +230,9 @@ def _collect(call: Call) -> Work:
 
 
 _TRAFFIC: dict[str, Callable[[Call], Work]] = {
+    "banded_gather": _banded,
+    "banded_image_gradient": _banded,
+    "banded_kernel_gradient": _banded,
     "gather": _forward,
     "fold": _forward,
     "dense": _forward,
