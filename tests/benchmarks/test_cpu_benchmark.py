@@ -18,6 +18,7 @@ SMALL = {
     "DCNv2": partial(cases.deformable_convolution_v2, 2, 8, 7),
     "DCNv4": partial(cases.deformable_convolution_v4, 2, 16, 7),
     "outlook": partial(cases.outlook_attention, 2, 24, 8, 3),
+    "mixture": partial(cases.mixture, 3, 2, 16, 7, 2),
     "convolution": partial(cases.convolution, 2, 8, 9),
 }
 

@@ -29,6 +29,14 @@ def grid_sample_matmul(x: Tensor, static_kernel: Tensor, offsets: Tensor, mask: 
     return (static_kernel.flatten(1) @ columns).unflatten(2, x.shape[-2:])
 
 
+def gated_convolutions(x: Tensor, static_kernel: Tensor, gates: Tensor) -> Tensor:
+    """Return the sum of M depthwise convolutions by ``[M, C, 1, kh, kw]``, each times its gate ``[B, M, 1, 1, Ho, Wo]``. Stride 1."""
+    channels, padding = x.shape[1], static_kernel.shape[-1] // 2
+    terms = zip(static_kernel, gates.unbind(1), strict=True)
+    outputs = [F.conv2d(x, kernel, None, 1, padding, 1, channels) * gate[:, :, 0] for kernel, gate in terms]
+    return torch.stack(outputs).sum(0)
+
+
 def _grid_sampled(x: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
     """Return sampled values ``[B, G, C/G, K, Ho, Wo]``. Half precision would misplace positions by tenths of a pixel, so at
     least float32 is used."""

@@ -14,6 +14,7 @@ from torchvision.ops import deform_conv2d
 
 import unified_extractor.presets as presets
 from unified_extractor.benchmarks.baselines import (
+    gated_convolutions,
     grid_sample_matmul,
     grid_sample_multiply_sum,
     unfold_matmul_fold,
@@ -205,6 +206,20 @@ def neighborhood_attention(
     return _case(setting, leaves, call, {"eager, stored": plain} | baselines, "store")
 
 
+def mixture(kernel_size: int, batch: int = 8, channels: int = 64, size: int = 56, terms: int = 4, setting: Setting = CPU) -> Case:
+    """Return a sum of depthwise convolutions, each times its value at every position, so that the kernel changes from pixel to pixel."""
+    x, static = setting.leaf(batch, channels, size, size), setting.leaf(terms, (channels, 1), kernel_size, kernel_size)
+    gates = setting.leaf(batch, (terms, 1, 1), size, size)
+
+    def call(x: Tensor, static: Tensor, gates: Tensor) -> Call:
+        return Call(x, static, gates, None, None, checks.geometry(x, kernel_size, 1, kernel_size // 2, 1))
+
+    def channels_last(x: Tensor, static: Tensor, gates: Tensor) -> Tensor:
+        return gated_convolutions(x.contiguous(memory_format=torch.channels_last), static, gates)
+
+    return _case(setting, (x, static, gates), call, {"convolutions": gated_convolutions, "channels last": channels_last})
+
+
 def convolution(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
     """Return a convolution with a static kernel only, which the operator passes to torch."""
     leaves = CPU.leaf(batch, channels, size, size), CPU.leaf(channels, channels, 3, 3)
@@ -333,6 +348,8 @@ CPU_CASES: dict[str, Callable[[], Case]] = {
     "DCNv2 64x56x56": deformable_convolution_v2,
     "DCNv4 64x56x56": deformable_convolution_v4,
     "outlook 192x28x28": outlook_attention,
+    "mixture of 4, 3x3, 64x56x56": partial(mixture, 3),
+    "mixture of 4, 7x7, 64x56x56": partial(mixture, 7),
     "convolution 64x56x56": convolution,
     "RedNet-26 step 3x112x112": training_step,
 }

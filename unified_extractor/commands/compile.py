@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"the compiled backend is not usable here: {reason}")
     for name in options.dtypes:
         x = torch.ones(1, 16, 4, 4, dtype=getattr(torch, name), requires_grad=True)
-        ux.extract(x, kernel_size=3, padding=1, dynamic_kernel=x.new_ones(1, 1, 9, 4, 4), backend="compiled").sum().backward()
-        print(f"{name}: both passes are compiled")
+        for static, dynamic in ((None, x.new_ones(1, 1, 9, 4, 4)), (x.new_ones(2, 16, 1, 3, 3), x.new_ones(1, 2, 1, 1, 4, 4))):
+            y = ux.extract(x, kernel_size=3, padding=1, static_kernel=static, dynamic_kernel=dynamic, backend="compiled")
+            y.sum().backward()
+        print(f"{name}: both passes are compiled, of kernels with several terms too")
     return 0
