@@ -1,4 +1,4 @@
-"""Kernels computed in registers by the Triton backend, on a GPU or else in Triton's interpreter, which is slow: everything is tiny here."""
+"""Kernels that the Triton backend computes by chunks of the batch, on a GPU or else in Triton's interpreter: everything is tiny here."""
 
 from functools import partial
 
@@ -19,8 +19,7 @@ from unified_extractor.ops.custom_ops import flattened
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
-from unified_extractor.ops.backends.triton import launch
-from unified_extractor.ops.backends.triton.plan import computes_backward, computes_forward, pays_on_chip
+from unified_extractor.ops.backends.triton import Triton, chunks
 
 HALVES = {"channels": 8, "kernels": 4, "kernel_size": 3, "size": (3, 4), "batch": 2, "depth": 3}
 CASES = {
@@ -68,18 +67,17 @@ def as_call(call):
 @pytest.mark.parametrize("channels_last", [True, False], ids=["channels_last", "contiguous"])
 @pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_kernel_computed_in_registers_equals_the_reference(case, normalization, channels_last, poisoned_device_memory):
+def test_a_kernel_computed_by_chunks_equals_the_reference(
+    case, normalization, channels_last, poisoned_device_memory, monkeypatch
+):
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)  # an image a chunk
     call = call_of(case, normalization, channels_last=channels_last)
-    assert computes_forward(as_call(call))
-    plain = case not in ("offsets", "depthwise", "residual") and normalization != "softmax"
-    assert computes_backward(as_call(call)) == plain
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", [seed for seed in range(20_000, 20_060) if is_short(random_call(seed))])
 def test_random_calls_equal_the_reference(seed, poisoned_device_memory):
-    """A kernel that does not fit into registers is stored first, in either pass."""
     call = random_generating_call(seed, random_call(seed))
     if call is not None:
         assert_same(ours(call, seed), values_and_gradients(in_two_steps, call, seed))
@@ -108,31 +106,45 @@ def test_half_precision_is_as_precise_as_in_two_steps(dtype):
         assert wrong <= 2 * allowed, f"{name}: error {wrong:.3g}, in two steps {allowed:.3g}"
 
 
-def test_partial_sums_of_several_tiles_add_up(monkeypatch):
-    """One program has several tiles of several images, another has none."""
-    monkeypatch.setattr(launch, "_MOST_MAP_SUMS", 2)
+def test_chunks_hold_all_images_once_and_no_more_bytes_than_planned(monkeypatch):
+    call = as_call(call_of("one group, several tiles of positions"))
+    kernel = call.computed_kernel
+    call = call._replace(
+        x=call.x.expand(7, -1, -1, -1), dynamic_kernel=kernel._replace(feature=kernel.feature.expand(7, -1, -1, -1))
+    )
+    bytes_of_an_image = 9 * 7 * 6 * 8
+    for most, expected in ((1, [1] * 7), (3 * bytes_of_an_image, [2, 2, 3]), (100 * bytes_of_an_image, [7])):
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", most)
+        parts = list(chunks.chunks(call))
+        assert [part.stop - part.start for part in parts] == expected
+        assert [image for part in parts for image in range(part.start, part.stop)] == list(range(7))
+
+
+def test_several_images_a_chunk_add_up(monkeypatch):
     call = call_of("one group, several tiles of positions") | {}
     call |= {name: torch.cat([call[name], 2 * call[name], -call[name]]) for name in ("x", "feature")}
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 9 * 7 * 6 * 8)
     assert_same(ours(call), values_and_gradients(in_two_steps, call))
 
 
-def test_a_kernel_too_large_for_registers_is_stored_first():
-    deep = call_of("eight taps and one")
-    deep |= {"feature": torch.zeros(2, 65, 3, 4), "head_weight": torch.zeros(36, 65)}
-    assert not computes_forward(as_call(deep))
-    many = with_generator(made_call(channels=4, kernels=2, kernel_size=5, padding=2), depth=2, normalization="softmax")
-    assert not computes_forward(as_call(many))
-    assert computes_forward(as_call(many | {"normalization": "none"}))
+def test_an_empty_batch_has_an_empty_output():
+    call = call_of("eight taps and one")
+    call |= {name: call[name][:0] for name in ("x", "feature")}
+    found = ours(call)
+    assert found["x"].shape[0] == found["feature"].shape[0] == 0
+    assert not found["head_weight"].any()
 
 
-def test_it_is_chosen_where_measured_to_be_faster():
-    for depth, chosen in ((16, True), (32, True), (33, False)):
-        call = with_generator(made_call(channels=32, kernels=2, kernel_size=7, padding=3, size=(3, 3)), depth=depth)
-        assert pays_on_chip(as_call(call)) == chosen
-        call["head_weight"].requires_grad_()
-        assert not pays_on_chip(as_call(call))
-        with torch.no_grad():
-            assert pays_on_chip(as_call(call)) == chosen
+def test_only_a_pass_without_gradients_is_chunked_unasked():
+    """Training would compute the kernel twice, which nobody has measured to be faster than storing it."""
+    call = call_of("eight taps and one")
+    recomputes = Triton().recomputes
+    assert recomputes(as_call(call), demanded=False)
+    call["head_weight"].requires_grad_()
+    assert not recomputes(as_call(call), demanded=False)
+    assert recomputes(as_call(call), demanded=True)
+    with torch.no_grad():
+        assert recomputes(as_call(call), demanded=False)
 
 
 @pytest.mark.sampled(2)

@@ -206,7 +206,7 @@ def plan_table(cases: dict[str, Callable[[], Case]]) -> pd.DataFrame:
 
 
 def stored_table(cases: dict[str, Callable[[], Case]]) -> pd.DataFrame:
-    """Return the megabytes of a step that generates its kernel where it is used, and of the same step with a stored kernel;
+    """Return the megabytes of a step that computes its kernel by chunks, and of the same step with a stored kernel;
     text."""
     rows = []
     for name, make in cases.items():

@@ -26,7 +26,6 @@ from unified_extractor.benchmarks.machine_code.warp import Counts, UnknownValueE
 from unified_extractor.ops import checks
 from unified_extractor.ops.backends.triton import launch, tuning
 from unified_extractor.ops.call import Call, Wanted, similarity_call
-from unified_extractor.ops.dynamic_kernels import LinearKernel
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _BANK = {8: 0x160, 9: 0x210, 10: 0x380, 12: 0x380}
@@ -71,11 +70,6 @@ def calls(dtype: torch.dtype, channels_last: bool) -> dict[str, Call]:
     def static(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype)
 
-    def generated(call: Call, depth: int, groups: int, normalization: Any = "none") -> Call:
-        rows, (height, width) = groups * call.geometry.taps, call.geometry.output
-        kernel = LinearKernel(new(2, depth, height, width), static(rows, depth), static(rows), 1.0, normalization)
-        return call._replace(dynamic_kernel=kernel)
-
     query, key = new(2, 192, 28, 28), new(2, 192, 28, 28)
     offsets = new(2, 4, 9, 2, 56, 56)
     deformable = call(new(2, 64, 56, 56), 3, dynamic_kernel=new(2, 4, 9, 56, 56), offsets=offsets)
@@ -98,9 +92,6 @@ def calls(dtype: torch.dtype, channels_last: bool) -> dict[str, Call]:
             offsets=new(2, 4, 49, 2, 56, 56),
             combine="residual",
         ),
-        "involution, generated": generated(call(new(2, 64, 56, 56), 7), 16, 4),
-        "involution, generated from 32": generated(call(new(2, 128, 28, 28), 7), 32, 8),
-        "DCNv3, generated": generated(call(new(2, 64, 56, 56), 3, offsets=offsets), 64, 4, "softmax"),
         "similarity": similarity_call(query, key, 6, None, checks.geometry(key, 7, 1, "same", 1)),
         "DCNv3, deterministic": deformable,
         "groups of 8": call(new(2, 64, 56, 56), 3, dynamic_kernel=new(2, 8, 9, 56, 56)),

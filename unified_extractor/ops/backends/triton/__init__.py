@@ -1,5 +1,7 @@
 """Triton kernels for NVIDIA GPUs, fused forward and backward: neither columns nor composed kernels are written to memory.
 
+A kernel that is computed is made by matrix products for as many images at a time as the second-level cache holds (``chunks.py``).
+
 Runs every legal call in float32, bfloat16, float16 and float64, with sums in at least float32, in any memory layout; fastest where the
 channels of images are neighbors (``torch.channels_last``). Refuses
 - tensors that are not on a GPU, except in Triton's interpreter (``TRITON_INTERPRET=1``), which runs the kernels slowly on the CPU,
@@ -22,7 +24,6 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
-from unified_extractor.ops.backends.triton.plan import pays_on_chip
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.rewrites import is_convolution, run_rewritten
@@ -63,10 +64,10 @@ class Triton:
         return call.x.device.type == "cuda" and not is_convolution(call)
 
     def recomputes(self, call: Call, *, demanded: bool) -> bool:
-        """Return whether the kernel is recomputed, on chip or, where it is demanded and that is not possible, before each pass."""
+        """Return whether the kernel is computed by chunks of the batch, in each pass again: where no pass follows, once is enough."""
         if isinstance(call.computed_kernel, AttentionKernel) and call.offsets is not None:
             return False
-        return demanded or pays_on_chip(call)
+        return demanded or not _is_differentiated(call)
 
     def run(self, call: Call) -> Tensor:
         """Return the output of a call."""
@@ -80,6 +81,12 @@ class Triton:
 def _is_banded_sum(call: Call) -> bool:
     """Return whether a call is a convolution plus the banded products of its dynamic kernel, which run as two calls."""
     return call.combine == "add" and is_banded(call._replace(static_kernel=None))
+
+
+def _is_differentiated(call: Call) -> bool:
+    """Return whether a backward pass will follow."""
+    tensors = (call.x, call.static_kernel, call.offsets, *call.kernel_tensors)
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _is_interpreted() -> bool:

@@ -8,10 +8,16 @@ The static kernel lies as ``[K, C/groups, O]``, output channels next to each oth
 import triton
 import triton.language as tl
 
-from unified_extractor.ops.backends.triton.dynamic_kernel import load_and_apply_weights
 from unified_extractor.ops.backends.triton.matrices import matrix_to_tile, product, tile_to_matrix
 from unified_extractor.ops.backends.triton.sampling import sample
-from unified_extractor.ops.backends.triton.tiles import as_index, channels_of_block, start_of, this_program, windows_of_tile
+from unified_extractor.ops.backends.triton.tiles import (
+    as_index,
+    channels_of_block,
+    load_and_apply_weights,
+    start_of,
+    this_program,
+    windows_of_tile,
+)
 from unified_extractor.ops.backends.triton.tuning import tuned
 
 

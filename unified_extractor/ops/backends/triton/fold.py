@@ -12,12 +12,12 @@ import triton
 import triton.language as tl
 
 from unified_extractor.ops.backends.triton.dense import dense_grad_samples
-from unified_extractor.ops.backends.triton.dynamic_kernel import load_and_apply_weights
 from unified_extractor.ops.backends.triton.sampling import sample, sample_grid
 from unified_extractor.ops.backends.triton.tiles import (
     Windows,
     as_index,
     channels_of_block,
+    load_and_apply_weights,
     load_at_windows,
     start_of,
     store_at_windows,
@@ -41,8 +41,6 @@ class Pixels(NamedTuple):
     {"SCALE": 1, "num_warps": 4, "maxnreg": 168},
     {"SCALE": 2, "num_warps": 8, "maxnreg": 168},
     {"SCALE": 1, "num_warps": 8, "maxnreg": 168},
-    {"SCALE": 1, "num_warps": 4, "maxnreg": 128},
-    {"SCALE": 2, "num_warps": 8, "maxnreg": 128},
 )
 @triton.jit(do_not_specialize=["TUNED_FOR"])
 def fold(
@@ -79,7 +77,7 @@ def fold(
     total = zeros(positions, plan)
     for i in range(plan.kernel_height):
         # where a tap has enough to do, taps side by side would only take registers
-        if plan.aggregation == "fold" or plan.static_kernel == "dense" or plan.feature_channels > 0:
+        if plan.aggregation == "fold" or plan.static_kernel == "dense":
             for j in range(plan.kernel_width):
                 total += fold_tap(
                     source, static_kernel, dynamic_kernel, offsets, starts, i, j, pixels, channels, sizes, plan, GRADIENT

@@ -5,16 +5,12 @@
 import triton
 import triton.language as tl
 
-from unified_extractor.ops.backends.triton.dynamic_kernel import (
-    eight_weights,
-    load_and_apply_weights,
-    load_feature_if_computed,
-    sixteen_weights,
-)
 from unified_extractor.ops.backends.triton.sampling import sample
+from unified_extractor.ops.backends.triton.tap_vectors import load_eight_taps
 from unified_extractor.ops.backends.triton.tiles import (
     apply_weights,
     channels_of_block,
+    load_and_apply_weights,
     start_of,
     store_at_windows,
     this_program,
@@ -45,7 +41,7 @@ def gather(
 ):
     """Write ``y_p = sum_k weight_kp * x~_kp`` of each channel, a tile a program: reads everything once and writes y, nothing else.
 
-    SCALE multiplies the positions of a tile; TAPS is how many weights are loaded or computed at once.
+    SCALE multiplies the positions of a tile; TAPS is how many weights are loaded at once.
     """
     positions: tl.constexpr = plan.tile_positions * SCALE
     place = this_program(tl.cdiv(sizes.output_height * sizes.output_width, positions), plan.blocks, plan)
@@ -53,19 +49,10 @@ def gather(
     batch = place.batch
     starts = start_of(x, batch), start_of(dynamic_kernel, batch), start_of(offsets, batch), start_of(y, batch)
     total = zeros(positions, plan)
-    if plan.normalization == "softmax":
-        feature = load_feature_if_computed(dynamic_kernel, starts[1], windows, plan)
-        low, high = sixteen_weights(dynamic_kernel, feature, channels, plan)
-        for t in tl.static_range(plan.taps):
-            weight = low[t] if t < 8 else high[t - 8]
-            i, j = t // plan.kernel_width, t % plan.kernel_width
-            value = sample(x, starts[0], offsets, starts[2], i, j, windows, channels, sizes, plan)
-            total += apply_weights(value, weight, static_kernel, t, channels, plan)
-    elif TAPS == 8:
+    if TAPS == 8:
         whole: tl.constexpr = plan.taps // 8 * 8
-        feature = load_feature_if_computed(dynamic_kernel, starts[1], windows, plan)
         for first in range(0, whole, 8):
-            weights = eight_weights(dynamic_kernel, feature, starts[1], first, windows, channels, plan)
+            weights = load_eight_taps(dynamic_kernel, starts[1], 0, first, windows, channels, plan.kernel_channel_groups, plan)
             for t in tl.static_range(8):
                 i, j = (first + t) // plan.kernel_width, (first + t) % plan.kernel_width
                 value = sample(x, starts[0], offsets, starts[2], i, j, windows, channels, sizes, plan)

@@ -13,38 +13,27 @@ from triton import knobs
 from unified_extractor.ops.backends.triton.backward import backward
 from unified_extractor.ops.backends.triton.banded.launch import run_gather, run_image_gradient, run_kernel_gradient
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
+from unified_extractor.ops.backends.triton.chunks import backward_in_chunks, forward_in_chunks
 from unified_extractor.ops.backends.triton.dense import dense, dense_backward
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
-from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynamic_kernel_backward, linear_map_backward
+from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynamic_kernel_backward
 from unified_extractor.ops.backends.triton.fold import fold
 from unified_extractor.ops.backends.triton.forward import gather
-from unified_extractor.ops.backends.triton.plan import computes_backward, computes_forward, is_channels_last, plan_for
-from unified_extractor.ops.backends.triton.records import (
-    LinearMap,
-    Plan,
-    WindowValues,
-    dynamic_kernel_record,
-    image_record,
-    linear_map_record,
-    offsets_record,
-    sizes_record,
-)
+from unified_extractor.ops.backends.triton.plan import is_channels_last, plan_for
+from unified_extractor.ops.backends.triton.records import Plan, dynamic_kernel_record, image_record, offsets_record, sizes_record
 from unified_extractor.ops.backends.triton.tuning import start
 from unified_extractor.ops.call import Call, Wanted
-from unified_extractor.ops.custom_ops import Passes, backward_with_stored_kernel, new_kernel_gradients, registered, stored
-from unified_extractor.ops.dynamic_kernels import LinearKernel
+from unified_extractor.ops.custom_ops import Passes, new_kernel_gradients, registered
 from unified_extractor.ops.geometry import precision
 
-_MOST_MAP_SUMS = 512
-"""Most partial sums of a linear map's gradient, each a program for each block of channels: enough for every multiprocessor."""
 _MOST_STATIC_SUMS = 16
 """Most partial sums of a dense static kernel's gradient: enough programs, times its taps and tiles; few enough to add up."""
 
 
 def run_forward(call: Call) -> Tensor:
     """Return the output of a call."""
-    if call.computed_kernel is not None and not computes_forward(call):
-        call = stored(call, PASSES)
+    if call.computed_kernel is not None:
+        return forward_in_chunks(call, PASSES)
     y = new_output(call)
     if y.numel():
         _Forward(call).run(y)
@@ -53,8 +42,8 @@ def run_forward(call: Call) -> Tensor:
 
 def run_backward(call: Call, grad_y: Tensor, wanted: Wanted) -> list[Tensor]:
     """Return the wanted gradients, in the order of :class:`Wanted`, from that of the output."""
-    if call.computed_kernel is not None and not computes_backward(call):
-        return backward_with_stored_kernel(call, grad_y, wanted, PASSES)
+    if call.computed_kernel is not None:
+        return backward_in_chunks(call, grad_y, wanted, PASSES)
     names = [name for name, asked in zip(Wanted._fields, wanted, strict=True) if asked]
     results = dict(zip(names, new_gradients(call, wanted), strict=True))
     if not grad_y.numel():
@@ -91,10 +80,7 @@ class _Pass:
         self.is_banded = is_banded(call)
         # [K, C/groups, O]: neighboring outputs, or channels of a depthwise kernel, next to each other
         self.static_kernel = None if call.static_kernel is None else call.static_kernel.detach().permute(2, 3, 1, 0).contiguous()
-        if isinstance(call.computed_kernel, LinearKernel):
-            self.dynamic_kernel: WindowValues | LinearMap = linear_map_record(call.computed_kernel)
-        else:
-            self.dynamic_kernel = dynamic_kernel_record(call.stored_kernel, call.aggregation == "fold")
+        self.dynamic_kernel = dynamic_kernel_record(call.stored_kernel, call.aggregation == "fold")
 
     def inputs(self) -> dict[str, Any]:
         """Return the arguments of a kernel that reads all tensors of the call."""
@@ -171,8 +157,6 @@ class _Backward(_Pass):
             run_kernel_gradient(self.start, self.call, self.grad_y, kernel, interpreted=plan.interpreted)
         elif "dynamic_kernel" in results and self._is_product():
             self._dynamic_kernel()
-        elif self.call.computed_kernel is not None:
-            self._linear_map()
         elif depthwise or "dynamic_kernel" in results or "offsets" in results or ("x" in results and plan.has_offsets):
             self._windows(depthwise)
 
@@ -195,37 +179,6 @@ class _Backward(_Pass):
             x=image_record(self.call.x),
             grad_dynamic_kernel=dynamic_kernel_record(self.results["dynamic_kernel"], fold=False),
         )
-
-    def _linear_map(self) -> None:
-        """Write the gradients of the feature and the linear map that a dynamic kernel is computed from."""
-        call, plan, results, kernel = self.call, self.plan, self.results, self.call.computed_kernel
-        assert isinstance(kernel, LinearKernel)
-        if not {"feature", "weight", "bias"} & set(results):
-            return
-        partial_sums = min(_MOST_MAP_SUMS, self.tiles(self.positions) * self.batch)
-        rows, dtype = kernel.weight.shape[0], precision(call.x)
-        grad_feature = call.x.new_empty((plan.blocks, self.batch, *call.geometry.output, plan.feature_channels), dtype=dtype)
-        grad_weight = call.x.new_zeros((partial_sums, rows, plan.feature_channels), dtype=dtype)
-        grad_bias = call.x.new_zeros((partial_sums, rows), dtype=dtype)
-        self.start(
-            linear_map_backward,
-            (plan.blocks * partial_sums,),
-            grad_y=image_record(self.grad_y),
-            x=image_record(call.x),
-            linear_map=self.dynamic_kernel,
-            grad_feature=grad_feature,
-            grad_weight=grad_weight,
-            grad_bias=grad_bias,
-            images=self.batch,
-            partial_sums=partial_sums,
-        )
-        found = {
-            "feature": grad_feature.sum(0).permute(0, 3, 1, 2),
-            "weight": kernel.scale * grad_weight.sum(0),
-            "bias": kernel.scale * grad_bias.sum(0),
-        }
-        for name in found.keys() & results.keys():
-            results[name].copy_(found[name])
 
     def _dense(self) -> None:
         """Write the gradient of a dense static kernel."""

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.triton.records import Plan
 from unified_extractor.ops.call import Call
-from unified_extractor.ops.cost import kernel_multiply_adds, use_multiply_adds
-from unified_extractor.ops.dynamic_kernels import LinearKernel
 from unified_extractor.ops.geometry import Geometry
 
 _TILE_BYTES = 2048
@@ -26,10 +24,6 @@ _DENSE_POSITIONS, _DENSE_CHANNELS, _DENSE_OUTPUT_BYTES = 32, 32, 256
 """Sizes of a tile with a dense static kernel: its sums leave room in registers for the corners of bilinear samples."""
 _LEAST = 16
 """Least size of each axis of a matrix product."""
-_LARGEST_COST_RATIO = 2
-"""Multiply-adds that compute a kernel, for each in which it is used: measured up to this ratio, with 7x7 taps."""
-_MOST_FEATURE_CHANNELS, _MOST_SOFTMAX_TAPS = 64, 16
-"""Most channels of a feature, and taps of a softmax, of which registers hold all that a tile's kernels need."""
 
 
 class ChannelGroups(NamedTuple):
@@ -49,36 +43,6 @@ def is_channels_last(x: Tensor) -> bool:
     return x.shape[1] > 1 and x.stride(1) == 1
 
 
-def computes_forward(call: Call) -> bool:
-    """Return whether a gather can compute the kernel of this call: groups must lie whole in a tile, and a softmax takes sixteen taps."""
-    groups, kernel = channel_groups_of(call), call.computed_kernel
-    if not isinstance(kernel, LinearKernel) or call.aggregation != "gather" or groups.per_convolution or groups.per_kernel != 1:
-        return False
-    whole = _block_of(groups, is_channels_last(call.x))[1] >= groups.channels
-    few = kernel.normalization != "softmax" or call.geometry.taps <= _MOST_SOFTMAX_TAPS
-    return whole and few and kernel.feature.shape[1] <= _MOST_FEATURE_CHANNELS
-
-
-def computes_backward(call: Call) -> bool:
-    """Return whether backward can compute it again: on the regular grid, from this window's taps alone, without a static kernel."""
-    kernel = call.computed_kernel
-    simple = call.static_kernel is None and call.offsets is None and kernel is not None and kernel.normalization != "softmax"
-    return simple and computes_forward(call)
-
-
-def pays_on_chip(call: Call) -> bool:
-    """Return whether computing this call's kernel is faster than storing it, as measured (``benchmarks/gpu.md``): without gradients it is.
-
-    Backward computes it tap by tap without the matrix units, and a step takes longer than with the kernel stored.
-    """
-    kernel = call.computed_kernel
-    if not isinstance(kernel, LinearKernel) or not computes_backward(call):
-        return False
-    leaves = (call.x, kernel.feature, kernel.weight, kernel.bias)
-    differentiated = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
-    return not differentiated and kernel_multiply_adds(kernel, call.geometry) <= _LARGEST_COST_RATIO * use_multiply_adds(call)
-
-
 def channel_groups_of(call: Call) -> ChannelGroups:
     """Return the channel groups of a call: as many channels as divide every group."""
     channels, static = call.channels, call.static_kernel
@@ -92,13 +56,12 @@ def channel_groups_of(call: Call) -> ChannelGroups:
 def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> Plan:
     """Return the plan of a call or, with the gradient of its output, of its backward."""
     x, geometry, groups = call.x, call.geometry, channel_groups_of(call)
-    static, kernel, dynamic = call.static_kernel, call.computed_kernel, call.stored_kernel
+    static, dynamic = call.static_kernel, call.stored_kernel
     channels_last, dense = is_channels_last(x), groups.per_convolution > 0
     outputs = static.shape[0] // (groups.number // groups.per_convolution) if dense and static is not None else 0
     tile_channel_groups, tile_group_channels = _block_of(groups, channels_last)
     tile_positions = _positions_of(x, tile_channel_groups * tile_group_channels, dense)
     group_blocks = -(-groups.channels // tile_group_channels)
-    feature_channels = kernel.feature.shape[1] if isinstance(kernel, LinearKernel) else 0
     return Plan(
         channels_last=channels_last,
         aggregation="gather" if call.aggregation == "similarity" else call.aggregation,
@@ -112,11 +75,8 @@ def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> 
         dilation_y=geometry.dilation[0],
         dilation_x=geometry.dilation[1],
         has_offsets=call.offsets is not None,
-        has_dynamic_kernel=dynamic is not None or kernel is not None,
-        adjacent_taps=kernel is not None or (dynamic is not None and dynamic.stride(-3) == 1),
-        feature_channels=feature_channels,
-        tile_feature_channels=max(_power_of_two(feature_channels), _LEAST),
-        normalization="none" if kernel is None else kernel.normalization,
+        has_dynamic_kernel=dynamic is not None,
+        adjacent_taps=dynamic is not None and dynamic.stride(-3) == 1,
         static_kernel="none" if static is None else "dense" if dense else "depthwise",
         channel_groups=groups.number,
         group_channels=groups.channels,
@@ -176,9 +136,7 @@ def _power_of_two(size: int) -> int:
 
 def _largest_span(call: Call, grad_y: Tensor | None) -> Any:
     """Return the most elements between the first and the last address of one image, of whatever is read or written."""
-    kernel = call.computed_kernel
-    feature = kernel.feature if isinstance(kernel, LinearKernel) else None
-    read = [tensor for tensor in (call.x, call.stored_kernel, feature, call.offsets, grad_y) if tensor is not None]
+    read = [tensor for tensor in (call.x, call.stored_kernel, call.offsets, grad_y) if tensor is not None]
     written = [call.output_shape(), *(tensor.shape for tensor in read)]
     if call.offsets is not None:  # the gradient of all samples, where it is not added up at once
         written.append((1, call.x.shape[1], call.geometry.taps, *call.geometry.output))

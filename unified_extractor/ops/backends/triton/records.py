@@ -3,7 +3,7 @@
 A kernel reads the fields by name. None of a record's strides assumes a layout: any tensor is read where it lies. ``plan.py`` decides
 what stands in the switches.
 
-B batch, C channels, O output channels, G groups of the dynamic kernel or of the offsets, K taps, R channels of a feature,
+B batch, C channels, O output channels, G groups of the dynamic kernel or of the offsets, K taps,
 J channel groups, N channels of a channel group (``tiles.py`` has the definition), kh, kw kernel size, Ho, Wo output positions.
 """
 
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from unified_extractor.ops.dynamic_kernels import LinearKernel
 from unified_extractor.ops.geometry import Geometry
 
 
@@ -42,22 +41,6 @@ class WindowValues(NamedTuple):
     tap: int
     row: int
     column: int
-
-
-class LinearMap(NamedTuple):
-    """A feature ``[B, R, Ho, Wo]`` with its strides, and the linear map, scale included, that computes the dynamic kernel from it.
-
-    It is passed in place of the dynamic kernel.
-    """
-
-    data: Tensor | None
-    batch: int
-    channel: int
-    row: int
-    column: int
-    weight: Tensor
-    """``[G*K, R]``."""
-    bias: Tensor | None
 
 
 class Sizes(NamedTuple):
@@ -92,15 +75,8 @@ class Plan(NamedTuple):
     dilation_x: int
     has_offsets: bool
     has_dynamic_kernel: bool
-    """A dynamic kernel is there, in memory or computed."""
     adjacent_taps: bool
     """The taps of a window's dynamic kernel are neighbors in memory."""
-    feature_channels: int
-    """Channels of the feature that the dynamic kernel is computed from; 0 where it lies in memory."""
-    tile_feature_channels: int
-    """Channels of the feature, filled up to a power of two."""
-    normalization: str
-    """Normalization of a computed kernel: "none", "sigmoid" or, of at most sixteen taps, "softmax"."""
     static_kernel: str
     """One of "none", "depthwise" (one weight for each channel and tap) and "dense" (also: grouped)."""
     channel_groups: int
@@ -165,14 +141,6 @@ def offsets_record(offsets: Tensor | None, partial_sum: int = 0) -> WindowValues
         return WindowValues(None, 0, 0, 0, 0, 0, 0, 0)
     _, group, tap, axis, _, _ = offsets.stride()
     return WindowValues(offsets, partial_sum, _batch_stride(offsets), group, axis, tap, *_position_strides(offsets))
-
-
-def linear_map_record(kernel: LinearKernel) -> LinearMap:
-    """Return the record of a feature and its linear map."""
-    _, channel, row, column = kernel.feature.stride()
-    weight, bias = (None if t is None else (kernel.scale * t.detach()).contiguous() for t in (kernel.weight, kernel.bias))
-    assert weight is not None
-    return LinearMap(kernel.feature, _batch_stride(kernel.feature), channel, row, column, weight, bias)
 
 
 def sizes_record(geometry: Geometry) -> Sizes:

@@ -98,10 +98,10 @@ def traffic(kernel: str, call: Call) -> Work:
 
     Args:
         kernel: "gather", "fold" or "dense" (gather with a dense static kernel); or the gradients "fold gradient" (of x, sampled on the
-            regular grid), "dynamic_kernel_backward" (of the dynamic kernel and no other, on the regular grid), "linear_map_backward"
-            (of the feature and the map that a dynamic kernel is computed from), "backward" (of x sampled at offsets, of offsets and of
-            kernels), "dense_backward" (of a dense static kernel) or "collect" (of x, where deterministic algorithms let "backward"
-            write columns instead). By matrix products: "banded_gather", "banded_image_gradient" and "banded_kernel_gradient".
+            regular grid), "dynamic_kernel_backward" (of the dynamic kernel and no other, on the regular grid; of a computed kernel, of
+            what it is computed from), "backward" (of x sampled at offsets, of offsets and of kernels), "dense_backward" (of a dense
+            static kernel) or "collect" (of x, where deterministic algorithms let "backward" write columns instead). By matrix products:
+            "banded_gather", "banded_image_gradient" and "banded_kernel_gradient".
         call: the call, whose tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
@@ -109,11 +109,9 @@ def traffic(kernel: str, call: Call) -> Work:
 
 def kernels(call: Call) -> list[str]:
     """Return the kernels that run for a call, forward and then backward; "collect" runs only under deterministic algorithms."""
-    if call.computed_kernel is not None:
-        return ["gather", "fold gradient", "linear_map_backward"]
-    if is_banded(call):
+    if is_banded(_with_stored_kernel(call)):
         return ["banded_gather", "banded_image_gradient", "banded_kernel_gradient"]
-    dense, has_offsets, has_kernel = call.has_dense_kernel, call.offsets is not None, call.stored_kernel is not None
+    dense, has_offsets, has_kernel = call.has_dense_kernel, call.offsets is not None, call.dynamic_kernel is not None
     forward = "fold" if call.aggregation == "fold" else "dense" if dense else "gather"
     products = call.static_kernel is None and not has_offsets and call.aggregation == "gather"
     others = not products and (has_offsets or has_kernel or (call.static_kernel is not None and not dense))
@@ -174,21 +172,38 @@ def _forward(call: Call) -> Work:
 def _fold_gradient(call: Call) -> Work:
     """Return the work of the image's gradient on the regular grid."""
     total = _output(call) + tensor_bytes([call.static_kernel, call.stored_kernel, call.x, *call.kernel_tensors])
-    return Work(total, _weighting(call) + _computing(call), _matrix(call))
+    return Work(total, _weighting(call), _matrix(call))
 
 
-def _banded(call: Call) -> Work:
-    """Return the work of a banded kernel: of image, dynamic kernel and output, one is written and two are read.
+def _with_stored_kernel(call: Call) -> Call:
+    """Return the call of a whole batch that a chunk of images is run as: its computed kernel is a tensor."""
+    if call.computed_kernel is None:
+        return call
+    return call._replace(dynamic_kernel=torch.empty(call.kernel_shape(), dtype=call.x.dtype, device="meta"))
 
-    The zeros outside the band are not counted, though the matrix units multiply them.
-    """
+
+def _banded_gather(call: Call) -> Work:
+    """Return the work of "banded_gather"; the zeros outside the band are not counted, though the matrix units multiply them."""
+    return Work(_inputs(call) + _output(call), 0, _samples(call) + _computing(call))
+
+
+def _banded_image_gradient(call: Call) -> Work:
+    """Return the work of "banded_image_gradient"."""
     return Work(_inputs(call) + _output(call), 0, _samples(call))
 
 
-def _linear_map_backward(call: Call) -> Work:
-    """Return the work of the kernel's gradient, which is never written, times the map and times the feature."""
+def _banded_kernel_gradient(call: Call) -> Work:
+    """Return the work of "banded_kernel_gradient"; of a computed kernel, which stays in the cache, that of its sources and its own."""
+    total = _inputs(call) + _output(call) + tensor_bytes(call.kernel_tensors)
+    return Work(total, 0, _samples(call) + 3 * _computing(call))
+
+
+def _dynamic_kernel_backward(call: Call) -> Work:
+    """Return the work of a dynamic kernel's gradient; of a computed kernel, which stays in the cache, that of its sources and its own."""
+    if call.computed_kernel is None:
+        return _backward(call)
     total = _output(call) + _inputs(call) + tensor_bytes(call.kernel_tensors)
-    return Work(total, _samples(call), 2 * _computing(call))
+    return Work(total, _samples(call), 3 * _computing(call))
 
 
 def _dense_backward(call: Call) -> Work:
@@ -198,7 +213,7 @@ def _dense_backward(call: Call) -> Work:
 
 
 def _backward(call: Call) -> Work:
-    """Return the work of "backward" and "dynamic_kernel_backward": the gradient of x adds up in float32.
+    """Return the work of "backward", and of "dynamic_kernel_backward" with a stored kernel: the gradient of x adds up in float32.
 
     The dynamic kernel is read unless its own gradient is the only one.
     """
@@ -230,16 +245,15 @@ def _collect(call: Call) -> Work:
 
 
 _TRAFFIC: dict[str, Callable[[Call], Work]] = {
-    "banded_gather": _banded,
-    "banded_image_gradient": _banded,
-    "banded_kernel_gradient": _banded,
+    "banded_gather": _banded_gather,
+    "banded_image_gradient": _banded_image_gradient,
+    "banded_kernel_gradient": _banded_kernel_gradient,
     "gather": _forward,
     "fold": _forward,
     "dense": _forward,
     "fold gradient": _fold_gradient,
     "dense_backward": _dense_backward,
-    "dynamic_kernel_backward": _backward,
-    "linear_map_backward": _linear_map_backward,
+    "dynamic_kernel_backward": _dynamic_kernel_backward,
     "backward": _backward,
     "collect": _collect,
 }

@@ -43,18 +43,6 @@ def join_eight(group_tiles):
 
 
 @triton.jit
-def split_sixteen(vector):
-    """Return the first and the last eight of sixteen taps, each with a last axis of its own."""
-    return tl.split(tl.permute(tl.reshape(vector, [vector.shape[0], vector.shape[1], 2, 8]), (0, 1, 3, 2)))
-
-
-@triton.jit
-def join_sixteen(low, high):
-    """Return the sixteen taps that :func:`split_sixteen` splits into these two vectors."""
-    return tl.reshape(tl.permute(tl.join(low, high), (0, 1, 3, 2)), [low.shape[0], low.shape[1], 16])
-
-
-@triton.jit
 def store_eight_taps(values, start, component, first, windows, channels, groups_sharing, group_tiles, plan):
     """Write eight group tiles where :func:`load_eight_taps` would read them."""
     joined = join_eight(group_tiles)

@@ -232,3 +232,13 @@ def apply_weights(value, dynamic_weight, static_kernel, tap, channels, plan):
     elif plan.static_kernel == "depthwise":
         value = value * load_depthwise(static_kernel, tap, channels, plan)
     return value
+
+
+@triton.jit
+def load_and_apply_weights(value, static_kernel, dynamic_kernel, start, output_tap, tap, static_tap, windows, channels, plan):
+    """Return a tile times the weights of both kernels at a tap."""
+    if not plan.has_dynamic_kernel:
+        weight = 1.0
+    else:
+        weight = load_group_tile(dynamic_kernel, start, output_tap, tap, windows, channels, plan.kernel_channel_groups, plan)
+    return apply_weights(value, weight, static_kernel, static_tap, channels, plan)

@@ -23,9 +23,6 @@ def _clear(arguments: dict[str, Any], reset_only: bool = False) -> None:
     """Zero the memory that a kernel adds to, before each of its runs."""
     if arguments.get("GRAD_X"):
         arguments["grad_x"].data.zero_()
-    if "partial_sums" in arguments:
-        arguments["grad_weight"].zero_()
-        arguments["grad_bias"].zero_()
 
 
 _OPTIONS = ("num_warps", "num_stages", "maxnreg")
@@ -54,19 +51,12 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
     """Return the configurations that serve a plan.
 
-    Taps that are loaded eight at once must be neighbors in memory, and a computed kernel always comes in eight taps at once. It takes
-    the smallest tiles alone in float32 and float64, where no matrix units compute it, and with a softmax, whose weights all stay in
-    registers. Only matrix products take another number of stages than Triton's three.
+    Taps that are loaded eight at once must be neighbors in memory. Only matrix products take another number of stages than Triton's
+    three.
     """
-    computed = _plain(plan.feature_channels) > 0
     vectors = _plain(plan.adjacent_taps) and not _plain(plan.has_offsets) and _plain(plan.taps) >= 8
-    taps = {8} if vectors and computed else {1, 8} if vectors else {1}
+    taps = {1, 8} if vectors else {1}
     found = [config for config in configs if config.kwargs.get("TAPS", 1) in taps or "TAPS" not in config.kwargs]
-    if computed and (_plain(plan.dtype) not in ("bfloat16", "float16") or _plain(plan.normalization) == "softmax"):
-        found = [config for config in found if config.kwargs.get("SCALE", 1) == 1]
-    # where a kernel has both 128 and more registers, those with 128 are for computed kernels and leave room for 16 warps
-    if any(config.maxnreg == 128 for config in found):
-        found = [config for config in found if (config.maxnreg == 128) == computed]
     dense = _plain(plan.static_kernel) == "dense"
     return [config for config in found if (config.num_stages != 3) == dense] or found
 
