@@ -15,8 +15,8 @@ from unified_extractor.ops.custom_ops import Passes, backward_with_stored_kernel
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.geometry import precision
 
-CHUNK_BYTES = 16 * 2**20
-"""Bytes of a chunk's dynamic kernel at most, if not that of one image: a third of an H100's second-level cache of 50 MB."""
+CHUNK_BYTES = 24 * 2**20
+"""Bytes of a chunk's dynamic kernel at most, if not that of one image: half of an H100's second-level cache of 50 MB."""
 
 
 def chunks(call: Call) -> Iterator[slice]:
