@@ -30,8 +30,10 @@ CLASSES: Mapping[str, str] = {}
 DEFAULTS: Mapping[str, Any] = {
     "ImageFolder.mean": (0.485, 0.456, 0.406),
     "ImageFolder.std": (0.229, 0.224, 0.225),
+    "MatchedNet.max_mlp_ratio": None,
 }
-"""Today's class and name of an option whose default has changed, to its first default: the value that a hash leaves out."""
+"""Today's class and name of an option whose default has changed, to its first default: the value that a hash leaves out, and that saved
+settings without the option were made with."""
 
 REQUIRED: Any = inspect.Parameter.empty
 """The default of an option that has none."""
@@ -125,11 +127,14 @@ def with_present_names(saved: Any, annotation: Any = None) -> Any:
 
 
 def with_present_names_of(owner: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the saved arguments of a class or function with today's names and values; ``owner`` is ``None`` if it is not known."""
+    """Return the saved arguments of a class or function with today's names and values; ``owner`` is ``None`` if it is not known.
+
+    An option whose default is no longer its first one, and that the arguments lack, has its first default.
+    """
     known = options(owner) if owner else {}
     classes = [part.__name__ for part in getattr(owner, "__mro__", ())]
     present = {key.split(".")[1]: name for key, name in FIELDS.items() if key.split(".")[0] in classes}
-    found = {}
+    found = {key.split(".")[1]: default for key, default in DEFAULTS.items() if key.split(".")[0] in classes}
     for former, value in saved.items():
         name = present.get(former, former)
         values = next((VALUES[key] for part in classes if (key := f"{part}.{name}") in VALUES), {})

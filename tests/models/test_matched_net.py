@@ -1,5 +1,7 @@
 """Networks of one cost, whatever their extractor."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,7 +9,10 @@ import unified_extractor as ux
 from tests.support.presets import COUNTED, PRESETS
 from unified_extractor.models.matched_net import NoMatchError
 
-BUDGET = {"multiply_adds": 16_500_000, "parameters": 420_000, "widths": (32, 64, 128), "stem_stride": 2}
+WIDE = {"multiply_adds": 16_500_000, "parameters": 420_000, "widths": (32, 64, 128), "stem_stride": 2}
+BUDGET = WIDE | {"max_mlp_ratio": None}
+CPU = {"multiply_adds": 8_000_000, "parameters": 220_000, "widths": (16, 48, 96), "stem_stride": 2}
+"""The network of the experiments' budget cpu."""
 
 
 @pytest.mark.sampled(3)
@@ -20,6 +25,50 @@ def test_every_preset_meets_multiply_adds_and_parameters(name):
     layers = [module for module in net.modules() if isinstance(module, ux.UnifiedExtractor2d)]
     assert [layer.spec for layer in layers] == [PRESETS[name]] * 3, "the extractor was changed"
     assert [module.out_channels for key, module in net.named_modules() if key.endswith("fc1")] == net.hidden
+
+
+@pytest.mark.parametrize(
+    ("name", "depths"),
+    [("depthwise_convolution", [3, 3, 2]), ("convolution", [2, 2, 1]), ("unified_gate", [3, 3, 2])],
+)
+def test_depth_meets_the_budget_where_mlps_have_a_largest_ratio(name, depths):
+    """The fewest blocks: with one less in the early stages, or in the last, an MLP would be wider or the cost another."""
+    net = ux.models.MatchedNet(10, PRESETS[name], **CPU)
+    found = ux.analysis.cost(net, (3, 32, 32))
+    assert found.multiply_adds == pytest.approx(CPU["multiply_adds"], rel=0.003)
+    assert found.parameters == pytest.approx(CPU["parameters"], rel=0.003)
+    assert net.depths == depths == [len(stage) - 1 for stage in net.stages], "the first part of a stage is its entry"
+    assert max(hidden / width for hidden, width in zip(net.hidden, CPU["widths"], strict=True)) <= 4
+    for fewer in ([depths[0] - 1, depths[1] - 1, depths[2]], [*depths[:2], depths[2] - 1]):
+        if min(fewer) == 0:
+            continue
+        try:
+            hidden = ux.models.MatchedNet(10, PRESETS[name], **CPU | {"depths": fewer, "max_mlp_ratio": None}).hidden
+        except NoMatchError:
+            continue
+        assert max(one / width for one, width in zip(hidden, CPU["widths"], strict=True)) > 4
+
+
+@pytest.mark.parametrize("match", ["multiply_adds", "parameters"])
+def test_one_figure_is_met_by_depth_too(match):
+    net = ux.models.MatchedNet(10, ux.presets.depthwise_convolution(), **WIDE | {"parameters": 900_000}, match=match)
+    assert len(set(net.depths)) == 1, "one dial"
+    assert vars(ux.analysis.cost(net, (3, 32, 32)))[match] == pytest.approx((WIDE | {"parameters": 900_000})[match], rel=0.003)
+
+
+def test_a_ratio_that_no_depth_meets_is_refused():
+    with pytest.raises(NoMatchError, match=r"no depths give 8,000,000 .* at most 0.01 times the width: with depths \[1, 1, 1\]"):
+        ux.models.MatchedNet(10, ux.presets.convolution(), **CPU, max_mlp_ratio=0.01)
+
+
+def test_a_network_saved_before_there_was_a_largest_ratio_is_the_same_today(tmp_path):
+    net = ux.models.MatchedNet(10, ux.presets.depthwise_convolution(), **BUDGET)
+    ux.interop.save(net, tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    assert config.pop("max_mlp_ratio", "absent") is None
+    path.write_text(json.dumps(config))
+    assert ux.interop.load(tmp_path).hidden == net.hidden
 
 
 @pytest.mark.parametrize("match", ["multiply_adds", "parameters"])
@@ -39,7 +88,7 @@ def test_what_cannot_be_met_is_refused_with_what_the_extractor_costs_by_itself()
 
 
 def test_where_all_stages_cost_alike_there_is_one_dial():
-    alike = {"widths": (32, 32), "depths": (1, 1), "image_size": 1}
+    alike = {"widths": (32, 32), "depths": (1, 1), "image_size": 1, "max_mlp_ratio": None}
     with pytest.raises(NoMatchError, match="no MLP widths give 1,000 multiply-adds"):
         ux.models.MatchedNet(10, ux.presets.involution(), multiply_adds=1000, parameters=2000, **alike)
 
@@ -50,6 +99,7 @@ def test_where_all_stages_cost_alike_there_is_one_dial():
         ({"match": "all"}, "match"),
         ({"multiply_adds": 0}, "multiply_adds"),
         ({"parameters": 1.5}, "parameters"),
+        ({"max_mlp_ratio": 0}, "max_mlp_ratio"),
         ({"image_size": 0}, "image_size must be at least 1, got 0"),
         ({"match": "parameter"}, "got 'parameter', did you mean parameters?"),
         ({"widths": (32, 64)}, "widths and depths must have one value for each stage"),

@@ -10,7 +10,7 @@ from torch import nn
 import unified_extractor.models as models
 from unified_extractor.interop.files import needed, read_file
 from unified_extractor.names import did_you_mean
-from unified_extractor.options import present_class_path, with_present_names
+from unified_extractor.options import present_class_path, with_present_names_of
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 from unified_extractor.task import ImageTask
 
@@ -94,8 +94,9 @@ def network_from(config: Mapping[str, Any], place: str | Path) -> models.StagedN
     if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
         near = did_you_mean(name, [one for one in models.__all__ if isinstance(getattr(models, one), type)])
         raise ValueError(f"{place}: network must be a class of unified_extractor.models, got {name!r}{near}")
+    arguments = with_present_names_of(network_class, arguments)
     for field in _SPECS:
-        saved = with_present_names(arguments.get(field), ExtractorSpec)
+        saved = arguments.get(field)
         if isinstance(saved, list):
             arguments[field] = [ExtractorSpec(**fields) for fields in saved]
         elif saved is not None:
