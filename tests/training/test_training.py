@@ -18,6 +18,7 @@ from unified_extractor import presets
 from unified_extractor.data import Digits
 from unified_extractor.models import VOLO, ExtractorNet
 from unified_extractor.profiling.extractors import extractors
+from unified_extractor.results.choosing import TEST_FIGURES
 from unified_extractor.results.record import read_rows
 from unified_extractor.training import ConfigurationError, ImageClassifier
 from unified_extractor.training.architecture import (
@@ -52,6 +53,20 @@ def test_one_epoch_improves_the_loss():
     after = trainer.validate(model, data, verbose=False)[0]
     assert after["val/loss"] < 0.8 * before["val/loss"]
     assert after["val/accuracy"] > 2 * before["val/accuracy"]
+
+
+def test_a_run_that_chooses_looks_at_no_test_image_and_its_row_has_no_test_figure(tmp_path, monkeypatch):
+    read = Digits.read
+
+    def without_test(self, split):
+        assert split != "test"
+        return read(self, split)
+
+    monkeypatch.setattr(Digits, "read", without_test)
+    assert main(["fit", f"--config={write_config(tmp_path)}", "--run.budget=gpu_screen"]) == 0
+    (row,) = read_rows(sorted(Path("runs").rglob("record.json")))
+    assert (row.test_images, row.planned_epochs) == (0, None)
+    assert [getattr(row, field) for field in TEST_FIGURES] == [None] * len(TEST_FIGURES)
 
 
 @pytest.mark.parametrize(

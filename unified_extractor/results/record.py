@@ -80,10 +80,12 @@ class Record:
         test_images: the number of images that were tested.
         batch_size: the images of a step on all devices together, accumulation included.
         test_accuracy: the top-1 accuracy of the best epoch's checkpoint; this and the other test figures are null for a run that is
-            not finished.
+            not finished, and for one that looked at no test image: its ``test_images`` are 0.
         test_top5_accuracy: the top-5 accuracy of the same; null with fewer than six classes.
         test_loss: the cross entropy in nats.
         test_calibration_error: the expected calibration error, with 15 bins.
+        test_correct: the test images that were classified rightly, a bit for each in the order of the data set, see
+            :mod:`unified_extractor.results.correct_images`; null in rows of earlier versions.
         val_accuracy: the validation accuracy of the best epoch.
         val_loss: the validation loss of the best epoch.
         seconds_per_epoch: median wall time of an epoch's training steps.
@@ -143,10 +145,12 @@ class Record:
     initial_weights: str | None = None
     planned_epochs: Count | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+    test_correct: str | None = None
     source: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.planned_epochs is None and None in (self.test_accuracy, self.test_loss, self.test_calibration_error):
+        figures = (self.test_accuracy, self.test_loss, self.test_calibration_error)
+        if self.planned_epochs is None and self.test_images and None in figures:
             raise ValueError("a finished run must have test_accuracy, test_loss and test_calibration_error, got null")
 
     @property

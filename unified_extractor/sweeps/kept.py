@@ -6,6 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from unified_extractor.results.choosing import without_test_figures
 from unified_extractor.results.record import Record, as_line, read_rows
 from unified_extractor.sweeps.cell import LOGS, Cell
 from unified_extractor.training.run.folder import RECORD
@@ -47,6 +48,7 @@ class KeptRows:
             record = replace(
                 self._others[cell.config_hash, cell.run.budget], question=cell.run.question, variant=cell.run.variant
             )
+            ((record,), _) = without_test_figures([record])
         else:
             return
         lock = cell.run.path.parent / LOGS / "rows.lock"

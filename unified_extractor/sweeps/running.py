@@ -73,7 +73,10 @@ class Sweep:
     ) -> None:
         self._executor, self._cluster, self._workers, self._retries = executor, cluster, workers, retries
         self._progress, self._kept = progress, kept or KeptRows(None)
-        self._open = {planned.cell.name: planned for planned in cells}
+        seeds = list(dict.fromkeys(planned.cell.point.seed for planned in cells))
+        # every variant's first seed before any's second: what is there of an unfinished sweep compares all of them
+        in_turn = sorted(cells, key=lambda planned: seeds.index(planned.cell.point.seed))
+        self._open = {planned.cell.name: planned for planned in in_turn}
         self._jobs: dict[str, _Running] = {}
         self._elsewhere: set[str] = set()
         self._failed_times: dict[str, int] = {}

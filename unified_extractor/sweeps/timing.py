@@ -52,7 +52,7 @@ def schedule(plan: PlannedRun) -> Schedule:
         epochs=steps.epochs,
         train_batches=steps.batches,
         val_batches=planned_batches(trainer, data, "val"),
-        test_batches=planned_batches(trainer, data, "test"),
+        test_batches=planned_batches(trainer, data, "test") if plan.run.tests else 0,
         images=steps.batches * data.batch_size * trainer.world_size,
     )
 

@@ -38,7 +38,8 @@ class ImageClassifier(L.LightningModule):
 
     It logs ``loss`` and ``accuracy`` under ``train/`` once an epoch, and under ``val/`` and ``test/`` also the calibration error and
     the top-5 accuracy. Checkpoints hold the network's specs and its task, which is names of classes and normalization, but no
-    hyperparameters: the run's config lies beside them.
+    hyperparameters: the run's config lies beside them. After a test ``test_correct`` says for every image, in the order of the data
+    set, whether it was classified rightly.
 
     Args:
         network: network from images to logits.
@@ -187,6 +188,15 @@ class ImageClassifier(L.LightningModule):
     @override
     def on_test_start(self) -> None:
         self._check_network()
+        self._tested: list[Tensor] = []
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        own = torch.cat(self._tested)
+        every = self.all_gather(own)
+        assert isinstance(every, Tensor)
+        every = every.reshape(-1, len(own)).T.flatten()  # ranks take turns, see EvaluationSampler
+        self.test_correct = every[every >= 0].bool().cpu()
 
     @override
     def on_predict_start(self) -> None:
@@ -263,8 +273,11 @@ class ImageClassifier(L.LightningModule):
     def _evaluate(self, split: str, batch: Batch) -> None:
         """Log the loss and the metrics of the images that count; images with the label -1 only fill up a rank's last batch."""
         images, labels = batch
-        logits, counted = self(images), labels >= 0
-        logits, labels = logits[counted].float(), labels[counted]
+        logits, counted = self(images).float(), labels >= 0
+        if split == "test":
+            correct = logits.softmax(dim=1).argmax(dim=1) == labels
+            self._tested.append(correct.to(torch.int8).where(counted, torch.tensor(-1, dtype=torch.int8, device=labels.device)))
+        logits, labels = logits[counted], labels[counted]
         loss = F.cross_entropy(logits, labels) if len(labels) else logits.new_zeros(())
         log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
         log(f"{split}/loss", loss, sync_dist=True)

@@ -80,7 +80,8 @@ class Fit:
         self.data.trainer = trial
         self.data.prepare_data()
         self.data.setup("fit")
-        self.data.setup("test")
+        if self.run.tests:
+            self.data.setup("test")
         if self.data.num_classes < 2:
             names = ", ".join(self.data.class_names)
             raise ConfigurationError(f"data: a classifier needs at least two classes, {self.data.name} has {names or 'none'}")
@@ -89,7 +90,7 @@ class Fit:
             raise ConfigurationError(
                 f"trainer.max_steps: must end with an epoch, which has {steps.per_epoch} steps here, got {trial.max_steps}"
             )
-        if planned_test_images(trial, self.data) == 0:
+        if self.run.tests and planned_test_images(trial, self.data) == 0:
             raise ConfigurationError(f"trainer.limit_test_batches: leaves no batch to test, got {trial.limit_test_batches}")
         check_network(self.classifier.network, self.data)
         check_room(self.run.path, self.classifier.network, trial)
@@ -177,13 +178,13 @@ class Fit:
             print(f"{self.folder}: {type(network).__name__} with {count:,} parameters on {self.data.name}")
             if line := extractor_line(network):
                 print(f"extractor: {line}")
-            print(self.data.described())
+            print(self.data.described(("train", "val", "test") if self.run.tests else ("train", "val")))
             print(self.data.preprocessing())
             if self.classifier.started_from and not self.checkpoint:
                 print("\n  ".join([f"initial weights: {self.classifier.started_from}", *self._notes]))
 
     def finish(self, trainer: L.Trainer) -> Record | None:
-        """Test the best epoch and write the record. Return None if the run has no checkpoints."""
+        """Test the best epoch, unless the run is one that chooses, and write the record. Return None if the run has no checkpoints."""
         if not self._checkpoints or self.folder is None:
             return None
         best = self._checkpoints[0]
@@ -196,7 +197,7 @@ class Fit:
         history = copy.deepcopy(self._history)  # a test loads the callbacks' states of its checkpoint
         # averaging callbacks would replace the average that the checkpoint holds by the weights of the last step
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-        tested = trainer.test(self.classifier, self.data, ckpt_path=path, verbose=False)[0]
+        tested = trainer.test(self.classifier, self.data, ckpt_path=path, verbose=False)[0] if self.run.tests else {}
         if not trainer.is_global_zero:
             return None
         record = make_record(
@@ -230,7 +231,9 @@ class Fit:
             table.add_row(str(name), str(value))
         Console().print(table)
         draw_curves([record]).savefig(self.folder / "curves.png", dpi=130)
-        print(f"test accuracy {record.test_accuracy:.4f} of epoch {record.best_epoch}\n{self.folder / RECORD}, curves.png")
+        name = "validation accuracy" if record.test_accuracy is None else "test accuracy"
+        accuracy = record.val_accuracy if record.test_accuracy is None else record.test_accuracy
+        print(f"{name} {accuracy:.4f} of epoch {record.best_epoch}\n{self.folder / RECORD}, curves.png")
 
 
 def first_process() -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from unified_extractor.results.choosing import chooses
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.checkpoints import CHECKPOINTS, newest_checkpoint
 
@@ -29,7 +30,8 @@ class RunFolder:
         root: folder of all runs.
         question: question that the run is part of; written into its record.
         variant: name under which the record is compared; by default the last part of ``name``.
-        budget: class of the run's cost, such as ``cpu``; records of different budgets never share a table.
+        budget: class of the run's cost, such as ``cpu``; records of different budgets never share a table. Runs of a budget called
+            ``screen``, or ``gpu_screen`` and the like, are made to choose something: they look at no test image.
 
     Raises:
         ConfigurationError: the folder cannot be made.
@@ -42,6 +44,11 @@ class RunFolder:
             raise ValueError(f"name must be a relative path without '..', got {name!r}")
         self.name, self.path = name, Path(root) / name
         self.question, self.variant, self.budget = question, variant or Path(name).name, budget
+
+    @property
+    def tests(self) -> bool:
+        """Return whether the best epoch is tested: no run by which something is chosen looks at a test image."""
+        return not chooses(self.budget)
 
     def claim(self, *, go_on: bool) -> Claim:
         """Make and lock a new folder. With ``go_on``, lock the newest unfinished folder that has an undamaged checkpoint

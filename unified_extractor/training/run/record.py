@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 
 from unified_extractor.data import ImageDataModule
 from unified_extractor.profiling.cost import multiply_adds
+from unified_extractor.results.correct_images import packed
 from unified_extractor.results.record import SCHEMA, EpochMetrics, Record
 from unified_extractor.training.architecture import network_specs
 from unified_extractor.training.callbacks.history import RunHistory
@@ -52,7 +53,7 @@ def describe_run(
         learning_rate=classifier.optimization.learning_rate,
         train_images=len(data.images("train")),  # type: ignore[arg-type]
         epoch_images=steps.batches * data.batch_size * trainer.world_size,
-        test_images=planned_test_images(trainer, data),
+        test_images=planned_test_images(trainer, data) if run.tests else 0,
         batch_size=data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         device=device_name(trainer.strategy.root_device),
         devices=trainer.world_size,
@@ -83,7 +84,7 @@ def make_record(
         device: device that it was trained on.
         epochs: number of epochs that were trained.
         best_epoch: epoch of the highest validation accuracy, counted from 1.
-        tested: metrics of that epoch's checkpoint, ``None`` if the run is not finished.
+        tested: metrics of that epoch's checkpoint, empty or ``None`` if it was not tested.
         planned_epochs: number of epochs of the whole run, ``None`` if it is finished.
     """
     best = next(point for point in history.curve if point["epoch"] == best_epoch)
@@ -97,6 +98,7 @@ def make_record(
         test_top5_accuracy=figures.get("test/top5_accuracy"),
         test_loss=figures.get("test/loss"),
         test_calibration_error=figures.get("test/calibration_error"),
+        test_correct=packed(classifier.test_correct.tolist()) if tested else None,
         val_accuracy=best["val_accuracy"],
         val_loss=best["val_loss"],
         seconds_per_epoch=statistics.median(history.epoch_seconds),
