@@ -9,8 +9,10 @@ What has a row in any experiment's results is not run again: a new variant is on
 """
 
 import argparse
+import math
+import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,10 @@ RATES = (0.0025, 0.005)
 """The learning rates that every variant is tried at. A variant that is best at an end gets half or twice that rate as well."""
 EXTENSIONS = 3
 """The number of times that a variant's list of rates may grow at an end."""
+RATE_SEEDS = (1000, 1001)
+"""The seeds of the runs by which learning rates are chosen; no other run has them."""
+FIRST_FRAME = tuple(f"{number:02}" for number in range(1, 9))
+"""The numbers of the experiments from before rates were chosen by two seeds: theirs were chosen by seed 0, and stay."""
 DATA = {"smoke": "digits", "screen": "cifar10_jpeg", "cpu": "cifar10_jpeg", "gpu": "cifar10_jpeg_all"}
 CHOOSING = {"smoke": "smoke", "screen": "screen", "cpu": "screen", "gpu": "gpu_screen"}
 """The budget of the runs by which the learning rate is chosen."""
@@ -48,22 +54,47 @@ def title(budget: str, given: argparse.Namespace) -> str:
     return f"{budget}-{given.data}" + (f"-on_{given.accelerator}" if given.accelerator else "")
 
 
-def accuracies(grid: Grid, rows: Path) -> dict[str, dict[float, float]]:
-    """Return the validation accuracy of every variant at every learning rate that it has a row for."""
-    found: dict[str, dict[float, float]] = {}
+def rate_seeds(experiment: str) -> list[int]:
+    """Return the seeds by which an experiment's learning rates are chosen."""
+    return [0] if Path(experiment).name.startswith(FIRST_FRAME) else list(RATE_SEEDS)
+
+
+def accuracies(grid: Grid, rows: Path) -> dict[str, dict[float, list[float]]]:
+    """Return the validation accuracies of every variant at every learning rate that it has rows for, a seed each."""
+    found: dict[str, dict[float, list[float]]] = {}
     for row in read_rows([rows]) if rows.exists() else []:  # none: every run has failed
         variant, _, rate = row.variant.rpartition(" learning_rate=")
         if variant in grid.variants:
-            found.setdefault(variant, {})[float(rate)] = row.val_accuracy
+            found.setdefault(variant, {}).setdefault(float(rate), []).append(row.val_accuracy)
     return found
 
 
-def best(by_rate: Mapping[float, float]) -> float:
-    """Return the learning rate with the highest accuracy, of equals the smaller."""
-    return max(sorted(by_rate), key=by_rate.__getitem__)
+def best(by_rate: Mapping[float, Sequence[float]]) -> float:
+    """Return the learning rate with the highest mean accuracy, of equals the smaller."""
+    return max(sorted(by_rate), key=lambda rate: statistics.fmean(by_rate[rate]))
 
 
-def beyond(by_rate: Mapping[float, float]) -> list[float]:
+def chosen_rates(found: Mapping[str, Mapping[float, Sequence[float]]]) -> dict[str, float]:
+    """Return the learning rate of every variant: the middle one of those that are no worse than its best beyond noise.
+
+    That is, of the rates whose mean accuracy is within a standard error of a difference of two means of the highest; of an even number the
+    smaller of the middle two. The standard error is pooled over all variants and rates; with one seed a rate it is 0, and the best is
+    chosen.
+    """
+    cells = [values for by_rate in found.values() for values in by_rate.values() if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in cells)
+    variance = sum((len(values) - 1) * statistics.variance(values) for values in cells) / freedom if freedom else 0.0
+    rates = {}
+    for variant, by_rate in found.items():
+        highest = by_rate[best(by_rate)]
+        means = {rate: statistics.fmean(by_rate[rate]) for rate in sorted(by_rate)}
+        errors = {rate: math.sqrt(variance * (1 / len(by_rate[rate]) + 1 / len(highest))) for rate in means}
+        tied = [rate for rate, mean in means.items() if mean >= max(means.values()) - errors[rate]]
+        rates[variant] = tied[(len(tied) - 1) // 2]
+    return rates
+
+
+def beyond(by_rate: Mapping[float, Sequence[float]]) -> list[float]:
     """Return the next rate beyond the best, where that is an end of those tried and fewer than ``EXTENSIONS`` steps off the short list."""
     rate, factor = best(by_rate), 2**EXTENSIONS
     lower = [rate / 2] * (rate == min(by_rate) and rate / 2 >= min(RATES) / factor)
@@ -71,10 +102,15 @@ def beyond(by_rate: Mapping[float, float]) -> list[float]:
 
 
 def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: bool = False) -> dict[str, float]:
-    """Run every variant at all rates of the short list and beyond, until none is best at an end; return the best of each.
+    """Run every variant at all rates of the short list and beyond, until none is best at an end; return the chosen ones.
 
-    A variant that has no row at any rate, because all its runs failed, has no rate. A dry run goes by the rows that are there.
+    A variant whose options state a rate keeps it. One that has no row at any rate, because all its runs failed, has no rate. A dry run
+    goes by the rows that are there.
     """
+    stated = {variant: float(options[LEARNING_RATE]) for variant, options in grid.variants.items() if LEARNING_RATE in options}
+    grid = replace(grid, variants={variant: options for variant, options in grid.variants.items() if variant not in stated})
+    if not grid.variants:
+        return stated
     sweep(replace(grid, settings={LEARNING_RATE: list(RATES)}), rows=rows)
     for _ in range(1 if dry_run else EXTENSIONS):
         wanted: dict[float, dict[str, Options]] = {}
@@ -83,7 +119,7 @@ def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: 
                 wanted.setdefault(rate, {})[variant] = grid.variants[variant]
         for rate, variants in wanted.items():
             sweep(replace(grid, variants=variants, settings={LEARNING_RATE: [rate]}), rows=rows)
-    return {variant: best(by_rate) for variant, by_rate in accuracies(grid, rows).items()}
+    return stated | chosen_rates(accuracies(grid, rows))
 
 
 def results(given: argparse.Namespace) -> Path:
@@ -130,7 +166,7 @@ def main() -> int:
     try:
         grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
         trained, choosing = (at_budget(grid, budget, given) for budget in (given.budget, CHOOSING[given.budget]))
-        choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=[0])
+        choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=rate_seeds(given.experiment))
         chosen = choose_rates(choosing, rates, sweep, dry_run=given.dry_run)
         without = [name for name in grid.variants if name not in chosen]
         variants = {name: {**options, LEARNING_RATE: chosen[name]} for name, options in grid.variants.items() if name in chosen}

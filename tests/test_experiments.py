@@ -17,6 +17,7 @@ import yaml
 
 from tests.support.rows import row
 from unified_extractor.models.matched_net import TOLERANCE, Budget, Shape, matching_widths
+from unified_extractor.results.correct_images import unpacked
 from unified_extractor.results.record import FORMER_HASHES, read_rows, write_rows
 from unified_extractor.spec import ExtractorSpec
 from unified_extractor.sweeps.grid import Grid, points, read_grid
@@ -119,8 +120,8 @@ def hashes_of_cells(run, rows):
         variant, _, rate = one.variant.partition(" learning_rate=")
         if given and not rate:
             if path not in rates:
-                rates[path] = run.accuracies(grid, path)
-            rate = run.best(rates[path][variant])
+                rates[path] = run.chosen_rates(run.accuracies(grid, path))
+            rate = rates[path][variant]
         own = grid.variants[variant] | ({run.LEARNING_RATE: float(rate)} if rate else {})
         (point,) = points(replace(grid, variants={variant: own}, settings={}, seeds=[one.seed]))
         yield config_hash(merged(grid, point))
@@ -195,7 +196,24 @@ def test_learning_rates_are_tried_until_the_best_is_no_end_of_the_list(tmp_path,
     assert found == {"low": 0.000625, "middle": 0.0025, "high": 0.04}
     assert ("low", 0.0003125) in tried
     assert ("middle", 0.00125) in tried
-    assert run.best({0.1: 0.5, 0.2: 0.5}) == 0.1, "of equals the smaller"
+    assert run.best({0.1: [0.5], 0.2: [0.5]}) == 0.1, "of equals the smaller"
+    stated = Grid(name="x", config=[], variants={"own": {run.LEARNING_RATE: 0.3}}, seeds=[0])
+    assert run.choose_rates(stated, tmp_path / "none.jsonl", sweep) == {"own": 0.3}, (
+        "a rate that a variant states is not searched"
+    )
+
+
+def test_of_learning_rates_within_noise_the_middle_one_is_chosen(monkeypatch):
+    """Pooled variance by hand: (0.02**2 + 0.02**2) / 2 / 5 cells, so a standard error of 0.02 / sqrt(5) = 0.0089 for two means of two."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    run = importlib.import_module("run")
+    tied = {0.1: [0.50, 0.50], 0.2: [0.49, 0.51], 0.4: [0.505, 0.505]}
+    found = {"tied": tied, "clear": {0.1: [0.40, 0.42], 0.2: [0.50, 0.50]}}
+    assert run.chosen_rates(found) == {"tied": 0.2, "clear": 0.2}
+    assert run.chosen_rates({"one_seed": {0.1: [0.5], 0.2: [0.51]}}) == {"one_seed": 0.2}, "no noise is known: the best"
+    assert run.chosen_rates({"tied": {0.1: [0.49, 0.51], 0.2: [0.50, 0.51]}}) == {"tied": 0.1}, "of two the smaller"
+    assert run.rate_seeds("experiments/06_sharing") == [0]
+    assert len(run.rate_seeds("09_controls")) == 2
 
 
 @pytest.mark.usefixtures("cells_in_process")
@@ -211,12 +229,14 @@ def test_a_whole_experiment_runs_and_only_a_new_variant_the_second_time(tmp_path
     monkeypatch.setattr(sys, "argv", ["run.py", str(folder), "--budget", "smoke"])
     monkeypatch.setenv("PYTHONPATH", str(EXPERIMENTS.parent))
     monkeypatch.setattr(run, "RATES", run.RATES[:1])
+    monkeypatch.setattr(run, "RATE_SEEDS", run.RATE_SEEDS[:1])
     monkeypatch.setattr(run, "EXTENSIONS", 0)
     assert run.main() == 0
     rates, rows = (read_rows([folder / "results" / f"smoke-digits{end}.jsonl"]) for end in ("-rates", ""))
     assert [one.variant for one in rates] == ["static learning_rate=0.0025"]
     (trained,) = rows
     assert (trained.variant, trained.budget, trained.dataset, trained.epochs) == ("static", "smoke", "digits", 1)
+    assert unpacked(trained.test_correct, trained.test_images).mean() == pytest.approx(trained.test_accuracy)
     assert (folder / "results" / "smoke-digits" / "summary.md").is_file()
 
     monkeypatch.setattr(latency, "REPEATS", 2)
