@@ -14,7 +14,10 @@ from tests.support.triton_runs import GPU, guarded, made_similarity, products, r
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
+from unified_extractor.ops import checks
 from unified_extractor.ops.backends.triton import tuning
+from unified_extractor.ops.backends.triton.banded.rule import is_banded
+from unified_extractor.ops.call import Call
 
 FORWARD, IMAGE, KERNEL = "banded_gather", "banded_image_gradient", "banded_kernel_gradient"
 HALF = (torch.bfloat16, torch.float16)
@@ -165,6 +168,16 @@ def test_what_does_not_fit_runs_as_before(case, kernels_run):
     run(banded(**OTHERS[case]))
     assert kernels_run
     assert not {FORWARD, IMAGE, KERNEL} & set(kernels_run)
+
+
+def test_a_kernel_of_very_many_taps_runs_as_before():
+    """Each row of a kernel is code of its own, and compiling it takes time."""
+    fits = {}
+    for size in (15, 17):
+        call = banded(kernel_size=size, padding=size // 2, size=(1, 1))
+        window = checks.geometry(call["x"], size, 1, size // 2, 1)
+        fits[size] = is_banded(Call(call["x"], None, call["dynamic_kernel"], None, None, window))
+    assert fits == {15: True, 17: False}
 
 
 def test_planar_images_run_as_before(kernels_run):

@@ -17,6 +17,8 @@ _PIXELS = 16
 """Pixels, or windows, that one product adds up: the depth of a product in the matrix units."""
 _PRODUCT_WINDOWS = 8
 """Least windows of a product."""
+_MOST_PRODUCTS = 32
+"""Most products that a window takes part in. A kernel's code has each of them apart, and would take minutes to compile with more."""
 
 
 class Band(NamedTuple):
@@ -59,8 +61,8 @@ def is_banded(call: Call) -> bool:
     """Return whether a call runs as banded matrix products.
 
     It has a dynamic kernel with a weight of its own for each tap, no offsets and no static kernel, whose weights would differ from
-    channel to channel of a group; half precision; neighboring channels, in groups of a multiple of sixteen; and windows that overlap in
-    a row.
+    channel to channel of a group; half precision; neighboring channels, in groups of a multiple of sixteen; windows that overlap in a
+    row; and at most about 15 by 15 taps.
     """
     if call.aggregation not in ("gather", "similarity") or call.offsets is not None or call.static_kernel is not None:
         return False
@@ -68,7 +70,9 @@ def is_banded(call: Call) -> bool:
         return False
     half = call.x.dtype in (torch.bfloat16, torch.float16)
     fitting = channel_groups_of(call).channels % _LEAST_CHANNELS == 0
-    return half and fitting and is_channels_last(call.x) and _step(call, 1) < call.geometry.kernel_size[1]
+    height, width = call.geometry.kernel_size
+    few = height * _pixel_chunks(call) <= _MOST_PRODUCTS
+    return half and fitting and is_channels_last(call.x) and _step(call, 1) < width and few
 
 
 def band_for(call: Call, dynamic_kernel: WindowValues, *, interpreted: bool) -> Band:
@@ -98,7 +102,7 @@ def band_for(call: Call, dynamic_kernel: WindowValues, *, interpreted: bool) -> 
         step_x=step_x,
         depth=_PIXELS,
         windows=_PRODUCT_WINDOWS,
-        pixel_chunks=-(-((_PRODUCT_WINDOWS - 1) * step_x + width) // _PIXELS),
+        pixel_chunks=_pixel_chunks(call),
         pixels=pixels,
         window_chunks=-(-((pixels + width - 2) // step_x + 1) // _PIXELS),
         packed=(dynamic_kernel.tap, dynamic_kernel.group, dynamic_kernel.column) == (1, taps, taps * groups.number),
@@ -114,6 +118,11 @@ def _shared(call: Call, axis: int) -> int:
 def _step(call: Call, axis: int) -> int:
     """Return the pixels from window to window of a class, in steps of the dilation."""
     return call.geometry.stride[axis] // _shared(call, axis)
+
+
+def _pixel_chunks(call: Call) -> int:
+    """Return the products that add up the pixels of a product's windows by one row of the kernel."""
+    return -(-((_PRODUCT_WINDOWS - 1) * _step(call, 1) + call.geometry.kernel_size[1]) // _PIXELS)
 
 
 def _power_of_two_at_least(size: int) -> int:
