@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from unified_extractor.names import did_you_mean
+from unified_extractor.results.choosing import chooses, without_test_figures
 from unified_extractor.results.effects import effects
 from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.groups import groups, title
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--output", type=Path, help="folder of what is made (default report in the first source's folder)")
     parser.add_argument("--baseline", metavar="VARIANT", help="what differences are taken from (default the first variant)")
-    parser.add_argument("--metric", default="test_accuracy", help="what is compared (default test_accuracy)")
+    parser.add_argument(
+        "--metric", help="what is compared (default test_accuracy, or val_accuracy for runs that choose and so test nothing)"
+    )
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="only these, in this order")
     parser.add_argument("--effects", action="store_true", help="also what the switches of a factorial of extractors do")
     parser.add_argument("--gradients", action="store_true", help="also the norms of the stages' gradients over the epochs")
@@ -71,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         rows, left_out = without_repeats(find_rows(given.sources, unfinished=given.unfinished))
         left_out += unfinished_runs(given.sources, taken=given.unfinished)
+        rows, untested = without_test_figures(rows)
+        left_out += untested
         if given.variants:
             rows = chosen(rows, given.variants)
         named = told_apart(rows)
@@ -121,7 +126,7 @@ def make_report(
     rows: Sequence[Record],
     *,
     baseline: str | None = None,
-    metric: str = "test_accuracy",
+    metric: str | None = None,
     with_effects: bool = False,
     with_gradients: bool = False,
     colors: Mapping[str, Any] | None = None,
@@ -129,16 +134,21 @@ def make_report(
     """Return the tables and figures of one group. It has no differences unless two variants share at least two seeds.
 
     Runs that are not finished stand in the table of results and among the curves alone: they have no test figures.
+    The ``metric`` is by default the test accuracy, or that of validation where all runs are of a budget that chooses.
     ``colors`` gives every variant the color that it has in other groups' figures too.
 
     Raises:
         RecordError: the rows cannot be compared, the baseline is none of their variants, or a row lacks the metric; with
             ``with_effects``, the rows are no factorial design; with ``with_gradients``, a row has no gradient norms.
     """
+    untested = chooses(rows[0].budget)
+    metric = metric or ("val_accuracy" if untested else "test_accuracy")
     about, colors = title(rows), variant_colors(row.variant for row in rows) if colors is None else colors
     report = Report(
         tables={"results": results_table(rows)},
-        captions={"results": f"{about}: {len(rows)} run{'s' * (len(rows) > 1)}"},
+        captions={
+            "results": f"{about}: {len(rows)} run{'s' * (len(rows) > 1)}" + "; they choose, so no test figure is given" * untested
+        },
         figures={"curves": draw_curves(rows, colors=colors)} if len({row.variant for row in rows}) <= _MOST_CURVES else {},
     )
     if with_gradients:
@@ -197,7 +207,8 @@ def _print(report: Report) -> None:
         console = Console(width=1000)
     several = "summary" in report.tables and (report.tables["summary"]["seeds"] > 1).any()
     names = ["summary", "differences"] if several else ["results"]
-    if several and report.tables["results"]["test_accuracy"].isna().any():  # runs that are not finished stand there alone
+    tested = report.tables["results"].get("test_accuracy")
+    if several and tested is not None and tested.isna().any():  # runs that are not finished stand there alone
         names.append("results")
     for name in (*names, "effects"):
         if name in report.tables:

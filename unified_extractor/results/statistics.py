@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.stats import t
 
 from unified_extractor.names import did_you_mean
+from unified_extractor.results.choosing import TEST_FIGURES, chooses
 from unified_extractor.results.groups import by_variant
 from unified_extractor.results.record import Record, RecordError
 from unified_extractor.results.training_settings import differing
@@ -46,6 +47,7 @@ def summary(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
         RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no such metric.
     """
     lines, training = [], differing(rows)
+    others = [other for other in _MEANS if not chooses(rows[0].budget) or other not in TEST_FIGURES]
     for variant, own in by_variant(rows).items():
         mean, half_width = mean_and_half_width(values_of(own, metric))
         lines.append(
@@ -57,7 +59,7 @@ def summary(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
                 "multiply_adds": own[0].multiply_adds,
                 metric: mean,
                 f"{metric}_half_width": half_width,
-                **{other: statistics.fmean(values_of(own, other)) for other in _MEANS if other != metric},
+                **{other: statistics.fmean(values_of(own, other)) for other in others if other != metric},
             }
         )
     return pd.DataFrame(lines)

@@ -7,6 +7,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from unified_extractor.results.choosing import TEST_FIGURES, chooses
 from unified_extractor.results.groups import check_one_group
 from unified_extractor.results.record import Record
 from unified_extractor.results.training_settings import differing
@@ -54,7 +55,9 @@ def results_table(rows: Sequence[Record]) -> pd.DataFrame:
     place = RESULTS.index("seed") + 1
     columns = [*RESULTS[:place], *differing(rows), *RESULTS[place:]]
     table = pd.DataFrame([{field: getattr(row, field) for field in columns} for row in rows], columns=columns)
-    return table if table["test_top5_accuracy"].notna().any() else table.drop(columns="test_top5_accuracy")
+    absent = [name for name in TEST_FIGURES if name in table and not table[name].notna().any()]
+    # a run that is not finished has a dash in the columns that finished ones have; the top-5 accuracy may be no run's
+    return table.drop(columns=absent if chooses(rows[0].budget) else [name for name in absent if name == "test_top5_accuracy"])
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
