@@ -43,6 +43,8 @@ class Passes(NamedTuple):
     """The output's shape, dtype and strides, its values not written."""
     new_gradients: Callable[[Call, Wanted], list[Tensor]]
     """The shapes, dtypes and strides of the wanted gradients, their values not written."""
+    prepared: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda run: run
+    """A function that makes a function of flat arguments faster when it is called again with tensors of the same kind."""
 
 
 _SCHEMA = (
@@ -130,16 +132,19 @@ class Operators(NamedTuple):
 def registered(backend: str, passes: Passes) -> Operators:
     """Register a backend's passes as operators under its name."""
 
-    def run_aggregate(*arguments: Any) -> Tensor:
+    @passes.prepared
+    def run_aggregate(*arguments: Any) -> Any:
         return passes.forward(_built(*arguments))
 
-    def run_backward(gradient: Tensor, wanted: Sequence[bool], *arguments: Any) -> list[Tensor]:
+    @passes.prepared
+    def run_backward(gradient: Tensor, wanted: Sequence[bool], *arguments: Any) -> Any:
         return passes.backward(_built(*arguments), gradient, Wanted(*wanted))
 
     def products(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, sizes: Sequence[int]) -> Call:
         return similarity_call(query, key, heads, offsets, _geometry(sizes))
 
-    def run_similarity(query: Tensor, *others: Any) -> Tensor:
+    @passes.prepared
+    def run_similarity(query: Tensor, *others: Any) -> Any:
         return passes.backward(products(query, *others), query, _ONLY_DYNAMIC)[0]
 
     aggregate = _defined(

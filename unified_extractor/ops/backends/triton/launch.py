@@ -20,6 +20,7 @@ from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynami
 from unified_extractor.ops.backends.triton.fold import fold
 from unified_extractor.ops.backends.triton.forward import gather
 from unified_extractor.ops.backends.triton.plan import is_channels_last, plan_for
+from unified_extractor.ops.backends.triton.prepared import prepared
 from unified_extractor.ops.backends.triton.records import Plan, dynamic_kernel_record, image_record, offsets_record, sizes_record
 from unified_extractor.ops.backends.triton.tuning import start
 from unified_extractor.ops.call import Call, Wanted
@@ -282,5 +283,5 @@ def _first_of(partial_sums: Tensor | None, *more: Any) -> tuple[Any, ...]:
     return (None, *more) if partial_sums is None else (partial_sums[0], *more, partial_sums.stride(0))
 
 
-PASSES = Passes(run_forward, run_backward, new_output, new_gradients)
+PASSES = Passes(run_forward, run_backward, new_output, new_gradients, prepared)
 OPERATORS = registered("triton", PASSES)

@@ -1,7 +1,7 @@
 """The choice of a kernel's configuration: measured once for each plan, kept on disk, never measured again for another batch size."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from threading import Lock
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import triton
 
+from unified_extractor.ops.backends.triton.prepared import CompiledLaunch, recorder
 from unified_extractor.ops.backends.triton.records import Plan, constants
 
 
@@ -73,22 +74,43 @@ def start(kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int,
     where measuring cannot: in Triton's interpreter, where results must be the same every time (``torch.use_deterministic_algorithms``),
     and in the capture of a CUDA graph before which no such call ran.
     """
+    if (tape := recorder()) is not None:
+        with tape.paused():
+            tape.launched(*_started(kernel, grid, device, plan, extent, arguments))
+    else:
+        _started(kernel, grid, device, plan, extent, arguments)
+
+
+def _started(
+    kernel: Any, grid: Any, device: torch.device, plan: Plan, extent: int, arguments: dict[str, Any]
+) -> tuple[Callable[..., None], tuple[Any, ...]]:
+    """Run a kernel, and return what runs it again and the arguments for that."""
     purpose = _purpose(plan, extent.bit_length())
     arguments |= {"plan": constants(plan), "TUNED_FOR": purpose, "enable_fp_fusion": True}  # Triton's default will change
+    default = suitable(kernel.configs, plan)[0]
     if device.type == "cpu":
-        _start_default(kernel, grid, arguments)
-        return
-    with torch.cuda.device(device), _TUNER:
-        single = len(suitable(kernel.configs, plan)) == 1
-        captured = torch.cuda.is_current_stream_capturing() and all(key[0] != purpose for key in kernel.cache)
-        if single or captured or torch.are_deterministic_algorithms_enabled():
-            _start_default(kernel, grid, arguments)
-        else:
-            kernel[grid](**arguments)
+        compiled, config = _start_default(kernel, grid, arguments), default
+    else:
+        with torch.cuda.device(device), _TUNER:
+            single = len(suitable(kernel.configs, plan)) == 1
+            captured = torch.cuda.is_current_stream_capturing() and all(key[0] != purpose for key in kernel.cache)
+            if single or captured or torch.are_deterministic_algorithms_enabled():
+                compiled, config = _start_default(kernel, grid, arguments), default
+            else:
+                compiled, config = kernel[grid](**arguments), kernel.best_config
+    named = arguments | config.kwargs
+    sizes = grid(named) if callable(grid) else grid
+    if compiled is None:  # the interpreter compiles nothing
+        return partial(_start_again, kernel, sizes, tuple(arguments)), tuple(arguments.values())
+    return CompiledLaunch(compiled, sizes, device), tuple(named[name] for name in kernel.fn.arg_names)
 
 
-def _start_default(kernel: Any, grid: Any, arguments: dict[str, Any]) -> None:
-    kernel.fn[grid](**arguments, **suitable(kernel.configs, arguments["plan"])[0].all_kwargs())
+def _start_default(kernel: Any, grid: Any, arguments: dict[str, Any]) -> Any:
+    return kernel.fn[grid](**arguments, **suitable(kernel.configs, arguments["plan"])[0].all_kwargs())
+
+
+def _start_again(kernel: Any, grid: Any, names: tuple[str, ...], *values: Any) -> None:
+    _start_default(kernel, grid, dict(zip(names, values, strict=True)))
 
 
 _TUNER = Lock()
