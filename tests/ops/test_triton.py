@@ -524,6 +524,7 @@ PRESETS = {
     "convolution": {"groups": 2, "bias": True},
     "grouped_convolution": {},
     "depthwise_convolution": {},
+    "conditional_convolution": {"experts": 2},
     "squeeze_excitation": {"reduction": 2},
     "deformable_convolution 1": {"version": 1, "kernel_size": (1, 2), "groups": 2, "offset_groups": 4},
     "deformable_convolution 2": {"version": 2, "kernel_size": 2, "offset_groups": 2, "dilation": 2},
@@ -534,10 +535,11 @@ PRESETS = {
     "local_attention": {"kernel_size": 3, "heads": 2},
     "neighborhood_attention": {"kernel_size": (1, 3), "heads": 2},
     "ls_convolution": {"view": 3, "channels_per_group": 4},
+    "gated_convolution": {"kernel_size": 3},
     "unified": {"kernel_size": (1, 3), "channels_per_group": 4, "view": 3},
     "unified fold": {"kernel_size": (1, 3), "channels_per_group": 4, "view": 3, "aggregation": "fold"},
 }  # fmt: skip
-PLAIN = ("convolution", "grouped_convolution", "depthwise_convolution")
+PLAIN = ("convolution", "grouped_convolution", "depthwise_convolution", "gated_convolution")
 
 
 def test_every_preset_is_among_these():
