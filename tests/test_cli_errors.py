@@ -138,7 +138,7 @@ def test_misspelled_keys_are_named(capsys: pytest.CaptureFixture[str], change: C
         (lambda c: c["model"].update(optimization=3), "model.optimization: expected a mapping or the name of a file, got 3"),
         (lambda c: arguments_of(c).update(spec=""), f"{NETWORK}.spec: no such file:"),
         (spec(static_kernel="dense"), f"{NETWORK}.spec.static_kernel: expected a mapping or the name of a file, got 'dense'"),
-        (spec(static_kernel=DENSE, bias="perhaps"), f"{NETWORK}.spec.bias: expected bool, got 'perhaps'"),
+        (spec(static_kernel=DENSE, bias="perhaps"), f"{NETWORK}.spec.bias: expected bool or one of 'mixed', got 'perhaps'"),
         (lambda c: arguments_of(c).update(num_classes="ten"), f"{NETWORK}.num_classes: expected int, got 'ten'"),
         (
             lambda c: c["model"].update(optimization={"learning_rate": "fast"}),
