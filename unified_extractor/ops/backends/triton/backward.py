@@ -22,7 +22,6 @@ from unified_extractor.ops.backends.triton.sampling import (
 )
 from unified_extractor.ops.backends.triton.tiles import (
     Program,
-    addresses,
     as_index,
     at_groups,
     at_positions,
@@ -33,6 +32,7 @@ from unified_extractor.ops.backends.triton.tiles import (
     load_group_tile,
     mask_of,
     over_members,
+    pointers_to,
     start_of,
     store_at_windows,
     sum_over_members,
@@ -251,5 +251,5 @@ def add_to_corners(target, start, position, value, channels, sizes, plan):
 def add_to_corner(target, start, position, below, right, value, channels, sizes, plan):
     """Add a tile to one corner of every position, in float32 and in no particular order."""
     mask = mask_of(is_pixel(position, below, right, sizes), channels, plan)
-    place = addresses(target, corner_place(target, position, below, right), channels, plan)
-    tl.atomic_add(start + place, value, mask=mask, sem="relaxed")
+    pointers = pointers_to(target, start, corner_place(target, position, below, right), channels, plan)
+    tl.atomic_add(pointers, value, mask=mask, sem="relaxed")
