@@ -40,10 +40,12 @@ def test_everything_is_counted_and_nothing_spills():
         assert not row["spills"], row
 
 
-def test_wide_loads_touch_whole_lines():
-    for row in HERE:
+def test_wide_loads_touch_whole_lines_under_every_triton():
+    """A deformable kernel's thread has 32 bytes of a line: two loads, one behind the other, touch the same eight lines."""
+    assert {row["triton"] for row in COMMITTED["now"]["kernels"]} >= {"3.6.0", triton.__version__}
+    for row in COMMITTED["now"]["kernels"]:
         if "16" in row["loads"] and row["kernel"] != "banded_image_gradient":  # its addresses are not all known
-            assert row["lines"] <= 4.5, row
+            assert row["lines"] <= (8 if row["kernel"].startswith("deformable") else 4.5), row
 
 
 CODE = """

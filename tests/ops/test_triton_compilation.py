@@ -12,6 +12,8 @@ PLANNED_WARPS = {
     "fold": 16,
     "dynamic_kernel_backward": 16,
     "backward": 8,
+    "deformable_gather": 16,
+    "deformable_backward": 16,
     "dense": 8,
     "dense_backward": 8,
     "collect": 16,

@@ -14,6 +14,7 @@ from unified_extractor.ops.backends.triton.backward import backward
 from unified_extractor.ops.backends.triton.banded.launch import run_gather, run_image_gradient, run_kernel_gradient
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.backends.triton.chunks import backward_in_chunks, forward_in_chunks
+from unified_extractor.ops.backends.triton.deformable import deformable_backward, deformable_gather
 from unified_extractor.ops.backends.triton.dense import dense, dense_backward
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
 from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynamic_kernel_backward
@@ -106,6 +107,11 @@ class _Pass:
         """Return the number of programs, one a tile of positions and channels, for each of several classes of positions."""
         return (self.tiles(positions, meta.get("SCALE", 1)) * classes * self.plan.blocks * self.batch,)
 
+    def slice_grid(self, meta: dict[str, Any]) -> tuple[int]:
+        """Return the number of programs, a thread for each slice of each window."""
+        slices = self.call.channels // self.plan.slice_channels
+        return (-(-self.positions * slices // meta["THREADS"]) * self.batch,)
+
     def output_blocks(self) -> int:
         """Return the number of tiles that the outputs of a convolution group need."""
         return -(-self.plan.convolution_outputs // self.plan.tile_outputs)
@@ -132,6 +138,9 @@ class _Forward(_Pass):
         elif plan.static_kernel == "dense":
             blocks = plan.channel_groups // plan.convolution_channel_groups * self.output_blocks()
             self.start(dense, lambda meta: (self.tiles(self.positions) * blocks * self.batch,), **arguments)
+        elif plan.slice_channels:
+            arguments.pop("static_kernel")
+            self.start(deformable_gather, self.slice_grid, **arguments)
         else:
             self.start(gather, partial(self.grid, self.positions), **arguments)
 
@@ -213,21 +222,23 @@ class _Backward(_Pass):
         sums = (
             call.x.new_empty((self.batch * programs, plan.taps, call.x.shape[1]), dtype=precision(call.x)) if depthwise else None
         )
-        grad_dynamic_kernel = self._new_partial_sums("dynamic_kernel", plan.kernel_blocks, plan.one_kernel)
-        grad_offsets = self._new_partial_sums("offsets", plan.offset_blocks, plan.one_offset)
-        self.start(
-            backward,
-            (programs * plan.blocks * self.batch,),
-            **self.inputs(),
-            grad_y=image_record(self.grad_y),
-            grad_x=image_record(grad_x),
-            grad_columns=image_record(grad_columns),
-            grad_static_kernel=sums,
-            grad_dynamic_kernel=dynamic_kernel_record(*_first_of(grad_dynamic_kernel, call.aggregation == "fold")),
-            grad_offsets=offsets_record(*_first_of(grad_offsets)),
-            STEPS=steps,
-            GRAD_X=grad_x is not None,
-        )
+        kernel_blocks, offset_blocks = (1, 1) if plan.slice_channels else (plan.kernel_blocks, plan.offset_blocks)
+        grad_dynamic_kernel = self._new_partial_sums("dynamic_kernel", kernel_blocks, plan.one_kernel)
+        grad_offsets = self._new_partial_sums("offsets", offset_blocks, plan.one_offset)
+        arguments = self.inputs() | {
+            "grad_y": image_record(self.grad_y),
+            "grad_x": image_record(grad_x),
+            "grad_columns": image_record(grad_columns),
+            "grad_dynamic_kernel": dynamic_kernel_record(*_first_of(grad_dynamic_kernel, call.aggregation == "fold")),
+            "grad_offsets": offsets_record(*_first_of(grad_offsets)),
+            "GRAD_X": grad_x is not None,
+        }
+        if plan.slice_channels:
+            arguments.pop("static_kernel")
+            self.start(deformable_backward, self.slice_grid, **arguments)
+        else:
+            grid = (programs * plan.blocks * self.batch,)
+            self.start(backward, grid, **arguments, grad_static_kernel=sums, STEPS=steps)
         if grad_x is not None and grad_x is not results["x"]:
             results["x"].copy_(grad_x)
         if grad_columns is not None:

@@ -24,6 +24,10 @@ _DENSE_POSITIONS, _DENSE_CHANNELS, _DENSE_OUTPUT_BYTES = 32, 32, 256
 """Sizes of a tile with a dense static kernel: its sums leave room in registers for the corners of bilinear samples."""
 _LEAST = 16
 """Least size of each axis of a matrix product."""
+_VECTOR_BYTES, _ALIGNED = 16, 16
+"""Bytes that a thread loads at once, and what a stride must be a multiple of for the compiler to know that they lie in a row."""
+_MOST_SLICES = 32
+"""Most slices that share a gradient: the threads of a warp, which add up in registers."""
 
 
 class ChannelGroups(NamedTuple):
@@ -62,6 +66,9 @@ def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> 
     tile_channel_groups, tile_group_channels = _block_of(groups, channels_last)
     tile_positions = _positions_of(x, tile_channel_groups * tile_group_channels, dense)
     group_blocks = -(-groups.channels // tile_group_channels)
+    wide = _largest_span(call, grad_y) > 2**31
+    slice_channels = 0 if wide else _slice_channels(call, groups, grad_y)
+    slices = max(groups.channels // max(slice_channels, 1), 1)
     return Plan(
         channels_last=channels_last,
         aggregation="gather" if call.aggregation == "similarity" else call.aggregation,
@@ -93,13 +100,43 @@ def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> 
         blocks=-(-groups.number // tile_channel_groups) * group_blocks,
         kernel_blocks=max(1, groups.per_kernel // tile_channel_groups) * group_blocks,
         offset_blocks=max(1, groups.per_offset // tile_channel_groups) * group_blocks,
+        slice_channels=slice_channels,
+        slice_vector=_VECTOR_BYTES // x.element_size(),
+        kernel_slices=max(groups.per_kernel, 1) * slices,
+        offset_slices=max(groups.per_offset, 1) * slices,
         one_kernel=_is_one(dynamic, geometry),
         one_offset=_is_one(call.offsets, geometry),
-        wide=_largest_span(call, grad_y) > 2**31,
+        wide=wide,
         dtype=str(x.dtype).removeprefix("torch."),
         precision="tf32" if dense and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         interpreted=interpreted,
     )
+
+
+def _slice_channels(call: Call, groups: ChannelGroups, grad_y: Tensor | None) -> int:
+    """Return the channels of a slice, or 0 where not every thread can have one.
+
+    The call gathers at offsets without a static or computed kernel; groups are multiples of 16 bytes of channels, which are neighbors
+    in memory; windows have values of their own; and the slices that share a gradient are as many as threads of a warp add up.
+    """
+    plain = call.aggregation in ("gather", "similarity") and call.static_kernel is None and call.computed_kernel is None
+    if call.offsets is None or not plain or any(_is_one(t, call.geometry) for t in (call.stored_kernel, call.offsets)):
+        return 0
+    vector = _VECTOR_BYTES // call.x.element_size()
+    images = [call.x] if grad_y is None else [call.x, grad_y]
+    if groups.channels % vector or not all(_is_aligned(image) for image in images):
+        return 0
+    channels = 2 * vector if groups.channels % (2 * vector) == 0 else vector
+    sharing = [max(count, 1) * groups.channels // channels for count in (groups.per_kernel, groups.per_offset)]
+    if grad_y is not None and any(count > _MOST_SLICES or count & (count - 1) for count in sharing):
+        return 0
+    return channels
+
+
+def _is_aligned(image: Tensor) -> bool:
+    """Return whether channels are neighbors and every pixel begins at a multiple of 16 channels."""
+    strides = (step for axis, step in enumerate(image.stride()) if axis != 1 and image.shape[axis] > 1)
+    return is_channels_last(image) and image.data_ptr() % _VECTOR_BYTES == 0 and all(step % _ALIGNED == 0 for step in strides)
 
 
 def _block_of(groups: ChannelGroups, channels_last: bool) -> tuple[int, int]:

@@ -105,6 +105,13 @@ class Plan(NamedTuple):
     kernel_blocks: int
     offset_blocks: int
     """Blocks of the channels that share a dynamic kernel, or offsets: each has a partial sum of their gradient."""
+    slice_channels: int
+    """Channels of a slice, of which a thread has one (``slices.py``); 0 where programs have tiles."""
+    slice_vector: int
+    """Channels in 16 bytes of an image."""
+    kernel_slices: int
+    offset_slices: int
+    """Slices that share a dynamic kernel, or offsets; 1 where there is none."""
     one_kernel: bool
     one_offset: bool
     """The dynamic kernel, or the offset of a tap, is the same at every position."""

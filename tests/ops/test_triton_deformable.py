@@ -1,0 +1,101 @@
+"""Gather at offsets, a slice a thread: which calls it serves, its values, and foreign memory. On a GPU or in Triton's interpreter."""
+
+import pytest
+import torch
+
+import unified_extractor as ux
+from tests.ops.test_triton_safety import guarded, wild_offsets
+from tests.support import oracles
+from tests.support.comparing import assert_as_exact_as_plain, assert_same, values_and_gradients
+from tests.support.made_calls import extract_or_unfold, made_call
+from tests.support.random_calls import relayout
+from tests.support.triton_runs import reference, run
+
+if reason := ux.backends()["triton"]:
+    pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
+from unified_extractor.ops.backends.triton import launch
+
+SLICED = ["deformable_gather", "deformable_backward"]
+CASES = {
+    "groups of a slice": {"channels": 32, "kernels": 2, "offset_groups": 2, "size": (3, 3)},
+    "groups of several slices": {"channels": 64, "kernels": 1, "offset_groups": 1, "size": (5, 3), "stride": 2, "batch": 2},
+    "no dynamic kernel, dilation 2": {"channels": 32, "offset_groups": 4, "size": (2, 3), "dilation": 2, "kernel_size": (1, 3)},
+    "values a row and a column": {"channels": 32, "kernels": 4, "offset_groups": 2, "shared": (1,), "shared_offsets": (0,)},
+    "groups of half a slice": {"channels": 16, "kernels": 4, "offset_groups": 2, "size": (2, 3)},
+    "many taps": {"channels": 16, "kernels": 1, "offset_groups": 1, "size": (1, 2), "kernel_size": (3, 6), "padding": (1, 3)},
+}
+
+
+def channels_last(backend, **call):
+    """Return the output with the axis of channels last, so that its gradient lies as x does."""
+    return extract_or_unfold(backend, **call).permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Return a list of the names of the kernels that run."""
+    names, start = [], launch.start
+    monkeypatch.setattr(
+        launch, "start", lambda kernel, *rest, **named: names.append(kernel.base_fn.__name__) or start(kernel, *rest, **named)
+    )
+    return names
+
+
+def made(case, dtype=torch.float64):
+    call = made_call(**{"kernel_size": (1, 2)} | CASES[case], dtype=dtype)
+    return call | {"x": relayout(call["x"], "channels_last")}
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("poisoned_device_memory", ["atomics", "sorted"], indirect=True)
+@pytest.mark.parametrize("case", CASES)
+def test_a_slice_a_thread_equals_the_reference(case, poisoned_device_memory, started):
+    call = made(case)
+    assert_same(run(call, channels_last), reference(call, channels_last))
+    assert started == SLICED
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("case", ["groups of a slice", "groups of several slices"])
+def test_errors_are_at_most_twice_those_of_plain_torch(case, dtype, started):
+    def plain(x, dynamic_kernel, offsets, **options):
+        read = oracles.unfold(x, options["kernel_size"], offsets=offsets, stride=options.get("stride", 1), padding=1)
+        weights = dynamic_kernel.repeat_interleave(x.shape[1] // dynamic_kernel.shape[1], 1)
+        return (weights * read).sum(2).permute(0, 2, 3, 1)
+
+    call = made(case, dtype)
+    exact = reference({name: t.double() if isinstance(t, torch.Tensor) else t for name, t in call.items()}, channels_last)
+    assert_as_exact_as_plain(run(call, channels_last), values_and_gradients(plain, call), exact, dtype)
+    assert started == SLICED
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float64, marks=pytest.mark.thorough)])
+def test_wild_offsets_touch_no_foreign_memory_and_have_no_gradient(dtype, started):
+    call = made_call(16, kernels=1, offset_groups=1, dtype=dtype)
+    call["offsets"], inside = wild_offsets(call)
+    x, memory = guarded(call["x"].permute(0, 2, 3, 1).contiguous())
+    call["x"], before = x.permute(0, 3, 1, 2), memory.clone()
+    results, expected = run(call, channels_last), reference(call, channels_last)
+    assert_same(results, expected, 1e-10 if dtype == torch.float64 else 4 * torch.finfo(dtype).eps)
+    assert torch.equal(memory.nan_to_num(7), before.nan_to_num(7))
+    assert (results["offsets"][~inside] == 0).all()
+    assert started == SLICED
+
+
+OTHERS = {
+    "planar": ({"channels": 16, "offset_groups": 1}, "contiguous"),
+    "groups that are no multiples of 16 bytes": ({"channels": 16, "offset_groups": 16}, "channels_last"),
+    "a depthwise static kernel": ({"channels": 16, "offset_groups": 1, "static": (16, 1)}, "channels_last"),
+    "offsets of the whole image": ({"channels": 16, "offset_groups": 1, "shared_offsets": (0, 1)}, "channels_last"),
+    "three slices that share a gradient": ({"channels": 48, "offset_groups": 1, "dtype": torch.bfloat16}, "channels_last"),
+}
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_calls_run_in_tiles(case, started):
+    options, layout = OTHERS[case]
+    call = made_call(**{"kernel_size": 1, "padding": 0, "size": (2, 2)} | options)
+    run(call | {"x": relayout(call["x"], layout)}, channels_last)
+    assert started[-1] == "backward"

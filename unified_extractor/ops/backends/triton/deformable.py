@@ -1,0 +1,192 @@
+"""Gather at offsets without a static kernel, a slice a thread: forward and backward (``slices.py`` says what fits)."""
+
+# mypy: ignore-errors
+
+import triton
+import triton.language as tl
+
+from unified_extractor.ops.backends.triton.slices import (
+    corner_pointers,
+    corner_weights,
+    load_piece,
+    load_slice_value,
+    slice_corners,
+    slice_place,
+    slices_of_program,
+    sum_over_sharing,
+    window_pointers,
+)
+from unified_extractor.ops.backends.triton.tiles import start_of
+from unified_extractor.ops.backends.triton.tuning import tuned
+
+
+@tuned({"THREADS": 128, "num_warps": 4}, {"THREADS": 256, "num_warps": 8})
+@triton.jit(do_not_specialize=["TUNED_FOR"])
+def deformable_gather(x, dynamic_kernel, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR, THREADS: tl.constexpr):
+    """Write ``y_p = sum_k weight_kp * x~_kp`` of a slice a thread."""
+    slices = slices_of_program(sizes, plan, THREADS)
+    vector: tl.constexpr = plan.slice_vector
+    image, kernel_start = start_of(x, slices.batch), start_of(dynamic_kernel, slices.batch)
+    offsets_start, y_start = start_of(offsets, slices.batch), start_of(y, slices.batch)
+    offsets_place = slice_place(offsets, slices, plan.offset_slices)
+    kernel_place = slice_place(dynamic_kernel, slices, plan.kernel_slices)
+    first = tl.zeros([THREADS, vector], tl.float64 if plan.dtype == "float64" else tl.float32)
+    second = first
+    starts, places = (image, kernel_start, offsets_start), (kernel_place, offsets_place)
+    if plan.taps <= 16:
+        for i in tl.static_range(plan.kernel_height):
+            first, second = add_row(first, second, x, dynamic_kernel, offsets, starts, places, i, slices, sizes, plan)
+    else:
+        for i in range(plan.kernel_height):
+            first, second = add_row(first, second, x, dynamic_kernel, offsets, starts, places, i, slices, sizes, plan)
+    mask = slices.exist[:, None]
+    tl.store(window_pointers(y, y_start, slices, slices.first, vector), first, mask=mask)
+    if plan.slice_channels > vector:
+        tl.store(window_pointers(y, y_start, slices, slices.second, vector), second, mask=mask)
+
+
+@triton.jit
+def add_row(first, second, x, dynamic_kernel, offsets, starts, places, i, slices, sizes, plan: tl.constexpr):
+    """Return the sums of both pieces plus the weighted samples of the taps in row i."""
+    image, kernel_start, offsets_start = starts
+    kernel_place, offsets_place = places
+    for j in tl.static_range(plan.kernel_width):
+        corners = slice_corners(offsets, offsets_start, offsets_place, i, j, slices, sizes, plan)
+        factor = corners.inside.to(first.dtype)
+        if plan.has_dynamic_kernel:
+            tap = i * plan.kernel_width + j
+            factor = load_slice_value(dynamic_kernel, kernel_start, kernel_place, 0, tap, slices)
+        weights = corner_weights(corners, factor)
+        first = add_corners(first, x, image, corners, weights, slices.first, plan.slice_vector)
+        if plan.slice_channels > plan.slice_vector:
+            second = add_corners(second, x, image, corners, weights, slices.second, plan.slice_vector)
+    return first, second
+
+
+@triton.jit
+def add_corners(total, x, image, corners, weights, channel, VECTOR: tl.constexpr):
+    """Return a sum plus the weighted corners of a piece."""
+    pointers = corner_pointers(x, image, corners, channel, VECTOR)
+    total += weights[0][:, None] * load_piece(pointers, corners.upper_left)
+    total += weights[1][:, None] * load_piece(pointers + x.column, corners.upper_right)
+    total += weights[2][:, None] * load_piece(pointers + x.row, corners.lower_left)
+    total += weights[3][:, None] * load_piece(pointers + (x.row + x.column), corners.lower_right)
+    return total
+
+
+@tuned({"THREADS": 128, "num_warps": 4}, {"THREADS": 256, "num_warps": 8})
+@triton.jit(do_not_specialize=["TUNED_FOR"])
+def deformable_backward(
+    grad_y,
+    x,
+    dynamic_kernel,
+    offsets,
+    grad_x,
+    grad_columns,
+    grad_dynamic_kernel,
+    grad_offsets,
+    sizes,
+    plan: tl.constexpr,
+    GRAD_X: tl.constexpr,
+    TUNED_FOR,
+    THREADS: tl.constexpr,
+):
+    """Write the gradients that have memory, a slice a thread; GRAD_X: there is memory for the image's.
+
+    Four products of the output's gradient with the corners, ``s_ab = sum_c dy_c * x_ab,c``, give those of the dynamic kernel and of the
+    offsets as scalars.
+    """
+    slices = slices_of_program(sizes, plan, THREADS)
+    vector: tl.constexpr = plan.slice_vector
+    two: tl.constexpr = plan.slice_channels > vector
+    batch = slices.batch
+    image, kernel_start, offsets_start = start_of(x, batch), start_of(dynamic_kernel, batch), start_of(offsets, batch)
+    image_target, columns_target = start_of(grad_x, batch), start_of(grad_columns, batch)
+    kernel_target, offsets_target = start_of(grad_dynamic_kernel, batch), start_of(grad_offsets, batch)
+    offsets_place = slice_place(offsets, slices, plan.offset_slices)
+    kernel_place = slice_place(dynamic_kernel, slices, plan.kernel_slices)
+    grad_offsets_place = slice_place(grad_offsets, slices, plan.offset_slices)
+    grad_kernel_place = slice_place(grad_dynamic_kernel, slices, plan.kernel_slices)
+    output = start_of(grad_y, batch)
+    first = load_piece(window_pointers(grad_y, output, slices, slices.first, vector), slices.exist)
+    second = first
+    if two:
+        second = load_piece(window_pointers(grad_y, output, slices, slices.second, vector), slices.exist)
+    for i in range(plan.kernel_height):
+        for j in tl.static_range(plan.kernel_width):
+            tap = i * plan.kernel_width + j
+            corners = slice_corners(offsets, offsets_start, offsets_place, i, j, slices, sizes, plan)
+            factor = corners.inside.to(first.dtype)
+            if plan.has_dynamic_kernel:
+                factor = load_slice_value(dynamic_kernel, kernel_start, kernel_place, 0, tap, slices)
+            products = corner_products(first, x, image, corners, slices.first, vector)
+            if two:
+                more = corner_products(second, x, image, corners, slices.second, vector)
+                products = products[0] + more[0], products[1] + more[1], products[2] + more[2], products[3] + more[3]
+            if GRAD_X:
+                weights = corner_weights(corners, factor)
+                add_to_pixels(grad_x, image_target, corners, weights, first, slices.first, vector)
+                if two:
+                    add_to_pixels(grad_x, image_target, corners, weights, second, slices.second, vector)
+            if grad_columns.data is not None:
+                at_tap, mask = columns_target + tap * grad_columns.tap, slices.exist[:, None]
+                scaled = tl.where(corners.inside, factor, 0.0)[:, None]
+                tl.store(window_pointers(grad_columns, at_tap, slices, slices.first, vector), first * scaled, mask=mask)
+                if two:
+                    tl.store(window_pointers(grad_columns, at_tap, slices, slices.second, vector), second * scaled, mask=mask)
+            if grad_dynamic_kernel.data is not None:
+                unit = corner_weights(corners, 1.0)
+                value = unit[0] * products[0] + unit[1] * products[1] + unit[2] * products[2] + unit[3] * products[3]
+                at_tap = kernel_target + tap * grad_dynamic_kernel.tap
+                store_shared(at_tap + grad_kernel_place, value, slices, plan.kernel_slices)
+            if grad_offsets.data is not None:
+                upper_left, upper_right, lower_left, lower_right = products
+                below, right = corners.below, corners.right
+                by_y = (1.0 - right) * (lower_left - upper_left) + right * (lower_right - upper_right)
+                by_x = (1.0 - below) * (upper_right - upper_left) + below * (lower_right - lower_left)
+                at_tap = offsets_target + tap * grad_offsets.tap
+                by_y, by_x = tl.where(corners.inside, factor * by_y, 0.0), tl.where(corners.inside, factor * by_x, 0.0)
+                store_shared(at_tap + grad_offsets_place, by_y, slices, plan.offset_slices)
+                store_shared(at_tap + grad_offsets.component + grad_offsets_place, by_x, slices, plan.offset_slices)
+
+
+@triton.jit
+def corner_products(gradient, x, image, corners, channel, VECTOR: tl.constexpr):
+    """Return the products of the output's gradient with the four corners, summed over a piece, ``[T]`` each."""
+    pointers = corner_pointers(x, image, corners, channel, VECTOR)
+    return (
+        tl.sum(gradient * load_piece(pointers, corners.upper_left), 1),
+        tl.sum(gradient * load_piece(pointers + x.column, corners.upper_right), 1),
+        tl.sum(gradient * load_piece(pointers + x.row, corners.lower_left), 1),
+        tl.sum(gradient * load_piece(pointers + (x.row + x.column), corners.lower_right), 1),
+    )
+
+
+@triton.jit
+def store_shared(pointers, values, slices, SHARING: tl.constexpr):
+    """Write the sums over the SHARING slices that share a group: the first of them writes."""
+    mask = slices.exist & (slices.index % SHARING == 0)
+    tl.store(pointers, sum_over_sharing(values, SHARING), mask=mask)
+
+
+@triton.jit
+def add_to_pixels(target, start, corners, weights, gradient, channel, VECTOR: tl.constexpr):
+    """Add a piece to the four pixels around its positions, with the weights of the sample."""
+    add_to_pixel(target, start, corners, weights[0], corners.upper_left, gradient, channel, VECTOR)
+    add_to_pixel(target, start + target.column, corners, weights[1], corners.upper_right, gradient, channel, VECTOR)
+    add_to_pixel(target, start + target.row, corners, weights[2], corners.lower_left, gradient, channel, VECTOR)
+    add_to_pixel(
+        target, start + (target.row + target.column), corners, weights[3], corners.lower_right, gradient, channel, VECTOR
+    )
+
+
+@triton.jit
+def add_to_pixel(target, start, corners, weight, mask, gradient, channel, VECTOR: tl.constexpr):
+    """Add a piece to one corner, four channels at once, in float32 and in no particular order."""
+    value = gradient * weight[:, None]
+    if VECTOR == 8:
+        low, high = tl.split(tl.permute(tl.reshape(value, [value.shape[0], 2, 4]), (0, 2, 1)))
+        tl.atomic_add(corner_pointers(target, start, corners, channel, 4), low, mask=mask[:, None], sem="relaxed")
+        tl.atomic_add(corner_pointers(target, start, corners, channel + 4, 4), high, mask=mask[:, None], sem="relaxed")
+    else:
+        tl.atomic_add(corner_pointers(target, start, corners, channel, VECTOR), value, mask=mask[:, None], sem="relaxed")
