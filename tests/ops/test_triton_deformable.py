@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.ops.test_triton_safety import guarded, wild_offsets
 from tests.support import oracles
 from tests.support.comparing import assert_as_exact_as_plain, assert_same, values_and_gradients
 from tests.support.made_calls import extract_or_unfold, made_call
 from tests.support.random_calls import relayout
-from tests.support.triton_runs import reference, run
+from tests.support.triton_runs import guarded, reference, run
+from tests.support.wild_offsets import wild_offsets
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
