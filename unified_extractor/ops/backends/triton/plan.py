@@ -113,6 +113,11 @@ def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> 
     )
 
 
+def runs_in_slices(call: Call) -> bool:
+    """Return whether a thread has a slice of channels, in backward if the output's gradient lies in memory as the image does."""
+    return _slice_channels(call, channel_groups_of(call), call.x) > 0
+
+
 def _slice_channels(call: Call, groups: ChannelGroups, grad_y: Tensor | None) -> int:
     """Return the channels of a slice, or 0 where not every thread can have one.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
+from unified_extractor.ops.backends.triton.plan import runs_in_slices
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.cost import SAMPLE, kernel_multiply_adds
 
@@ -101,7 +102,8 @@ def traffic(kernel: str, call: Call) -> Work:
             regular grid), "dynamic_kernel_backward" (of the dynamic kernel and no other, on the regular grid; of a computed kernel, of
             what it is computed from), "backward" (of x sampled at offsets, of offsets and of kernels), "dense_backward" (of a dense
             static kernel) or "collect" (of x, where deterministic algorithms let "backward" write columns instead). By matrix products:
-            "banded_gather", "banded_image_gradient" and "banded_kernel_gradient".
+            "banded_gather", "banded_image_gradient" and "banded_kernel_gradient". With a slice of channels a thread, "deformable_gather"
+            and "deformable_backward" do the work of "gather" and "backward".
         call: the call, whose tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
@@ -112,7 +114,8 @@ def kernels(call: Call) -> list[str]:
     if is_banded(_with_stored_kernel(call)):
         return ["banded_gather", "banded_image_gradient", "banded_kernel_gradient"]
     dense, has_offsets, has_kernel = call.has_dense_kernel, call.offsets is not None, call.dynamic_kernel is not None
-    forward = "fold" if call.aggregation == "fold" else "dense" if dense else "gather"
+    sliced = runs_in_slices(call)
+    forward = "fold" if call.aggregation == "fold" else "dense" if dense else "deformable_gather" if sliced else "gather"
     products = call.static_kernel is None and not has_offsets and call.aggregation == "gather"
     others = not products and (has_offsets or has_kernel or (call.static_kernel is not None and not dense))
     return [
@@ -120,7 +123,7 @@ def kernels(call: Call) -> list[str]:
         *(["dense_backward"] if dense else []),
         *([] if has_offsets else ["fold gradient"]),
         *(["dynamic_kernel_backward"] if products else []),
-        *(["backward"] if others else []),
+        *(["deformable_backward" if sliced else "backward"] if others else []),
         *(["collect"] if has_offsets else []),
     ]
 
@@ -255,5 +258,7 @@ _TRAFFIC: dict[str, Callable[[Call], Work]] = {
     "dense_backward": _dense_backward,
     "dynamic_kernel_backward": _dynamic_kernel_backward,
     "backward": _backward,
+    "deformable_gather": _forward,
+    "deformable_backward": _backward,
     "collect": _collect,
 }
