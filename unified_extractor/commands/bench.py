@@ -48,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         return _host(given, parser)
     if given.device == "code":
         return _code(given, parser)
+    if given.device == "floors":
+        return _floors(given.output or Path("floors.md"), parser)
     if given.device == "kernel_memory" and (reason := without_compiled()):
         parser.exit(2, f"uniex: error: it measures the compiled backend: {reason}\n")
     if given.device == "gpu" and not given.plan and (reason := without_gpu()):
@@ -79,8 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex bench", description="Time the operator beside its baselines.")
     parser.add_argument(
         "device",
-        choices=["code", "cpu", "gpu", "host", "kernel_memory", "models", "train"],
+        choices=["code", "cpu", "floors", "gpu", "host", "kernel_memory", "models", "train"],
         help="where to measure; code: compile the Triton kernels for a GPU that need not be there and count what they execute; "
+        "floors: what binds these kernels, from the files of code and gpu in the folder of --output; "
         "host: the time of a call before it computes; kernel_memory: layers on the CPU that recompute their "
         "dynamic kernel, beside the same layers that store it; models: count the costs of the networks, measure nothing; "
         "train: the time to load training images",
@@ -178,6 +181,21 @@ def _code(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     before = json.loads(output.read_text())["before"] if output.exists() else now
     result = {"date": datetime.date.today().isoformat(), "architecture": report.ARCHITECTURE, "before": before, "now": now}
     _write(output, result, report.markdown(result))
+    return 0
+
+
+def _floors(output: Path, parser: argparse.ArgumentParser) -> int:
+    """Write what binds the Triton kernels on a GPU. Return the exit code."""
+    from unified_extractor.benchmarks import floors
+
+    _check_output(output, parser, table_only=True)
+    try:
+        code, gpu = (json.loads(output.with_name(name).read_text()) for name in ("triton_code.json", "gpu.json"))
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"uniex: error: floors are made from triton_code.json and gpu.json beside --output {output}: {error}\n")
+    text = floors.markdown(code, gpu)
+    output.with_suffix(".md").write_text(text)
+    print(f"{text}\nwritten: {output.with_suffix('.md')}")
     return 0
 
 

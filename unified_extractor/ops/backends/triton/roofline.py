@@ -128,20 +128,20 @@ def kernels(call: Call) -> list[str]:
     ]
 
 
-def _samples(call: Call) -> int:
+def samples(call: Call) -> int:
     """Return the number of samples of all taps, B*C*K*P."""
     return prod(call.x.shape[:2]) * call.geometry.taps * prod(call.geometry.output)
 
 
 def _sampling(call: Call) -> int:
     """Return the multiply-adds of sampling bilinearly once."""
-    return SAMPLE * _samples(call) if call.offsets is not None else 0
+    return SAMPLE * samples(call) if call.offsets is not None else 0
 
 
 def _weighting(call: Call) -> int:
     """Return the multiply-adds of each sample with its weights; those of a dense static kernel are counted as a matrix product."""
     weights = (call.dynamic_kernel is not None) + (call.static_kernel is not None and not call.has_dense_kernel)
-    return _samples(call) * call.results_per_window * (weights or (0 if call.has_dense_kernel else 1))
+    return samples(call) * call.results_per_window * (weights or (0 if call.has_dense_kernel else 1))
 
 
 def _matrix(call: Call) -> int:
@@ -187,18 +187,18 @@ def _with_stored_kernel(call: Call) -> Call:
 
 def _banded_gather(call: Call) -> Work:
     """Return the work of "banded_gather"; the zeros outside the band are not counted, though the matrix units multiply them."""
-    return Work(_inputs(call) + _output(call), 0, _samples(call) + _computing(call))
+    return Work(_inputs(call) + _output(call), 0, samples(call) + _computing(call))
 
 
 def _banded_image_gradient(call: Call) -> Work:
     """Return the work of "banded_image_gradient"."""
-    return Work(_inputs(call) + _output(call), 0, _samples(call))
+    return Work(_inputs(call) + _output(call), 0, samples(call))
 
 
 def _banded_kernel_gradient(call: Call) -> Work:
     """Return the work of "banded_kernel_gradient"; of a computed kernel, which stays in the cache, that of its sources and its own."""
     total = _inputs(call) + _output(call) + tensor_bytes(call.kernel_tensors)
-    return Work(total, 0, _samples(call) + 3 * _computing(call))
+    return Work(total, 0, samples(call) + 3 * _computing(call))
 
 
 def _dynamic_kernel_backward(call: Call) -> Work:
@@ -206,12 +206,12 @@ def _dynamic_kernel_backward(call: Call) -> Work:
     if call.computed_kernel is None:
         return _backward(call)
     total = _output(call) + _inputs(call) + tensor_bytes(call.kernel_tensors)
-    return Work(total, _samples(call), 3 * _computing(call))
+    return Work(total, samples(call), 3 * _computing(call))
 
 
 def _dense_backward(call: Call) -> Work:
     """Return the work of a dense static kernel's gradient; the kernel is not read, so its bytes stand for those of its gradient."""
-    weighting = _samples(call) if call.stored_kernel is not None else 0
+    weighting = samples(call) if call.stored_kernel is not None else 0
     return Work(_inputs(call) + _output(call), _sampling(call) + weighting, _matrix(call))
 
 
@@ -220,15 +220,15 @@ def _backward(call: Call) -> Work:
 
     The dynamic kernel is read unless its own gradient is the only one.
     """
-    samples, outputs = _samples(call), call.results_per_window
+    sampled, outputs = samples(call), call.results_per_window
     has_offsets, depthwise = call.offsets is not None, call.static_kernel is not None and not call.has_dense_kernel
     written = tensor_bytes([call.stored_kernel, call.offsets, call.static_kernel if depthwise else None])
-    count = _sampling(call) + (samples * outputs if call.stored_kernel is not None else 0)  # the dynamic kernel's gradient
+    count = _sampling(call) + (sampled * outputs if call.stored_kernel is not None else 0)  # the dynamic kernel's gradient
     if depthwise:
-        count += samples * outputs * (1 if call.stored_kernel is None else 2)  # its own; the other's is weighted by it
+        count += sampled * outputs * (1 if call.stored_kernel is None else 2)  # its own; the other's is weighted by it
     if has_offsets:
         written += call.x.numel() * max(call.x.element_size(), 4)
-        count += _weighting(call) + 2 * SAMPLE * samples  # of the samples; then for the offsets, and into the corners
+        count += _weighting(call) + 2 * SAMPLE * sampled  # of the samples; then for the offsets, and into the corners
     unread = 0 if has_offsets or call.static_kernel is not None else tensor_bytes([call.stored_kernel])
     return Work(_inputs(call) - unread + _output(call) + written, count, _matrix(call))
 
@@ -244,7 +244,7 @@ def _collect(call: Call) -> Work:
     corners = 4 * batch * groups * call.geometry.taps * prod(call.geometry.output)
     begins = 8 * batch * groups * (prod(call.geometry.image) + 1)
     precise = max(call.x.element_size(), 4)
-    return Work(precise * _samples(call) + (precise + 8) * corners + begins + tensor_bytes([call.x]), SAMPLE * _samples(call))
+    return Work(precise * samples(call) + (precise + 8) * corners + begins + tensor_bytes([call.x]), SAMPLE * samples(call))
 
 
 _TRAFFIC: dict[str, Callable[[Call], Work]] = {
