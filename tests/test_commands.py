@@ -37,6 +37,14 @@ def test_describe_prints_formula_words_and_cost_and_draws(tmp_path, capsys):
     assert picture.stat().st_size > 5000
 
 
+def test_a_kernel_of_the_whole_image_is_not_said_to_differ_between_positions():
+    spec = ux.presets.conditional_convolution()
+    assert formula(spec) == "y[o,p] = sum_m sum_k sum_c S[m,o,c,k] D[m,g(c)] x[c, p + t_k]"
+    assert "one for the whole image, one value for all taps" in in_words(spec)["weight"]
+    assert "D[g(c),k,p]" in formula(ux.presets.involution())
+    assert "its own at every position" in in_words(ux.presets.involution())["weight"]
+
+
 def test_describe_draws_only_what_it_is_asked_to(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["describe", "involution", "generator.view=5", "dynamic_kernel.normalization=softmax", "--size", "8"]) == 0
