@@ -9,7 +9,7 @@ def formula(spec: ExtractorSpec) -> str:
     fold = spec.aggregation == "fold"
     m = "m," if spec.terms > 1 else ""
     static = {"none": "", "dense": f"S[{m}o,c,k]", "depthwise": f"S[{m}c,k]"}[spec.static_kernel.channels]
-    axes = ["i"] * fold + ["k"] * spec.dynamic_kernel.per_tap + ["p"] * (not _is_one_for_the_image(spec))
+    axes = ["i"] * fold + ["k"] * spec.dynamic_kernel.per_tap + ["p"] * (not is_one_for_the_image(spec))
     dynamic = "" if spec.dynamic_kernel.source == "none" else f"D[{','.join([f'{m}g(c)', *axes])}]"
     weight = {
         "multiply": " ".join(filter(None, (static, dynamic))),
@@ -108,7 +108,7 @@ def _weight(spec: ExtractorSpec) -> str:
         form += " over the terms" if dynamic.softmax_over == "terms" else ""
         position = ", with relative position" if dynamic.relative_position else ""
         taps = "" if dynamic.per_tap else ", one value for all taps"
-        where = "one for the whole image" if _is_one_for_the_image(spec) else "its own at every position"
+        where = "one for the whole image" if is_one_for_the_image(spec) else "its own at every position"
         parts.append(f"dynamic D, {source}, {where}{taps}{position}{form}")
     return (
         f"; combined as {spec.combine}: ".join(parts)
@@ -117,7 +117,7 @@ def _weight(spec: ExtractorSpec) -> str:
     )
 
 
-def _is_one_for_the_image(spec: ExtractorSpec) -> bool:
+def is_one_for_the_image(spec: ExtractorSpec) -> bool:
     """Return whether the dynamic kernel is the same at every position: it is generated from the whole image."""
     return spec.dynamic_kernel.source == "generated" and spec.generator.view == "global"
 

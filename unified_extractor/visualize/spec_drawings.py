@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from unified_extractor.spec import ExtractorSpec, as_pair
-from unified_extractor.visualize.description import formula, in_words
+from unified_extractor.visualize.description import formula, in_words, is_one_for_the_image
 
 
 def draw_operator(title: str, spec: ExtractorSpec) -> Figure:
@@ -61,7 +61,7 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
 
 
 def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
-    """Draw the kernel at two positions: a static one is the same at both, a dynamic one is not."""
+    """Draw the kernel at two positions: a static one is the same at both, a dynamic one is not. One for an image is drawn for two images."""
     kh, kw = as_pair(spec.kernel_size)
     random = np.random.default_rng(2)
     terms, has_static = spec.terms, spec.static_kernel.channels != "none"
@@ -81,7 +81,8 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
     weights = [one.sum(0) for one in weights]
     limit = float(np.abs(weights).max())
     axis.imshow(np.hstack([weights[0], gap, weights[1]]), cmap="RdBu_r", norm=Normalize(-limit, limit))
-    axis.set(xticks=[(kw - 1) / 2, kw + (kw + 1) / 2], xticklabels=["one position", "another"], yticks=[])
+    where = "image" if is_one_for_the_image(spec) else "position"
+    axis.set(xticks=[(kw - 1) / 2, kw + (kw + 1) / 2], xticklabels=[f"one {where}", "another"], yticks=[])
     axis.set_title("with which weight", fontsize=10)
     axis.set_xlabel(_wrapped(in_words(spec)["weight"] + " (values: an example)"), fontsize=7)
 
