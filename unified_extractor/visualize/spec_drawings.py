@@ -61,7 +61,7 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
 
 
 def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
-    """Draw the kernel at two positions: a static one is the same at both, a dynamic one is not. One for an image is drawn for two images."""
+    """Draw the kernel at two positions, where a static one is the same and a dynamic one is not; one for an image, for two images."""
     kh, kw = as_pair(spec.kernel_size)
     random = np.random.default_rng(2)
     terms, has_static = spec.terms, spec.static_kernel.channels != "none"
