@@ -180,6 +180,7 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: dataclasses.replace(GENERATED, softmax_over="terms"), "softmax_over='terms' needs dynamic_kernel.normalization"),
         (lambda: dataclasses.replace(OVER_TERMS, initial="one"), "initial='one' contradicts dynamic_kernel.normalization"),
         (lambda: presets.conditional_convolution(experts=1), "^experts must be at least 2"),
+        (lambda: presets.gated_convolution(activation="none"), "^activation must be one of"),
         (lambda: dataclasses.replace(GATE, remove_center=True), "remove_center=True is of several taps, it contradicts"),
         (lambda: Generator(norm="batch"), "generator.norm='batch' has nothing to act on"),
         (lambda: Generator(view_convolution="dense"), "needs a neighborhood as generator.view"),

@@ -5,9 +5,9 @@ no meaning.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from unified_extractor.names import suggesting_arguments
+from unified_extractor.names import did_you_mean, suggesting_arguments
 from unified_extractor.spec import (
     DynamicKernel,
     ExtractorSpec,
@@ -17,6 +17,8 @@ from unified_extractor.spec import (
     Projection,
     StaticKernel,
 )
+
+GateActivation = Literal["identity", "sigmoid", "silu", "gelu"]
 
 
 @suggesting_arguments
@@ -52,10 +54,8 @@ def conditional_convolution(
         dilation: distance between taps.
         bias: add a constant to every output channel, mixed like the kernels.
     """
-    _argument("experts", experts, int)
+    _argument("experts", experts, int, at_least=2)
     _argument("bias", bias, bool)
-    if experts < 2:
-        raise ValueError(f"experts must be at least 2 to be mixed, got {experts}")
     return ExtractorSpec(
         kernel_size=kernel_size,
         dilation=dilation,
@@ -68,9 +68,7 @@ def conditional_convolution(
 
 
 @suggesting_arguments
-def gated_convolution(
-    kernel_size: Pair = 7, activation: Literal["identity", "sigmoid", "silu", "gelu"] = "gelu"
-) -> ExtractorSpec:
+def gated_convolution(kernel_size: Pair = 7, activation: GateActivation = "gelu") -> ExtractorSpec:
     """Return a gated convolution: a depthwise convolution between 1x1 convolutions, times a pointwise gate.
 
     With "gelu" it is the block of MambaOut without its norm and skip, whose width is that of the image and all of it convolved; with
@@ -80,6 +78,8 @@ def gated_convolution(
         kernel_size: taps of the window.
         activation: activation of the gate.
     """
+    if activation not in (known := get_args(GateActivation)):
+        raise ValueError(f"activation must be one of {known}, got {activation!r}{did_you_mean(activation, known)}")
     return ExtractorSpec(
         kernel_size=kernel_size,
         static_kernel=StaticKernel(channels="depthwise"),
@@ -267,12 +267,12 @@ def unified(
     )
 
 
-def _argument(name: str, value: Any, kind: type) -> None:
+def _argument(name: str, value: Any, kind: type, at_least: int = 1) -> None:
     """Raise ``TypeError`` or ``ValueError`` for an argument that the spec would refuse under another name."""
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits:
         raise TypeError(f"{name} must be {kind.__name__}, got {value!r}")
-    if kind is int and value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if kind is int and value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value}")
     if kind is float and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")

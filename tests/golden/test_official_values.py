@@ -61,12 +61,36 @@ def test_a_key_that_does_not_fit_is_named_and_nothing_is_loaded(involution, chan
             "padding='same'",
         ),
         ("condconv", {"in_channels": 8, "out_channels": 8, "padding": "full"}, ValueError, "padding must be"),
+        ("condconv", {"in_channels": 8, "out_channels": 8, "experts": 3}, TypeError, "no argument 'experts', did you mean num_"),
+        ("condconv", {"in_channels": 8, "out_channels": 8, "stride": "a"}, TypeError, "stride must be an int or a pair"),
         ("involutoin", {}, ValueError, "did you mean involution"),
+        (["involution"], {}, ValueError, "operator must be one of"),
     ],
 )
 def test_an_operator_that_no_layer_equals_is_refused_with_the_reason(operator, arguments, error, message):
     with pytest.raises(error, match=message):
         ux.interop.official_layer(operator, **arguments)
+
+
+@pytest.mark.parametrize("name", ["gnconv_c12_o1", "condconv_c8_o12_k3_s1_dense"])
+def test_values_that_are_split_or_reshaped_load_under_prefixes_and_by_both_doors(name):
+    values, official = read(next(path for path in FILES if path.stem == name))
+    state = part(values, "state.")
+    expected, wrapped, own = (build(official) for _ in range(3))
+    ux.interop.load_official(expected, state, official["operator"])
+    ux.interop.load_official(wrapped, {f"module.{key}": value for key, value in state.items()}, official["operator"])
+    ux.interop.load_weights(own, state)
+    for layer in (wrapped, own):
+        torch.testing.assert_close(layer.state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_a_projection_without_two_fitting_halves_is_named(rows):
+    values, official = read(next(path for path in FILES if path.stem == "gnconv_c12_o1"))
+    state = part(values, "state.")
+    state["proj_in.bias"] = state["proj_in.bias"][:rows]
+    with pytest.raises(ValueError, match=r"proj_in.bias \(first half\)'\] must have shape \[12\]"):
+        ux.interop.load_official(build(official), state, "gnconv")
 
 
 def test_a_family_or_module_that_does_not_fit_is_refused(involution):

@@ -28,7 +28,7 @@ def test_rows_of_runs_that_choose_lose_their_test_figures_and_no_other_row_does(
     rows[2] = replace(rows[2], **nothing)
     found, notes = without_test_figures(rows)
     assert found == [replace(rows[0], test_images=0, **nothing), *rows[1:]]
-    assert notes == ["the test figures of 1 runs of the budget screen: they choose something"]
+    assert notes == ["the test figures of 1 run of the budget screen, by which something is chosen"]
     assert not any(map(chooses, ("", "cpu", "gpu", "screened")))
 
 
@@ -36,7 +36,7 @@ def test_a_report_of_runs_that_choose_has_no_test_figure_and_says_so(tmp_path, c
     rows = [row(variant, seed, budget="screen", val_accuracy=0.5 + 0.1 * seed) for variant in "ab" for seed in (0, 1)]
     write_rows(tmp_path / "rows.jsonl", rows)
     assert report([str(tmp_path / "rows.jsonl")]) == 0
-    assert "left out: the test figures of 4 runs of the budget screen: they choose something" in capsys.readouterr().out
+    assert "left out: the test figures of 4 runs of the budget screen, by which something is chosen" in capsys.readouterr().out
     for path in (tmp_path / "report").glob("*.md"):
         assert "test accuracy" not in path.read_text(), path
         assert "test loss" not in path.read_text(), path

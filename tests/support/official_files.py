@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 import unified_extractor as ux
 from unified_extractor.interop.official import FAMILIES
+from unified_extractor.interop.official.rules import by_halves
 
 FILES = sorted((Path(__file__).parents[1] / "golden").glob("*.safetensors"))
 
@@ -39,8 +40,8 @@ def part(values, prefix):
 def as_ours(layer, official, values):
     """Official gradients have the names and conventions of official parameters, so they convert by the same rules."""
     family = FAMILIES[official["operator"]]
-    rules, values = family.rules(layer), family.prepare(layer, values)
-    return {rule.ours: rule.convert(values[key]) for key, rule in rules if key in values}
+    values, rules = by_halves(values, dict(family.rules(layer)))
+    return {rule.ours: rule.convert(values[key]) for key, rule in rules.items() if key in values}
 
 
 def assert_official_values(path, kernel_memory):

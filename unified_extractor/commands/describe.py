@@ -44,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         if given.picture:
             print(f"\n  drawn in {given.picture}")
     except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
-        parser.exit(2, f"uniex: error: {given.extractor}: {' '.join(str(error).split())}\n")
+        message = " ".join(str(error).split()).removeprefix(f"{given.extractor}: ")  # an error of the file names it
+        parser.exit(2, f"uniex: error: {given.extractor}: {message}\n")
     return 0
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import count, takewhile
 from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from unified_extractor.models.arguments import Specs, check_positive, check_size, check_sizes, check_stages
+from unified_extractor.models.arguments import Specs, check_positive, check_size, check_sizes, check_stages, stage_specs
 from unified_extractor.models.extractor_net import ExtractorNet
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import multiply_adds
@@ -38,24 +39,13 @@ class Shape:
     num_classes: int
     in_chans: int
     image_size: int
-    widths: Sequence[int]
-    depths: Sequence[int]
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
     stem_stride: int
 
     def cost(self, spec: Specs | None, hidden: Sequence[int]) -> Budget:
         """Return the cost with so many hidden channels in every stage's MLPs, counted without allocating the network."""
-        with torch.device("meta"):
-            network = ExtractorNet(
-                self.num_classes,
-                spec,
-                in_chans=self.in_chans,
-                widths=self.widths,
-                depths=self.depths,
-                stem_stride=self.stem_stride,
-                mlp_ratio=self.ratios(hidden),
-            )
-        products = multiply_adds(network, (self.in_chans, self.image_size, self.image_size))
-        return Budget(products, sum(parameter.numel() for parameter in network.parameters()))
+        return _counted(self, tuple(spec) if isinstance(spec, Sequence) else spec, tuple(hidden))
 
     def cost_per_hidden_channel(self) -> list[Budget]:
         """Return for every stage the cost of one more hidden channel in its MLPs."""
@@ -70,13 +60,29 @@ class Shape:
         hidden = [1] * len(self.widths)
         base, costs = self.cost(spec, hidden), []
         for stage in range(len(self.widths)):
-            deeper = replace(self, depths=[depth + (i == stage) for i, depth in enumerate(self.depths)])
+            deeper = replace(self, depths=tuple(depth + (i == stage) for i, depth in enumerate(self.depths)))
             costs.append(_minus(deeper.cost(spec, hidden), base))
         return costs
 
     def ratios(self, hidden: Sequence[int]) -> list[float]:
         """Return the hidden channels as multiples of the widths."""
         return [channels / width for channels, width in zip(hidden, self.widths, strict=True)]
+
+
+@lru_cache(maxsize=256)  # a sweep plans one network for every seed
+def _counted(shape: Shape, spec: Specs | None, hidden: tuple[int, ...]) -> Budget:
+    with torch.device("meta"):
+        network = ExtractorNet(
+            shape.num_classes,
+            spec,
+            in_chans=shape.in_chans,
+            widths=shape.widths,
+            depths=shape.depths,
+            stem_stride=shape.stem_stride,
+            mlp_ratio=shape.ratios(hidden),
+        )
+    products = multiply_adds(network, (shape.in_chans, shape.image_size, shape.image_size))
+    return Budget(products, sum(parameter.numel() for parameter in network.parameters()))
 
 
 def matching_widths(spec: Specs | None, shape: Shape, target: Budget, match: Match) -> list[int]:
@@ -122,7 +128,7 @@ def matching_shape(
         blocks = sum(added)
         if found and blocks > found[0][0]:
             break
-        deeper = replace(shape, depths=[depth + more for depth, more in zip(shape.depths, added, strict=True)])
+        deeper = replace(shape, depths=tuple(depth + more for depth, more in zip(shape.depths, added, strict=True)))
         own = _plus(base, *(_times(cost, more) for cost, more in zip(per_block, added, strict=True)))
         hidden = _solved(deeper, own, target, match)
         largest = max(deeper.ratios(hidden))
@@ -244,8 +250,10 @@ class MatchedNet(ExtractorNet):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        for name, value in (("multiply_adds", multiply_adds), ("parameters", parameters), ("image_size", image_size)):
+        figures = {"multiply_adds": multiply_adds, "parameters": parameters, "image_size": image_size}
+        for name, value in (figures | {"in_chans": in_chans, "stem_stride": stem_stride}).items():
             check_size(name, value)
+        check_size("num_classes", num_classes, 0)
         if match not in _MATCHES:
             raise ValueError(f"match must be one of {_MATCHES}, got {match!r}{did_you_mean(match, _MATCHES)}")
         if max_mlp_ratio is not None:
@@ -253,12 +261,14 @@ class MatchedNet(ExtractorNet):
         check_sizes("widths", widths)
         check_sizes("depths", depths)
         check_stages(widths=widths, depths=depths)
+        if spec is not None:
+            spec = stage_specs(spec, len(widths))
         shape = Shape(
             num_classes=num_classes,
             in_chans=in_chans,
             image_size=image_size,
-            widths=widths,
-            depths=depths,
+            widths=tuple(widths),
+            depths=tuple(depths),
             stem_stride=stem_stride,
         )
         target = Budget(multiply_adds, parameters)

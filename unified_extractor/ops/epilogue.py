@@ -1,10 +1,19 @@
 """Operations on the aggregated map. B batch, C channels, O output channels, G groups, M terms, H, W image, Ho, Wo output positions."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unified_extractor.ops.geometry import Geometry
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda values: values,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "gelu": F.gelu,
+}
 
 
 def overlap_normalized(y: Tensor, geometry: Geometry) -> Tensor:
@@ -57,10 +66,4 @@ def modulated(y: Tensor, values: Tensor, activation: str) -> Tensor:
 
     Source: Rao et al., HorNet (NeurIPS 2022); Yu and Wang, MambaOut (CVPR 2025).
     """
-    if activation == "sigmoid":
-        values = values.sigmoid()
-    elif activation == "silu":
-        values = F.silu(values)
-    elif activation == "gelu":
-        values = F.gelu(values)
-    return y * values
+    return y * _ACTIVATIONS[activation](values)

@@ -17,11 +17,13 @@ def chooses(budget: str) -> bool:
 
 def without_test_figures(rows: Sequence[Record]) -> tuple[list[Record], list[str]]:
     """Return the rows without the test figures that choosing runs have from before the rule, and a text that says how many had some."""
-    had = [row for row in rows if chooses(row.budget) and any(getattr(row, field) is not None for field in TEST_FIGURES)]
-    dropped = {row.run for row in had}
-    found = [as_untested(row) if row.run in dropped else row for row in rows]
-    budgets = ", ".join(sorted({row.budget for row in had}))
-    return found, [f"the test figures of {len(had)} runs of the budget {budgets}: they choose something"] if had else []
+    choosing = [row for row in rows if chooses(row.budget)]
+    budgets = [row.budget for row in choosing if any(getattr(row, field) is not None for field in TEST_FIGURES)]
+    found = [as_untested(row) if chooses(row.budget) else row for row in rows]
+    if not budgets:
+        return found, []
+    runs = f"{len(budgets)} run{'s' * (len(budgets) > 1)} of the budget {', '.join(sorted(set(budgets)))}"
+    return found, [f"the test figures of {runs}, by which something is chosen"]
 
 
 def as_untested(row: Record) -> Record:

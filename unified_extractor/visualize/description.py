@@ -27,21 +27,19 @@ def formula(spec: ExtractorSpec) -> str:
         if spec.bias:
             lines[1] += ", plus bias"
         if spec.modulation != "none":
-            lines[1] += f", times {_modulated(spec, '')[3:]}".replace("x[p]", "x[q]")
+            lines[1] += f", times {_modulation(spec, 'q')}"
         return "\n".join(lines)
     dense = spec.static_kernel.channels == "dense"
     output = "o" if dense else "c"
     bias = f" + sum_m bias[m,{output}] {dynamic}" if spec.bias == "mixed" else " + bias" if spec.bias else ""
     sums = f"{'sum_m ' if m else ''}sum_k {'sum_c ' if dense else ''}"
-    return f"y[{output},p] = {_modulated(spec, f'{sums}{weight} {read}{bias}')}"
+    aggregated = f"{sums}{weight} {read}{bias}"
+    return f"y[{output},p] = " + (aggregated if spec.modulation == "none" else f"({aggregated}) {_modulation(spec, 'p')}")
 
 
-def _modulated(spec: ExtractorSpec, output: str) -> str:
-    """Return an output times what modulates it."""
-    if spec.modulation == "none":
-        return output
-    act = "" if spec.modulation == "identity" else spec.modulation
-    return f"({output}) {act}(W x[p])"
+def _modulation(spec: ExtractorSpec, position: str) -> str:
+    """Return what the output at a position is multiplied by."""
+    return f"{'' if spec.modulation == 'identity' else spec.modulation}(W x[{position}])"
 
 
 def in_words(spec: ExtractorSpec) -> dict[str, str]:
@@ -61,7 +59,8 @@ def in_words(spec: ExtractorSpec) -> dict[str, str]:
     if spec.center_feature_scale:
         words["center"] = "a generated gate blends in the value at the window's center"
     if spec.modulation != "none":
-        words["modulation"] = f"times the {spec.modulation} of a pointwise convolution of the input"
+        activation = "" if spec.modulation == "identity" else f"the {spec.modulation} of "
+        words["modulation"] = f"times {activation}a pointwise convolution of the input"
     if (spec.projection.input, spec.projection.output) != ("none", "none"):
         words["projection"] = f"pointwise, before: {spec.projection.input}, after: {spec.projection.output}"
     return words

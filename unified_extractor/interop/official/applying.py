@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unified_extractor.interop.files import find_state_dict, read_file
-from unified_extractor.interop.official.rules import Rule
+from unified_extractor.interop.official.rules import Rule, by_halves
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 
 Weights = Mapping[str, Any] | str | Path
@@ -47,6 +47,7 @@ def apply_rules(
     Raises:
         ValueError: the module is on the meta device, or a key is missing, unexpected or of another shape. Nothing is loaded then.
     """
+    values, rules = by_halves(values, rules)
     own = module.state_dict()
     if any(value.is_meta for value in own.values()):
         raise ValueError("module is on the meta device, which holds no values: call module.to_empty(device=...) first")
@@ -157,7 +158,8 @@ def _converted(key: str, value: Tensor, own: Tensor, rule: Rule) -> Tensor:
         converted = rule.convert(value)
         if converted.shape[:2] == own.shape[:2]:
             return rule.resize(converted, own)
-    flat = own.shape[:2] if own.dim() == 4 and value.dim() == 2 and own.shape[2:] == (1, 1) else own.shape
+    is_matrix = value.dim() == 2 and (own.dim() == 5 or (own.dim() == 4 and own.shape[2:] == (1, 1)))
+    flat = (own.shape[0], own.shape[1:].numel()) if is_matrix else own.shape
     if value.shape != flat:
         raise ValueError(f"state_dict[{key!r}] must have shape {list(flat)}, got {list(value.shape)}")
     return rule.convert(value).reshape(own.shape)

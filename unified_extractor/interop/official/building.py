@@ -6,7 +6,8 @@ from typing import Any
 
 import unified_extractor.presets as presets
 from unified_extractor.layers.extractor import UnifiedExtractor2d
-from unified_extractor.names import did_you_mean
+from unified_extractor.names import did_you_mean, suggesting_arguments
+from unified_extractor.ops import checks
 from unified_extractor.spec import Pair, as_pair
 
 NOT_EXPRESSED = {
@@ -37,32 +38,39 @@ def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d:
         layer = official_layer("condconv", in_channels=16, out_channels=32, kernel_size=3, num_experts=4)
         load_official(layer, state_dict, "condconv")
     """
-    if operator in NOT_EXPRESSED:
+    if isinstance(operator, str) and operator in NOT_EXPRESSED:
         raise NotImplementedError(f"operator={operator!r} has no equal layer here: {NOT_EXPRESSED[operator]}")
-    if operator not in _BUILDERS:
-        raise ValueError(f"operator must be one of {tuple(_BUILDERS)}, got {operator!r}{did_you_mean(operator, _BUILDERS)}")
+    if not isinstance(operator, str) or operator not in _BUILDERS:
+        nearest = did_you_mean(operator, [*_BUILDERS, *NOT_EXPRESSED])
+        raise ValueError(f"operator must be one of {tuple(_BUILDERS)}, got {operator!r}{nearest}")
     return _BUILDERS[operator](**arguments)
 
 
-def _involution(
+@suggesting_arguments
+def involution(
     *, channels: int, kernel_size: Pair, stride: Pair = 1, reduction: int = 4, group_channels: int = 16
 ) -> UnifiedExtractor2d:
+    """Return the layer of d-li14's ``involution``."""
     return UnifiedExtractor2d(channels, channels, presets.involution(kernel_size, group_channels, reduction), stride)
 
 
-def _outlook_attention(
+@suggesting_arguments
+def outlook_attention(
     *, channels: int, heads: int, kernel_size: int = 3, padding: int = 1, stride: int = 1, qkv_bias: bool = False
 ) -> UnifiedExtractor2d:
+    """Return the layer of VOLO's ``OutlookAttention``."""
     spec = replace(presets.outlook_attention(kernel_size, heads, qkv_bias), padding=padding)
     return UnifiedExtractor2d(channels, channels, spec, stride)
 
 
-def _dcnv3(*, channels: int, kernel_size: int = 3, stride: int = 1, padding: int = 1, **options: Any) -> UnifiedExtractor2d:
+def dcnv3(*, channels: int, kernel_size: int = 3, stride: int = 1, padding: int = 1, **options: Any) -> UnifiedExtractor2d:
+    """Return the layer of InternImage's ``DCNv3``."""
     spec = replace(presets.deformable_convolution(3, kernel_size, **options), padding=padding)
     return UnifiedExtractor2d(channels, channels, spec, stride)
 
 
-def _condconv(
+@suggesting_arguments
+def condconv(
     *,
     in_channels: int,
     out_channels: int,
@@ -74,13 +82,15 @@ def _condconv(
     bias: bool = False,
     num_experts: int = 4,
 ) -> UnifiedExtractor2d:
+    """Return the layer of timm's ``CondConv2d`` with its routing."""
     spec = presets.conditional_convolution(kernel_size, num_experts, groups, dilation, bias)
-    if padding == "same" and max(as_pair(stride)) > 1:
+    steps = checks.pair("stride", stride, 1)
+    if padding == "same" and max(steps) > 1:
         raise NotImplementedError(
             f"padding='same' of timm depends on the image's size where stride is not 1, got stride={stride}"
         )
     if padding is None or padding == "":  # timm's symmetric padding
-        sizes = zip(as_pair(stride), as_pair(dilation), as_pair(kernel_size), strict=True)
+        sizes = zip(steps, as_pair(dilation), as_pair(kernel_size), strict=True)
         rows, columns = (((s - 1) + d * (k - 1)) // 2 for s, d, k in sizes)
         spec = replace(spec, padding=(rows, columns))
     elif not isinstance(padding, str):
@@ -92,18 +102,16 @@ def _condconv(
     return UnifiedExtractor2d(in_channels, out_channels, spec, stride)
 
 
-def _gnconv(*, dim: int, order: int = 5, s: float = 1.0) -> UnifiedExtractor2d:
+@suggesting_arguments
+def gnconv(*, dim: int, order: int = 5, s: float = 1.0) -> UnifiedExtractor2d:
+    """Return the layer of HorNet's ``gnconv``, of order one."""
     if order != 1:
-        raise NotImplementedError(f"order={order} multiplies by gates in turn, a layer here has one modulation: order=1")
+        raise NotImplementedError(f"order={order!r} multiplies by gates in turn, a layer here has one modulation: order=1")
     if s != 1:
-        raise NotImplementedError(f"s={s:g} scales what the depthwise convolution gives, a layer here has no such constant: s=1")
+        raise NotImplementedError(f"s={s!r} scales what the depthwise convolution gives, a layer here has no such constant: s=1")
     return UnifiedExtractor2d(dim, dim, presets.gated_convolution(7, "identity"))
 
 
 _BUILDERS: dict[str, Callable[..., UnifiedExtractor2d]] = {
-    "involution": _involution,
-    "outlook_attention": _outlook_attention,
-    "dcnv3": _dcnv3,
-    "condconv": _condconv,
-    "gnconv": _gnconv,
+    builder.__name__: builder for builder in (involution, outlook_attention, dcnv3, condconv, gnconv)
 }

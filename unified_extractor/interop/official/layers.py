@@ -1,4 +1,4 @@
-"""Rules for layers: involution, VOLO's outlook attention and DCNv3 of the released codes, torch's convolution."""
+"""Rules for layers: involution, VOLO's outlook attention and DCNv3, CondConv and HorNet of the released codes, torch's convolution."""
 
 import torch
 from torch import Tensor
@@ -6,9 +6,6 @@ from torch import Tensor
 from unified_extractor.interop.official.rules import Items, Rule, affine, norm
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.spec import as_pair
-
-Values = dict[str, Tensor]
-"""Values of an official module by name."""
 
 
 def convolution(layer: UnifiedExtractor2d) -> Items:
@@ -53,7 +50,7 @@ def dcnv3(layer: UnifiedExtractor2d) -> Items:
 
 
 def condconv(layer: UnifiedExtractor2d) -> Items:
-    """Yield the rules of CondConv: routing, and the experts' kernels."""
+    """Yield the rules of CondConv: routing, and the experts' kernels, rows of a matrix there."""
     yield from affine("routing", "kernel.head")
     yield "conv.weight", Rule("static_kernel")
     if layer.bias is not None:
@@ -61,29 +58,11 @@ def condconv(layer: UnifiedExtractor2d) -> Items:
 
 
 def gnconv(layer: UnifiedExtractor2d) -> Items:
-    """Yield the rules of HorNet's gated convolution of order one, whose projection ``gnconv_halves`` splits."""
-    yield from affine("proj_in.gate", "modulation")
-    yield from affine("proj_in.value", "value")
+    """Yield the rules of HorNet's gated convolution of order one: the first projection makes the gate and what is convolved."""
+    for name in ("weight", "bias"):
+        yield f"proj_in.{name}", Rule(f"modulation.{name}", second_half=f"value.{name}")
     yield from (("dwconv.weight", Rule("static_kernel")), ("dwconv.bias", Rule("bias")))
     yield from affine("proj_out", "projection")
-
-
-def condconv_kernels(layer: UnifiedExtractor2d, values: Values) -> Values:
-    """Return the values with the kernel of every expert in its own shape; they are rows of a matrix."""
-    flat, static_kernel = values.get("conv.weight"), layer.static_kernel
-    if flat is None or static_kernel is None or flat.shape != static_kernel.flatten(1).shape:
-        return values
-    return values | {"conv.weight": flat.reshape(static_kernel.shape)}
-
-
-def gnconv_halves(layer: UnifiedExtractor2d, values: Values) -> Values:
-    """Return the values with the two halves of the first projection by themselves: the gate, and what is convolved."""
-    split: Values = {}
-    for name in ("weight", "bias"):
-        if (value := values.get(f"proj_in.{name}")) is not None and value.shape[0] == 2 * layer.in_channels:
-            split |= dict(zip((f"proj_in.gate.{name}", f"proj_in.value.{name}"), value.chunk(2), strict=True))
-            values = {key: other for key, other in values.items() if key != f"proj_in.{name}"}
-    return values | split
 
 
 def _columnwise_places(layer: UnifiedExtractor2d) -> list[int]:

@@ -25,16 +25,14 @@ class Family(NamedTuple):
     """Class of the modules that its state dicts load into."""
     rules: Callable[[Any], Items]
     """Function from such a module to the rules of its parameters."""
-    prepare: Callable[[Any, layers.Values], layers.Values] = lambda module, values: values
-    """Function from the module and its official values to values that have one of ours each."""
 
 
 FAMILIES = {
     "involution": Family(UnifiedExtractor2d, layers.involution),
     "outlook_attention": Family(UnifiedExtractor2d, layers.outlook_attention),
     "dcnv3": Family(UnifiedExtractor2d, layers.dcnv3),
-    "condconv": Family(UnifiedExtractor2d, layers.condconv, layers.condconv_kernels),
-    "gnconv": Family(UnifiedExtractor2d, layers.gnconv, layers.gnconv_halves),
+    "condconv": Family(UnifiedExtractor2d, layers.condconv),
+    "gnconv": Family(UnifiedExtractor2d, layers.gnconv),
     "rednet": Family(RedNet, networks.rednet),
     "resnet": Family(ResNet, networks.resnet),
     "volo": Family(VOLO, networks.volo),
@@ -73,7 +71,7 @@ def load_official(module: nn.Module, state_dict: Weights, family: str, *, which:
         raise TypeError(f"family={family!r} loads into a {FAMILIES[family].module.__name__}, got {type(module).__name__}")
     values, notes = read_weights(state_dict, which)
     rules = dict(FAMILIES[family].rules(module))
-    values, renamed = fitted_names(FAMILIES[family].prepare(module, values), rules)
+    values, renamed = fitted_names(values, rules)
     notes |= renamed | apply_rules(module, values, rules, weights=state_dict, called=family)
     warn_of(notes)
     return notes

@@ -1,6 +1,6 @@
 """Rules of which the families' tables consist: an official key, our name, and a conversion where conventions differ."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -17,11 +17,14 @@ class Rule(NamedTuple):
     ours: str
     """Name in our module."""
     convert: Callable[[Tensor], Tensor] = same
-    """Conversion from the official convention to ours; shapes may differ only as a linear layer's and a 1x1 convolution's do."""
+    """Conversion from the official convention to ours. Shapes may differ only as a linear layer's and a 1x1 convolution's do, and
+    kernels of several terms may be rows of a matrix."""
     by_class: bool = False
     """Mark of a value with one row for each class, which is left out where the module has other classes."""
     resize: Callable[[Tensor, Tensor], Tensor] | None = None
     """Function of the converted value and our parameter to the value in our size, where the value depends on the image's size."""
+    second_half: str = ""
+    """Name in our module of the second half of the rows, where the first half alone goes to ``ours``."""
 
 
 Rules = dict[str, Rule]
@@ -40,6 +43,20 @@ def affine(official: str, ours: str, convert: Convert = same, *, bias: bool = Tr
     """Yield the rules of weight and bias of a linear layer, a convolution or a layer norm."""
     for name in ("weight", "bias") if bias else ("weight",):
         yield f"{official}.{name}", Rule(f"{ours}.{name}", convert, by_class)
+
+
+def by_halves(values: Mapping[str, Tensor], rules: Mapping[str, Rule]) -> tuple[dict[str, Tensor], Rules]:
+    """Return values and rules with two for each value whose halves have different destinations."""
+    values, found = dict(values), {}
+    for key, rule in rules.items():
+        if not rule.second_half:
+            found[key] = rule
+            continue
+        first, second = f"{key} (first half)", f"{key} (second half)"
+        found |= {first: rule._replace(second_half=""), second: rule._replace(ours=rule.second_half, second_half="")}
+        if key in values:
+            values |= dict(zip((first, second), values.pop(key).tensor_split(2), strict=True))
+    return values, found
 
 
 def nested(official: str, ours: str, rules: Iterable[tuple[str, Rule]]) -> Items:
