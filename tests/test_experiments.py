@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.support.rows import row
-from unified_extractor.models.matched_net import TOLERANCE, Budget, Shape, matching_widths
+from unified_extractor.models.matched_net import TOLERANCE, MatchedNet
 from unified_extractor.results.correct_images import unpacked
 from unified_extractor.results.record import FORMER_HASHES, read_rows, write_rows
 from unified_extractor.spec import ExtractorSpec
@@ -48,19 +49,21 @@ def trained_specs():
 def test_every_variant_can_be_had_at_the_protocols_cost(path, monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
     protocol = yaml.safe_load((EXPERIMENTS / "protocol" / "network.yaml").read_text())["model"]["network"]["init_args"]
-    for name, options in read_grid(path).variants.items():
+    grid = read_grid(path)
+    for name, options in grid.variants.items():
+        given = {**grid.options, **options}
         network = protocol | {
-            option.removeprefix(NETWORK): value for option, value in options.items() if option.startswith(NETWORK)
+            option.removeprefix(NETWORK): value for option, value in given.items() if option.startswith(NETWORK)
         }
         spec = spec_of(network["spec"], path.parent)
         specs = [asdict(one) for one in (spec if isinstance(spec, list) else [spec] * 3)]
         if specs in trained_specs() and network | {"spec": None} == protocol | {"spec": None}:
             continue
-        shape = Shape(
-            in_chans=3, **{key: network[key] for key in ("num_classes", "image_size", "widths", "depths", "stem_stride")}
-        )
-        found = matching_widths(spec, shape, Budget(network["multiply_adds"], network["parameters"]), "both")
-        assert min(found) >= 1, name
+        with torch.device("meta"):
+            made = MatchedNet(**network | {"spec": spec})
+        assert min(made.hidden) >= 1, name
+        if (largest := network.get("max_mlp_ratio")) is not None:
+            assert all(hidden <= largest * width for hidden, width in zip(made.hidden, network["widths"], strict=True)), name
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
