@@ -161,9 +161,9 @@ class Sweep:
     def _unfinished(self, name: str, job: Any, exit_code: int | None) -> None:
         """Queue a cell again that the cluster stopped, which is no failure; leave out one whose job a person cancelled."""
         if self._cluster == "slurm" and (exit_code is None or exit_code in _STOPPED):
-            from unified_extractor.sweeps.slurm import state_of, was_taken_back
+            from unified_extractor.sweeps.slurm import end_of, was_taken_back
 
-            slurm_state = state_of(job)
+            slurm_state = end_of(job)
             if slurm_state == "CANCELLED":
                 return self._give_up(name, exit_code, "its job was cancelled")
             if was_taken_back(slurm_state) or (exit_code is not None and slurm_state != "TIMEOUT"):

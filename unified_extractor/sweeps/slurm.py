@@ -1,6 +1,7 @@
 """The states of jobs on SLURM: from ``sacct``, as submitit asks for them, or from ``squeue`` on clusters that keep no accounts."""
 
 import subprocess
+import time
 from typing import Any
 
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
@@ -10,6 +11,9 @@ _POLL_SECONDS = 60
 """The longest time between two looks into the queue. SLURM keeps ended jobs there for ``MinJobAge``, five minutes by default."""
 _TAKEN_BACK = ("BOOT_FAIL", "NODE_FAIL", "PREEMPTED")
 """The states of a job that the cluster ended for reasons of its own; it may queue the job again."""
+_ENDING = ("COMPLETING", "RUNNING")
+"""The states of a job whose command has ended, until SLURM says how."""
+_ENDING_SECONDS = 60.0
 _QUEUED = ("COMPLETING", "CONFIGURING", "PENDING", "REQUEUED", "RUNNING", "SUSPENDED")
 _ENDED = ("CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "TIMEOUT")
 
@@ -42,7 +46,18 @@ def watch_jobs() -> None:
         SlurmJob.watcher = QueueWatcher(delay_s=_POLL_SECONDS)  # of the class: the jobs of an array take it from there
 
 
-def state_of(job: Any) -> str:
+def end_of(job: Any) -> str:
+    """Return SLURM's word for how a job whose command has ended came to its end, or that it is queued again.
+
+    A cancelled job is ``COMPLETING`` for some seconds, as one that will be queued again is: what it becomes is waited for.
+    """
+    latest = time.monotonic() + _ENDING_SECONDS
+    while (state := _state_of(job)) in _ENDING and time.monotonic() < latest:
+        time.sleep(1.0)
+    return state
+
+
+def _state_of(job: Any) -> str:
     """Return SLURM's word for the state of a job, without who cancelled it: ``CANCELLED``, not ``CANCELLED by 1000``."""
     words = str(job.watcher.get_state(job.job_id, mode="force")).split()
     return words[0] if words else "UNKNOWN"
