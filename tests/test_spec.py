@@ -23,6 +23,7 @@ GATE = DynamicKernel(source="generated", groups=1, per_tap=False)
 GENERATED = DynamicKernel(source="generated", groups=2)
 GROUP_NORMED = DynamicKernel(source="generated", groups=2, normalization="group_norm")
 OVER_TERMS = DynamicKernel(source="generated", groups=2, normalization="softmax", softmax_over="terms")
+STANDARDIZED = DynamicKernel(source="generated", groups=2, normalization="standardized")
 MIXED = {"static_kernel": DEPTHWISE, "dynamic_kernel": GATE, "terms": 2}
 SIMILARITY = DynamicKernel(source="similarity", groups=2)
 LEARNED = Offsets(kind="learned")
@@ -139,6 +140,7 @@ CONTRADICTIONS = [
     (MIXED | {"dynamic_kernel": GROUP_NORMED}, "terms=2 needs dynamic_kernel.normalization in"),
     (MIXED | {"terms": 1, "bias": "mixed"}, "bias='mixed' needs terms of more than 1, got terms=1"),
     (MIXED | {"dynamic_kernel": GENERATED, "bias": "mixed"}, "bias='mixed' needs dynamic_kernel.per_tap=False"),
+    ({"dynamic_kernel": STANDARDIZED, "kernel_size": 1}, "normalization='standardized' needs a kernel_size of more than one tap"),
     ({"dynamic_kernel": OVER_TERMS}, "dynamic_kernel.softmax_over='terms' needs terms of more than 1, got terms=1"),
     ({"static_kernel": DENSE, "modulation": "gelu", "padding": 0}, "modulation='gelu' contradicts padding=0"),
     (
@@ -178,6 +180,9 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: DynamicKernel(source="similarity", groups=1, per_tap=False), "per_tap=False contradicts dynamic_kernel.source"),
         (lambda: dataclasses.replace(GATE, normalization="softmax"), "'softmax' is of several taps, it contradicts"),
         (lambda: dataclasses.replace(GENERATED, softmax_over="terms"), "softmax_over='terms' needs dynamic_kernel.normalization"),
+        (lambda: dataclasses.replace(STANDARDIZED, initial="zero"), "initial='zero' contradicts dynamic_kernel.normalization"),
+        (lambda: dataclasses.replace(SIMILARITY, normalization="centered"), "'centered' contradicts dynamic_kernel.source='sim"),
+        (lambda: dataclasses.replace(GATE, normalization="centered"), "'centered' is of several taps, it contradicts"),
         (lambda: dataclasses.replace(OVER_TERMS, initial="one"), "initial='one' contradicts dynamic_kernel.normalization"),
         (lambda: presets.conditional_convolution(experts=1), "^experts must be at least 2"),
         (lambda: presets.gated_convolution(activation="none"), "^activation must be one of"),
@@ -241,7 +246,9 @@ def random_spec(rng):
     dynamic = {"source": source}
     if source != "none":
         dynamic |= {rng.choice(["groups", "channels_per_group"]): rng.choice([1, 2, 4])}
-        dynamic |= {"normalization": rng.choice(["none", "softmax", "sigmoid", "group_norm"])}
+        dynamic |= {
+            "normalization": rng.choice(["none", "softmax", "sigmoid", "group_norm", "centered", "standardized"]),
+        }
         dynamic |= {"channel_order": rng.choice(["contiguous", "interleaved"]), "scale_by_head_dim": rng.random() < 0.5}
         dynamic |= {"remove_center": rng.random() < 0.2, "relative_position": rng.random() < 0.3}
         dynamic |= {"per_tap": rng.random() < 0.7, "softmax_over": rng.choice(["taps", "taps", "terms"])}

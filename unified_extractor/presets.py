@@ -239,7 +239,7 @@ def unified(
     offset_groups: int = 1,
     view: Pair = 7,
     reduction: int = 4,
-    normalization: Literal["none", "softmax", "sigmoid", "group_norm"] = "none",
+    normalization: Literal["none", "softmax", "sigmoid", "group_norm", "centered"] = "none",
     aggregation: Literal["gather", "fold"] = "gather",
     offsets: bool = True,
 ) -> ExtractorSpec:

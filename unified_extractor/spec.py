@@ -102,8 +102,9 @@ class DynamicKernel(_Config):
     """Channels that share a kernel. ``contiguous``: channel c has kernel c // (C / G). ``interleaved``: kernel c % G."""
     per_tap: bool = True
     """Switch for a value of its own at each tap. False: one value for all taps of a window, a gate."""
-    normalization: Literal["none", "softmax", "sigmoid", "group_norm"] = "none"
-    """Function applied to the generated values. Softmax runs over the taps; in a fold, over the taps that are read."""
+    normalization: Literal["none", "softmax", "sigmoid", "group_norm", "centered", "standardized"] = "none"
+    """Function applied to the generated values. ``softmax``, ``centered`` (a learned share of the mean is subtracted, one a group) and
+    ``standardized`` (mean 0, deviation 1) run over the taps; in a fold, over the taps that are read."""
     softmax_over: Literal["taps", "terms"] = "taps"
     """The axis of a softmax. ``terms``: the values of all terms sum to one, as they mix several static kernels."""
     scale_by_head_dim: bool = False
@@ -132,6 +133,10 @@ class DynamicKernel(_Config):
             raise ValueError("dynamic_kernel.relative_position needs dynamic_kernel.source='similarity', got source='generated'")
         if self.initial == "one" and self.normalization != "none":
             raise ValueError(f"dynamic_kernel.initial='one' contradicts dynamic_kernel.normalization={self.normalization!r}")
+        if self.initial == "zero" and self.normalization == "standardized":
+            raise ValueError(
+                "dynamic_kernel.initial='zero' contradicts dynamic_kernel.normalization='standardized': equal values have no deviation"
+            )
         if self.softmax_over == "terms" and self.normalization != "softmax":
             raise ValueError(
                 f"dynamic_kernel.softmax_over='terms' needs dynamic_kernel.normalization='softmax', got {self.normalization!r}"
@@ -142,20 +147,27 @@ class DynamicKernel(_Config):
                 ("initial", "zero"),
                 ("initial", "one"),
                 ("normalization", "group_norm"),
+                ("normalization", "centered"),
+                ("normalization", "standardized"),
                 ("per_tap", False),
             ):
                 if getattr(self, name) == value:
                     raise ValueError(f"dynamic_kernel.{name}={value!r} contradicts dynamic_kernel.source='similarity'")
         if not self.per_tap:
-            softmax_over_taps = self.normalization == "softmax" and self.softmax_over == "taps"
             for name, value, found in (
                 ("remove_center", True, self.remove_center),
-                ("normalization", "softmax", softmax_over_taps),
+                ("normalization", self.normalization, self.normalizes_taps),
             ):
                 if found:
                     raise ValueError(
                         f"dynamic_kernel.{name}={value!r} is of several taps, it contradicts dynamic_kernel.per_tap=False"
                     )
+
+    @property
+    def normalizes_taps(self) -> bool:
+        """Return whether the normalization of a tap's value depends on the window's other taps, and on no other window."""
+        over_taps = self.normalization == "softmax" and self.softmax_over == "taps"
+        return over_taps or self.normalization in ("centered", "standardized")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -330,6 +342,11 @@ class ExtractorSpec(_Config):
             raise ValueError(
                 f"dynamic_kernel.remove_center needs an odd kernel_size of more than one tap, got kernel_size={self.kernel_size}"
             )
+        if self.dynamic_kernel.normalization in ("centered", "standardized") and self.taps == 1:
+            raise ValueError(
+                f"dynamic_kernel.normalization={self.dynamic_kernel.normalization!r} needs a kernel_size of more than one tap, got "
+                f"kernel_size={self.kernel_size}"
+            )
 
     def _check_terms(self) -> None:
         _at_least("terms", self.terms, 1)
@@ -353,7 +370,11 @@ class ExtractorSpec(_Config):
             ("dynamic_kernel.source", dynamic.source, ("generated",)),
             ("aggregation", self.aggregation, ("gather",)),
             ("combine", self.combine, ("multiply",)),
-            ("dynamic_kernel.normalization", dynamic.normalization, ("none", "softmax", "sigmoid")),
+            (
+                "dynamic_kernel.normalization",
+                dynamic.normalization,
+                ("none", "softmax", "sigmoid", "centered", "standardized"),
+            ),
         ):
             if value not in allowed:
                 raise ValueError(f"terms={self.terms} needs {name} in {allowed}, got {value!r}")

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import SameConv2d, average_pooled, hidden_layer
-from unified_extractor.ops.dynamic_kernels import NORMALIZATIONS, AttentionKernel, LinearKernel, normalized, without_outside_taps
+from unified_extractor.ops.dynamic_kernels import (
+    NORMALIZATIONS,
+    AttentionKernel,
+    LinearKernel,
+    centered,
+    normalized,
+    without_outside_taps,
+)
 from unified_extractor.ops.functional import similarity
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.offsets import relative_positions
@@ -118,6 +125,8 @@ class GeneratedKernel(nn.Module):
         self.head = head(feature, self.channels + surplus, spec, stride, initial=initial)
         if dynamic.normalization == "group_norm":
             self.norm = nn.GroupNorm(groups, self.channels)
+        if dynamic.normalization == "centered":
+            self.mean_share = nn.Parameter(torch.zeros(self.shape[: 1 if spec.terms == 1 else 2]))  # logits: half of the mean
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap), for M
@@ -126,8 +135,13 @@ class GeneratedKernel(nn.Module):
         if self.normalization == "group_norm":
             values = self.norm(values)
         values = values.unflatten(1, self.shape) * self.scale
-        values = values.softmax(1) if self.over_terms else normalized(values, self.normalization)
+        values = self._normalized(values)
         return with_zero_center(values, self.taps, -3) if self.remove_center else values
+
+    def _normalized(self, values: Tensor) -> Tensor:
+        if self.normalization == "centered":
+            return centered(values, self.mean_share)
+        return values.softmax(1) if self.over_terms else normalized(values, self.normalization)
 
     def as_linear_map(self, feature: Tensor, geometry: Geometry) -> LinearKernel | None:
         """Return the kernel as a linear map of each position's feature, where it is one and nothing observes this module's calls."""
@@ -185,7 +199,7 @@ class SimilarityKernel(nn.Module):
         if offsets is not None or not _is_untouched(self, SimilarityKernel):
             return None
         normalization = self.spec.dynamic_kernel.normalization
-        assert normalization != "group_norm"  # the spec refuses it beside query-key products
+        assert normalization in ("none", "softmax", "sigmoid")  # the spec refuses the others beside query-key products
         return AttentionKernel(self._scaled_query(x), self.key(x), self.groups, self.position, normalization)
 
     def _scaled_query(self, x: Tensor) -> Tensor:

@@ -126,10 +126,34 @@ def without_outside_taps(values: Tensor, geometry: Geometry, offsets: Tensor | N
 
 
 def normalized(values: Tensor, normalization: str) -> Tensor:
-    """Take the softmax over the taps (axis -3, for fold the source taps), the sigmoid, or the values as they are."""
+    """Take the softmax over the taps (axis -3, for fold the source taps), standardize over them, or take sigmoids or the values as is."""
     if normalization == "softmax":
         return values.softmax(-3)
+    if normalization == "standardized":
+        return _standardized(values)
     return values.sigmoid() if normalization == "sigmoid" else values
+
+
+def _standardized(values: Tensor) -> Tensor:
+    """Shift and scale the taps (axis -3) to mean zero and unit deviation, unbiased.
+
+    Source: the filter normalization of Zhou et al., Decoupled Dynamic Filter Networks (CVPR 2021).
+    """
+    wide = values.to(precision(values))
+    deviation, mean = torch.std_mean(wide, -3, keepdim=True)
+    return ((wide - mean) / (deviation + 1e-10)).to(values.dtype)
+
+
+def centered(values: Tensor, logits: Tensor) -> Tensor:
+    """Subtract from every tap (axis -3) a share of the taps' mean.
+
+    Args:
+        values: ``[B, G, K, h, w]``, of M terms ``[B, M, G, K, h, w]``, of a fold ``[B, G, K, K, h, w]``.
+        logits: ``[G]``, of M terms ``[M, G]``; the share is their sigmoid.
+    Source: Attentive Convolution (arXiv 2510.20092), with one group a channel.
+    """
+    share = logits.sigmoid()[(..., *[None] * (values.dim() - 1 - logits.dim()))]
+    return values - share * values.mean(-3, keepdim=True)
 
 
 def normalized_backward(kernel: Tensor, gradient: Tensor, normalization: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 One multiply-add is one multiplication with its addition. Convolutions and matrix products are counted by torch's flop counter, the
 operator by the formulas in ``ops/cost.py``, whatever backend or shortcut runs. Norms, activations and biases are counted separately,
-because only some papers add them. Softmax and pooling are not counted.
+because only some papers add them. What softmax and other normalizations over taps take, and pooling, is not counted.
 """
 
 from collections import Counter

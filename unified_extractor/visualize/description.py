@@ -3,6 +3,13 @@
 from unified_extractor.profiling.cost import PARTS, Cost
 from unified_extractor.spec import ExtractorSpec, as_pair
 
+_NORMALIZATION = {
+    "none": "",
+    "group_norm": ", group norm",
+    "centered": ", minus a learned share of the taps' mean",
+    "standardized": ", with zero mean and unit deviation over the taps",
+}
+
 
 def formula(spec: ExtractorSpec) -> str:
     """Return the operator's equation with only those symbols that this spec has."""
@@ -103,7 +110,7 @@ def _weight(spec: ExtractorSpec) -> str:
     dynamic = spec.dynamic_kernel
     if dynamic.source != "none":
         source = "generated" if dynamic.source == "generated" else "query-key products"
-        form = "" if dynamic.normalization == "none" else f", {dynamic.normalization.replace('_', ' ')}"
+        form = _NORMALIZATION.get(dynamic.normalization, f", {dynamic.normalization}")
         form += " over the terms" if dynamic.softmax_over == "terms" else ""
         position = ", with relative position" if dynamic.relative_position else ""
         taps = "" if dynamic.per_tap else ", one value for all taps"

@@ -73,6 +73,10 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
     if spec.dynamic_kernel.normalization == "softmax":
         axes = 0 if spec.dynamic_kernel.softmax_over == "terms" else (1, 2)
         dynamic = [np.exp(d) / np.exp(d).sum(axes, keepdims=True) for d in dynamic]
+    if spec.dynamic_kernel.normalization == "centered":
+        dynamic = [d - d.mean((1, 2), keepdims=True) / 2 for d in dynamic]
+    if spec.dynamic_kernel.normalization == "standardized":
+        dynamic = [(d - d.mean((1, 2), keepdims=True)) / d.std((1, 2), ddof=1, keepdims=True) for d in dynamic]
     weights = {
         "multiply": [static * d for d in dynamic],
         "add": [static + d for d in dynamic],
