@@ -25,6 +25,7 @@ PRESETS = {
     "deformable_convolution_v4": presets.deformable_convolution(4),
     "depthwise_convolution": presets.depthwise_convolution(),
     "gated_convolution": presets.gated_convolution(),
+    "idconv": presets.idconv(),
     "grouped_convolution": presets.grouped_convolution(),
     "involution": presets.involution(),
     "local_attention": presets.local_attention(),

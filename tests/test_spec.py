@@ -139,7 +139,19 @@ CONTRADICTIONS = [
     (MIXED | {"combine": "residual"}, "terms=2 needs combine in ('multiply',), got 'residual'"),
     (MIXED | {"dynamic_kernel": GROUP_NORMED}, "terms=2 needs dynamic_kernel.normalization in"),
     (MIXED | {"terms": 1, "bias": "mixed"}, "bias='mixed' needs terms of more than 1, got terms=1"),
-    (MIXED | {"dynamic_kernel": GENERATED, "bias": "mixed"}, "bias='mixed' needs dynamic_kernel.per_tap=False"),
+    (MIXED | {"dynamic_kernel": GENERATED, "bias": "mixed"}, "bias='mixed' needs dynamic_kernel.per_tap=False or generator.view"),
+    (
+        MIXED | {"dynamic_kernel": STANDARDIZED, "bias": "mixed", "generator": Generator(view="pooled")},
+        "bias='mixed' has one value for all taps, dynamic_kernel.normalization='standardized'",
+    ),
+    (
+        {"dynamic_kernel": GENERATED, "generator": Generator(view="pooled"), "aggregation": "fold"},
+        "generator.view='pooled', of one value for each tap, needs aggregation in ('gather',), got 'fold'",
+    ),
+    (
+        {"dynamic_kernel": GENERATED, "generator": Generator(view="pooled"), "offsets": LEARNED},
+        "generator.view='pooled', of one value for each tap, needs offsets.kind in ('none', 'window_shift'), got 'learned'",
+    ),
     ({"dynamic_kernel": STANDARDIZED, "kernel_size": 1}, "normalization='standardized' needs a kernel_size of more than one tap"),
     ({"dynamic_kernel": OVER_TERMS}, "dynamic_kernel.softmax_over='terms' needs terms of more than 1, got terms=1"),
     ({"static_kernel": DENSE, "modulation": "gelu", "padding": 0}, "modulation='gelu' contradicts padding=0"),
@@ -256,7 +268,7 @@ def random_spec(rng):
     generator = {}
     if source == "generated" or rng.random() < 0.3:
         generator = {
-            "view": rng.choice([1, 3, (2, 5), "window", "global"]),
+            "view": rng.choice([1, 3, (2, 5), "window", "global", "pooled"]),
             "view_convolution": rng.choice(["depthwise", "depthwise", "dense"]),
             "reduction": rng.choice([None, 2, 64]),
             "pointwise": rng.random() < 0.3,

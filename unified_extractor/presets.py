@@ -68,6 +68,29 @@ def conditional_convolution(
 
 
 @suggesting_arguments
+def idconv(kernel_size: Pair = 7, experts: int = 2, reduction: int = 4, bias: bool = True) -> ExtractorSpec:
+    """Return IDConv (TransXNet, Lou et al. 2023): several depthwise kernels, mixed once an image, at each tap and channel by a softmax of
+    its own.
+
+    Args:
+        kernel_size: taps of the window, and cells over which the image is averaged.
+        experts: number of static kernels that are mixed.
+        reduction: divisor of the channels between the cells' means and the softmax.
+        bias: add a constant to every output channel, mixed by what the mean of the image generates.
+    """
+    _argument("experts", experts, int, at_least=2)
+    _argument("bias", bias, bool)
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        static_kernel=StaticKernel(channels="depthwise"),
+        dynamic_kernel=DynamicKernel(source="generated", channels_per_group=1, normalization="softmax", softmax_over="terms"),
+        generator=Generator(view="pooled", reduction=reduction, norm="batch", activation="gelu"),
+        terms=experts,
+        bias="mixed" if bias else False,
+    )
+
+
+@suggesting_arguments
 def gated_convolution(kernel_size: Pair = 7, activation: GateActivation = "gelu") -> ExtractorSpec:
     """Return a gated convolution: a depthwise convolution between 1x1 convolutions, times a pointwise gate.
 

@@ -178,9 +178,10 @@ class Generator(_Config):
     convolution to fewer channels (``reduction``), a convolution over the neighbors (``view``), a 1x1 convolution (``pointwise``).
     """
 
-    view: Pair | Literal["window", "global"] = 1
+    view: Pair | Literal["window", "global", "pooled"] = 1
     """Extent, in output positions, of what one generated kernel depends on. 1: the pixel at the window's center. ``window``: the
-    extractor's own window, in pixels. ``global``: the whole image."""
+    extractor's own window, in pixels. ``global``: the whole image. ``pooled``: the image as means over as many cells as the window has
+    taps, each of which generates the value of its tap (IDConv)."""
     view_convolution: Literal["depthwise", "dense"] = "depthwise"
     """``depthwise``: a depthwise convolution over the view, then 1x1 heads. ``dense``: the heads are convolutions over the view."""
     reduction: int | None = None
@@ -198,7 +199,12 @@ class Generator(_Config):
     @property
     def looks_around(self) -> bool:
         """Return whether the view is larger than one pixel and smaller than the image."""
-        return self.view != "global" and self.view not in (1, (1, 1))
+        return not self.is_one_for_all_positions and self.view not in (1, (1, 1))
+
+    @property
+    def is_one_for_all_positions(self) -> bool:
+        """Return whether the view is the whole image, so that all positions have the same kernel."""
+        return self.view in ("global", "pooled")
 
     def _check(self) -> None:
         if not isinstance(self.view, str):
@@ -275,7 +281,7 @@ class ExtractorSpec(_Config):
     """The 1x1 convolutions before and after the operator."""
     bias: bool | Literal["mixed"] = False
     """Switch for a learned constant on every output channel of the operator. ``mixed``: one for each term, mixed like the static kernels
-    by the dynamic kernel's values (CondConv)."""
+    by the dynamic kernel's values (CondConv); with a pooled view, by those that the mean of the image generates (IDConv)."""
     modulation: Literal["none", "identity", "sigmoid", "silu", "gelu"] = "none"
     """The output is multiplied by this activation of a 1x1 convolution of the input, before the output projection."""
 
@@ -323,6 +329,7 @@ class ExtractorSpec(_Config):
         self._check_kernels()
         self._check_terms()
         self._check_sampling()
+        self._check_pooled_view()
         self._check_output()
 
     def _check_kernels(self) -> None:
@@ -353,8 +360,13 @@ class ExtractorSpec(_Config):
         dynamic = self.dynamic_kernel
         if self.bias == "mixed" and self.terms == 1:
             raise ValueError("bias='mixed' needs terms of more than 1, got terms=1")
-        if self.bias == "mixed" and dynamic.per_tap:
-            raise ValueError("bias='mixed' needs dynamic_kernel.per_tap=False, got per_tap=True")
+        pooled = self.generator.view == "pooled"
+        if self.bias == "mixed" and dynamic.per_tap and not pooled:
+            raise ValueError("bias='mixed' needs dynamic_kernel.per_tap=False or generator.view='pooled', got per_tap=True")
+        if self.bias == "mixed" and pooled and dynamic.normalizes_taps:
+            raise ValueError(
+                f"bias='mixed' has one value for all taps, dynamic_kernel.normalization={dynamic.normalization!r} is of several"
+            )
         static = self.static_kernel
         if self.bias == "mixed" and static.channels == "dense" and (dynamic.groups is None or static.groups % dynamic.groups):
             raise ValueError(
@@ -400,14 +412,27 @@ class ExtractorSpec(_Config):
             raise ValueError(f"offsets.kind='window_shift' needs an odd kernel_size, got kernel_size={self.kernel_size}")
         if self.keeps_size:
             return
-        if self.generates and self.generator.view not in ("window", "global"):
+        if self.generates and self.generator.view not in ("window", "global", "pooled"):
             raise ValueError(
                 f"padding={self.padding} contradicts generator.view={self.generator.view!r}: kernels and offsets come from the "
-                "window's center pixel, which needs padding='same'; or take view='window' or 'global'"
+                "window's center pixel, which needs padding='same'; or take view='window', 'global' or 'pooled'"
             )
         for name, value in (("offsets.kind", self.offsets.kind), ("dynamic_kernel.source", self.dynamic_kernel.source)):
             if value in ("window_shift", "similarity"):
                 raise ValueError(f"{name}={value!r} needs padding='same', got padding={self.padding}")
+
+    def _check_pooled_view(self) -> None:
+        if self.generator.view != "pooled":
+            return
+        for name, value, allowed in (
+            ("offsets.kind", self.offsets.kind, ("none", "window_shift")),
+            ("aggregation", self.aggregation, ("gather",)),
+            ("dynamic_kernel.per_tap", self.dynamic_kernel.per_tap, (True,)),
+            ("dynamic_kernel.remove_center", self.dynamic_kernel.remove_center, (False,)),
+            ("center_feature_scale", self.center_feature_scale, (False,)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"generator.view='pooled', of one value for each tap, needs {name} in {allowed}, got {value!r}")
 
     def _check_output(self) -> None:
         fold = self.aggregation == "fold"

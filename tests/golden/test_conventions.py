@@ -10,6 +10,7 @@ from tests.support.official_files import FILES, assert_official_values, build
 from tests.support.preset_formulas import assert_equal, deformable_formula, layer_of
 from unified_extractor.interop.official import layers
 from unified_extractor.layers import generators, offsets
+from unified_extractor.layers.blocks import cell_means
 from unified_extractor.ops import dynamic_kernels
 
 
@@ -90,6 +91,14 @@ MISTAKES = {
     "logits not scaled": (
         official_values("outlook_c24_h2"),
         lambda m: built_with(m, dynamic_kernel=lambda s: dataclasses.replace(s.dynamic_kernel, scale_by_head_dim=False)),
+    ),
+    "softmax over the taps instead of the terms": (
+        official_values("idconv_c16_k3_g2_eval"),
+        lambda m: m.setattr(generators.GeneratedKernel, "_normalized", lambda self, values: values.softmax(-3)),
+    ),
+    "cells of the image column-major": (
+        official_values("idconv_c16_k3_g2_eval"),
+        lambda m: m.setattr(generators, "cell_means", lambda x, cells: cell_means(x, cells).transpose(2, 3)),
     ),
     "recomputed, K x K transposed": (official_values("outlook_c24_h2", "recompute"), lambda m: computed_from(m, transposed)),
     "recomputed, logits not scaled": (

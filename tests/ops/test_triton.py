@@ -525,6 +525,7 @@ PRESETS = {
     "grouped_convolution": {},
     "depthwise_convolution": {},
     "conditional_convolution": {"experts": 2},
+    "idconv": {"kernel_size": 3},
     "squeeze_excitation": {"reduction": 2},
     "deformable_convolution 1": {"version": 1, "kernel_size": (1, 2), "groups": 2, "offset_groups": 4},
     "deformable_convolution 2": {"version": 2, "kernel_size": 2, "offset_groups": 2, "dilation": 2},

@@ -65,6 +65,25 @@ def average_pooled(x: Tensor, stride: tuple[int, int]) -> Tensor:
     return pooled
 
 
+def cell_means(x: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Return the means of an image over a grid of cells (adaptive average pooling), ``[B, C, *cells]`` for ``[B, C, H, W]``.
+
+    Cell i of n, on an axis of L pixels, has the pixels from ``floor(i*L/n)`` to ``ceil((i + 1)*L/n) - 1``: neighbors may share one.
+    """
+    if not is_recorded() and not (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return F.adaptive_avg_pool2d(x, cells)
+    # Neither has an exporter a rule for sizes that vary, nor has CUDA a deterministic gradient.
+    rows, columns = (_shares_of_cells(x.shape[axis], n, x) for axis, n in zip((2, 3), cells, strict=True))
+    return rows @ x @ columns.t()
+
+
+def _shares_of_cells(size: int, cells: int, like: Tensor) -> Tensor:
+    """Return the share of each pixel of an axis in the mean of each cell, ``[cells, size]``."""
+    pixel, cell = torch.arange(size, device=like.device), torch.arange(cells, device=like.device)[:, None]
+    first, end = cell * size // cells, ((cell + 1) * size + cells - 1) // cells
+    return ((pixel >= first) & (pixel < end)).to(like.dtype) / (end - first).to(like.dtype)
+
+
 class LayerNorm2d(nn.LayerNorm):
     """Layer normalization over the channels of every pixel."""
 

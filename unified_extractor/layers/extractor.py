@@ -171,7 +171,7 @@ class UnifiedExtractor2d(nn.Module):
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
         ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, M terms: ``[B, M, G, K, h, w]``, a gate: 1 in the
-        place of K), h and w being Ho, Wo, or 1 for a global view; None for what the spec does not have.
+        place of K), h and w being Ho, Wo, or 1 for a global or pooled view; None for what the spec does not have.
         """
         geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
@@ -222,6 +222,8 @@ class UnifiedExtractor2d(nn.Module):
         )
         if spec.bias != "mixed":
             return y
+        if spec.generator.view == "pooled":
+            kernel = self.kernel(self.feature.of_mean(x))
         assert isinstance(kernel, Tensor)
         assert self.bias is not None
         return y + mixed_bias(kernel, self.bias)

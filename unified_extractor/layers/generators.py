@@ -1,13 +1,13 @@
 """Dynamic kernels: the feature that they are generated from, and the modules that compute them.
 
-B batch, C channels, G kernel groups, K taps, M terms, Ho, Wo output positions, h, w the positions of a generated kernel (1, 1 for a
-global view).
+B batch, C channels, G kernel groups, K taps, M terms, Ho, Wo output positions, h, w the positions of a feature (1, 1 for a global view,
+kh, kw for a pooled one) and of a generated kernel (1, 1 for both).
 """
 
 import torch
 from torch import Tensor, nn
 
-from unified_extractor.layers.blocks import SameConv2d, average_pooled, hidden_layer
+from unified_extractor.layers.blocks import SameConv2d, average_pooled, cell_means, hidden_layer
 from unified_extractor.ops.dynamic_kernels import (
     NORMALIZATIONS,
     AttentionKernel,
@@ -30,6 +30,7 @@ class Feature(nn.Module):
         super().__init__()
         generator = spec.generator
         self.view, self.stride = generator.view, stride
+        self.cells = as_pair(spec.kernel_size)
         self.channels = channels if generator.reduction is None else max(1, channels // generator.reduction)
         biased = generator.norm != "batch"
         if generator.reduction is not None:
@@ -43,9 +44,18 @@ class Feature(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature ``[B, hidden, h, w]`` of an image ``[B, C, H, W]``."""
         if self.view == "global":
-            x = x.mean((2, 3), keepdim=True)
+            return self.of_mean(x)
+        if self.view == "pooled":
+            x = cell_means(x, self.cells)
         elif self.view != "window" and self.stride != (1, 1):
             x = average_pooled(x, self.stride)
+        return self._hidden(x)
+
+    def of_mean(self, x: Tensor) -> Tensor:
+        """Return the feature ``[B, hidden, 1, 1]`` of the mean of an image ``[B, C, H, W]``."""
+        return self._hidden(x.mean((2, 3), keepdim=True))
+
+    def _hidden(self, x: Tensor) -> Tensor:
         for layer in self.children():
             x = layer(x)
         return x
@@ -115,26 +125,31 @@ class GeneratedKernel(nn.Module):
         self.normalization = dynamic.normalization
         self.terms, self.over_terms = spec.terms, dynamic.softmax_over == "terms"
         self.scale = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0
+        self.pooled = spec.generator.view == "pooled"
         emitted = spec.taps - dynamic.remove_center if dynamic.per_tap else 1
         self.shape: tuple[int, ...] = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
         if spec.terms > 1:
             self.shape = (spec.terms, *self.shape)
-        self.channels = torch.Size(self.shape).numel()
+        values = torch.Size(self.shape).numel()
+        self.channels = values // spec.taps if self.pooled else values
         surplus = -(self.channels + offset_channels(spec)) % spec.generator.head_multiple
         initial = {"random": None, "zero": 0.0, "one": 1 / self.scale}[dynamic.initial]
         self.head = head(feature, self.channels + surplus, spec, stride, initial=initial)
         if dynamic.normalization == "group_norm":
-            self.norm = nn.GroupNorm(groups, self.channels)
+            self.norm = nn.GroupNorm(groups, values)
         if dynamic.normalization == "centered":
             self.mean_share = nn.Parameter(torch.zeros(self.shape[: 1 if spec.terms == 1 else 2]))  # logits: half of the mean
 
     def forward(self, feature: Tensor) -> Tensor:
         """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap), for M
-        terms ``[B, M, G, K, h, w]``; a gate has 1 in the place of K."""
+        terms ``[B, M, G, K, h, w]``; a gate has 1 in the place of K, as a pooled view's kernel has of a feature ``[B, hidden, 1, 1]``.
+        """
         values = with_plain_strides(self.head(feature)[:, : self.channels])
+        if self.pooled:
+            values = values.flatten(1)[:, :, None, None]  # what a channel has at the cells are the values of its taps
         if self.normalization == "group_norm":
             values = self.norm(values)
-        values = values.unflatten(1, self.shape) * self.scale
+        values = values.unflatten(1, (*self.shape[:-1], -1) if self.pooled else self.shape) * self.scale
         values = self._normalized(values)
         return with_zero_center(values, self.taps, -3) if self.remove_center else values
 
@@ -151,6 +166,7 @@ class GeneratedKernel(nn.Module):
             or self.normalization not in NORMALIZATIONS
             or self.remove_center
             or self.terms > 1
+            or self.pooled
             or not self.per_tap
             or feature.shape[2:] != geometry.output
         ):

@@ -118,7 +118,7 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
         has_offsets=spec.offsets.kind == "learned",
         gates=0 if dynamic.per_tap else out_channels,
         terms=spec.terms,
-        of_image=spec.generator.view == "global",
+        of_image=spec.generator.is_one_for_all_positions,
     )
 
 

@@ -18,6 +18,7 @@ def formula(spec: ExtractorSpec) -> str:
     static = {"none": "", "dense": f"S[{m}o,c,k]", "depthwise": f"S[{m}c,k]"}[spec.static_kernel.channels]
     axes = ["i"] * fold + ["k"] * spec.dynamic_kernel.per_tap + ["p"] * (not is_one_for_the_image(spec))
     dynamic = "" if spec.dynamic_kernel.source == "none" else f"D[{','.join([f'{m}g(c)', *axes])}]"
+    bias_weight = "mean_D[m,g(c)]" if spec.generator.view == "pooled" else dynamic
     weight = {
         "multiply": " ".join(filter(None, (static, dynamic))),
         "add": f"({static} + [o=c] {dynamic})" if spec.static_kernel.channels == "dense" else f"({static} + {dynamic})",
@@ -38,7 +39,7 @@ def formula(spec: ExtractorSpec) -> str:
         return "\n".join(lines)
     dense = spec.static_kernel.channels == "dense"
     output = "o" if dense else "c"
-    bias = f" + sum_m bias[m,{output}] {dynamic}" if spec.bias == "mixed" else " + bias" if spec.bias else ""
+    bias = f" + sum_m bias[m,{output}] {bias_weight}" if spec.bias == "mixed" else " + bias" if spec.bias else ""
     sums = f"{'sum_m ' if m else ''}sum_k {'sum_c ' if dense else ''}"
     aggregated = f"{sums}{weight} {read}{bias}"
     return f"y[{output},p] = " + (aggregated if spec.modulation == "none" else f"({aggregated}) {_modulation(spec, 'p')}")
@@ -125,7 +126,7 @@ def _weight(spec: ExtractorSpec) -> str:
 
 def is_one_for_the_image(spec: ExtractorSpec) -> bool:
     """Return whether the dynamic kernel is the same at every position: it is generated from the whole image."""
-    return spec.dynamic_kernel.source == "generated" and spec.generator.view == "global"
+    return spec.dynamic_kernel.source == "generated" and spec.generator.is_one_for_all_positions
 
 
 def _sharing(spec: ExtractorSpec) -> str:
@@ -145,7 +146,13 @@ def _sharing(spec: ExtractorSpec) -> str:
 
 def _generator(spec: ExtractorSpec) -> str:
     generator = spec.generator
-    view = {"window": "the window", "global": "the whole image"}.get(str(generator.view))
+    kh, kw = as_pair(spec.kernel_size)
+    whole = {
+        "window": "the window",
+        "global": "the whole image",
+        "pooled": f"the means of {kh}x{kw} cells of the image, one a tap",
+    }
+    view = whole.get(str(generator.view))
     if view is None:
         rows, columns = as_pair(generator.view)
         view = "the window's own pixel" if rows == columns == 1 else f"{rows}x{columns} pixels"

@@ -160,6 +160,8 @@ def _converted(key: str, value: Tensor, own: Tensor, rule: Rule) -> Tensor:
             return rule.resize(converted, own)
     is_matrix = value.dim() == 2 and (own.dim() == 5 or (own.dim() == 4 and own.shape[2:] == (1, 1)))
     flat = (own.shape[0], own.shape[1:].numel()) if is_matrix else own.shape
+    if value.dim() == 4 and own.dim() == 5 and own.shape[2] == 1:
+        flat = (*own.shape[:2], *own.shape[3:])
     if value.shape != flat:
         raise ValueError(f"state_dict[{key!r}] must have shape {list(flat)}, got {list(value.shape)}")
     return rule.convert(value).reshape(own.shape)

@@ -14,9 +14,7 @@ NOT_EXPRESSED = {
     "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
     "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
     "large_kernel_attention": "it has two windows in a row, the first one's output cut to the image before the second reads it",
-    **dict.fromkeys(
-        ("idconv", "contmix", "carafe", "dysample", "atconv", "ddf", "qna"), "it needs switches that the spec does not have"
-    ),
+    **dict.fromkeys(("contmix", "carafe", "dysample", "atconv", "ddf", "qna"), "it needs switches that the spec does not have"),
 }
 """Operators with official values that no layer here equals, and why."""
 
@@ -26,8 +24,9 @@ def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d:
 
     Args:
         operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
-            with the routing of its CondConvResidual) or "gnconv" (HorNet).
-        arguments: of "condconv" and "gnconv" those of the official class; of the others ``channels``, ``kernel_size`` and so on.
+            with the routing of its CondConvResidual), "gnconv" (HorNet) or "idconv" (TransXNet's DynamicConv2d).
+        arguments: of "involution", "outlook_attention" and "dcnv3" ``channels``, ``kernel_size`` and so on; of the others those of the
+            official class.
 
     Raises:
         NotImplementedError: an operator, or arguments of one, that the formula does not reach; the message says why.
@@ -112,6 +111,16 @@ def gnconv(*, dim: int, order: int = 5, s: float = 1.0) -> UnifiedExtractor2d:
     return UnifiedExtractor2d(dim, dim, presets.gated_convolution(7, "identity"))
 
 
+@suggesting_arguments
+def idconv(
+    *, dim: int, kernel_size: int = 3, reduction_ratio: int = 4, num_groups: int = 1, bias: bool = True
+) -> UnifiedExtractor2d:
+    """Return the layer of TransXNet's ``DynamicConv2d``."""
+    if num_groups < 2:
+        raise ValueError(f"num_groups must be more than 1, got {num_groups}")
+    return UnifiedExtractor2d(dim, dim, presets.idconv(kernel_size, num_groups, reduction_ratio, bias))
+
+
 _BUILDERS: dict[str, Callable[..., UnifiedExtractor2d]] = {
-    builder.__name__: builder for builder in (involution, outlook_attention, dcnv3, condconv, gnconv)
+    builder.__name__: builder for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv)
 }

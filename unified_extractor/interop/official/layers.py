@@ -1,4 +1,4 @@
-"""Rules for layers: involution, VOLO's outlook attention and DCNv3, CondConv and HorNet of the released codes, torch's convolution."""
+"""Rules for layers of the released codes: involution, VOLO's outlook attention, DCNv3, CondConv, HorNet, IDConv; torch's convolution."""
 
 import torch
 from torch import Tensor
@@ -63,6 +63,16 @@ def gnconv(layer: UnifiedExtractor2d) -> Items:
         yield f"proj_in.{name}", Rule(f"modulation.{name}", second_half=f"value.{name}")
     yield from (("dwconv.weight", Rule("static_kernel")), ("dwconv.bias", Rule("bias")))
     yield from affine("proj_out", "projection")
+
+
+def idconv(layer: UnifiedExtractor2d) -> Items:
+    """Yield the rules of TransXNet's IDConv: proj (conv, bn) and proj make the mixing weights, weight the kernels that are mixed."""
+    yield from affine("proj.0.conv", "feature.reduce.conv", bias=False)
+    yield from norm("proj.0.bn", "feature.reduce.norm")
+    yield from affine("proj.1", "kernel.head")
+    yield "weight", Rule("static_kernel")
+    if layer.bias is not None:
+        yield "bias", Rule("bias")
 
 
 def _columnwise_places(layer: UnifiedExtractor2d) -> list[int]:

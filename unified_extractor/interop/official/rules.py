@@ -18,7 +18,7 @@ class Rule(NamedTuple):
     """Name in our module."""
     convert: Callable[[Tensor], Tensor] = same
     """Conversion from the official convention to ours. Shapes may differ only as a linear layer's and a 1x1 convolution's do, and
-    kernels of several terms may be rows of a matrix."""
+    kernels of several terms may be rows of a matrix, or have no axis for the one input channel of a depthwise kernel."""
     by_class: bool = False
     """Mark of a value with one row for each class, which is left out where the module has other classes."""
     resize: Callable[[Tensor, Tensor], Tensor] | None = None
