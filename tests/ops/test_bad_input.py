@@ -66,6 +66,11 @@ GEOMETRY = [
     ({"dilation": True}, ("dilation", "True")),
     ({"dilation": (1,)}, ("dilation", "1,")),
     ({"dilation": None}, ("dilation", "None")),
+    ({"upsample": 0}, ("upsample", "0")),
+    ({"upsample": (2, -1)}, ("upsample", "-1")),
+    ({"upsample": 2.0}, ("upsample", r"2\.0")),
+    ({"upsample": True}, ("upsample", "True")),
+    ({"upsample": 2, "stride": (1, 2)}, ("upsample", "stride", "2, 2", "1, 2")),
     ({"kernel_size": 6}, ("kernel_size", "6")),
     ({"kernel_size": (3, 7)}, ("kernel_size", "7")),
     ({"dilation": 3}, ("dilation", "3")),
@@ -191,6 +196,10 @@ COMBINATIONS = [
     ({"aggregation": "fold", "dynamic_kernel": zeros(2, 2, 1, 9, *OUT)}, ("dynamic_kernel", "1")),
     ({"aggregation": "fold", "dynamic_kernel": zeros(2, 3, 9, 9, *OUT)}, ("dynamic_kernel", "3", "4")),
     ({"aggregation": "fold", "dynamic_kernel": zeros(2, 2, 9, 9, 5, 6)}, ("dynamic_kernel", "5")),
+    ({"aggregation": "fold", "upsample": 2}, ("upsample", "aggregation", "fold", "2, 2")),
+    ({"upsample": 2, "dynamic_kernel": GATHER}, ("dynamic_kernel", "Ho=6", "2, 2, 9, 3, 4")),
+    ({"upsample": (1, 3), "offsets": OFFSETS}, ("offsets", "Wo=12", "2, 2, 9, 2, 3, 4")),
+    ({"upsample": 2, "dynamic_kernel": LINEAR}, ("dynamic_kernel.feature", "6, 8", "2, 5, 3, 4")),
     ({"aggregation": "fold", "bias": zeros(3)}, ("bias", "3", "4")),
 ]
 

@@ -25,6 +25,7 @@ MODES = {
     ),
     "offsets": ({"offsets": (2, 2, 4, 2, *SIZE), "dynamic_kernel": (2, 2, 4, *SIZE)}, {}),
     "offsets, dense": ({"offsets": (2, 2, 4, 2, *SIZE), "static_kernel": (3, 4, 2, 2)}, {}),
+    "upsample": ({"dynamic_kernel": (2, 2, 4, 10, 12), "offsets": (2, 1, 4, 2, 10, 12)}, {"upsample": 2}),
     "fold": ({"dynamic_kernel": (2, 2, 4, 4, *SIZE)}, {"aggregation": "fold"}),
     "fold, offsets": ({"dynamic_kernel": (2, 2, 4, 4, *SIZE), "offsets": (2, 1, 4, 2, *SIZE)}, {"aggregation": "fold"}),
     "fold, stride 2": ({"dynamic_kernel": (2, 2, 4, 4, 3, 3)}, {"aggregation": "fold", "stride": 2}),

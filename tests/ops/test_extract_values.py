@@ -32,7 +32,7 @@ def test_the_chosen_backend_equals_the_formula(seed):
 
 @pytest.mark.parametrize("seed", range(500, 560))
 def test_generalized_unfold_equals_the_formula(seed):
-    names = ("x", "kernel_size", "offsets", "stride", "padding", "dilation")
+    names = ("x", "kernel_size", "offsets", "stride", "padding", "dilation", "upsample")
     call = {name: value for name, value in random_call(seed).items() if name in names}
     assert_same(values_and_gradients(ux.generalized_unfold, call, seed), values_and_gradients(oracles.unfold, call, seed))
 

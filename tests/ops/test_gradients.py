@@ -22,6 +22,9 @@ SHAPES = {
     "fold": (1, 2, 4, 4, 2, 3),
     "offsets": (1, 2, 4, 2, 2, 3),
     "shared_offsets": (1, 1, 4, 2, 1, 1),
+    "fine": (1, 2, 4, 4, 3),
+    "fine_row": (1, 1, 4, 1, 6),
+    "fine_offsets": (1, 1, 4, 2, 4, 3),
     "bias": (2,),
 }
 MODES = {
@@ -50,6 +53,8 @@ MODES = {
         {"offsets": "offsets", "static_kernel": "depthwise", "dynamic_kernel": "shared"},
         {"combine": "add"},
     ),
+    "upsample": ({"dynamic_kernel": "fine", "offsets": "fine_offsets", "bias": "bias"}, {"upsample": (2, 1)}),
+    "upsample, a kernel a column": ({"dynamic_kernel": "fine_row", "static_kernel": "depthwise"}, {"upsample": 2}),
     "fold": ({"dynamic_kernel": "fold", "bias": "bias"}, {"aggregation": "fold"}),
     "fold without kernels": ({}, {"aggregation": "fold"}),
     "fold, depthwise": ({"dynamic_kernel": "fold", "static_kernel": "depthwise"}, {"aggregation": "fold"}),

@@ -284,7 +284,7 @@ def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(case, poisoned_
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "upsample"])
 def test_errors_are_at_most_twice_those_of_plain_torch(mode, dtype):
     plain, _, options = MODES[mode]
     low, high = (smaller(tensors) for tensors in tensors_of(mode, dtype))

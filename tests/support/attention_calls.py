@@ -20,6 +20,7 @@ ATTENTION_CASES = {
     "residual, not normalized": {"heads": 2, "kernel_size": 3, "static": 1, "combine": "residual", "normalization": "none"},
     "residual": {"heads": 2, "kernel_size": 3, "static": 1, "combine": "residual"},
     "add": {"heads": 2, "kernel_size": 3, "static": 1, "combine": "add"},
+    "upsample": {"heads": 2, "kernel_size": 3, "upsample": (2, 3), "size": (3, 4)},
 }
 
 
@@ -34,7 +35,9 @@ def attention_call(case, dtype=torch.float64, *, position=True, **options):
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
     value = normal(batch, channels, *size)
-    window = checks.geometry(value, made["kernel_size"], made.get("stride", 1), "same", made.get("dilation", 1))
+    window = checks.geometry(
+        value, made["kernel_size"], made.get("stride", 1), "same", made.get("dilation", 1), made.get("upsample", 1)
+    )
     return made | {
         "value": value,
         "query": normal(batch, embedding, *window.output) / embedding**0.5,
@@ -52,7 +55,7 @@ def extract_attention(value, query, key, kernel_size, heads, position=None, norm
 
 def in_steps(value, query, key, kernel_size, heads, position=None, normalization="softmax", **options):
     """Every pair of a query and a key by itself: columns of keys, a mask of columns of ones, and `extract` of the reference."""
-    geometry = {name: options[name] for name in ("stride", "dilation") if name in options} | {"padding": "same"}
+    geometry = {name: options[name] for name in ("stride", "dilation", "upsample") if name in options} | {"padding": "same"}
     keys = ux.generalized_unfold(key, kernel_size, **geometry).unflatten(1, (heads, -1))
     values = torch.einsum("bgehw,bgekhw->bgkhw", query.unflatten(1, (heads, -1)), keys)
     if position is not None:

@@ -8,6 +8,7 @@ import unified_extractor as ux
 from tests.support.oracles import output_size
 from tests.support.random_calls import as_pair, relayout
 
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "upsample")
 NORMALIZATIONS = ("none", "softmax", "sigmoid")
 
 
@@ -16,7 +17,7 @@ def with_generator(call, *, depth, normalization="none", scale=1.0, bias=True, g
     call = dict(call)
     kernel = call.pop("dynamic_kernel")
     x, groups = call["x"], groups or kernel.shape[1]
-    out = output_size(tuple(x.shape[2:]), *(call.get(name, 1) for name in ("kernel_size", "stride", "padding", "dilation")))
+    out = output_size(tuple(x.shape[2:]), **{name: call.get(name, 1) for name in GEOMETRY})
     rows = groups * torch.Size(kernel.shape[2:-2]).numel()
     generator = torch.Generator().manual_seed(seed)
 

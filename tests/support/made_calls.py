@@ -16,8 +16,8 @@ def made_call(
 ):  # fmt: skip
     """Keyword arguments of `extract`; static: [O, C/groups], kernels: G, offset_groups: F, shared: axes of one value for all, terms: M."""
     generator = torch.Generator().manual_seed(channels)
-    geometry = {"stride": 1, "padding": 1, "dilation": 1} | options
-    out = output_size(size, kernel_size, geometry["stride"], geometry["padding"], geometry["dilation"])
+    geometry = {"stride": 1, "padding": 1, "dilation": 1, "upsample": 1} | options
+    out = output_size(size, kernel_size, *(geometry[name] for name in ("stride", "padding", "dilation", "upsample")))
     kh, kw = as_pair(kernel_size)
     taps = (kh * kw,) * (2 if aggregation == "fold" else 1) if per_tap else (1,)
     axis_of_terms = (terms,) if terms else ()
@@ -43,9 +43,9 @@ def extract_or_unfold(backend, aggregation="gather", **call):
     """`extract`, or the `generalized_unfold` of a backend, which the public one does not let choose."""
     if aggregation != "unfold":
         return ux.extract(**call, aggregation=aggregation, backend=backend)
-    numbers = (call.get(name, 1) for name in ("stride", "padding", "dilation"))
+    numbers = {name: call.get(name, 1) for name in ("stride", "padding", "dilation", "upsample")}
     x, kernel_size, offsets = call["x"], call["kernel_size"], call.get("offsets")
-    return dispatch.run(checks.call(x, kernel_size, None, None, offsets, None, *numbers, aggregation="unfold"), backend)
+    return dispatch.run(checks.call(x, kernel_size, None, None, offsets, None, **numbers, aggregation="unfold"), backend)
 
 
 block_call = partial(made_call, size=(5, 6), kernel_size=3, batch=2)
@@ -74,11 +74,14 @@ BLOCKS = {
     "terms, a value a tap": {"channels": 48, "static": (48, 1), "kernels": 3, "terms": 2, "offset_groups": 2, "stride": 2},
     "terms, a kernel a row": {"channels": 20, "static": (20, 1), "kernels": 1, "terms": 2, "per_tap": False, "shared": (1,)},
     "terms, dense": {"channels": 20, "static": (8, 20), "kernels": 2, "terms": 2, "size": (3, 4)},
+    "upsample": {"channels": 33, "kernels": 3, "upsample": (1, 2), "size": (3, 4)},
+    "upsample, dense, offsets": {"channels": 20, "static": (24, 20), "offset_groups": 2, "upsample": 2, "size": (2, 3)},
     "fold": {"channels": 40, "kernels": 2, "aggregation": "fold", "size": (4, 5)},
     "fold, stride 2": {"channels": 33, "kernels": 1, "aggregation": "fold", "kernel_size": (2, 3), "stride": 2},
     "fold, groups that do not nest": {"channels": 48, "kernels": 3, "offset_groups": 2, "aggregation": "fold", "kernel_size": 2},
     "fold, depthwise": {"channels": 33, "static": (33, 1), "offset_groups": 3, "aggregation": "fold", "kernel_size": 2},
     "unfold": {"channels": 33, "aggregation": "unfold", "kernel_size": (2, 3)},
+    "unfold, upsample": {"channels": 16, "offset_groups": 1, "aggregation": "unfold", "upsample": 2, "size": (2, 3)},
     "unfold, offsets": {"channels": 48, "offset_groups": 2, "aggregation": "unfold", "kernel_size": 5},
 }
 """Arguments of `block_call`: every way in which channels fill blocks of 16, or do not."""

@@ -32,11 +32,11 @@ def paddings(padding, kernel_size, dilation):
     return tuple((p, p) for p in pair(padding))
 
 
-def output_size(size, kernel_size, stride=1, padding=0, dilation=1):
+def output_size(size, kernel_size, stride=1, padding=0, dilation=1, upsample=1):
     """(Ho, Wo) of windows over an image of size (H, W); not positive where no window fits."""
     pads = paddings(padding, kernel_size, dilation)
-    axes = zip(size, pair(kernel_size), pair(stride), pads, pair(dilation), strict=True)
-    return tuple((n + before + after - d * (k - 1) - 1) // s + 1 for n, k, s, (before, after), d in axes)
+    axes = zip(size, pair(kernel_size), pair(stride), pads, pair(dilation), pair(upsample), strict=True)
+    return tuple(r * ((n + before + after - d * (k - 1) - 1) // s + 1) for n, k, s, (before, after), d, r in axes)
 
 
 def corner_weights(position, size):
@@ -49,11 +49,14 @@ def corner_weights(position, size):
     return (pixels == low) * (1 - fraction) + (pixels == low + 1) * fraction
 
 
-def grid(kernel_size, out, stride, padding, dilation, dtype):
+def grid(kernel_size, out, stride, padding, dilation, dtype, upsample=1):
     """Rows [K, Ho, 1] and columns [K, 1, Wo] at which each tap of each window lies on the regular grid."""
     (top, _), (left, _) = paddings(padding, kernel_size, dilation)
     taps = torch.tensor(list(product(*map(range, pair(kernel_size)))), dtype=dtype)
-    rows, columns = (s * torch.arange(n, dtype=dtype) for s, n in zip(pair(stride), out, strict=True))
+    rows, columns = (
+        s * torch.arange(n // r, dtype=dtype).repeat_interleave(r)
+        for s, n, r in zip(pair(stride), out, pair(upsample), strict=True)
+    )
     dy, dx = pair(dilation)
     return (
         rows[None, :, None] - top + dy * taps[:, 0, None, None],
@@ -61,12 +64,12 @@ def grid(kernel_size, out, stride, padding, dilation, dtype):
     )
 
 
-def unfold(x, kernel_size, offsets=None, stride=1, padding=0, dilation=1):
+def unfold(x, kernel_size, offsets=None, stride=1, padding=0, dilation=1, upsample=1):
     """x [B,C,H,W], offsets [B,F,K,2,Ho|1,Wo|1] -> [B,C,K,Ho,Wo]."""
     height, width = x.shape[2:]
-    out = output_size((height, width), kernel_size, stride, padding, dilation)
+    out = output_size((height, width), kernel_size, stride, padding, dilation, upsample)
     dtype = torch.promote_types(x.dtype, torch.float32)
-    rows, columns = grid(kernel_size, out, stride, padding, dilation, dtype)
+    rows, columns = grid(kernel_size, out, stride, padding, dilation, dtype, upsample)
     taps = len(rows)
     offsets = torch.zeros(len(x), 1, taps, 2, 1, 1) if offsets is None else offsets
     offsets = offsets.to(dtype).expand(-1, -1, -1, -1, *out)
@@ -108,10 +111,11 @@ def extract(
     dilation=1,
     combine="multiply",
     aggregation="gather",
+    upsample=1,
 ):
     """All of DESIGN section 1: gather -> [B,O,Ho,Wo], fold -> [B,C,H,W]."""
     batch, channels, height, width = x.shape
-    read = unfold(x, kernel_size, offsets, stride, padding, dilation)
+    read = unfold(x, kernel_size, offsets, stride, padding, dilation, upsample)
     taps, out = read.shape[2], read.shape[3:]
     if static_kernel is not None and static_kernel.ndim == 5:
         weight = window_kernels(static_kernel, dynamic_kernel, channels, taps, out)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from tests.support import oracles
 
-SIZE, KERNEL = (9, 8), {"kernel_size": (3, 3), "padding": 1}
+SIZE, KERNEL, UPSAMPLE = (9, 8), {"kernel_size": (3, 3), "padding": 1}, (3, 2)
 
 
 def normal(*shape, seed=0):
@@ -64,6 +64,12 @@ def plain_terms_of_taps(x, static_kernel, dynamic_kernel):
     return sum(plain_both(x, kernel, dynamic) for kernel, dynamic in terms)
 
 
+def plain_upsampled(x, dynamic_kernel):
+    """CARAFE's reassembly: output pixel (Y, X) sums the window around pixel (Y // sy, X // sx)."""
+    windows = columns(x).repeat_interleave(UPSAMPLE[0], 3).repeat_interleave(UPSAMPLE[1], 4)
+    return (shared(dynamic_kernel, x.shape[1]) * windows).sum(2)
+
+
 MODES = {
     "generated": (plain_generated, {"dynamic_kernel": (2, 2, 9, *SIZE), "bias": (8,)}, {}),
     "generated per image": (plain_generated, {"dynamic_kernel": (2, 8, 9, 1, 1), "bias": (8,)}, {}),
@@ -83,6 +89,7 @@ MODES = {
         {},
     ),
     "terms per image": (plain_terms, {"static_kernel": (3, 6, 8, 3, 3), "dynamic_kernel": (2, 3, 1, 1, 1, 1)}, {}),
+    "upsample": (plain_upsampled, {"x": (2, 8, 3, 4), "dynamic_kernel": (2, 2, 9, *SIZE)}, {"upsample": UPSAMPLE}),
     "fold": (plain_fold, {"dynamic_kernel": (2, 2, 9, 9, *SIZE)}, {"aggregation": "fold"}),
     "deformable": (
         plain_deformable,

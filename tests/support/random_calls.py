@@ -66,11 +66,14 @@ def random_call(seed):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     size, kernel_size, stride, padding, dilation = random_geometry(rng)
-    out = output_size(size, kernel_size, stride, padding, dilation)
     kh, kw = as_pair(kernel_size)
     taps = kh * kw
     batch, channels = rng.choice((0, 1, 1, 2, 2, 2)), rng.choice(tuple(GROUPS_OF))
     aggregation = rng.choice(("gather", "gather", "fold"))
+    upsample, rng_fine = 1, random.Random(f"upsample {seed}")
+    if aggregation == "gather" and as_pair(stride) == (1, 1) and rng_fine.random() < 0.25:
+        upsample = int_or_pair(rng_fine, (1, 2, 2, 3))
+    out = output_size(size, kernel_size, stride, padding, dilation, upsample)
     combine = "multiply" if aggregation == "fold" else rng.choice(("multiply", "multiply", "add", "residual"))
     both = combine != "multiply"
 
@@ -115,4 +118,5 @@ def random_call(seed):
         "dilation": dilation,
         "combine": combine,
         "aggregation": aggregation,
+        "upsample": upsample,
     }

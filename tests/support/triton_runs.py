@@ -37,7 +37,8 @@ def is_short(call):
     """Return whether the interpreter gets through the call in a moment."""
     kh, kw = as_pair(call["kernel_size"])
     reads = (kh * kw) ** (2 if call["aggregation"] == "fold" else 1) * (4 if call["offsets"] is not None else 1)
-    return reads * call["x"].shape[:2].numel() <= 60
+    sub_positions = torch.Size(as_pair(call.get("upsample", 1))).numel()
+    return reads * call["x"].shape[:2].numel() * sub_positions <= 60
 
 
 def guarded(tensor):

@@ -40,6 +40,7 @@ def call(
     dilation: Ints,
     combine: Combine = "multiply",
     aggregation: Aggregation = "gather",
+    upsample: Ints = 1,
 ) -> Call:
     """Check the arguments of :func:`unified_extractor.extract` and build the call, its tensors in autocast's dtype where that is on.
 
@@ -49,7 +50,7 @@ def call(
     if lower is not None:
         x, static_kernel, bias = (lowered(value, lower) for value in (x, static_kernel, bias))
         dynamic_kernel = _lowered_kernel(dynamic_kernel, lower)
-    numbers = (kernel_size, stride, padding, dilation)
+    numbers = (kernel_size, stride, padding, dilation, upsample)
     tensors = (static_kernel, dynamic_kernel, offsets, bias)
     key, checked = _signature(x, numbers, tensors, combine, aggregation), None
     if key is not None:
@@ -102,7 +103,9 @@ def _lowered_kernel(kernel: Any, dtype: torch.dtype) -> Any:
     return lowered(kernel, dtype)
 
 
-def geometry(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, *, name: str = "x") -> Geometry:
+def geometry(
+    x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, upsample: Any = 1, *, name: str = "x"
+) -> Geometry:
     """Check an image and the numbers of its windows, and return the sizes. Raises ``TypeError`` or ``ValueError``."""
     tensor(name, x, "[B, C, H, W]")
     if x.dtype not in FLOATS:
@@ -111,7 +114,9 @@ def geometry(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
         raise ValueError(f"{name} must have at least one channel, row and column, got shape {tuple(x.shape)}")
     kernel_size, dilation = pair("kernel_size", kernel_size, 1), pair("dilation", dilation, 1)
     reach = (dilation[0] * (kernel_size[0] - 1), dilation[1] * (kernel_size[1] - 1))
-    stride = pair("stride", stride, 1)
+    stride, upsample = pair("stride", stride, 1), pair("upsample", upsample, 1)
+    if upsample != (1, 1) and stride != (1, 1):
+        raise ValueError(f"upsample needs stride=1, got upsample={upsample}, stride={stride}")
     if isinstance(padding, str):
         one_of("padding", padding, ("same",))
         before = (reach[0] // 2, reach[1] // 2)
@@ -129,7 +134,8 @@ def geometry(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
             f"the output is empty: kernel_size={kernel_size} at dilation={dilation} and padding={padding} does not fit into "
             f"{name} of height {height} and width {width}"
         )
-    return Geometry(kernel_size, stride, before, after, dilation, (height, width), output)
+    output = (output[0] * upsample[0], output[1] * upsample[1])
+    return Geometry(kernel_size, stride, before, after, dilation, (height, width), output, upsample)
 
 
 def _operator(
@@ -145,6 +151,8 @@ def _operator(
     """Check kernels, offsets and the names of :func:`unified_extractor.extract` against the image and each other."""
     one_of("combine", combine, get_args(Combine))
     one_of("aggregation", aggregation, _AGGREGATIONS)
+    if geometry.upsample != (1, 1) and aggregation != "gather":
+        raise ValueError(f"upsample needs aggregation='gather', got upsample={geometry.upsample}, aggregation={aggregation!r}")
     channels = x.shape[1]
     out_channels = channels
     if static_kernel is not None:

@@ -6,6 +6,7 @@ positions.
     sample  x~[b,c,k,p] = x[b, c, stride*p - padding + dilation*t_k + offset[b,f(c),k,p]]        bilinear, zero outside
     gather  y[b,o,p]    = bias[o] + sum_k sum_c  S[o,c,k] * D[b,g(c),k,p] * x~[b,c,k,p]
     terms   y[b,o,p]    = bias[o] + sum_m sum_k sum_c  S_m[o,c,k] * D_m[b,g(c),k,p] * x~[b,c,k,p]
+    fine    upsample s: window p of the output sits where window floor(p / s) of stride 1 sits
     fold    z[b,c,i,p]  = sum_k D[b,g(c),i,k,p] * S[c,k] * x~[b,c,k,p],   y = bias + (z_i added where tap i of window p lies)
 """
 
@@ -28,6 +29,7 @@ def generalized_unfold(
     stride: Ints = 1,
     padding: Padding = 0,
     dilation: Ints = 1,
+    upsample: Ints = 1,
 ) -> Tensor:
     """Sample every tap of every window. Without offsets it is ``F.unfold`` with separate axes.
 
@@ -39,6 +41,7 @@ def generalized_unfold(
         stride: pixels between windows, an int or (y, x).
         padding: zeros around the image in pixels, an int or (y, x); "same": dilation*(k-1)//2 before and the remainder after.
         dilation: pixels between taps, an int or (y, x).
+        upsample: windows at each place of the grid of stride 1, an int or (y, x); see :func:`extract`. Needs ``stride=1``.
 
     Returns:
         ``[B, C, K, Ho, Wo]`` in the dtype of ``x``, under autocast in that of autocast.
@@ -48,7 +51,8 @@ def generalized_unfold(
 
     Source: bilinear sampling as in deformable convolution (Dai et al., ICCV 2017).
     """
-    call = checks.call(x, kernel_size, None, None, offsets, None, stride, padding, dilation, aggregation="unfold")
+    numbers = (stride, padding, dilation)
+    call = checks.call(x, kernel_size, None, None, offsets, None, *numbers, aggregation="unfold", upsample=upsample)
     return dispatch.run(call, None)
 
 
@@ -65,6 +69,7 @@ def extract(
     dilation: Ints = 1,
     combine: Combine = "multiply",
     aggregation: Literal["gather", "fold"] = "gather",
+    upsample: Ints = 1,
     kernel_memory: KernelMemory = "auto",
     backend: str | None = None,
 ) -> Tensor:
@@ -89,6 +94,8 @@ def extract(
         combine: "multiply" S*D, "add" S + D (needs O = C), "residual" S*(1 + D); the latter two need both kernels.
         aggregation: "gather": one output a window. "fold": K outputs a window, added at the pixels its taps cover on the regular
             grid; takes S depthwise or none.
+        upsample: s, an int or (y, x): the output is s times as fine as that of stride 1, and its window p sits where window
+            floor(p / s) of that sits, with a dynamic kernel and offsets of its own. Needs ``stride=1`` and a gather.
         kernel_memory: for a dynamic kernel that is computed. "auto": the faster way. "store": the kernel is a tensor that autograd
             saves for backward. "recompute": the kernel is computed where it is used and again in backward, also where that is
             slower, so that autograd does not save it; the backends "compiled" and "triton" do so, except for a normalized kernel
@@ -109,7 +116,7 @@ def extract(
     if kernel_memory != "auto":
         checks.one_of("kernel_memory", kernel_memory, dispatch.KERNEL_MEMORY)
     call = checks.call(
-        x, kernel_size, static_kernel, dynamic_kernel, offsets, bias, stride, padding, dilation, combine, aggregation
+        x, kernel_size, static_kernel, dynamic_kernel, offsets, bias, stride, padding, dilation, combine, aggregation, upsample
     )
     return dispatch.run(call, backend, kernel_memory)
 

@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 class Geometry(NamedTuple):
-    """The checked sizes of a call. Tap (i, j) of window p lies at ``stride*p - padding + dilation*(i, j)``; pairs are (y, x)."""
+    """The checked sizes of a call. Pairs are (y, x).
+
+    Tap (i, j) of window p lies at ``stride*floor(p / upsample) - padding + dilation*(i, j)``, where stride or upsample is 1.
+    """
 
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
@@ -22,6 +25,8 @@ class Geometry(NamedTuple):
     dilation: tuple[int, int]
     image: tuple[int, int]
     output: tuple[int, int]
+    upsample: tuple[int, int] = (1, 1)
+    """Windows of the output for each place of the grid of stride 1."""
 
     @property
     def taps(self) -> int:
@@ -37,6 +42,13 @@ class Geometry(NamedTuple):
     def positions(self) -> int:
         """P, the number of windows of an image."""
         return self.output[0] * self.output[1]
+
+    def window_starts(self, axis: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the first taps of all windows along an axis, in pixels of the zero-padded image."""
+        windows = torch.arange(self.output[axis], dtype=dtype, device=device)
+        if self.upsample[axis] > 1:
+            windows = torch.div(windows, self.upsample[axis], rounding_mode="floor")
+        return windows * self.stride[axis]
 
     def slices(self, tap: tuple[int, int]) -> tuple[slice, slice]:
         """Return the pixels of the zero-padded image at which this tap of all windows lies, (y, x)."""

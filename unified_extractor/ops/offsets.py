@@ -31,7 +31,7 @@ def tap_positions(
     dtype = torch.float32 if offsets is None else precision(offsets)
     found = []
     for axis in (0, 1):
-        window = torch.arange(geometry.output[axis], device=device, dtype=dtype) * geometry.stride[axis]
+        window = geometry.window_starts(axis, dtype, device)
         window = window[:, None] if axis == 0 else window
         grid = (window + _tap_starts(geometry, axis, taps, window))[None, None]
         if offsets is not None:
@@ -109,7 +109,7 @@ def window_shift(geometry: Geometry, *, dtype: torch.dtype, device: torch.device
                 f"offsets.kind='window_shift' needs an image {name} of at least kernel_size*dilation, "
                 f"got {name}={size}, kernel_size={kernel}, dilation={dilation}"
             )
-        center = torch.arange(geometry.output[axis], device=device) * geometry.stride[axis]
+        center = geometry.window_starts(axis, torch.int64, device)
         residue, index = center % dilation, center // dilation
         available = (size - residue + dilation - 1) // dilation
         start = index - kernel // 2

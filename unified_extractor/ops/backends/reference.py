@@ -49,9 +49,8 @@ def _unfold(x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
     axes = []
     for axis, letters in ((0, "k h 1"), (1, "k 1 w")):
         taps = torch.tensor([tap[axis] for tap in geometry.tap_indices], dtype=dtype, device=x.device)
-        starts = (
-            torch.arange(geometry.output[axis], dtype=dtype, device=x.device) * geometry.stride[axis] - geometry.padding[axis]
-        )
+        windows = torch.arange(geometry.output[axis], dtype=dtype, device=x.device)
+        starts = (windows / geometry.upsample[axis]).floor() * geometry.stride[axis] - geometry.padding[axis]
         grid = rearrange(taps, "k -> k 1") * geometry.dilation[axis] + rearrange(starts, "p -> 1 p")
         axes.append(rearrange(grid, f"k p -> 1 1 {letters.replace('h', 'p').replace('w', 'p')}"))
     shifts = torch.zeros((), dtype=dtype, device=x.device).expand(1, 1, 1, 2, 1, 1) if offsets is None else offsets.to(dtype)

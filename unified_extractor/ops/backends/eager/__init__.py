@@ -15,6 +15,7 @@ from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry, composing_is_cheaper
 from unified_extractor.ops.rewrites import run_rewritten
 from unified_extractor.ops.tracing import needs_plain_operations
+from unified_extractor.ops.upsampling import run_sub_positions
 
 
 class Eager:
@@ -38,6 +39,8 @@ class Eager:
 
     def run(self, call: Call) -> Tensor:
         """Return the output of a call."""
+        if call.geometry.upsample != (1, 1):
+            return run_sub_positions(call, self.run)
         if call.aggregation == "unfold":
             return columns.columns(call.x, call.offsets, call.geometry) if _has_columns(call) else _sample(call)
         if call.aggregation == "similarity":

@@ -12,7 +12,8 @@ channels of images are neighbors (``torch.channels_last``). Refuses
 A convolution without dynamic kernel and offsets is torch's own. In half precision a dynamic kernel on the regular grid, with groups of a
 multiple of sixteen neighboring channels, runs as matrix products (``banded/``). A double backward runs the eager backend's formula. The
 gradient of an image that offsets sample is added up by atomics in float32 or, under ``torch.use_deterministic_algorithms``, sorted by
-pixel. A fold whose taps have offsets samples every tap once for each output it has a part in: K times as often as it must.
+pixel. A fold whose taps have offsets samples every tap once for each output it has a part in: K times as often as it must. An output
+finer than the image (``upsample``) has no kernels of its own: it is one call for each sub-position.
 
 The first call of every kind compiles its kernels and measures a few configurations (``tuning.py``), kept on disk by Triton. Before a CUDA
 graph is captured one call should have run, as torch asks anyway.
@@ -28,6 +29,7 @@ from unified_extractor.ops.call import Call
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.rewrites import is_convolution, run_rewritten
 from unified_extractor.ops.tracing import opaque_because
+from unified_extractor.ops.upsampling import run_sub_positions
 
 
 class Triton:
@@ -71,6 +73,8 @@ class Triton:
 
     def run(self, call: Call) -> Tensor:
         """Return the output of a call."""
+        if call.geometry.upsample != (1, 1):
+            return run_sub_positions(call, self.run)
         from unified_extractor.ops.backends.triton.launch import OPERATORS
 
         if call.aggregation in ("unfold", "similarity"):
