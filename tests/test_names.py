@@ -12,7 +12,8 @@ from tests.support.rows import row
 from unified_extractor.__main__ import main
 from unified_extractor.commands.report import chosen
 from unified_extractor.names import did_you_mean
-from unified_extractor.results.statistics import differences, values_of
+from unified_extractor.results.comparison import differences
+from unified_extractor.results.statistics import values_of
 
 
 def test_the_nearest_name_is_suggested_and_none_where_none_is_near():

@@ -18,7 +18,7 @@ from unified_extractor.results.intervals import draw_ranking
 from unified_extractor.results.record import EpochMetrics, RecordError, read_rows, write_rows
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves
 
-TABLES = {f"{table}.{kind}" for table in ("results", "summary", "differences") for kind in ("csv", "md", "tex")}
+TABLES = {f"{table}.{kind}" for table in ("results", "summary", "differences", "paired") for kind in ("csv", "md", "tex")}
 FIGURES = {"curves.png", "accuracy_cost.png", "ranking.png"}
 VARIANTS = {"convolution": (0.91, 35_000_000), "involution_k7": (0.94, 21_000_000), "unified": (0.96, 24_000_000)}
 
@@ -64,11 +64,15 @@ def test_a_report_has_every_table_and_figure_with_the_rows_numbers(tmp_path, cap
     mean = np.mean([row.test_accuracy for row in rows if row.variant == "unified"])
     assert summary.loc["unified", "test_accuracy"] == pytest.approx(mean)
     differences = (output / "differences.md").read_text()
-    assert "test accuracy minus that of convolution, paired by seed; 95 % t-intervals, 2 comparisons made" in differences
+    assert "digits: mean test accuracy minus that of convolution\n" in differences
+    assert "* All 2 intervals cover their true differences at once with a probability of 95 % (Dunnett)." in differences
+    assert "All 2 intervals cover" in (output / "differences.tex").read_text()
+    assert "paired by seed; each 95 % t-interval by itself, 2 comparisons made" in (output / "paired.md").read_text()
     printed = capsys.readouterr().out
     assert f"{mean:.2%}" in printed
     assert "35,000,000" in printed
     assert str(output) in printed
+    assert "All 2 intervals cover" in printed
 
 
 def test_baseline_and_metric_are_chosen(tmp_path):
@@ -91,10 +95,11 @@ def test_groups_get_a_folder_each_and_share_nothing(tmp_path):
         assert files(output / folder) >= FIGURES
 
 
-def test_without_pairs_there_are_no_differences_not_even_old_ones(tmp_path):
+def test_with_one_seed_there_are_no_intervals_not_even_old_ones(tmp_path):
     assert files(report(tmp_path, rows_of())) == TABLES | FIGURES
     output = report(tmp_path, rows_of(seeds=1))
-    assert files(output) == {name for name in TABLES if not name.startswith("differences")} | FIGURES
+    assert files(output) == {name for name in TABLES if not name.startswith("paired")} | FIGURES
+    assert "* No interval: the baseline convolution has one seed." in (output / "differences.md").read_text()
     assert pd.read_csv(output / "summary.csv")["test_accuracy_half_width"].isna().all()
     assert "± (points)" in (output / "summary.md").read_text()
     assert "0.00 |" not in (output / "summary.md").read_text()
@@ -269,7 +274,8 @@ def test_effects_and_gradients_are_made_when_asked_for(tmp_path, capsys):
     assert files(output) - TABLES - FIGURES == {"effects.csv", "effects.md", "effects.tex", "effects.png", "gradient_norms.png"}
     table = pd.read_csv(output / "effects.csv").set_index("effect")
     assert f"{100 * table.loc['offsets', 'test_accuracy_difference']:+.2f}" in (output / "effects.md").read_text()
-    assert "15 comparisons made, not corrected for it" in (output / "effects.md").read_text()
+    assert "15 comparisons made; p corrected for their number by Holm's method" in (output / "effects.md").read_text()
+    assert (table["p_holm"] >= 0).all()
     report(tmp_path, rows)
     assert not files(output) - TABLES - FIGURES
     write_rows(without := tmp_path / "without.jsonl", rows_of())

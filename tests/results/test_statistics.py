@@ -1,4 +1,4 @@
-"""Means, intervals and paired differences are scipy's; rows that cannot be compared are refused."""
+"""Means and intervals are scipy's; rows that cannot be compared are refused."""
 
 import math
 import re
@@ -8,16 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.support.rows import ROW, row
+from tests.support.rows import ROW, row, rows_of
+from unified_extractor.results.comparison import differences
 from unified_extractor.results.groups import by_variant, groups
 from unified_extractor.results.record import RecordError
-from unified_extractor.results.statistics import METRICS, differences, mean_and_half_width, summary
+from unified_extractor.results.statistics import METRICS, mean_and_half_width, summary
 
 ACCURACIES = {"a": [0.91, 0.94, 0.92, 0.97], "b": [0.93, 0.95, 0.90, 0.99]}
-
-
-def rows_of(accuracies):
-    return [row(variant, seed, test_accuracy=value) for variant, own in accuracies.items() for seed, value in enumerate(own)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
@@ -54,38 +51,6 @@ def test_every_metric_can_be_summarised_and_compared(metric):
     rows = [row(variant, seed, **{metric: value}) for variant, own in values.items() for seed, value in enumerate(own)]
     assert summary(rows, metric)[metric].tolist() == pytest.approx([np.mean(own) for own in values.values()])
     assert differences(rows, metric=metric)[f"{metric}_difference"].tolist() == pytest.approx([0.5 / 3 - 0.0166666666666666])
-
-
-def test_differences_are_paired_by_seed_and_not_by_place():
-    rows = rows_of(ACCURACIES)
-    shuffled = [rows[i] for i in (2, 7, 0, 4, 3, 5, 1, 6)]
-    expected = stats.ttest_rel(ACCURACIES["b"], ACCURACIES["a"])
-    low, high = expected.confidence_interval(0.95)
-    for given in (rows, shuffled):
-        (line,) = differences(given).to_dict("records")
-        assert (line["variant"], line["baseline"], line["pairs"], line["comparisons"]) == ("b", "a", 4, 1)
-        assert line["test_accuracy_difference"] == pytest.approx(np.mean(ACCURACIES["b"]) - np.mean(ACCURACIES["a"]))
-        assert (line["test_accuracy_low"], line["test_accuracy_high"]) == pytest.approx((low, high), rel=1e-9)
-
-
-def test_only_shared_seeds_are_paired_and_two_of_them_are_needed():
-    rows = [*rows_of(ACCURACIES), row("one", 3), row("none", 9), row("none", 8), row("two", 1), row("two", 2), row("two", 7)]
-    table = differences(rows).set_index("variant")
-    assert table["pairs"].to_dict() == {"b": 4, "two": 2}
-    assert table["comparisons"].tolist() == [2, 2]
-    assert table.loc["two", "test_accuracy_difference"] == pytest.approx(ROW.test_accuracy - np.mean(ACCURACIES["a"][1:3]))
-
-
-def test_another_baseline_turns_the_difference_round():
-    rows = rows_of(ACCURACIES)
-    (line,), (turned,) = differences(rows).to_dict("records"), differences(rows, baseline="b").to_dict("records")
-    assert (turned["variant"], turned["baseline"]) == ("a", "b")
-    assert turned["test_accuracy_low"] == pytest.approx(-line["test_accuracy_high"])
-
-
-def test_nothing_to_pair_is_an_empty_table():
-    assert differences([row("a", 0), row("b", 0), row("b", 1)]).empty
-    assert differences([row("a", 0), row("a", 1)]).empty
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from tests.support.rows import ROW, row
 from unified_extractor.results.markdown import as_markdown
+from unified_extractor.results.paired import paired_differences
 from unified_extractor.results.record import RecordError
-from unified_extractor.results.statistics import differences, summary
+from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import as_latex, as_rich, formatted, results_table
 
 
@@ -56,8 +57,8 @@ def test_an_interval_of_one_seed_is_absent():
 
 def test_differences_are_signed_points_with_their_interval():
     rows = [row(variant, seed, test_accuracy=0.9 + 0.01 * seed * (variant == "b")) for variant in "ab" for seed in range(2)]
-    assert formatted(differences(rows)).to_dict("records") == [
-        {"variant": "b", "pairs": "2", "difference (points)": "+0.50", "95 % interval": "-5.85 to +6.85"}
+    assert formatted(paired_differences(rows)).to_dict("records") == [
+        {"variant": "b", "pairs": "2", "difference (points)": "+0.50", "95 % interval": "-5.85 to +6.85", "p (Holm)": "0.5000"}
     ]
 
 
@@ -67,6 +68,7 @@ def test_markdown_has_as_many_cells_a_line_whatever_the_text():
     assert (first, blank) == ("about it", "")
     assert lines == [r"| a\|b | c |", "| :-- | --: |", "| x | 1 |", r"| \| | 2 |"]
     assert as_markdown(text).splitlines() == lines
+    assert as_markdown(text, notes=["one", "two"]).splitlines() == [*lines, "", "* one", "* two"]
 
 
 def test_latex_is_balanced_and_escaped():

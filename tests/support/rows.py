@@ -59,6 +59,15 @@ def row(variant="involution", seed=0, **fields):
     return replace(ROW, **{"run": run, "name": f"{dataset}/{variant}", "variant": variant, "seed": seed, **fields})
 
 
+def rows_of(accuracies, **fields):
+    """Rows of variants by name, a test accuracy a seed."""
+    return [
+        row(variant, seed, **{"test_accuracy": value, **fields})
+        for variant, own in accuracies.items()
+        for seed, value in enumerate(own)
+    ]
+
+
 FACTORIAL_SWITCHES = ("offsets", "static kernel", "wide view", "softmax", "fold")
 
 

@@ -2,24 +2,28 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.text import Text
 
 from unified_extractor.names import did_you_mean
 from unified_extractor.results.choosing import chooses, without_test_figures
+from unified_extractor.results.comparison import compare
 from unified_extractor.results.effects import effects
 from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.groups import groups, title
 from unified_extractor.results.intervals import draw_effects, draw_ranking
 from unified_extractor.results.markdown import as_markdown
+from unified_extractor.results.paired import paired_differences
 from unified_extractor.results.record import Record, RecordError, write_rows
 from unified_extractor.results.sources import find_rows, unfinished_runs
-from unified_extractor.results.statistics import differences, summary
+from unified_extractor.results.statements import statements
+from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import as_latex, as_rich, formatted, in_words, results_table
 from unified_extractor.results.training_settings import differing, told_apart, without_repeats
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves, draw_gradient_norms
@@ -28,7 +32,7 @@ KINDS = ("csv", "md", "tex")
 _MOST_CURVES, _MOST_POINTS = 14, 20
 """Largest number of variants in a figure of curves and in one of points: more cannot be told apart, so they get a ranking
 only."""
-_SOMETIMES = ("summary", "ranking", "differences", "effects", "curves", "accuracy_cost", "gradient_norms")
+_SOMETIMES = ("summary", "ranking", "differences", "paired", "effects", "curves", "accuracy_cost", "gradient_norms")
 """Names of the tables and figures that some groups of runs do not have."""
 _COSTS_DIFFER = 1.1
 """Ratio of the largest to the smallest cost above which accuracy is drawn against cost; networks of matched cost differ by
@@ -42,11 +46,13 @@ class Report:
     Attributes:
         tables: tables by name.
         captions: caption of each table.
+        notes: what a table means, sentence by sentence, for those tables that need it.
         figures: figures by name, not yet saved.
     """
 
     tables: dict[str, pd.DataFrame]
     captions: dict[str, str]
+    notes: dict[str, list[str]] = field(default_factory=dict)
     figures: dict[str, Figure]
 
 
@@ -131,7 +137,7 @@ def make_report(
     with_gradients: bool = False,
     colors: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Return the tables and figures of one group. It has no differences unless two variants share at least two seeds.
+    """Return the tables and figures of one group. Differences without two seeds have no interval, and the notes say so.
 
     Runs that are not finished stand in the table of results and among the curves alone: they have no test figures.
     The ``metric`` is by default the test accuracy, or that of validation where all runs are of a budget that chooses.
@@ -159,7 +165,7 @@ def make_report(
         table = report.tables["effects"] = effects(finished, metric)
         report.captions["effects"] = (
             f"{about}: what a switch adds to {in_words(metric)}, averaged over the others; a x b: by how much more b adds where a is on; "
-            f"least squares, 95 % intervals, {len(table)} comparisons made, not corrected for it"
+            f"least squares, each 95 % interval by itself, {len(table)} comparisons made; p corrected for their number by Holm's method"
         )
         report.figures["effects"] = draw_effects(table, about, metric)
     return report
@@ -173,13 +179,18 @@ def _compare(report: Report, rows: Sequence[Record], baseline: str | None, metri
     report.captions["summary"] = (
         f"{about}: means over seeds; ± is half the 95 % t-interval of {called}, absent with one seed{unlike}"
     )
-    paired = differences(rows, baseline=baseline, metric=metric)
+    comparison = compare(rows, baseline=baseline, metric=metric)
+    if comparison.others:
+        report.tables["differences"] = comparison.table()
+        report.captions["differences"] = f"{about}: mean {called} minus that of {comparison.baseline}" + unlike
+        report.notes["differences"] = statements(comparison)
+    paired = paired_differences(rows, baseline=baseline, metric=metric)
     if len(paired):
-        report.tables["differences"] = paired
+        report.tables["paired"] = paired
         count = f"{len(paired)} comparison{'s' * (len(paired) > 1)} made"
-        report.captions["differences"] = (
-            f"{about}: {called} minus that of {paired['baseline'][0]}, paired by seed; 95 % t-intervals, {count}, not corrected for it"
-            + unlike
+        report.captions["paired"] = (
+            f"{about}: {called} minus that of {comparison.baseline}, paired by seed; each 95 % t-interval by itself, {count}; "
+            f"p of a t-test, corrected for their number by Holm's method{unlike}"
         )
     report.figures["ranking"] = draw_ranking(rows, metric, colors=colors)
     costs = table["multiply_adds"]
@@ -194,14 +205,15 @@ def _write(report: Report, folder: Path) -> None:
     for name, table in report.tables.items():
         text, caption = formatted(table), report.captions[name]
         table.to_csv(folder / f"{name}.csv", index=False)
-        (folder / f"{name}.md").write_text(as_markdown(text, caption))
-        (folder / f"{name}.tex").write_text(as_latex(text, caption))
+        notes = report.notes.get(name, [])
+        (folder / f"{name}.md").write_text(as_markdown(text, caption, notes))
+        (folder / f"{name}.tex").write_text(as_latex(text, ". ".join([caption, " ".join(notes)]) if notes else caption))
     for name, figure in report.figures.items():
         figure.savefig(folder / f"{name}.png", dpi=130)
 
 
 def _print(report: Report) -> None:
-    """Print the runs or, with several seeds, the tables that compare the variants."""
+    """Print the runs or, with several seeds, the tables that compare the variants, with what they mean."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=1000)
@@ -213,3 +225,5 @@ def _print(report: Report) -> None:
     for name in (*names, "effects"):
         if name in report.tables:
             console.print(as_rich(formatted(report.tables[name]), report.captions[name]))
+            for note in report.notes.get(name, []):
+                console.print(Text(note))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from unified_extractor.results.groups import by_variant
+from unified_extractor.results.paired import holm
 from unified_extractor.results.record import Record, RecordError
 from unified_extractor.results.statistics import CONFIDENCE, values_of
 from unified_extractor.spec import ExtractorSpec
@@ -71,7 +72,7 @@ def effects(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
     switch's effect is greater where the other is on. Seeds are blocks: each has a level of its own.
 
     Columns: effect, runs, the metric's difference and the two ends of its 95 % interval (by the residuals of the model, not corrected
-    for the number of comparisons), and how many comparisons the table makes.
+    for the number of comparisons), the p-value corrected for it by Holm's method, and how many comparisons the table makes.
 
     Raises:
         RecordError: the rows cannot be compared, hold no factorial of two switches, too few runs for the model, or one has no such metric.
@@ -94,9 +95,9 @@ def effects(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
         raise RecordError(f"the runs do not tell the effects of {', '.join(names)} apart: cells are missing")
     fit = model.fit()
     intervals, lines = fit.conf_int(1 - CONFIDENCE), []
-    for term in terms:
-        key = ":".join(f"x{names.index(name)}" for name in term)
+    keys = [":".join(f"x{names.index(name)}" for name in term) for term in terms]
+    for term, key in zip(terms, keys, strict=True):
         low, high = intervals.loc[key]
         interval = {f"{metric}_difference": fit.params[key], f"{metric}_low": low, f"{metric}_high": high}
         lines.append({"effect": " x ".join(term), "runs": len(design), **interval})
-    return pd.DataFrame(lines).assign(comparisons=len(lines))
+    return pd.DataFrame(lines).assign(p_holm=holm([fit.pvalues[key] for key in keys]), comparisons=len(lines))

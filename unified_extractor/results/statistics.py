@@ -1,4 +1,4 @@
-"""Rows over seeds: means with t-intervals, and differences paired by seed."""
+"""Rows over seeds: values of a metric, their means with t-intervals, and the baseline that variants are compared with."""
 
 import math
 import statistics
@@ -65,36 +65,14 @@ def summary(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
     return pd.DataFrame(lines)
 
 
-def differences(rows: Sequence[Record], *, baseline: str | None = None, metric: str = "test_accuracy") -> pd.DataFrame:
-    """Return a line for every other variant with at least two of the baseline's seeds: mean of variant minus baseline, seed by seed.
-
-    Args:
-        rows: rows of one group.
-        baseline: the variant that the others are compared with, by default the first.
-        metric: the metric that is subtracted.
-
-    Columns: variant, baseline, pairs, the mean difference and the two ends of its 95 % t-interval, and how many comparisons the
-    table makes; the intervals are not corrected for them. No line without anything to pair.
-
-    Raises:
-        RecordError: no such variant; the rows cannot be compared, see :func:`by_variant`; or one has no such metric.
-    """
-    seeds = {
-        variant: dict(zip([row.seed for row in own], values_of(own, metric), strict=True))
-        for variant, own in by_variant(rows).items()
-    }
-    baseline = next(iter(seeds)) if baseline is None else baseline
-    if baseline not in seeds:
+def chosen_baseline(rows: Sequence[Record], baseline: str | None) -> str:
+    """Return the variant that others are compared with, by default the first. Raise ``RecordError`` if there is no such variant."""
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    if baseline is None:
+        return variants[0]
+    if baseline not in variants:
         raise RecordError(
-            f"no variant {baseline!r} to be the baseline of {rows[0].dataset}, there are {', '.join(seeds)}"
-            + did_you_mean(baseline, seeds)
+            f"no variant {baseline!r} to be the baseline of {rows[0].dataset}, there are {', '.join(variants)}"
+            + did_you_mean(baseline, variants)
         )
-    reference, lines = seeds[baseline], []
-    for variant, values in seeds.items():
-        pairs = [value - reference[seed] for seed, value in values.items() if seed in reference]
-        if variant == baseline or len(pairs) < 2:
-            continue
-        mean, half_width = mean_and_half_width(pairs)
-        interval = {f"{metric}_difference": mean, f"{metric}_low": mean - half_width, f"{metric}_high": mean + half_width}
-        lines.append({"variant": variant, "baseline": baseline, "pairs": len(pairs), **interval})
-    return pd.DataFrame(lines).assign(comparisons=len(lines))
+    return baseline

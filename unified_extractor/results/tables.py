@@ -29,16 +29,21 @@ RESULTS = (
 )
 _ABSENT = "-"
 _PERCENT = ("val_accuracy", "test_accuracy", "test_top5_accuracy", "test_calibration_error")
-_COST: dict[str, tuple[str, Callable[[Any], str]]] = {
+_OWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "parameters": ("parameters", "{:,}".format),
     "multiply_adds": ("multiply-adds", "{:,}".format),
     "seconds_per_epoch": ("s/epoch", "{:.2f}".format),
     "peak_memory_bytes": ("peak memory (MiB)", lambda size: f"{size / 2**20:,.0f}"),
     "learning_rate": ("learning rate", "{:g}".format),
     "train_images": ("training images", "{:,}".format),
+    "error_reduction": ("error reduction", "{:+.1%}".format),
+    "p_holm": ("p (Holm)", lambda value: f"{value:.4f}" if value >= 1e-4 else "< 0.0001"),
 }
+"""The columns with a heading and a form of their own."""
 _HIDDEN = ("name", "run", "baseline", "comparisons")
 _SUFFIXES = {"_half_width": ("±", ""), "_difference": ("difference", "+")}
+_INTERVALS = {"_sample": "95 % interval, test images too", "": "95 % interval"}
+"""The headings of intervals, by what follows the metric in the names of their columns."""
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -68,9 +73,11 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
     text: dict[str, list[str]] = {}
     for column in table.columns.drop(list(_HIDDEN), errors="ignore"):
         if column.endswith("_low"):
-            end = column.removesuffix("_low") + "_high"
-            show = _style(column.removesuffix("_low") + "_difference")[1]
-            text["95 % interval"] = [f"{show(low)} to {show(high)}" for low, high in zip(table[column], table[end], strict=True)]
+            interval = column.removesuffix("_low")
+            over = next(over for over in _INTERVALS if interval.endswith(over))
+            show = _style(interval.removesuffix(over) + "_difference")[1]
+            ends = zip(table[column], table[f"{interval}_high"], strict=True)
+            text[_INTERVALS[over]] = [_ABSENT if pd.isna(low) else f"{show(low)} to {show(high)}" for low, high in ends]
         elif not column.endswith("_high"):
             header, show = _style(column)
             text[header] = [_ABSENT if pd.isna(value) else show(value) for value in table[column]]
@@ -98,6 +105,19 @@ def as_rich(text: pd.DataFrame, caption: str = "") -> Table:
     return table
 
 
+def is_percentage(metric: str) -> bool:
+    """Return whether people read a metric as a percentage, and its differences as points."""
+    return metric in _PERCENT
+
+
+def as_difference(value: float, metric: str) -> str:
+    """Return a difference of a metric as a text calls it, such as ``0.5 points``."""
+    if not is_percentage(metric):
+        return f"{value:.2g}"
+    amount = f"{100 * value:.2f}".rstrip("0").rstrip(".")
+    return f"{amount} point{'s' * (amount != '1')}"
+
+
 def in_words(field: str) -> str:
     """Return the name of a row's field as a text calls it."""
     return field.replace("top5", "top-5").replace("_", " ")
@@ -105,8 +125,8 @@ def in_words(field: str) -> str:
 
 def _style(column: str) -> tuple[str, Callable[[Any], str]]:
     """Return the heading of a column and the function that writes its values. Differences of percentages are points."""
-    if column in _COST:
-        return _COST[column]
+    if column in _OWN:
+        return _OWN[column]
     for suffix, (heading, sign) in _SUFFIXES.items():
         if column.removesuffix(suffix) in _PERCENT and column.endswith(suffix):
             return f"{heading} (points)", lambda value, sign=sign: format(100 * value, f"{sign}.2f")

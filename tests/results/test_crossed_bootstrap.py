@@ -1,0 +1,52 @@
+"""The bootstrap over seeds and images: its errors are those of data that were made, and its intervals cover."""
+
+import numpy as np
+import pytest
+
+from unified_extractor.results.crossed_bootstrap import crossed_errors
+from unified_extractor.results.dunnett import critical_value, pooled_deviation
+
+SEEDS, IMAGES = 4, 120
+DIFFERENCE = 0.05
+
+
+def made(random):
+    """Return which images two variants get right: each finds half of the images hard, a seed shifts its accuracy."""
+    flags = {}
+    for variant, level in (("a", 0.5), ("b", 0.5 + DIFFERENCE)):
+        own_images = random.choice([-0.4, 0.4], IMAGES)
+        seeds = random.normal(0, 0.01, (SEEDS, 1))
+        flags[variant] = random.random((SEEDS, IMAGES)) < level + own_images + seeds
+    return flags
+
+
+def test_intervals_over_seeds_and_images_cover_and_those_over_seeds_do_not():
+    random, covered = np.random.default_rng(0), {"seeds": 0, "both": 0}
+    critical, runs = critical_value((SEEDS,), SEEDS, 2 * SEEDS - 2), 150
+    for _ in range(runs):
+        flags = made(random)
+        accuracies = {variant: own.mean(1) for variant, own in flags.items()}
+        missed = abs(accuracies["b"].mean() - accuracies["a"].mean() - DIFFERENCE)
+        deviation, _ = pooled_deviation([own.tolist() for own in accuracies.values()])
+        covered["seeds"] += missed <= critical * deviation * np.sqrt(2 / SEEDS)
+        covered["both"] += missed <= critical * crossed_errors(flags, "a", draws=200)["b"]
+    assert covered["both"] / runs >= 0.93
+    assert covered["seeds"] / runs < 0.85
+
+
+def test_images_that_are_alike_leave_the_error_over_seeds():
+    """Every seed gets all of its images right or none, so that images add nothing."""
+    right = np.array([True, True, False, True, False, False])
+    flags = {"a": np.repeat(right[:, None], 50, 1), "b": np.repeat(~right[::-1, None], 50, 1)}
+    expected = np.sqrt(0.3 * 2 / 6)  # a pooled variance of 0.3 between seeds
+    assert crossed_errors(flags, "a", draws=4000)["b"] == pytest.approx(expected, rel=0.05)
+
+
+def test_seeds_that_are_alike_leave_the_error_over_images():
+    """The same images for all seeds: the error is that of the mean over images of the paired difference."""
+    random = np.random.default_rng(1)
+    a, b = random.random(400) < 0.6, random.random(400) < 0.7
+    flags = {variant: np.stack([own] * 3) for variant, own in (("a", a), ("b", b), ("c", a))}
+    errors = crossed_errors(flags, "a", draws=4000)
+    assert errors["b"] == pytest.approx(np.std(b.astype(float) - a) / 20, rel=0.05)
+    assert errors["c"] == 0  # the images are drawn alike for all variants
