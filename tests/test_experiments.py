@@ -226,6 +226,7 @@ def test_a_whole_experiment_runs_and_only_a_new_variant_the_second_time(tmp_path
     folder = tmp_path / "99_question"
     folder.mkdir()
     grid = {"name": "99_question", "config": str(EXPERIMENTS / "protocol" / "network.yaml"), "seeds": [0]}
+    grid["options"] = {"trainer.limit_train_batches": 2}
     variants = {"static": {f"{NETWORK}spec": {"static_kernel": {"channels": "depthwise"}}}}
     (folder / "grid.yaml").write_text(yaml.safe_dump(grid | {"variants": variants}))
     monkeypatch.chdir(tmp_path)

@@ -34,7 +34,7 @@ def ceil_sizes(size, reductions):
     return [-(-size // reduction) for reduction in reductions]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @families
 @pytest.mark.parametrize("size", [64, 63])
 @pytest.mark.parametrize("preset", PRESETS)
@@ -46,6 +46,7 @@ def test_every_preset_trains_in_every_family(family, preset, size):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.sampled(3)
 @families
 @pytest.mark.parametrize("size", [(64, 64), (63, 63), (96, 64)])
 @pytest.mark.parametrize("preset", ["unified", "outlook_attention", "neighborhood_attention"])

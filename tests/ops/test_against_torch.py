@@ -36,6 +36,7 @@ def test_unfold_without_offsets_is_torch_unfold(geometry):
     assert_same(values_and_gradients(lambda x: ux.generalized_unfold(x, **geometry), call), values_and_gradients(expected, call))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("outputs", "groups"), [(5, 1), (4, 2), (12, 4), (4, 4), (8, 4)])
 def test_a_static_kernel_and_no_other_is_a_convolution(geometry, outputs, groups, backend):
     call = {
@@ -54,6 +55,7 @@ def test_a_static_kernel_and_no_other_is_a_convolution(geometry, outputs, groups
     assert_same(values_and_gradients(ours, call), values_and_gradients(convolution, call))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("offset_groups", [1, 2, 4])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("masked", [False, True])
@@ -94,6 +96,7 @@ def test_window_sum_is_average_pooling_times_the_window(geometry, backend):
     assert_same(actual, values_and_gradients(expected, call))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kernel", ["identity", "ones", "absent"])
 def test_fold_of_the_unfolded_windows_is_torch_fold(geometry, kernel, backend):
     """D the identity returns each tap to its place; D all ones, or absent, puts the window's sum at each of its places."""

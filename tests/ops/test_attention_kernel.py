@@ -22,6 +22,7 @@ from unified_extractor.ops.custom_ops import flattened
 recomputed = partial(extract_attention, backend="compiled", kernel_memory="recompute")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("normalization", ["none", "softmax", "sigmoid"])
 @pytest.mark.parametrize("case", ATTENTION_CASES)
 def test_it_equals_attention_in_steps(case, normalization, made, poisoned_memory):

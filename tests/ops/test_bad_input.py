@@ -309,7 +309,7 @@ def wild_call(mode, dtype, value, axes=(0, 1)):
     }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("wild", WILD)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("mode", WILD_MODES)

@@ -41,6 +41,20 @@ print(y.double().sum().item().hex(), y.double().square().sum().item().hex())
 """
 
 
+TINY = """
+from unified_extractor.ops.backends.compiled import compilation
+
+@compilation.kernel
+def tiny(a, b, like):
+    return a + b * like
+"""
+CALL_OF_TINY = """
+from unified_extractor.ops.backends.compiled.tiny import tiny
+print(0)
+print(tiny(2, 3, 4.0))
+"""
+
+
 def begun(package=PACKAGE, call=CALL, backward=False, **environment):
     """A fresh process that says where its cache is and makes one call."""
     return subprocess.Popen(
@@ -63,7 +77,16 @@ def ended(process, package=PACKAGE):
     return folder, float(seconds), values, err.splitlines()
 
 
-@pytest.mark.parametrize("backward", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["forward", "backward too"])
+def test_what_one_process_compiled_the_next_does_not():
+    """In the folder that all tests share: with a folder of its own this takes a minute, under ``thorough``."""
+    compile_command.main([])
+    _, _, values, said = ended(begun(backward=True))
+    assert values is not None
+    assert said == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward too"])
 def test_a_second_process_compiles_nothing(backward, tmp_path):
     folder, first_seconds, first, said = ended(begun(backward=backward, NUMBA_CACHE_DIR=str(tmp_path)))
     assert Path(folder).is_relative_to(tmp_path)
@@ -107,11 +130,14 @@ def test_a_read_only_installation_keeps_its_cache_with_the_user(read_only, tmp_p
     assert Path(ended(process, read_only)[0]).is_relative_to(home)
 
 
-def test_where_no_folder_is_writable_it_says_so_and_runs(read_only, tmp_path):
+@pytest.mark.parametrize("call", [CALL_OF_TINY, pytest.param(CALL, marks=pytest.mark.thorough)], ids=["a tiny pass", "forward"])
+def test_where_no_folder_is_writable_it_says_so_and_runs(call, read_only, tmp_path):
     nowhere = tmp_path / "a file"
     nowhere.touch()
-    folder, _, _, said = ended(begun(read_only, HOME=str(nowhere), XDG_CACHE_HOME=str(nowhere)), read_only)
+    (read_only / "ops" / "backends" / "compiled" / "tiny.py").write_text(TINY)
+    folder, _, values, said = ended(begun(read_only, call, HOME=str(nowhere), XDG_CACHE_HOME=str(nowhere)), read_only)
     assert folder == "None"
+    assert values is not None
     assert len(said) == 2
     assert "no folder is writable" in said[0]
     assert "NUMBA_CACHE_DIR" in said[0]

@@ -12,6 +12,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HALVES = DTYPES[1:]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", MODES)
 def test_errors_are_at_most_twice_those_of_plain_torch(mode, dtype, backend):
@@ -34,6 +35,7 @@ def test_positions_are_computed_in_float32(dtype, backend):
     torch.testing.assert_close(y.float(), expected, rtol=0, atol=7 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "deformable"])
 def test_float32_offsets_beside_half_images_keep_their_own_gradient_dtype(mode, dtype, backend):
@@ -49,6 +51,7 @@ def test_float32_offsets_beside_half_images_keep_their_own_gradient_dtype(mode, 
     assert_as_exact_as_plain(actual, plain, exact, dtype)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("mode", MODES)
 def test_autocast_is_as_exact_as_plain_torch_in_the_half_dtype(mode, dtype, backend):
@@ -66,6 +69,7 @@ def test_autocast_is_as_exact_as_plain_torch_in_the_half_dtype(mode, dtype, back
     assert_as_exact_as_plain(actual, values_and_gradients(plain, low), values_and_gradients(plain, high), dtype)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("mode", [mode for mode, (_, shapes, _) in MODES.items() if "dynamic_kernel" in shapes])
 def test_autocast_accepts_a_kernel_generated_in_the_half_dtype(mode, dtype, backend):
@@ -98,6 +102,7 @@ def strided_batch(x):
     return x.transpose(0, -1).contiguous().transpose(0, -1)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", [channels_last, sliced, strided_batch])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", MODES)
@@ -125,6 +130,7 @@ def test_expanded_inputs_equal_their_copies(mode, backend):
     assert_same(values_and_gradients(ux.extract, low | expanded | options), expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 @pytest.mark.parametrize("mode", MODES)
 def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(mode, dtype, backend):

@@ -16,7 +16,7 @@ def test_eager_and_reference_are_usable_everywhere():
     assert {"eager", "reference"} <= set(usable)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_call_equals_the_formula(seed, backend):
     call = random_call(seed)
@@ -24,12 +24,14 @@ def test_random_call_equals_the_formula(seed, backend):
     assert_same(values_and_gradients(ux.extract, call | {"backend": backend}, seed), expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(400, 460))
 def test_the_chosen_backend_equals_the_formula(seed):
     call = random_call(seed)
     assert_same(values_and_gradients(ux.extract, call, seed), values_and_gradients(oracles.extract, call, seed))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(500, 560))
 def test_generalized_unfold_equals_the_formula(seed):
     names = ("x", "kernel_size", "offsets", "stride", "padding", "dilation", "upsample")
@@ -37,6 +39,7 @@ def test_generalized_unfold_equals_the_formula(seed):
     assert_same(values_and_gradients(ux.generalized_unfold, call, seed), values_and_gradients(oracles.unfold, call, seed))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed"])
 @pytest.mark.parametrize("seed", range(600, 620))
 def test_memory_layout_does_not_change_values(seed, layout, backend):
@@ -63,6 +66,7 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(800, 860))
 def test_every_element_is_written(seed, backend, poisoned_memory):
     assert torch.empty(3).isnan().all()
@@ -139,6 +143,7 @@ def test_groups_are_contiguous(backend):
     assert y.flatten().tolist() == [2.0, 2.0, 1.5, 1.5]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, (2, 5)])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_same_padding_gives_the_size_over_the_stride_rounded_up(kernel_size, stride, backend):

@@ -39,6 +39,7 @@ def recomputed(**call):
     return extract_linear(**call, backend="compiled", kernel_memory="recompute")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seeds", [range(start, start + 25) for start in range(20_000, 20_200, 25)], ids=str)
 def test_random_calls_equal_the_reference(seeds, made, poisoned_memory):
     for seed in seeds:
@@ -47,6 +48,7 @@ def test_random_calls_equal_the_reference(seeds, made, poisoned_memory):
             assert_same(values_and_gradients(recomputed, call, seed), values_and_gradients(in_two_steps, call, seed))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(20_000, 20_040))
 def test_backends_that_store_the_kernel_equal_the_reference(seed, backend):
     call = random_generating_call(seed, random_call(seed))
@@ -55,6 +57,7 @@ def test_backends_that_store_the_kernel_equal_the_reference(seed, backend):
         assert_same(values_and_gradients(stored, call, seed), values_and_gradients(in_two_steps, call, seed))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("case", GENERATED)
 def test_blocks_of_channels_equal_the_reference(case, normalization, made, poisoned_memory):
@@ -62,6 +65,7 @@ def test_blocks_of_channels_equal_the_reference(case, normalization, made, poiso
     assert_same(values_and_gradients(recomputed, call), values_and_gradients(in_two_steps, call))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("case", GENERATED)
 def test_single_precision_is_at_most_twice_as_wrong_as_in_two_steps(case, normalization, made):

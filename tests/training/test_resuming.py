@@ -25,7 +25,7 @@ EVERYTHING: dict[str, Any] = {
         "generator": {"reduction": 2, "norm": "batch", "activation": "relu"},
     },
     "data__init_args__augmentation": {"crop_padding": 1, "erasing": 0.3},
-    "trainer__max_epochs": 4,
+    "trainer__max_epochs": 3,
     "trainer__gradient_clip_val": 1.0,
 }
 AVERAGE = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
@@ -131,10 +131,10 @@ def test_killed_in_the_first_epoch_starts_anew(tmp_path: Path, capsys: pytest.Ca
 )
 def test_killed_between_checkpoints_within_an_epoch(tmp_path: Path, loading: dict[str, Any]):
     within = ("--checkpoint_every_n_steps", "3")
-    changes = {"data__init_args__loading": loading, "trainer__max_epochs": 3}
+    changes = {"data__init_args__loading": loading, "trainer__max_epochs": 2}
     one = unbroken(tmp_path, *within, **changes)
-    two = broken(tmp_path, 14, *within, **changes)
-    assert (two / "checkpoints" / "step_00000021.ckpt").exists()  # 24 ends an epoch
+    two = broken(tmp_path, 11, *within, **changes)
+    assert (two / "checkpoints" / "step_00000015.ckpt").exists()  # 16 ends an epoch
     assert_equal_ends(one, two)
 
 

@@ -7,6 +7,7 @@ from itertools import count, takewhile
 from typing import Literal, NamedTuple, get_args
 
 import torch
+from torch import nn
 
 from unified_extractor.models.arguments import Specs, check_positive, check_size, check_sizes, check_stages, stage_specs
 from unified_extractor.models.extractor_net import ExtractorNet
@@ -45,24 +46,39 @@ class Shape:
 
     def cost(self, spec: Specs | None, hidden: Sequence[int]) -> Budget:
         """Return the cost with so many hidden channels in every stage's MLPs, counted without allocating the network."""
-        return _counted(self, tuple(spec) if isinstance(spec, Sequence) else spec, tuple(hidden))
+        return _cost(self, tuple(spec) if isinstance(spec, Sequence) else spec, tuple(hidden))
 
     def cost_per_hidden_channel(self) -> list[Budget]:
         """Return for every stage the cost of one more hidden channel in its MLPs."""
-        costs, size = [], self.image_size
-        for stage, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            size = -(-size // (2 if stage else self.stem_stride))
-            costs.append(Budget(depth * 2 * width * size**2, depth * (2 * width + 1)))
-        return costs
+        maps = zip(self.widths, self.depths, self._sizes(), strict=True)
+        return [Budget(depth * 2 * width * size**2, depth * (2 * width + 1)) for width, depth, size in maps]
 
     def cost_per_block(self, spec: Specs | None) -> list[Budget]:
         """Return for every stage the cost of one more block whose MLP has one hidden channel."""
-        hidden = [1] * len(self.widths)
-        base, costs = self.cost(spec, hidden), []
+        stages = self._network(spec, [1] * len(self.widths)).stages
+        maps = zip(stages, self.widths, self._sizes(), strict=True)
+        return [_counted(stage[-1], (width, size, size)) for stage, width, size in maps]
+
+    def _sizes(self) -> list[int]:
+        """Return the height, and width, of every stage's map."""
+        sizes, size = [], self.image_size
         for stage in range(len(self.widths)):
-            deeper = replace(self, depths=tuple(depth + (i == stage) for i, depth in enumerate(self.depths)))
-            costs.append(_minus(deeper.cost(spec, hidden), base))
-        return costs
+            size = -(-size // (2 if stage else self.stem_stride))
+            sizes.append(size)
+        return sizes
+
+    def _network(self, spec: Specs | None, hidden: Sequence[int]) -> ExtractorNet:
+        """Return the network with so many hidden channels, without allocating it."""
+        with torch.device("meta"):
+            return ExtractorNet(
+                self.num_classes,
+                spec,
+                in_chans=self.in_chans,
+                widths=self.widths,
+                depths=self.depths,
+                stem_stride=self.stem_stride,
+                mlp_ratio=self.ratios(hidden),
+            )
 
     def ratios(self, hidden: Sequence[int]) -> list[float]:
         """Return the hidden channels as multiples of the widths."""
@@ -70,19 +86,13 @@ class Shape:
 
 
 @lru_cache(maxsize=256)  # a sweep plans one network for every seed
-def _counted(shape: Shape, spec: Specs | None, hidden: tuple[int, ...]) -> Budget:
-    with torch.device("meta"):
-        network = ExtractorNet(
-            shape.num_classes,
-            spec,
-            in_chans=shape.in_chans,
-            widths=shape.widths,
-            depths=shape.depths,
-            stem_stride=shape.stem_stride,
-            mlp_ratio=shape.ratios(hidden),
-        )
-    products = multiply_adds(network, (shape.in_chans, shape.image_size, shape.image_size))
-    return Budget(products, sum(parameter.numel() for parameter in network.parameters()))
+def _cost(shape: Shape, spec: Specs | None, hidden: tuple[int, ...]) -> Budget:
+    return _counted(shape._network(spec, hidden), (shape.in_chans, shape.image_size, shape.image_size))
+
+
+def _counted(module: nn.Module, image: tuple[int, int, int]) -> Budget:
+    """Return what a module costs at one image or map ``[C, H, W]``."""
+    return Budget(multiply_adds(module, image), sum(parameter.numel() for parameter in module.parameters()))
 
 
 def matching_widths(spec: Specs | None, shape: Shape, target: Budget, match: Match) -> list[int]:
