@@ -18,6 +18,7 @@ from unified_extractor.training.cli.training_cli import main
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = {
     "conditional_convolution": presets.conditional_convolution(),
+    "contmix": presets.contmix(),
     "convolution": presets.convolution(),
     "deformable_convolution_v1": presets.deformable_convolution(1),
     "deformable_convolution_v2": presets.deformable_convolution(2),

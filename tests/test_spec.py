@@ -26,6 +26,8 @@ OVER_TERMS = DynamicKernel(source="generated", groups=2, normalization="softmax"
 STANDARDIZED = DynamicKernel(source="generated", groups=2, normalization="standardized")
 MIXED = {"static_kernel": DEPTHWISE, "dynamic_kernel": GATE, "terms": 2}
 SIMILARITY = DynamicKernel(source="similarity", groups=2)
+REGIONS = DynamicKernel(source="regions", groups=2)
+TWO_WINDOWS = DynamicKernel(source="regions", groups=2, small_kernel_size=1)
 LEARNED = Offsets(kind="learned")
 
 
@@ -123,6 +125,13 @@ CONTRADICTIONS = [
     ({"dynamic_kernel": GENERATED, "combine": "add"}, "combine='add' needs both kernels"),
     ({"dynamic_kernel": GENERATED, "overlap_normalize": True}, "overlap_normalize needs aggregation='fold'"),
     ({"dynamic_kernel": SIMILARITY, "aggregation": "fold"}, "aggregation='fold' needs a kernel of K"),
+    (
+        {"dynamic_kernel": REGIONS, "aggregation": "fold"},
+        "aggregation='fold' needs a kernel of K*K values, dynamic_kernel.source='regions'",
+    ),
+    ({"dynamic_kernel": REGIONS, "padding": 0}, "dynamic_kernel.source='regions' needs padding='same', got padding=0"),
+    ({"dynamic_kernel": TWO_WINDOWS, "static_kernel": DENSE}, "small_kernel_size needs static_kernel.channels in ('none',)"),
+    ({"dynamic_kernel": TWO_WINDOWS, "offsets": LEARNED}, "small_kernel_size needs offsets.kind in ('none', 'window_shift')"),
     ({"dynamic_kernel": SIMILARITY, "generator": Generator(reduction=4)}, "has nothing to generate"),
     ({"dynamic_kernel": SIMILARITY, "padding": 0}, "dynamic_kernel.source='similarity' needs padding='same'"),
     (
@@ -187,7 +196,21 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
             lambda: DynamicKernel(normalization="softmax"),
             "dynamic_kernel.normalization='softmax' contradicts dynamic_kernel.source",
         ),
-        (lambda: DynamicKernel(source="generated", groups=1, relative_position=True), "relative_position needs"),
+        (lambda: DynamicKernel(source="generated", groups=1, relative_position=True), "relative_position=True needs"),
+        (
+            lambda: dataclasses.replace(GENERATED, query_reduction=2),
+            "query_reduction=2 needs dynamic_kernel.source 'similarity' or 'reg",
+        ),
+        (lambda: dataclasses.replace(SIMILARITY, regions=3), "regions=3 needs dynamic_kernel.source 'regions', got 'similarity'"),
+        (
+            lambda: dataclasses.replace(SIMILARITY, small_kernel_size=3),
+            "small_kernel_size=3 needs dynamic_kernel.source 'regions'",
+        ),
+        (lambda: dataclasses.replace(REGIONS, regions=0), "dynamic_kernel.regions must be at least 1, got 0"),
+        (lambda: dataclasses.replace(REGIONS, initial="zero"), "initial='zero' contradicts dynamic_kernel.source='regions'"),
+        (lambda: presets.contmix(5, 7), "small_kernel_size must be kernel_size or an even number of taps less"),
+        (lambda: presets.contmix(5, 2), "small_kernel_size=2, kernel_size=5"),
+        (lambda: presets.contmix(heads=0), "^heads must be at least 1, got 0"),
         (lambda: DynamicKernel(source="similarity", groups=1, remove_center=True), "remove_center=True contradicts"),
         (lambda: DynamicKernel(source="similarity", groups=1, per_tap=False), "per_tap=False contradicts dynamic_kernel.source"),
         (lambda: dataclasses.replace(GATE, normalization="softmax"), "'softmax' is of several taps, it contradicts"),
@@ -254,8 +277,12 @@ def test_a_wrong_type_or_name_is_an_error_that_names_the_field(fields, error, me
 
 def random_spec(rng):
     """Return any combination of switches, legal or not."""
-    source = rng.choice(["none", "generated", "generated", "similarity"])
+    source = rng.choice(["none", "generated", "generated", "similarity", "regions"])
     dynamic = {"source": source}
+    if source == "regions":
+        dynamic |= {"regions": rng.choice([1, 7, (2, 3)]), "small_kernel_size": rng.choice([None, None, 1, (1, 3)])}
+    if source in ("regions", "similarity"):
+        dynamic |= {"query_reduction": rng.choice([1, 2])}
     if source != "none":
         dynamic |= {rng.choice(["groups", "channels_per_group"]): rng.choice([1, 2, 4])}
         dynamic |= {
@@ -288,7 +315,10 @@ def random_spec(rng):
         "aggregation": rng.choice(["gather", "gather", "fold"]),
         "overlap_normalize": rng.random() < 0.2,
         "center_feature_scale": rng.random() < 0.2,
-        "projection": {"input": rng.choice(["none", "linear", "affine"]), "output": rng.choice(["none", "linear", "affine"])},
+        "projection": {
+            "input": rng.choice(["none", "linear", "affine", "batch_norm"]),
+            "output": rng.choice(["none", "linear", "affine"]),
+        },
         "bias": rng.choice([False, False, True, "mixed"]),
         "modulation": rng.choice(["none", "none", "identity", "sigmoid", "silu", "gelu"]),
     }
@@ -299,12 +329,11 @@ def test_every_combination_of_switches_trains_or_is_refused_with_a_value_error()
     for _ in itertools.count():
         try:
             spec = ExtractorSpec(**random_spec(rng))
+            layer = ux.UnifiedExtractor2d(8, 8, spec, rng.choice([1, 2]))
         except ValueError as error:
             refusals.add(str(error))
             continue
         built += 1
-        stride = rng.choice([1, 2])
-        layer = ux.UnifiedExtractor2d(8, 8, spec, stride)
         x = torch.randn(2, 8, 11, 12, requires_grad=True)
         y = layer(x)
         assert y.isfinite().all()

@@ -241,6 +241,36 @@ def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_posit
 
 
 @suggesting_arguments
+def contmix(kernel_size: Pair = 7, small_kernel_size: Pair = 5, heads: int = 4, regions: Pair = 7) -> ExtractorSpec:
+    """Return ContMix (OverLoCK, Lou and Yu 2025): a pixel's likeness to regions of the image makes kernels of two sizes.
+
+    The rest of its block (another depthwise branch, a gate, channel attention) is not part.
+
+    Args:
+        kernel_size: taps of the larger window, of the second half of the channels.
+        small_kernel_size: taps of the smaller window, of the first half.
+        heads: number of kernels of either size; ``2 * num_heads`` of the released code.
+        regions: regions of the image.
+    """
+    _argument("heads", heads, int)
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        offsets=Offsets(kind="window_shift"),
+        dynamic_kernel=DynamicKernel(
+            source="regions",
+            groups=heads,
+            normalization="softmax",
+            scale_by_head_dim=True,
+            relative_position=True,
+            query_reduction=2,
+            regions=regions,
+            small_kernel_size=small_kernel_size,
+        ),
+        projection=Projection(input="batch_norm"),
+    )
+
+
+@suggesting_arguments
 def ls_convolution(kernel_size: Pair = 3, view: Pair = 7, channels_per_group: int = 8) -> ExtractorSpec:
     """Return LS convolution (LSNet, Wang et al. 2025): a wide view generates small kernels. Its block's norm and skip are not part."""
     return ExtractorSpec(

@@ -91,8 +91,9 @@ class StaticKernel(_Config):
 class DynamicKernel(_Config):
     """The kernel that is computed from the input, another one at every position; the channels of a group share it."""
 
-    source: Literal["none", "generated", "similarity"] = "none"
+    source: Literal["none", "generated", "similarity", "regions"] = "none"
     """``generated``: by the :class:`Generator`. ``similarity``: products of query and keys inside the window (attention).
+    ``regions``: products of query and the keys of a few regions of the image, which one linear map turns into values of the taps (ContMix).
     ``none``: no dynamic kernel."""
     groups: int | None = None
     """G, the number of kernels a position; in attention, the heads. Set this or ``channels_per_group``."""
@@ -112,7 +113,14 @@ class DynamicKernel(_Config):
     remove_center: bool = False
     """Switch for a zero at the central tap, which is then neither generated nor normalized (DCNv3)."""
     relative_position: bool = False
-    """Switch for a learned bias of every relative position of query and key."""
+    """Switch for a learned bias of every relative position of query and key, or of every tap."""
+    query_reduction: int = 1
+    """Divisor of the number of channels, for those of query and keys."""
+    regions: Pair = 7
+    """Numbers of regions, (y, x): cells of the image, over each of which it is averaged before the keys."""
+    small_kernel_size: Pair | None = None
+    """Extent of a second, smaller window around the same pixels, for the first half of the channels; every head has a kernel of either
+    extent."""
     initial: Literal["random", "zero", "one"] = "random"
     """The start of the layer that emits the kernel. ``zero``: its weights and biases are zero. ``one``: its biases are one, so that the
     kernel is one everywhere. Times a static kernel, one is a plain convolution, and so is zero under a sigmoid or a softmax."""
@@ -129,8 +137,7 @@ class DynamicKernel(_Config):
             )
         _at_least("dynamic_kernel.groups", 1 if self.groups is None else self.groups, 1)
         _at_least("dynamic_kernel.channels_per_group", 1 if self.channels_per_group is None else self.channels_per_group, 1)
-        if self.relative_position and self.source != "similarity":
-            raise ValueError("dynamic_kernel.relative_position needs dynamic_kernel.source='similarity', got source='generated'")
+        self._check_query()
         if self.initial == "one" and self.normalization != "none":
             raise ValueError(f"dynamic_kernel.initial='one' contradicts dynamic_kernel.normalization={self.normalization!r}")
         if self.initial == "zero" and self.normalization == "standardized":
@@ -141,7 +148,7 @@ class DynamicKernel(_Config):
             raise ValueError(
                 f"dynamic_kernel.softmax_over='terms' needs dynamic_kernel.normalization='softmax', got {self.normalization!r}"
             )
-        if self.source == "similarity":
+        if self.source in ("similarity", "regions"):
             for name, value in (
                 ("remove_center", True),
                 ("initial", "zero"),
@@ -152,7 +159,7 @@ class DynamicKernel(_Config):
                 ("per_tap", False),
             ):
                 if getattr(self, name) == value:
-                    raise ValueError(f"dynamic_kernel.{name}={value!r} contradicts dynamic_kernel.source='similarity'")
+                    raise ValueError(f"dynamic_kernel.{name}={value!r} contradicts dynamic_kernel.source={self.source!r}")
         if not self.per_tap:
             for name, value, found in (
                 ("remove_center", True, self.remove_center),
@@ -162,6 +169,21 @@ class DynamicKernel(_Config):
                     raise ValueError(
                         f"dynamic_kernel.{name}={value!r} is of several taps, it contradicts dynamic_kernel.per_tap=False"
                     )
+
+    def _check_query(self) -> None:
+        for name, value, sources in (
+            ("relative_position", self.relative_position, ("similarity", "regions")),
+            ("query_reduction", self.query_reduction, ("similarity", "regions")),
+            ("regions", self.regions, ("regions",)),
+            ("small_kernel_size", self.small_kernel_size, ("regions",)),
+        ):
+            if name in self.changed() and self.source not in sources:
+                raise ValueError(
+                    f"dynamic_kernel.{name}={value!r} needs dynamic_kernel.source {' or '.join(map(repr, sources))}, got {self.source!r}"
+                )
+        _at_least("dynamic_kernel.query_reduction", self.query_reduction, 1)
+        _at_least("dynamic_kernel.regions", self.regions, 1)
+        _at_least("dynamic_kernel.small_kernel_size", self.small_kernel_size or 1, 1)
 
     @property
     def normalizes_taps(self) -> bool:
@@ -234,8 +256,9 @@ class Generator(_Config):
 class Projection(_Config):
     """The 1x1 convolutions around the operator: ``linear`` without bias, ``affine`` with one."""
 
-    input: Literal["none", "linear", "affine"] = "none"
-    """The one before it, of the values that are sampled; query and key of attention have a bias with ``affine`` too."""
+    input: Literal["none", "linear", "affine", "batch_norm"] = "none"
+    """The one before it, of the values that are sampled; those of query and key of attention are alike. ``batch_norm``: without bias,
+    behind it a batch norm."""
     output: Literal["none", "linear", "affine"] = "none"
     """The one after it."""
 
@@ -330,6 +353,7 @@ class ExtractorSpec(_Config):
         self._check_terms()
         self._check_sampling()
         self._check_pooled_view()
+        self._check_small_window()
         self._check_output()
 
     def _check_kernels(self) -> None:
@@ -418,7 +442,7 @@ class ExtractorSpec(_Config):
                 "window's center pixel, which needs padding='same'; or take view='window', 'global' or 'pooled'"
             )
         for name, value in (("offsets.kind", self.offsets.kind), ("dynamic_kernel.source", self.dynamic_kernel.source)):
-            if value in ("window_shift", "similarity"):
+            if value in ("window_shift", "similarity", "regions"):
                 raise ValueError(f"{name}={value!r} needs padding='same', got padding={self.padding}")
 
     def _check_pooled_view(self) -> None:
@@ -434,14 +458,32 @@ class ExtractorSpec(_Config):
             if value not in allowed:
                 raise ValueError(f"generator.view='pooled', of one value for each tap, needs {name} in {allowed}, got {value!r}")
 
+    def _check_small_window(self) -> None:
+        small = self.dynamic_kernel.small_kernel_size
+        if small is None:
+            return
+        if any(k < s or (k - s) % 2 for k, s in zip(as_pair(self.kernel_size), as_pair(small), strict=True)):
+            raise ValueError(
+                "dynamic_kernel.small_kernel_size must be kernel_size or an even number of taps less, as both windows have one center, "
+                f"got small_kernel_size={small}, kernel_size={self.kernel_size}"
+            )
+        for name, value, allowed in (
+            ("offsets.kind", self.offsets.kind, ("none", "window_shift")),
+            ("static_kernel.channels", self.static_kernel.channels, ("none",)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"dynamic_kernel.small_kernel_size needs {name} in {allowed}, got {value!r}")
+
     def _check_output(self) -> None:
         fold = self.aggregation == "fold"
         if fold and self.combine != "multiply":
             raise ValueError(f"aggregation='fold' only multiplies, got combine={self.combine!r}")
         if fold and self.static_kernel.channels == "dense":
             raise ValueError("aggregation='fold' needs static_kernel.channels 'depthwise' or 'none', got 'dense'")
-        if fold and self.dynamic_kernel.source == "similarity":
-            raise ValueError("aggregation='fold' needs a kernel of K*K values, dynamic_kernel.source='similarity' gives K")
+        if fold and self.dynamic_kernel.source in ("similarity", "regions"):
+            raise ValueError(
+                f"aggregation='fold' needs a kernel of K*K values, dynamic_kernel.source={self.dynamic_kernel.source!r} gives K"
+            )
         if fold and not self.dynamic_kernel.per_tap:
             raise ValueError("dynamic_kernel.per_tap=False contradicts aggregation='fold', which has K*K values a window")
         if fold and self.dynamic_kernel.remove_center:

@@ -9,7 +9,7 @@ import unified_extractor as ux
 from tests.support.official_files import FILES, assert_official_values, build
 from tests.support.preset_formulas import assert_equal, deformable_formula, layer_of
 from unified_extractor.interop.official import layers
-from unified_extractor.layers import generators, offsets
+from unified_extractor.layers import generators, offsets, regions
 from unified_extractor.layers.blocks import cell_means
 from unified_extractor.ops import dynamic_kernels
 
@@ -58,6 +58,13 @@ def interleaved(spec):
     return dataclasses.replace(spec.dynamic_kernel, channel_order="interleaved")
 
 
+def tap_bias(table, geometry):
+    rows, columns = ((k - 1) // 2 for k in geometry.kernel_size)
+    return table[:, rows : rows + geometry.kernel_size[0], columns : columns + geometry.kernel_size[1]].flatten(1)[
+        :, :, None, None
+    ]
+
+
 def softmax_over(axis):
     return lambda values, normalization: values.softmax(axis)
 
@@ -99,6 +106,18 @@ MISTAKES = {
     "cells of the image column-major": (
         official_values("idconv_c16_k3_g2_eval"),
         lambda m: m.setattr(generators, "cell_means", lambda x, cells: cell_means(x, cells).transpose(2, 3)),
+    ),
+    "regions of the image column-major": (
+        official_values("contmix_c12_k5_s3_h1_eval"),
+        lambda m: m.setattr(regions, "cell_means", lambda x, cells: cell_means(x, cells).transpose(2, 3)),
+    ),
+    "the small window for the second half of the channels": (
+        official_values("contmix_c12_k5_s3_h1_eval"),
+        lambda m: after(m, ux.UnifiedExtractor2d, lambda y: y.roll(6, 1)),
+    ),
+    "position of the tap in the window instead of the true one": (
+        official_values("contmix_c12_k5_s3_h1_eval"),
+        lambda m: m.setattr(regions, "position_bias", tap_bias),
     ),
     "recomputed, K x K transposed": (official_values("outlook_c24_h2", "recompute"), lambda m: computed_from(m, transposed)),
     "recomputed, logits not scaled": (

@@ -1,6 +1,5 @@
 """The pooled view: the kernel's value at a tap comes from the mean of the image in the tap's cell."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,21 +7,13 @@ import torch
 import torch.nn.functional as F
 
 import unified_extractor as ux
+from tests.support.oracles import means_of_cells
 from tests.support.preset_formulas import assert_equal, layer_of
 from unified_extractor.layers import blocks
 from unified_extractor.layers.blocks import cell_means
 
 DEPTHWISE = ux.StaticKernel(channels="depthwise")
 POOLED = ux.Generator(view="pooled")
-
-
-def means_of_cells(x, rows, columns):
-    """Return ``[B, C, rows, columns]``, cell by cell as in the definition of adaptive pooling."""
-    down, across = (
-        [slice(cell * size // n, math.ceil((cell + 1) * size / n)) for cell in range(n)]
-        for n, size in zip((rows, columns), x.shape[2:], strict=True)
-    )
-    return torch.stack([torch.stack([x[:, :, r, c].mean((2, 3)) for c in across], 2) for r in down], 2)
 
 
 @pytest.mark.parametrize("size", [(9, 7), (3, 5), (2, 1), (1, 1)])

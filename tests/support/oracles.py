@@ -10,6 +10,7 @@ Layers take their weights explicitly. `Linear` is a pair (weight [out, in], bias
 `Norm` is a tuple (weight, bias, running_mean, running_var), each [channels].
 """
 
+import math
 from itertools import product
 
 import torch
@@ -239,6 +240,35 @@ def neighborhood_attention(
         attention = logits.flatten(2).softmax(dim=2).unflatten(2, (kh, kw))
         y.append(torch.einsum("bnij,bndij->bnd", attention, v[near]).flatten(1))
     return pixelwise(torch.stack(y, dim=2).unflatten(2, (height, width)), output)
+
+
+def means_of_cells(x, rows, columns):
+    """Adaptive average pooling, cell by cell as defined: [B,C,H,W] -> [B,C,rows,columns]."""
+    down, across = (
+        [slice(cell * size // n, math.ceil((cell + 1) * size / n)) for cell in range(n)]
+        for n, size in zip((rows, columns), x.shape[2:], strict=True)
+    )
+    return torch.stack([torch.stack([x[:, :, r, c].mean((2, 3)) for c in across], 2) for r in down], 2)
+
+
+def region_logits(query, keys, weight, bias, heads):
+    """Lou and Yu 2025: the affinities of each pixel of query [B,E,H,W] to the keys [B,E,r,s], mapped to T values: [B,heads,T,H,W]."""
+    q, k = (image.flatten(2).unflatten(1, (heads, -1)) for image in (query, keys))
+    affinities = torch.einsum("bnep,bner->bnpr", q, k)
+    return F.linear(affinities, weight, bias).transpose(2, 3).unflatten(3, query.shape[2:])
+
+
+def shifted_windows(value, logits, kernel_size, relative_bias, dilation=1):
+    """A softmax of logits [B,heads,K,H,W] weighs value [B,C,H,W] in windows that stay inside the image as in neighborhood attention."""
+    (kh, kw), (height, width) = pair(kernel_size), value.shape[2:]
+    v, y = value.unflatten(1, (logits.shape[1], -1)), []
+    for row, column in product(range(height), range(width)):
+        rows, columns = neighbours(row, height, kh, dilation), neighbours(column, width, kw, dilation)
+        down, right = (rows - row) // dilation + kh - 1, (columns - column) // dilation + kw - 1
+        bias = relative_bias[:, down[:, None], right[None, :]].flatten(1)
+        kernel = (logits[..., row, column] + bias).softmax(2).unflatten(2, (kh, kw))
+        y.append(torch.einsum("bnij,bndij->bnd", kernel, v[:, :, :, rows[:, None], columns[None, :]]).flatten(1))
+    return torch.stack(y, dim=2).unflatten(2, (height, width))
 
 
 def batch_norm(x, norm: Norm, training):

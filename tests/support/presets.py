@@ -24,5 +24,7 @@ def all_presets():
 
 PRESETS = dict(all_presets())
 
-COUNTED = [pytest.param(name, marks=pytest.mark.thorough) if name == "neighborhood_attention" else name for name in PRESETS]
+COUNTED = [
+    pytest.param(name, marks=pytest.mark.thorough) if name in ("neighborhood_attention", "contmix") else name for name in PRESETS
+]
 """Names for tests that count operations: where windows are shifted at the border, there are very many."""

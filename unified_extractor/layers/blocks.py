@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from unified_extractor.ops.checks import Ints, Padding
 from unified_extractor.ops.functional import extract
 from unified_extractor.ops.tracing import is_recorded
-from unified_extractor.spec import Generator, as_pair
+from unified_extractor.spec import ExtractorSpec, Generator, as_pair
 
 
 class SameConv2d(nn.Conv2d):
@@ -82,6 +82,18 @@ def _shares_of_cells(size: int, cells: int, like: Tensor) -> Tensor:
     pixel, cell = torch.arange(size, device=like.device), torch.arange(cells, device=like.device)[:, None]
     first, end = cell * size // cells, ((cell + 1) * size + cells - 1) // cells
     return ((pixel >= first) & (pixel < end)).to(like.dtype) / (end - first).to(like.dtype)
+
+
+def input_projection(in_channels: int, out_channels: int, spec: ExtractorSpec) -> nn.Module:
+    """Return the 1x1 convolution before the operator, of values, queries or keys; with a batch norm under the names conv and norm."""
+    kind = spec.projection.input
+    convolution = nn.Conv2d(in_channels, out_channels, 1, bias=kind == "affine")
+    if kind != "batch_norm":
+        return convolution
+    layer = nn.Sequential()
+    layer.add_module("conv", convolution)
+    layer.add_module("norm", nn.BatchNorm2d(out_channels))
+    return layer
 
 
 class LayerNorm2d(nn.LayerNorm):

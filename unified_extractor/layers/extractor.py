@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unified_extractor.layers.blocks import average_pooled
+from unified_extractor.layers.blocks import average_pooled, input_projection
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel, head
 from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
 from unified_extractor.layers.offsets import LearnedOffsets
+from unified_extractor.layers.regions import RegionKernel, in_one_window
 from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import checks
 from unified_extractor.ops.autocast import autocasts
@@ -74,12 +75,12 @@ class UnifiedExtractor2d(nn.Module):
         checks.one_of("kernel_memory", kernel_memory, KERNEL_MEMORY)
         self.kernel_memory = kernel_memory
         self.downsampling = stride if spec.aggregation == "gather" else 1
-        self.kernel_groups = _kernel_groups(spec, in_channels)
+        self.kernel_groups = _heads(spec, in_channels) * (1 if spec.dynamic_kernel.small_kernel_size is None else 2)
         aggregated = self._check_channels()
         self._add_generator(steps)
         projection = spec.projection
         if projection.input != "none":
-            self.value = nn.Conv2d(in_channels, in_channels, 1, bias=projection.input == "affine")
+            self.value = input_projection(in_channels, in_channels, spec)
         self._add_static_kernel(aggregated)
         if spec.modulation != "none":
             self.modulation = nn.Conv2d(in_channels, aggregated, 1)
@@ -95,6 +96,7 @@ class UnifiedExtractor2d(nn.Module):
             raise ValueError(
                 f"offsets.groups={spec.offsets.groups} must divide the heads of a similarity kernel, got {self.kernel_groups}"
             )
+        _check_heads(spec, channels)
         dense = spec.static_kernel.channels == "dense"
         if not dense and spec.projection.output == "none" and self.out_channels != channels:
             raise ValueError(
@@ -118,11 +120,13 @@ class UnifiedExtractor2d(nn.Module):
         if spec.offsets.kind == "learned":
             self.offsets = LearnedOffsets(self.feature, spec, stride)
         if spec.dynamic_kernel.source == "generated":
-            self.kernel: GeneratedKernel | SimilarityKernel = GeneratedKernel(
+            self.kernel: GeneratedKernel | SimilarityKernel | RegionKernel = GeneratedKernel(
                 self.feature, self.kernel_groups, channels // self.kernel_groups, spec, stride
             )
         elif spec.dynamic_kernel.source == "similarity":
             self.kernel = SimilarityKernel(channels, self.kernel_groups, spec, stride)
+        elif spec.dynamic_kernel.source == "regions":
+            self.kernel = RegionKernel(channels, _heads(spec, channels), spec, stride)
         if spec.center_feature_scale:
             self.center_gate = head(self.feature, self.kernel_groups, spec, stride, initial=0.0)
 
@@ -171,7 +175,8 @@ class UnifiedExtractor2d(nn.Module):
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
         ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, M terms: ``[B, M, G, K, h, w]``, a gate: 1 in the
-        place of K), h and w being Ho, Wo, or 1 for a global or pooled view; None for what the spec does not have.
+        place of K), h and w being Ho, Wo, or 1 for a global or pooled view; None for what the spec does not have. Of two windows, kernels
+        and shifts of the smaller come first, zeros around its taps.
         """
         geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
@@ -188,38 +193,39 @@ class UnifiedExtractor2d(nn.Module):
             raise TypeError(f"x must have the dtype of the layer's parameters, {parameter.dtype}, got {x.dtype}")
         return geometry
 
+    def windows(self, geometry: Geometry) -> list[Geometry]:
+        """Return the geometries of the windows: that of the spec's small kernel first, where there is one, and the one that is given."""
+        small = self.spec.dynamic_kernel.small_kernel_size
+        return [geometry] if small is None else [geometry.narrowed(as_pair(small)), geometry]
+
     def _offsets(self, x: Tensor, feature: Tensor | None, geometry: Geometry) -> Tensor | None:
         if self.spec.offsets.kind == "learned":
             return self.offsets(feature, geometry)
         if self.spec.offsets.kind == "window_shift":
-            shift = window_shift(geometry, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-            return shift.expand(x.shape[0], 1, geometry.taps, 2, *geometry.output)
+            options: Any = {"dtype": torch.promote_types(x.dtype, torch.float32), "device": x.device}
+            shifts = torch.cat([window_shift(window, **options) for window in self.windows(geometry)], 1)
+            return shifts.expand(x.shape[0], shifts.shape[1], geometry.taps, 2, *geometry.output)
         return None
 
     def _dynamic_kernel(self, x: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> Tensor | None:
         if self.spec.dynamic_kernel.source == "generated":
             return self.kernel(feature)
+        if self.spec.dynamic_kernel.source == "regions":
+            windows = self.windows(geometry)
+            return in_one_window(self.kernel(x, windows), windows)
         return self.kernel(x, offsets, geometry) if self.spec.dynamic_kernel.source == "similarity" else None
 
     def _aggregate(self, x: Tensor, value: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         """Apply the operator to ``value``, with the dynamic kernel or, where there is such a form, with what it is computed from."""
-        spec, kernel = self.spec, self._computed_kernel(x, feature, offsets, geometry)
+        spec, windows = self.spec, self.windows(geometry)
+        if len(windows) > 1:
+            shifts = [None if offsets is None else offsets[:, i : i + 1, : window.taps] for i, window in enumerate(windows)]
+            parts = zip(value.chunk(len(windows), 1), self.kernel(x, windows), shifts, windows, strict=True)
+            return torch.cat([self._extract(*part) for part in parts], 1)
+        kernel = self._computed_kernel(x, feature, offsets, geometry)
         if kernel is None:
             kernel = self._dynamic_kernel(x, feature, offsets, geometry)
-        y = extract(
-            value,
-            kernel_size=spec.kernel_size,
-            static_kernel=self.static_kernel,
-            dynamic_kernel=kernel,
-            offsets=offsets,
-            bias=self._inner_bias,
-            stride=self.stride,
-            padding=spec.padding,
-            dilation=spec.dilation,
-            combine=spec.combine,
-            aggregation=spec.aggregation,
-            kernel_memory=self.kernel_memory,
-        )
+        y = self._extract(value, kernel, offsets, geometry)
         if spec.bias != "mixed":
             return y
         if spec.generator.view == "pooled":
@@ -227,6 +233,22 @@ class UnifiedExtractor2d(nn.Module):
         assert isinstance(kernel, Tensor)
         assert self.bias is not None
         return y + mixed_bias(kernel, self.bias)
+
+    def _extract(self, value: Tensor, kernel: DynamicKernel, offsets: Tensor | None, geometry: Geometry) -> Tensor:
+        return extract(
+            value,
+            kernel_size=geometry.kernel_size,
+            static_kernel=self.static_kernel,
+            dynamic_kernel=kernel,
+            offsets=offsets,
+            bias=self._inner_bias,
+            stride=self.stride,
+            padding="same" if self.spec.keeps_size else self.spec.padding,
+            dilation=self.spec.dilation,
+            combine=self.spec.combine,
+            aggregation=self.spec.aggregation,
+            kernel_memory=self.kernel_memory,
+        )
 
     def _modulation(self, x: Tensor) -> Tensor:
         """Return what the output is multiplied by before its activation, at the output positions."""
@@ -265,8 +287,8 @@ class UnifiedExtractor2d(nn.Module):
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride}{memory})"
 
 
-def _kernel_groups(spec: ExtractorSpec, channels: int) -> int:
-    """Return G, the number of dynamic kernels at a position; 1 where there is none."""
+def _heads(spec: ExtractorSpec, channels: int) -> int:
+    """Return the number of dynamic kernels of one window at a position; 1 where there is none."""
     dynamic = spec.dynamic_kernel
     if dynamic.channels_per_group is not None:
         _divides("dynamic_kernel.channels_per_group", dynamic.channels_per_group, "in_channels", channels)
@@ -274,6 +296,18 @@ def _kernel_groups(spec: ExtractorSpec, channels: int) -> int:
     groups = 1 if dynamic.groups is None else dynamic.groups
     _divides("dynamic_kernel.groups", groups, "in_channels", channels)
     return groups
+
+
+def _check_heads(spec: ExtractorSpec, channels: int) -> None:
+    """Raise ``ValueError`` where queries have no equal number of channels for each head, or where two windows have none for each kernel."""
+    heads, dynamic = _heads(spec, channels), spec.dynamic_kernel
+    _divides("dynamic_kernel.query_reduction", dynamic.query_reduction, "in_channels", channels)
+    if dynamic.query_reduction > 1:
+        _divides(
+            "dynamic_kernel.groups", heads, "in_channels // dynamic_kernel.query_reduction", channels // dynamic.query_reduction
+        )
+    if dynamic.small_kernel_size is not None:
+        _divides("kernels of both windows, 2 * dynamic_kernel.groups", 2 * heads, "in_channels", channels)
 
 
 def _divides(name: str, value: int, of: str, channels: Any) -> None:

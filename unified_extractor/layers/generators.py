@@ -7,7 +7,7 @@ kh, kw for a pooled one) and of a generated kernel (1, 1 for both).
 import torch
 from torch import Tensor, nn
 
-from unified_extractor.layers.blocks import SameConv2d, average_pooled, cell_means, hidden_layer
+from unified_extractor.layers.blocks import SameConv2d, average_pooled, cell_means, hidden_layer, input_projection
 from unified_extractor.ops.dynamic_kernels import (
     NORMALIZATIONS,
     AttentionKernel,
@@ -176,6 +176,20 @@ class GeneratedKernel(nn.Module):
         return LinearKernel(feature, weight, bias, self.scale, self.normalization)
 
 
+def position_table(groups: int, kernel_size: tuple[int, int], spec: ExtractorSpec) -> nn.Parameter:
+    """Return learned biases ``[G, kh, kw]`` of the taps; where windows are shifted ``[G, 2kh-1, 2kw-1]``, of true relative positions."""
+    extent = tuple(2 * k - 1 for k in kernel_size) if spec.offsets.kind == "window_shift" else kernel_size
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(groups, *extent), std=0.02))
+
+
+def position_bias(table: Tensor, geometry: Geometry) -> Tensor:
+    """Return the bias of every tap of a table of :func:`position_table`, ``[G, K, Ho or 1, Wo or 1]``."""
+    if table.shape[1:] == geometry.kernel_size:
+        return table.flatten(1)[:, :, None, None]
+    rows, columns = relative_positions(geometry, table.device)
+    return table[:, rows, columns]
+
+
 class SimilarityKernel(nn.Module):
     """The dynamic kernel of attention: products of query and keys inside the window, plus a bias of their relative position."""
 
@@ -184,15 +198,11 @@ class SimilarityKernel(nn.Module):
         dynamic = spec.dynamic_kernel
         self.spec, self.groups, self.stride = spec, groups, stride
         self.scale = (channels // groups) ** -0.5 if dynamic.scale_by_head_dim else 1.0
-        biased = spec.projection.input == "affine"
-        self.query = nn.Conv2d(channels, channels, 1, bias=biased)
-        self.key = nn.Conv2d(channels, channels, 1, bias=biased)
+        self.query = input_projection(channels, channels // dynamic.query_reduction, spec)
+        self.key = input_projection(channels, channels // dynamic.query_reduction, spec)
         self.position: nn.Parameter | None = None
         if dynamic.relative_position:
-            kernel_size = as_pair(spec.kernel_size)
-            extent = tuple(2 * k - 1 for k in kernel_size) if spec.offsets.kind == "window_shift" else kernel_size
-            self.position = nn.Parameter(torch.empty(groups, *extent))
-            nn.init.trunc_normal_(self.position, std=0.02)
+            self.position = position_table(groups, as_pair(spec.kernel_size), spec)
 
     def forward(self, x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         """Return ``[B, G, K, Ho, Wo]`` of an image ``[B, C, H, W]`` and the offsets of its sampling points."""
@@ -206,7 +216,7 @@ class SimilarityKernel(nn.Module):
             dilation=self.spec.dilation,
         )
         if self.position is not None:
-            values = values + self._bias(self.position, geometry)
+            values = values + position_bias(self.position, geometry)
         normalization = self.spec.dynamic_kernel.normalization
         return normalized(without_outside_taps(values, geometry, offsets, normalization), normalization)
 
@@ -221,10 +231,3 @@ class SimilarityKernel(nn.Module):
     def _scaled_query(self, x: Tensor) -> Tensor:
         pooled = x if self.stride == (1, 1) else average_pooled(x, self.stride)
         return self.query(pooled) * self.scale
-
-    def _bias(self, position: Tensor, geometry: Geometry) -> Tensor:
-        """Return a value for every tap; where windows are shifted, the one of the true relative position of query and key."""
-        if self.spec.offsets.kind != "window_shift":
-            return position.flatten(1)[:, :, None, None]
-        rows, columns = relative_positions(geometry, position.device)
-        return position[:, rows, columns]

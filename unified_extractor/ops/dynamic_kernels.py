@@ -110,6 +110,24 @@ def attention_kernel(kernel: AttentionKernel, geometry: Geometry, offsets: Tenso
     return normalized(values, kernel.normalization).to(kernel.query.dtype)
 
 
+def region_products(query: Tensor, keys: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
+    """Compute the products of each query with the keys of R regions, mapped linearly to K values: ``[B, G, K, Ho, Wo]``.
+
+    The map meets the keys, once an image: ``sum_r W[k,r] (q . key_r) = q . (sum_r W[k,r] key_r)``.
+
+    Args:
+        query: one for each window, ``[B, E, Ho, Wo]``.
+        keys: one for each region, ``[B, E, R]``.
+        weight: W, ``[K, R]``.
+        bias: what is added to the values, ``[K]``.
+        heads: G, contiguous channel groups over which products are summed.
+    Source: Lou and Yu, OverLoCK (CVPR 2025).
+    """
+    of_taps = keys.unflatten(1, (heads, -1)) @ weight.t()  # [B, G, E/G, K]
+    products = of_taps.transpose(2, 3) @ query.flatten(2).unflatten(1, (heads, -1))
+    return (products + bias[:, None]).unflatten(3, query.shape[2:])
+
+
 def scaled(values: Tensor, scale: float) -> Tensor:
     """Multiply by a number, without an operation where it is 1."""
     return values if scale == 1 else scale * values

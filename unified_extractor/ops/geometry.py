@@ -50,6 +50,13 @@ class Geometry(NamedTuple):
             windows = torch.div(windows, self.upsample[axis], rounding_mode="floor")
         return windows * self.stride[axis]
 
+    def narrowed(self, kernel_size: tuple[int, int]) -> "Geometry":
+        """Return the geometry of smaller windows around the same pixels, an even number of taps less on either axis."""
+        axes = zip(self.kernel_size, kernel_size, self.dilation, strict=True)
+        rows, columns = ((large - small) // 2 * dilation for large, small, dilation in axes)
+        before, after = ((pad[0] - rows, pad[1] - columns) for pad in (self.padding, self.padding_after))
+        return self._replace(kernel_size=kernel_size, padding=before, padding_after=after)
+
     def slices(self, tap: tuple[int, int]) -> tuple[slice, slice]:
         """Return the pixels of the zero-padded image at which this tap of all windows lies, (y, x)."""
         y, x = (self.axis_slice(axis, tap[axis]) for axis in (0, 1))

@@ -20,7 +20,7 @@ from unified_extractor.ops.geometry import Geometry
 from unified_extractor.profiling.elementwise import counting_elementwise
 from unified_extractor.profiling.extractors import eval_mode, extractors
 from unified_extractor.profiling.memory import peak_bytes, saved_bytes
-from unified_extractor.spec import ExtractorSpec
+from unified_extractor.spec import ExtractorSpec, as_pair
 
 PARTS = ("operator", "generator", "projection", "rest")
 """The parts of an extractor: aggregation with its static kernel; generators of kernels and offsets; pointwise projections;
@@ -108,6 +108,9 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
     """
     spec = as_spec(spec)
     static, dynamic = spec.static_kernel, spec.dynamic_kernel
+    if dynamic.small_kernel_size is not None:  # each window has half of the channels, and no other kernel than the dynamic one
+        windows = (geometry.narrowed(as_pair(dynamic.small_kernel_size)), geometry)
+        return sum(counting.multiply_adds(window, channels // 2, results=1) for window in windows)
     static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
     results = 0 if dynamic.source == "none" or not dynamic.per_tap else geometry.taps if spec.aggregation == "fold" else 1
     return counting.multiply_adds(
@@ -199,7 +202,8 @@ def _operator_hook(counts: "Counter[str]") -> Any:
         counts["operator"] += x.shape[0] * operator_multiply_adds(spec, geometry, layer.in_channels, out_channels)
         if spec.dynamic_kernel.source == "similarity":
             has_offsets = spec.offsets.kind == "learned"
-            products = counting.multiply_adds(geometry, layer.in_channels, results=1, has_offsets=has_offsets)
+            queries = layer.in_channels // spec.dynamic_kernel.query_reduction
+            products = counting.multiply_adds(geometry, queries, results=1, has_offsets=has_offsets)
             counts["generator"] += x.shape[0] * products
 
     return count

@@ -56,7 +56,7 @@ def in_words(spec: ExtractorSpec) -> dict[str, str]:
     kh, kw = as_pair(spec.kernel_size)
     padding = "same" if spec.padding == "same" else f"{spec.padding} pixels"
     words = {
-        "window": f"{kh}x{kw} taps, dilation {spec.dilation}, padding {padding}",
+        "window": f"{kh}x{kw} taps{_small_window(spec)}, dilation {spec.dilation}, padding {padding}",
         "where": _where(spec),
         "weight": _weight(spec),
         "shared by": _sharing(spec),
@@ -72,6 +72,11 @@ def in_words(spec: ExtractorSpec) -> dict[str, str]:
     if (spec.projection.input, spec.projection.output) != ("none", "none"):
         words["projection"] = f"pointwise, before: {spec.projection.input}, after: {spec.projection.output}"
     return words
+
+
+def _small_window(spec: ExtractorSpec) -> str:
+    small = spec.dynamic_kernel.small_kernel_size
+    return "" if small is None else " ({}x{} for the first half of the channels)".format(*as_pair(small))
 
 
 def describe(title: str, spec: ExtractorSpec, cost: Cost, shape: tuple[int, int, int]) -> str:
@@ -110,7 +115,10 @@ def _weight(spec: ExtractorSpec) -> str:
         parts.append(f"{sets}static S, a parameter, the same at every position")
     dynamic = spec.dynamic_kernel
     if dynamic.source != "none":
-        source = "generated" if dynamic.source == "generated" else "query-key products"
+        regions = "{}x{} regions of the image, mapped to the taps".format(*as_pair(dynamic.regions))
+        source = {"generated": "generated", "similarity": "query-key products"}.get(
+            dynamic.source, f"products of query and {regions}"
+        )
         form = _NORMALIZATION.get(dynamic.normalization, f", {dynamic.normalization}")
         form += " over the terms" if dynamic.softmax_over == "terms" else ""
         position = ", with relative position" if dynamic.relative_position else ""
@@ -140,7 +148,8 @@ def _sharing(spec: ExtractorSpec) -> str:
         shared = (
             f"{dynamic.groups} group{'s' * (dynamic.groups > 1)}" if dynamic.groups else f"groups of {dynamic.channels_per_group}"
         )
-        parts.append(f"D: channels in {shared}, {dynamic.channel_order}")
+        sizes = "" if dynamic.small_kernel_size is None else ", a kernel of either size each"
+        parts.append(f"D: channels in {shared}{sizes}, {dynamic.channel_order}")
     return "; ".join(parts)
 
 

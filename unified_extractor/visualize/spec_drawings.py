@@ -1,6 +1,7 @@
 """Drawings of a spec: where the taps look, with which weights, and which channels share them."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,12 +84,24 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
         "residual": [static * (1 + d) for d in dynamic],
     }[spec.combine]
     weights = [one.sum(0) for one in weights]
+    labels = [f"one {'image' if is_one_for_the_image(spec) else 'position'}", "another"]
+    if spec.dynamic_kernel.small_kernel_size is not None:
+        weights[0] = _framed(weights[0], as_pair(spec.dynamic_kernel.small_kernel_size))
+        labels = ["first half of the channels", "second half"]
     limit = float(np.abs(weights).max())
     axis.imshow(np.hstack([weights[0], gap, weights[1]]), cmap="RdBu_r", norm=Normalize(-limit, limit))
-    where = "image" if is_one_for_the_image(spec) else "position"
-    axis.set(xticks=[(kw - 1) / 2, kw + (kw + 1) / 2], xticklabels=[f"one {where}", "another"], yticks=[])
+    axis.set(xticks=[(kw - 1) / 2, kw + (kw + 1) / 2], xticklabels=labels, yticks=[])
     axis.set_title("with which weight", fontsize=10)
     axis.set_xlabel(_wrapped(in_words(spec)["weight"] + " (values: an example)"), fontsize=7)
+
+
+def _framed(kernel: "np.ndarray[Any, Any]", small: tuple[int, int]) -> "np.ndarray[Any, Any]":
+    """Return a kernel with zeros around the taps of the small window."""
+    rows, columns = ((k - s) // 2 for k, s in zip(kernel.shape, small, strict=True))
+    inner = slice(rows, rows + small[0]), slice(columns, columns + small[1])
+    framed = np.zeros_like(kernel)
+    framed[inner] = kernel[inner]
+    return framed
 
 
 def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
@@ -101,7 +114,8 @@ def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
     elif static.channels == "dense":
         bars.append(("S, dense\nin a group", np.arange(channels) // (channels // min(static.groups, channels))))
     if dynamic.source != "none":
-        groups = min(channels, dynamic.groups or max(1, channels // (dynamic.channels_per_group or 1)))
+        windows = 1 if dynamic.small_kernel_size is None else 2
+        groups = min(channels, windows * (dynamic.groups or max(1, channels // (dynamic.channels_per_group or 1))))
         order = np.arange(channels)
         bars.append(("D", order % groups if dynamic.channel_order == "interleaved" else order * groups // channels))
     for place, (_, kernels) in enumerate(bars):

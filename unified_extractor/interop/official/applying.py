@@ -162,6 +162,8 @@ def _converted(key: str, value: Tensor, own: Tensor, rule: Rule) -> Tensor:
     flat = (own.shape[0], own.shape[1:].numel()) if is_matrix else own.shape
     if value.dim() == 4 and own.dim() == 5 and own.shape[2] == 1:
         flat = (*own.shape[:2], *own.shape[3:])
+    if value.dim() == 4 and own.dim() == 2:
+        flat = (*own.shape, 1, 1)
     if value.shape != flat:
         raise ValueError(f"state_dict[{key!r}] must have shape {list(flat)}, got {list(value.shape)}")
     return rule.convert(value).reshape(own.shape)

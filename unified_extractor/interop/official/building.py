@@ -14,7 +14,7 @@ NOT_EXPRESSED = {
     "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
     "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
     "large_kernel_attention": "it has two windows in a row, the first one's output cut to the image before the second reads it",
-    **dict.fromkeys(("contmix", "carafe", "dysample", "atconv", "ddf", "qna"), "it needs switches that the spec does not have"),
+    **dict.fromkeys(("carafe", "dysample", "atconv", "ddf", "qna"), "it needs switches that the spec does not have"),
 }
 """Operators with official values that no layer here equals, and why."""
 
@@ -24,7 +24,8 @@ def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d:
 
     Args:
         operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
-            with the routing of its CondConvResidual), "gnconv" (HorNet) or "idconv" (TransXNet's DynamicConv2d).
+            with the routing of its CondConvResidual), "gnconv" (HorNet), "idconv" (TransXNet's DynamicConv2d) or "contmix"
+            (the part of OverLoCK's ContMixBlock from its normalized input to the input of ``fusion_proj``).
         arguments: of "involution", "outlook_attention" and "dcnv3" ``channels``, ``kernel_size`` and so on; of the others those of the
             official class.
 
@@ -121,6 +122,12 @@ def idconv(
     return UnifiedExtractor2d(dim, dim, presets.idconv(kernel_size, num_groups, reduction_ratio, bias))
 
 
+@suggesting_arguments
+def contmix(*, dim: int, kernel_size: int = 7, smk_size: int = 5, num_heads: int = 2) -> UnifiedExtractor2d:
+    """Return the layer of the dynamic branch of OverLoCK's ``ContMixBlock``."""
+    return UnifiedExtractor2d(dim, dim, presets.contmix(kernel_size, smk_size, 2 * num_heads))
+
+
 _BUILDERS: dict[str, Callable[..., UnifiedExtractor2d]] = {
-    builder.__name__: builder for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv)
+    builder.__name__: builder for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv, contmix)
 }

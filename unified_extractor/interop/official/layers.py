@@ -1,4 +1,4 @@
-"""Rules for layers of the released codes: involution, VOLO's outlook attention, DCNv3, CondConv, HorNet, IDConv; torch's convolution."""
+"""Rules for layers of the released codes: involution, VOLO's outlook attention, DCNv3, CondConv, HorNet, IDConv, ContMix; torch's."""
 
 import torch
 from torch import Tensor
@@ -73,6 +73,17 @@ def idconv(layer: UnifiedExtractor2d) -> Items:
     yield "weight", Rule("static_kernel")
     if layer.bias is not None:
         yield "bias", Rule("bias")
+
+
+def contmix(layer: UnifiedExtractor2d) -> Items:
+    """Yield the rules of ContMix: query, key (after its pooling) and value (conv, bn), the map from regions to taps, position biases."""
+    for name, ours, first in (("query", "kernel.query", 0), ("key", "kernel.key", 1), ("value", "value", 0)):
+        yield from affine(f"weight_{name}.{first}", f"{ours}.conv", bias=False)
+        yield from norm(f"weight_{name}.{first + 1}", f"{ours}.norm")
+    for name in ("weight", "bias"):
+        yield f"weight_proj.{name}", Rule(f"kernel.tap_{name}")
+    for i in (0, 1):
+        yield f"rpb{i + 1}", Rule(f"kernel.positions.{i}")
 
 
 def _columnwise_places(layer: UnifiedExtractor2d) -> list[int]:

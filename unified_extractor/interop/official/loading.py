@@ -34,6 +34,7 @@ FAMILIES = {
     "condconv": Family(UnifiedExtractor2d, layers.condconv),
     "gnconv": Family(UnifiedExtractor2d, layers.gnconv),
     "idconv": Family(UnifiedExtractor2d, layers.idconv),
+    "contmix": Family(UnifiedExtractor2d, layers.contmix),
     "rednet": Family(RedNet, networks.rednet),
     "resnet": Family(ResNet, networks.resnet),
     "volo": Family(VOLO, networks.volo),
@@ -49,7 +50,8 @@ def load_official(module: nn.Module, state_dict: Weights, family: str, *, which:
         state_dict: names and values of the official code, a checkpoint that has them, or a file of either, see
             :func:`unified_extractor.interop.read_state_dict`. Prefixes of wrappers such as ``module.`` are removed.
         family: the official code. Layers: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage, its
-            pure torch or CUDA module), "condconv" (timm, with its ``routing``), "gnconv" (HorNet), "idconv" (TransXNet).
+            pure torch or CUDA module), "condconv" (timm, with its ``routing``), "gnconv" (HorNet), "idconv" (TransXNet),
+            "contmix" (OverLoCK, the dynamic branch of its block).
             :func:`official_layer` builds modules of all of these. Networks: "rednet" (d-li14), "resnet" (torchvision), "volo" (sail-sg,
             timm), "internimage" (OpenGVLab, DCNv3).
         which: the entry of a checkpoint that has the weights, such as ``state_dict_ema``; None: the weights as trained, not their
