@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import unified_extractor as ux
-from tests.support.presets import PRESETS
+from tests.support.presets import PRESETS, UPSAMPLERS
 from tests.support.refusals import refused
 from tests.support.rows import row
 from unified_extractor.__main__ import main
@@ -45,6 +45,15 @@ def test_a_kernel_of_the_whole_image_is_not_said_to_differ_between_positions():
     assert "its own at every position" in in_words(ux.presets.involution())["weight"]
 
 
+def test_the_outputs_of_a_pixel_are_described():
+    spec = ux.presets.carafe()
+    assert formula(spec) == "y[c,p] = sum_k D[g(c),k,p] x[c, floor(p/2) + t_k]"
+    assert in_words(spec)["upsample"] == "2x2 outputs for every pixel, each with a kernel of its own"
+    assert in_words(spec)["generator"] == "sees 3x3 pixels, 64 hidden channels, dense convolution"
+    assert in_words(UPSAMPLERS["all alike"])["upsample"] == "2x2 outputs for every pixel, all alike"
+    assert "a kernel and offsets of its own, from its place in the pixel" in in_words(UPSAMPLERS["offsets"])["upsample"]
+
+
 def test_describe_draws_only_what_it_is_asked_to(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["describe", "involution", "generator.view=5", "dynamic_kernel.normalization=softmax", "--size", "8"]) == 0
@@ -60,9 +69,9 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word():
     assert process.wait() == -signal.SIGPIPE
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS | UPSAMPLERS)
 def test_every_preset_has_words_and_a_drawing(name):
-    spec = PRESETS[name]
+    spec = (PRESETS | UPSAMPLERS)[name]
     cost = ux.analysis.cost(ux.UnifiedExtractor2d(32, 32, spec), (32, 8, 8))
     text = describe(name, spec, cost, (32, 8, 8))
     assert f"{cost.parameters:,}" in text

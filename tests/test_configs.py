@@ -17,6 +17,7 @@ from unified_extractor.training.cli.training_cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = {
+    "carafe": presets.carafe(),
     "conditional_convolution": presets.conditional_convolution(),
     "contmix": presets.contmix(),
     "convolution": presets.convolution(),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
-from tests.support.presets import PRESETS
+from tests.support.presets import PRESETS, UPSAMPLERS
 from unified_extractor import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel, presets
 from unified_extractor.named_specs import preset_names
 from unified_extractor.profiling.cost import operator_multiply_adds
@@ -31,9 +31,9 @@ TWO_WINDOWS = DynamicKernel(source="regions", groups=2, small_kernel_size=1)
 LEARNED = Offsets(kind="learned")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS | UPSAMPLERS)
 def test_a_spec_is_rebuilt_from_its_repr_its_dict_and_its_changes(name):
-    spec = PRESETS[name]
+    spec = (PRESETS | UPSAMPLERS)[name]
     assert eval(repr(spec)) == spec
     assert ExtractorSpec(**dataclasses.asdict(spec)) == spec
     assert ExtractorSpec(**asdict_changed(spec)) == spec
@@ -168,6 +168,17 @@ CONTRADICTIONS = [
         {"dynamic_kernel": GENERATED, "center_feature_scale": True, "aggregation": "fold"},
         "center_feature_scale needs aggregation",
     ),
+    (
+        {"upsample": 2, "dynamic_kernel": GENERATED, "aggregation": "fold"},
+        "upsample=2 needs aggregation in ('gather',), got 'fold'",
+    ),
+    ({"upsample": (1, 2), "dynamic_kernel": SIMILARITY}, "upsample=(1, 2) needs dynamic_kernel.source in ('none', 'generated')"),
+    (
+        {"upsample": 2, "dynamic_kernel": GENERATED, "center_feature_scale": True},
+        "upsample=2 needs center_feature_scale in (False,), got True",
+    ),
+    ({"upsample": 2, "static_kernel": DENSE, "modulation": "silu"}, "upsample=2 needs modulation in ('none',), got 'silu'"),
+    ({"upsample": (2, 0), "static_kernel": DENSE}, "upsample must be at least 1, got (2, 0)"),
     ({"static_kernel": DENSE, "center_feature_scale": True}, "center_feature_scale needs static_kernel.channels"),
     ({"dynamic_kernel": SIMILARITY, "center_feature_scale": True}, "center_feature_scale needs dynamic_kernel.source"),
     (
@@ -222,6 +233,12 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: presets.conditional_convolution(experts=1), "^experts must be at least 2"),
         (lambda: presets.gated_convolution(activation="none"), "^activation must be one of"),
         (lambda: dataclasses.replace(GATE, remove_center=True), "remove_center=True is of several taps, it contradicts"),
+        (
+            lambda: Generator(reduction=2, hidden_channels=8),
+            "one of generator.reduction and generator.hidden_channels may be set",
+        ),
+        (lambda: Generator(hidden_channels=0), "generator.hidden_channels must be at least 1, got 0"),
+        (lambda: presets.carafe(groups=0), "^groups must be at least 1, got 0"),
         (lambda: Generator(norm="batch"), "generator.norm='batch' has nothing to act on"),
         (lambda: Generator(view_convolution="dense"), "needs a neighborhood as generator.view"),
         (lambda: Generator(view=3, view_convolution="dense", pointwise=True), "generator.pointwise=True contradicts"),

@@ -200,6 +200,31 @@ def involution(kernel_size: Pair = 7, channels_per_group: int = 16, reduction: i
 
 
 @suggesting_arguments
+def carafe(
+    upsample: Pair = 2, kernel_size: Pair = 5, groups: int = 1, view: Pair = 3, hidden_channels: int = 64
+) -> ExtractorSpec:
+    """Return the upsampler CARAFE (Wang et al. 2019): every pixel generates the kernels of the outputs that replace it.
+
+    Args:
+        upsample: factor between image and output.
+        kernel_size: taps of the window.
+        groups: channel groups that each have kernels of their own.
+        view: pixels that a kernel is generated from.
+        hidden_channels: channels of the image's 1x1 compression before that.
+    """
+    _argument("groups", groups, int)
+    _argument("hidden_channels", hidden_channels, int)
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        upsample=upsample,
+        dynamic_kernel=DynamicKernel(source="generated", groups=groups, normalization="softmax"),
+        generator=Generator(
+            view=view, view_convolution="depthwise" if view in (1, (1, 1)) else "dense", hidden_channels=hidden_channels
+        ),
+    )
+
+
+@suggesting_arguments
 def outlook_attention(kernel_size: Pair = 3, heads: int = 1, qkv_bias: bool = False) -> ExtractorSpec:
     """Return outlook attention (VOLO, Yuan et al. 2021): the center pixel generates K x K attention values, folded back."""
     _argument("heads", heads, int)

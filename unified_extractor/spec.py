@@ -208,6 +208,8 @@ class Generator(_Config):
     """``depthwise``: a depthwise convolution over the view, then 1x1 heads. ``dense``: the heads are convolutions over the view."""
     reduction: int | None = None
     """Divisor of the number of channels: the first 1x1 convolution leaves C // reduction of them. None: no such convolution."""
+    hidden_channels: int | None = None
+    """Number of channels that the first 1x1 convolution leaves, whatever C is (CARAFE). Set this or ``reduction``, or neither."""
     pointwise: bool = False
     """Switch for a 1x1 convolution of the hidden channels after the view."""
     norm: Literal["none", "batch", "layer"] = "none"
@@ -228,11 +230,21 @@ class Generator(_Config):
         """Return whether the view is the whole image, so that all positions have the same kernel."""
         return self.view in ("global", "pooled")
 
+    @property
+    def reduces(self) -> bool:
+        """Return whether a 1x1 convolution comes first."""
+        return self.reduction is not None or self.hidden_channels is not None
+
     def _check(self) -> None:
         if not isinstance(self.view, str):
             _at_least("generator.view", self.view, 1)
-        if self.reduction is not None:
-            _at_least("generator.reduction", self.reduction, 1)
+        for name in ("reduction", "hidden_channels"):
+            _at_least(f"generator.{name}", 1 if getattr(self, name) is None else getattr(self, name), 1)
+        if self.reduction is not None and self.hidden_channels is not None:
+            raise ValueError(
+                "one of generator.reduction and generator.hidden_channels may be set, "
+                f"got reduction={self.reduction}, hidden_channels={self.hidden_channels}"
+            )
         _at_least("generator.head_multiple", self.head_multiple, 1)
         if self.view_convolution == "dense":
             if not self.looks_around:
@@ -243,7 +255,7 @@ class Generator(_Config):
                 raise ValueError(
                     "generator.pointwise=True contradicts generator.view_convolution='dense': the heads see all channels already"
                 )
-        hidden = self.reduction is not None or self.pointwise or (self.looks_around and self.view_convolution == "depthwise")
+        hidden = self.reduces or self.pointwise or (self.looks_around and self.view_convolution == "depthwise")
         for name, value in (("norm", self.norm), ("activation", self.activation)):
             if value != "none" and not hidden:
                 raise ValueError(
@@ -296,6 +308,9 @@ class ExtractorSpec(_Config):
     """The kernel that the window applies: ``multiply`` S*D, ``add`` S + D, ``residual`` S*(1 + D)."""
     aggregation: Literal["gather", "fold"] = "gather"
     """``gather``: a window gives one output. ``fold``: it gives K, each added at the pixel of one of its taps."""
+    upsample: Pair = 1
+    """Windows at every pixel, (y, x): the output is finer than the image by these factors. The windows of a pixel have the same taps on the
+    regular grid, and dynamic kernels and learned offsets of their own; learned offsets begin at the place of each output in its pixel."""
     overlap_normalize: bool = False
     """Switch for dividing a fold's output by the number of windows that cover the pixel."""
     center_feature_scale: bool = False
@@ -313,6 +328,11 @@ class ExtractorSpec(_Config):
         """Return K, the number of taps in the window."""
         kh, kw = as_pair(self.kernel_size)
         return kh * kw
+
+    @property
+    def sub_positions(self) -> tuple[int, int]:
+        """Return for how many windows of a pixel, (y, x), kernels and offsets are generated: for one where all positions are alike."""
+        return (1, 1) if self.generator.is_one_for_all_positions else as_pair(self.upsample)
 
     @property
     def generates(self) -> bool:
@@ -355,6 +375,7 @@ class ExtractorSpec(_Config):
         self._check_pooled_view()
         self._check_small_window()
         self._check_output()
+        self._check_upsample()
 
     def _check_kernels(self) -> None:
         static, dynamic = self.static_kernel.channels, self.dynamic_kernel.source
@@ -511,6 +532,19 @@ class ExtractorSpec(_Config):
                 "center_feature_scale needs an odd kernel_size and padding='same', "
                 f"got kernel_size={self.kernel_size}, padding={self.padding}"
             )
+
+    def _check_upsample(self) -> None:
+        _at_least("upsample", self.upsample, 1)
+        if as_pair(self.upsample) == (1, 1):
+            return
+        for name, value, allowed in (
+            ("aggregation", self.aggregation, ("gather",)),
+            ("dynamic_kernel.source", self.dynamic_kernel.source, ("none", "generated")),
+            ("center_feature_scale", self.center_feature_scale, (False,)),
+            ("modulation", self.modulation, ("none",)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"upsample={self.upsample} needs {name} in {allowed}, got {value!r}")
 
     @property
     def _has_center(self) -> bool:

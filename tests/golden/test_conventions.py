@@ -69,6 +69,10 @@ def softmax_over(axis):
     return lambda values, normalization: values.softmax(axis)
 
 
+def columns_first(fine_values):
+    return lambda values, factors: fine_values(values.unflatten(1, (-1, *factors)).transpose(2, 3).flatten(1, 3), factors)
+
+
 MISTAKES = {
     "offsets as (x, y)": (official_values("dcnv3_c16"), lambda m: after(m, offsets.LearnedOffsets, lambda o: o.flip(3))),
     "taps column-major": (
@@ -118,6 +122,10 @@ MISTAKES = {
     "position of the tap in the window instead of the true one": (
         official_values("contmix_c12_k5_s3_h1_eval"),
         lambda m: m.setattr(regions, "position_bias", tap_bias),
+    ),
+    "sub-positions column by column": (
+        official_values("carafe_c12"),
+        lambda m: m.setattr(generators, "fine_values", columns_first(generators.fine_values)),
     ),
     "recomputed, K x K transposed": (official_values("outlook_c24_h2", "recompute"), lambda m: computed_from(m, transposed)),
     "recomputed, logits not scaled": (

@@ -5,10 +5,10 @@ from functools import partial
 import onnxruntime
 import pytest
 import torch
-from torch.export import Dim
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import unified_extractor as ux
+from tests.support.exported import assert_one_program_serves_a_range
 from tests.support.families import SMALL
 from tests.support.presets import PRESETS
 from unified_extractor.layers.blocks import AveragePool
@@ -21,6 +21,7 @@ NETWORKS = {
     "extractor_net with offsets": lambda: ux.models.extractor_net(10, ux.presets.unified(), widths=(16, 32), depths=(1, 1)),
     "volo with offsets and fold": lambda: SMALL["volo"](10, ux.presets.unified(aggregation="fold")),
     "internimage": lambda: SMALL["internimage"](10),
+    "an upsampler": lambda: ux.UnifiedExtractor2d(3, 3, ux.presets.carafe(groups=3, hidden_channels=4)),
     "resnet with attention": lambda: SMALL["resnet"](10, ux.presets.local_attention(3, heads=4)),
 }
 
@@ -80,16 +81,6 @@ def assert_equal_in_onnxruntime(network, path, *batches):
         (given,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(given), network(images), rtol=1e-3, atol=1e-4)
-
-
-def assert_one_program_serves_a_range(module, x, smallest, sizes):
-    """Export with named ranges of batch, height and width, and compare the program with the module at several sizes."""
-    names = {0: Dim("batch", min=1, max=64), 2: Dim("height", min=smallest, max=1024), 3: Dim("width", min=smallest, max=1024)}
-    program = torch.export.export(module, (x,), dynamic_shapes=(names,)).module()
-    for batch, height, width in sizes:
-        images = torch.randn(batch, x.shape[1], height, width)
-        with torch.no_grad():
-            torch.testing.assert_close(program(images), module(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.sampled(8)

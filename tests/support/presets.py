@@ -6,13 +6,14 @@ import pytest
 
 from unified_extractor import presets
 from unified_extractor.commands.describe import preset_names
+from unified_extractor.spec import Generator
 
 
 def all_presets():
     for name in preset_names():
         if name == "deformable_convolution":
             yield from ((f"{name}_v{v}", presets.deformable_convolution(v)) for v in (1, 2, 3, 4))
-        else:
+        elif name not in UPSAMPLERS:
             yield name, getattr(presets, name)()
     yield "unified_fold", presets.unified(aggregation="fold")
     unified = presets.unified()
@@ -22,7 +23,17 @@ def all_presets():
     yield "mixture", replace(unified, dynamic_kernel=mixing, terms=3, combine="multiply", bias="mixed", modulation="silu")
 
 
+UPSAMPLERS = {
+    "carafe": presets.carafe(groups=2, hidden_channels=8),
+    "carafe of other factors": presets.carafe((3, 2), (3, 5), view=1, hidden_channels=4),
+    "offsets": replace(presets.unified(channels_per_group=4, offset_groups=2), upsample=(1, 2)),
+    "group norm": replace(presets.ls_convolution(), upsample=2),
+    "terms": replace(presets.conditional_convolution(experts=2), generator=Generator(), bias="mixed", upsample=(2, 1)),
+    "all alike": replace(presets.idconv(3), upsample=2),
+}
+"""Specs whose output is finer than the image; the first ones are presets."""
 PRESETS = dict(all_presets())
+"""Specs whose output at stride 1 has the size of the image."""
 
 COUNTED = [
     pytest.param(name, marks=pytest.mark.thorough) if name in ("neighborhood_attention", "contmix") else name for name in PRESETS

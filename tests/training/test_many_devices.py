@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.presets import PRESETS
+from tests.support.presets import PRESETS, UPSAMPLERS
 from tests.support.tiny_runs import in_its_own_process, in_this_process, write_config
 from unified_extractor import UnifiedExtractor2d, models, presets
 from unified_extractor.training.cli.training_cli import main
@@ -100,9 +100,9 @@ def without_gradient(module: nn.Module, images: torch.Tensor) -> list[str]:
     return [name for name, parameter in module.named_parameters() if parameter.grad is None]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS | UPSAMPLERS)
 def test_every_parameter_of_an_extractor_gets_a_gradient(name: str):
-    assert without_gradient(UnifiedExtractor2d(16, 16, PRESETS[name]), torch.randn(2, 16, 9, 8)) == []
+    assert without_gradient(UnifiedExtractor2d(16, 16, (PRESETS | UPSAMPLERS)[name]), torch.randn(2, 16, 9, 8)) == []
 
 
 @pytest.mark.parametrize(("name", "size"), [("rednet26", 32), ("resnet26", 32), ("volo_d1", 224), ("internimage_t", 32)])

@@ -41,10 +41,11 @@ class UnifiedExtractor2d(nn.Module):
             and its result stored.
 
     Shape:
-        ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling).
+        ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling) * upsampling.
 
     Attributes:
         downsampling: by how much the map shrinks, an int or (y, x): ``stride`` for gather, 1 for fold.
+        upsampling: by how much it grows, an int or (y, x): ``spec.upsample``, beside which the stride is 1.
         kernel_groups: G, the dynamic kernels a position; 1 where there is none.
         kernel_memory: as given; it may be changed at any time. The child ``kernel`` is called only where its result is stored
             because of what was done to it.
@@ -71,10 +72,12 @@ class UnifiedExtractor2d(nn.Module):
                 raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
         spec = as_spec(spec)
         steps = checks.pair("stride", stride, 1)
+        if as_pair(spec.upsample) != (1, 1) and steps != (1, 1):
+            raise ValueError(f"spec.upsample={spec.upsample} needs stride=1, got stride={stride}")
         self.in_channels, self.out_channels, self.spec, self.stride = in_channels, out_channels, spec, stride
         checks.one_of("kernel_memory", kernel_memory, KERNEL_MEMORY)
         self.kernel_memory = kernel_memory
-        self.downsampling = stride if spec.aggregation == "gather" else 1
+        self.downsampling, self.upsampling = stride if spec.aggregation == "gather" else 1, spec.upsample
         self.kernel_groups = _heads(spec, in_channels) * (1 if spec.dynamic_kernel.small_kernel_size is None else 2)
         aggregated = self._check_channels()
         self._add_generator(steps)
@@ -185,7 +188,8 @@ class UnifiedExtractor2d(nn.Module):
 
     def geometry(self, x: Tensor) -> Geometry:
         """Return the geometry of this layer on an image. Raise ``ValueError`` or ``TypeError`` if the image does not fit."""
-        geometry = checks.geometry(x, self.spec.kernel_size, self.stride, self.spec.padding, self.spec.dilation)
+        spec = self.spec
+        geometry = checks.geometry(x, spec.kernel_size, self.stride, spec.padding, spec.dilation, spec.upsample)
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x must have in_channels={self.in_channels} channels, got shape {list(x.shape)}")
         parameter = next(self.parameters(), x)
@@ -247,6 +251,7 @@ class UnifiedExtractor2d(nn.Module):
             dilation=self.spec.dilation,
             combine=self.spec.combine,
             aggregation=self.spec.aggregation,
+            upsample=self.spec.upsample,
             kernel_memory=self.kernel_memory,
         )
 

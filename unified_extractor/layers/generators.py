@@ -1,8 +1,10 @@
 """Dynamic kernels: the feature that they are generated from, and the modules that compute them.
 
 B batch, C channels, G kernel groups, K taps, M terms, Ho, Wo output positions, h, w the positions of a feature (1, 1 for a global view,
-kh, kw for a pooled one) and of a generated kernel (1, 1 for both).
+kh, kw for a pooled one) and of a generated kernel (1, 1 for both; finer than the feature by ``upsample``).
 """
+
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,8 @@ from unified_extractor.ops.functional import similarity
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.ops.offsets import relative_positions
 from unified_extractor.ops.tracing import with_plain_strides
-from unified_extractor.spec import ExtractorSpec, as_pair
+from unified_extractor.ops.upsampling import fine_values
+from unified_extractor.spec import ExtractorSpec, Generator, as_pair
 
 
 class Feature(nn.Module):
@@ -31,9 +34,9 @@ class Feature(nn.Module):
         generator = spec.generator
         self.view, self.stride = generator.view, stride
         self.cells = as_pair(spec.kernel_size)
-        self.channels = channels if generator.reduction is None else max(1, channels // generator.reduction)
+        self.channels = _hidden_channels(channels, generator)
         biased = generator.norm != "batch"
-        if generator.reduction is not None:
+        if generator.reduces:
             self.reduce = hidden_layer(nn.Conv2d(channels, self.channels, 1, bias=biased), generator)
         if generator.looks_around and generator.view_convolution == "depthwise":
             look = _view_convolution(self.channels, self.channels, spec, stride, groups=self.channels, bias=biased)
@@ -59,6 +62,12 @@ class Feature(nn.Module):
         for layer in self.children():
             x = layer(x)
         return x
+
+
+def _hidden_channels(channels: int, generator: Generator) -> int:
+    if generator.hidden_channels is not None:
+        return generator.hidden_channels
+    return channels if generator.reduction is None else max(1, channels // generator.reduction)
 
 
 def head(
@@ -97,9 +106,10 @@ def _view_convolution(
 
 
 def offset_channels(spec: ExtractorSpec) -> int:
-    """Return the number of learned offsets that are emitted a position."""
-    learned = spec.offsets.kind == "learned"
-    return 2 * spec.offsets.groups * (spec.taps - spec.dynamic_kernel.remove_center) if learned else 0
+    """Return the number of learned offsets that are emitted a position, for all windows there."""
+    if spec.offsets.kind != "learned":
+        return 0
+    return 2 * spec.offsets.groups * (spec.taps - spec.dynamic_kernel.remove_center) * prod(spec.sub_positions)
 
 
 def with_zero_center(values: Tensor, taps: int, axis: int) -> Tensor:
@@ -131,7 +141,8 @@ class GeneratedKernel(nn.Module):
         if spec.terms > 1:
             self.shape = (spec.terms, *self.shape)
         values = torch.Size(self.shape).numel()
-        self.channels = values // spec.taps if self.pooled else values
+        self.sub_positions = spec.sub_positions
+        self.channels = values // spec.taps if self.pooled else values * prod(self.sub_positions)
         surplus = -(self.channels + offset_channels(spec)) % spec.generator.head_multiple
         initial = {"random": None, "zero": 0.0, "one": 1 / self.scale}[dynamic.initial]
         self.head = head(feature, self.channels + surplus, spec, stride, initial=initial)
@@ -144,7 +155,7 @@ class GeneratedKernel(nn.Module):
         """Return ``[B, G, K, h, w]`` of a feature ``[B, hidden, h, w]``, for fold ``[B, G, K, K, h, w]`` (output tap, source tap), for M
         terms ``[B, M, G, K, h, w]``; a gate has 1 in the place of K, as a pooled view's kernel has of a feature ``[B, hidden, 1, 1]``.
         """
-        values = with_plain_strides(self.head(feature)[:, : self.channels])
+        values = fine_values(with_plain_strides(self.head(feature)[:, : self.channels]), self.sub_positions)
         if self.pooled:
             values = values.flatten(1)[:, :, None, None]  # what a channel has at the cells are the values of its taps
         if self.normalization == "group_norm":

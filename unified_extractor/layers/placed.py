@@ -59,8 +59,10 @@ def placed_extractor(
         ``[B, C, H, W]`` to ``[B, O, ceil(H/stride), ceil(W/stride)]``, or to ``[B, O, H, W]`` without ``shrink``.
 
     Raises:
-        ValueError: a padding that changes the size of the map.
+        ValueError: a padding that changes the size of the map, or a spec that upsamples it.
     """
+    if as_pair(spec.upsample) != (1, 1):
+        raise ValueError(f"spec.upsample must be 1 in the place of a convolution, got upsample={spec.upsample}")
     if not spec.keeps_size:
         raise ValueError(f"spec.padding must be 'same' or what keeps the map's size in a network, got padding={spec.padding}")
     fold = spec.aggregation == "fold"

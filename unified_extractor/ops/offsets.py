@@ -152,3 +152,21 @@ def scaled_offsets(offsets: Tensor, scale: float, geometry: Geometry) -> Tensor:
         ]
     )
     return scale * offsets + (scale - 1.0) * grid[:, :, None, None]
+
+
+def sub_pixel_offsets(geometry: Geometry, like: Tensor) -> Tensor:
+    """Return the places of the windows of a fine grid in the pixel at which they sit, ``[2, Ho, Wo]``: (y, x), pixels from its center.
+
+    The s windows along an axis lie at ``(d - (s - 1)/2) / s``, d = 0 .. s-1, the centers of s equal parts of the pixel.
+
+    Args:
+        geometry: the sizes of the call, with ``upsample``.
+        like: a tensor with the dtype and device of the result.
+    Source: bilinear initialization of Liu et al., Learning to Upsample by Learning to Sample (ICCV 2023).
+    """
+    places = []
+    for axis in (0, 1):
+        factor = geometry.upsample[axis]
+        windows = torch.arange(geometry.output[axis], dtype=like.dtype, device=like.device)
+        places.append((windows % factor - (factor - 1) / 2) / factor)
+    return torch.stack([places[0][:, None].expand(geometry.output), places[1][None, :].expand(geometry.output)])

@@ -27,7 +27,8 @@ def formula(spec: ExtractorSpec) -> str:
     offset = {"none": "", "learned": " + offset[f(c),k,p]", "window_shift": " + shift[p]"}[spec.offsets.kind]
     scaled = f"{spec.offsets.scale:g}*" if spec.offsets.scale != 1 else ""
     value = "v" if spec.projection.input != "none" else "x"
-    read = f"{value}[c, p + {scaled}t_k{offset.replace('offset', scaled + 'offset')}]"
+    place = "p" if as_pair(spec.upsample) == (1, 1) else f"floor(p/{spec.upsample})"
+    read = f"{value}[c, {place} + {scaled}t_k{offset.replace('offset', scaled + 'offset')}]"
     if fold:
         lines = [f"z[c,i,p] = sum_k {weight} {read}", "y[c,q]   = sum over windows p and taps i with p + t_i = q of z[c,i,p]"]
         if spec.overlap_normalize:
@@ -64,6 +65,8 @@ def in_words(spec: ExtractorSpec) -> dict[str, str]:
     if spec.generates:
         words["generator"] = _generator(spec)
     words["aggregation"] = "gather: one output a window" if spec.aggregation == "gather" else "fold: K outputs a window, added"
+    if as_pair(spec.upsample) != (1, 1):
+        words["upsample"] = _upsample(spec)
     if spec.center_feature_scale:
         words["center"] = "a generated gate blends in the value at the window's center"
     if spec.modulation != "none":
@@ -106,6 +109,15 @@ def _where(spec: ExtractorSpec) -> str:
     return {"none": "on the regular grid", "window_shift": "on a grid shifted as a whole to stay inside the image"}[
         spec.offsets.kind
     ]
+
+
+def _upsample(spec: ExtractorSpec) -> str:
+    own = ["a kernel"] * (spec.dynamic_kernel.source != "none") + ["offsets"] * (spec.offsets.kind == "learned")
+    alike = not own or spec.sub_positions == (1, 1)
+    each = ", all alike" if alike else f", each with {' and '.join(own)} of its own"
+    start = ", from its place in the pixel" if spec.offsets.kind == "learned" else ""
+    rows, columns = as_pair(spec.upsample)
+    return f"{rows}x{columns} outputs for every pixel{each}{start}"
 
 
 def _weight(spec: ExtractorSpec) -> str:
@@ -166,8 +178,8 @@ def _generator(spec: ExtractorSpec) -> str:
         rows, columns = as_pair(generator.view)
         view = "the window's own pixel" if rows == columns == 1 else f"{rows}x{columns} pixels"
     steps = [f"sees {view}"]
-    if generator.reduction is not None:
-        steps.append(f"C/{generator.reduction} hidden channels")
+    if generator.reduces:
+        steps.append(f"{generator.hidden_channels or f'C/{generator.reduction}'} hidden channels")
     if generator.looks_around:
         steps.append(f"{generator.view_convolution} convolution")
     if generator.pointwise:

@@ -52,13 +52,24 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
             color="tab:blue",
             width=0.008,
         )
+    outputs = ""
+    if as_pair(spec.upsample) != (1, 1):
+        outputs = " (crosses: the outputs of the pixel in the middle)"
+        _draw_outputs(axis, spec, (corner + dy * (kh - 1) // 2, corner + dx * (kw - 1) // 2))
     axis.set_title("where", fontsize=10)
     marks = {
         "none": "",
         "learned": " (gray: the grid, arrows: an example)",
         "window_shift": " (rings: the same window without the shift)",
     }
-    axis.set_xlabel(_wrapped(in_words(spec)["where"] + marks[spec.offsets.kind]), fontsize=7)
+    axis.set_xlabel(_wrapped(in_words(spec)["where"] + marks[spec.offsets.kind] + outputs), fontsize=7)
+
+
+def _draw_outputs(axis: Axes, spec: ExtractorSpec, pixel: tuple[float, float]) -> None:
+    """Mark the places of the outputs in a pixel, (y, x)."""
+    places = [start + (np.arange(s) - (s - 1) / 2) / s for start, s in zip(pixel, as_pair(spec.upsample), strict=True)]
+    rows, columns = np.meshgrid(*places, indexing="ij")
+    axis.scatter(columns, rows, s=14, marker="x", color="black", linewidths=0.8)
 
 
 def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:

@@ -86,7 +86,7 @@ def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
 
 def _positions(geometry: Geometry, position: tuple[int, int], offsets: Tensor | None) -> tuple[Tensor, Tensor]:
     taps = torch.tensor(geometry.tap_indices, dtype=torch.float32)
-    start = [position[a] * geometry.stride[a] - geometry.padding[a] for a in (0, 1)]
+    start = [position[a] // geometry.upsample[a] * geometry.stride[a] - geometry.padding[a] for a in (0, 1)]
     grid = taps * torch.tensor(geometry.dilation) + torch.tensor(start)
     return (grid if offsets is None else grid + offsets).unbind(1)  # type: ignore[return-value]
 

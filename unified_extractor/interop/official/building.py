@@ -14,7 +14,7 @@ NOT_EXPRESSED = {
     "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
     "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
     "large_kernel_attention": "it has two windows in a row, the first one's output cut to the image before the second reads it",
-    **dict.fromkeys(("carafe", "dysample", "atconv", "ddf", "qna"), "it needs switches that the spec does not have"),
+    **dict.fromkeys(("dysample", "atconv", "ddf", "qna"), "it needs switches that the spec does not have"),
 }
 """Operators with official values that no layer here equals, and why."""
 
@@ -24,8 +24,8 @@ def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d:
 
     Args:
         operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
-            with the routing of its CondConvResidual), "gnconv" (HorNet), "idconv" (TransXNet's DynamicConv2d) or "contmix"
-            (the part of OverLoCK's ContMixBlock from its normalized input to the input of ``fusion_proj``).
+            with the routing of its CondConvResidual), "gnconv" (HorNet), "idconv" (TransXNet's DynamicConv2d), "carafe"
+            (CARAFEPack) or "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the input of ``fusion_proj``).
         arguments: of "involution", "outlook_attention" and "dcnv3" ``channels``, ``kernel_size`` and so on; of the others those of the
             official class.
 
@@ -128,6 +128,29 @@ def contmix(*, dim: int, kernel_size: int = 7, smk_size: int = 5, num_heads: int
     return UnifiedExtractor2d(dim, dim, presets.contmix(kernel_size, smk_size, 2 * num_heads))
 
 
+@suggesting_arguments
+def carafe(
+    *,
+    channels: int,
+    scale_factor: int,
+    up_kernel: int = 5,
+    up_group: int = 1,
+    encoder_kernel: int = 3,
+    encoder_dilation: int = 1,
+    compressed_channels: int = 64,
+) -> UnifiedExtractor2d:
+    """Return the layer of CARAFE's ``CARAFEPack``."""
+    if encoder_dilation != 1:
+        raise NotImplementedError(
+            f"encoder_dilation={encoder_dilation!r} spreads the view of the generator, whose taps here are neighbors: encoder_dilation=1"
+        )
+    for name, value in (("up_kernel", up_kernel), ("encoder_kernel", encoder_kernel)):
+        if as_pair(value)[0] % 2 == 0:
+            raise ValueError(f"{name} must be odd, as in the official code, got {value!r}")
+    spec = presets.carafe(scale_factor, up_kernel, up_group, encoder_kernel, compressed_channels)
+    return UnifiedExtractor2d(channels, channels, spec)
+
+
 _BUILDERS: dict[str, Callable[..., UnifiedExtractor2d]] = {
-    builder.__name__: builder for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv, contmix)
+    builder.__name__: builder for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv, contmix, carafe)
 }

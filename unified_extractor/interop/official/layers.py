@@ -86,6 +86,12 @@ def contmix(layer: UnifiedExtractor2d) -> Items:
         yield f"rpb{i + 1}", Rule(f"kernel.positions.{i}")
 
 
+def carafe(layer: UnifiedExtractor2d) -> Items:
+    """Yield the rules of CARAFE, whose values of a pixel's outputs are those of a pixel shuffle, as ours."""
+    yield from affine("channel_compressor", "feature.reduce.conv")
+    yield from affine("content_encoder", "kernel.head")
+
+
 def _columnwise_places(layer: UnifiedExtractor2d) -> list[int]:
     """Return the place of every tap, counted row by row, in the order column by column; without the center where it is removed."""
     kh, kw = as_pair(layer.spec.kernel_size)
