@@ -145,7 +145,7 @@ def test_networks_are_called_by_their_variants_and_runs_of_one_variant_by_their_
     runs = [row("static", 0, source="a/version_0"), row("static", 0, source="a/version_1"), row("offsets", 1, source="b")]
     assert visualize._names(runs) == ["static seed=0 a/version_0", "static seed=0 a/version_1", "offsets seed=1 b"]
     assert wrapped("offsets-static-residual-wide") == "offsets-\nstatic-\nresidual-wide"
-    assert wrapped("deformable_convolution_v2") == "deformable\nconvolution v2"
+    assert wrapped("deformable_convolution_v2") == "deformable_\nconvolution_v2"
 
 
 def test_visualize_refuses_folders_without_usable_runs(runs, tmp_path, capsys):

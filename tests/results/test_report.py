@@ -7,19 +7,23 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from tests.support.refusals import refused
 from tests.support.rows import ROW, factorial_rows, row
 from unified_extractor.__main__ import main
 from unified_extractor.commands.report import make_report
-from unified_extractor.results.figure_style import variant_colors
+from unified_extractor.results.comparison import compare
+from unified_extractor.results.figure_style import GRAY, log_axis, role_colors, variant_colors
+from unified_extractor.results.forest import draw_forest
 from unified_extractor.results.intervals import draw_ranking
+from unified_extractor.results.naming import by_accuracy
 from unified_extractor.results.record import EpochMetrics, RecordError, read_rows, write_rows
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves
 
 TABLES = {f"{table}.{kind}" for table in ("results", "summary", "differences", "paired") for kind in ("csv", "md", "tex")}
-FIGURES = {"curves.png", "accuracy_cost.png", "ranking.png"}
+FIGURES = {"forest.png", "curves.png", "accuracy_cost.png", "ranking.png"}
 VARIANTS = {"convolution": (0.91, 35_000_000), "involution_k7": (0.94, 21_000_000), "unified": (0.96, 24_000_000)}
 
 
@@ -92,13 +96,13 @@ def test_groups_get_a_folder_each_and_share_nothing(tmp_path):
         results = pd.read_csv(output / folder / "results.csv")
         assert len(results) == count
         assert results["run"].str.endswith(folder.replace("-", "")).all()
-        assert files(output / folder) >= FIGURES
+        assert files(output / folder) >= (FIGURES if count == 9 else FIGURES - {"forest.png"})
 
 
 def test_with_one_seed_there_are_no_intervals_not_even_old_ones(tmp_path):
     assert files(report(tmp_path, rows_of())) == TABLES | FIGURES
     output = report(tmp_path, rows_of(seeds=1))
-    assert files(output) == {name for name in TABLES if not name.startswith("paired")} | FIGURES
+    assert files(output) == {name for name in TABLES if not name.startswith("paired")} | FIGURES - {"forest.png"}
     assert "* No interval: the baseline convolution has one seed." in (output / "differences.md").read_text()
     assert pd.read_csv(output / "summary.csv")["test_accuracy_half_width"].isna().all()
     assert "± (points)" in (output / "summary.md").read_text()
@@ -163,9 +167,10 @@ def test_unusable_sources_are_refused(tmp_path, capsys):
 
 def test_curves_are_the_mean_and_the_range_of_the_seeds():
     rows = rows_of()
-    accuracy, loss = draw_curves(rows).axes
-    assert len(accuracy.lines) == len(accuracy.collections) == 3
-    assert len(loss.lines) == 6
+    accuracy, *losses = draw_curves(rows).axes
+    assert [len(axis.lines) for axis in (accuracy, *losses)] == [3, 3, 3]
+    assert len(accuracy.collections) == 3
+    assert [axis.get_yscale() for axis in losses] == ["log", "log"]
     values = 100 * np.array([[point.val_accuracy for point in row.curve] for row in rows[:3]])
     assert accuracy.lines[0].get_xdata().tolist() == list(range(1, 16))
     assert accuracy.lines[0].get_ydata() == pytest.approx(values.mean(0))
@@ -178,9 +183,8 @@ def test_curves_are_the_mean_and_the_range_of_the_seeds():
 def test_a_single_run_of_a_single_epoch_has_curves():
     figure = draw_curves([row(epochs=1, curve=row().curve[:1])])
     figure.canvas.draw()
-    accuracy, loss = figure.axes
-    assert not accuracy.collections
-    assert [line.get_ydata().tolist() for line in (*accuracy.lines, *loss.lines)] == [[61.0], [0.9], [1.1]]
+    assert not figure.axes[0].collections
+    assert [[line.get_ydata().tolist() for line in axis.lines] for axis in figure.axes] == [[[61.0]], [[0.9]], [[1.1]]]
 
 
 def test_figures_refuse_what_cannot_be_compared():
@@ -224,7 +228,7 @@ def test_sizes_of_one_extractor_are_a_line_labelled_at_its_end():
     assert [container.lines[0].get_xdata()[0] / 1e6 for container in axis.containers] == [8, 16, 4, 8]
     assert {text.get_text(): text.xy[0] / 1e6 for text in axis.texts if text.get_text()} == {"involution": 16, "convolution": 8}
     points = {container.lines[0] for container in axis.containers}
-    lines = [line for line in axis.lines if line not in points and len(line.get_xdata()) > 1]
+    lines = [line for line in axis.lines if line not in points and len(line.get_xdata()) > 1 and line.get_linestyle() == "-"]
     assert [(line.get_xdata() / 1e6).tolist() for line in lines] == [[4, 8, 16]]
     assert lines[0].get_ydata() == pytest.approx([54.05, 58.05, 66.05])
 
@@ -415,7 +419,84 @@ def test_axes_of_accuracies_end_at_100_percent(accuracy):
         report.figures["ranking"].axes[0].get_xlim(),
     ]
     assert all(0 <= low < high <= 100 for low, high in limits)
-    (legend,) = [axis.get_legend() for axis in report.figures["curves"].axes if axis.get_legend()]
-    validation, training = (text.get_text() for text in legend.get_texts())
-    assert "plain cross entropy" in validation
-    assert "label smoothing" in training
+    titles = [axis.get_title() for axis in report.figures["curves"].axes]
+    assert "plain cross entropy" in titles[1]
+    assert "label smoothing" in titles[2]
+
+
+def test_the_frontier_leaves_out_what_is_dearer_and_no_better():
+    points = {"cheap": (1, 0.5), "worse": (2, 0.4), "best": (4, 0.7), "dear": (8, 0.6)}
+    rows = [row(name, multiply_adds=cost * 1_000_000, test_accuracy=accuracy) for name, (cost, accuracy) in points.items()]
+    (axis,) = draw_accuracy_cost(rows).axes
+    (frontier,) = [line for line in axis.lines if line.get_linestyle() == ":"]
+    assert (frontier.get_xdata() / 1e6).tolist() == [1, 4, 8]
+    assert frontier.get_ydata().tolist() == pytest.approx([50, 70, 70])
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [((1.0, 1.2), "linear"), ((1.2, 2.1), "log"), ((4e6, 16e6), "log"), ((0.0, 5.0), "linear")]
+)
+def test_a_log_axis_has_numbers_at_its_ticks(values, scale):
+    axis = Figure().subplots()
+    axis.plot(values, values)
+    log_axis(axis, "x")
+    assert axis.get_xscale() == scale
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert len(ticks) >= 3
+    labels = axis.xaxis.get_major_formatter().format_ticks(ticks)
+    assert len({*labels, ""}) == len(ticks) + 1
+
+
+def test_more_than_ten_extractors_share_five_colors_by_validation_accuracy():
+    rows = [
+        row(f"v{number}", val_accuracy=number / 20, curve=[replace(ROW.curve[0], epoch=n) for n in (1, 2)])
+        for number in range(12)
+    ]
+    colors = variant_colors((one.variant for one in rows), by_accuracy(rows, "v0"))
+    assert {variant for variant, color in colors.items() if color != GRAY} == {"v0", "v11", "v10", "v9", "v8"}
+    (legend,) = draw_curves(rows, colors=colors).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["v0", "v8", "v9", "v10", "v11", "7 others"]
+
+
+def test_the_main_figure_has_every_difference_with_its_interval_and_role(tmp_path):
+    rows = rows_of()
+    comparison = compare(rows, baseline="involution_k7")
+    axis = draw_forest(comparison, "digits", roles={"unified": "candidate", "convolution": "control"}).axes[0]
+    table = comparison.table().set_index("variant")
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == ["convolution", "unified"]  # from the bottom, the best on top
+    assert axis.get_xlabel() == "test accuracy minus that of involution_k7 (points)"
+    intervals = [line for line in axis.lines if line.get_linewidth() == 2.2]
+    for name, interval, label in zip(labels, intervals, axis.get_yticklabels(), strict=True):
+        expected = 100 * table.loc[name, ["test_accuracy_low", "test_accuracy_high"]].to_numpy(float)
+        assert np.asarray(interval.get_xdata()) == pytest.approx(expected)
+        assert (
+            interval.get_color()
+            == label.get_color()
+            == role_colors(["candidate", "control"])[{"unified": "candidate"}.get(name, "control")]
+        )
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [
+        low < 0 < high for low, high in zip(table["test_accuracy_low"], table["test_accuracy_high"], strict=True)
+    ]
+    assert draw_forest(compare(rows, metric="test_loss", baseline="unified"), "digits") is not None
+
+
+def test_names_and_roles_are_given_on_the_command_line(tmp_path, capsys):
+    output = report(
+        tmp_path, rows_of(), "--rename", "involution_k7=involution", "--baseline", "involution", "--roles", "control=convolution"
+    )
+    assert set(pd.read_csv(output / "results.csv")["variant"]) == {"convolution", "involution", "unified"}
+    assert read_rows([tmp_path / "rows0.jsonl"]) == rows_of()
+    for arguments, message in (
+        (
+            ("--rename", "involution=x"),
+            "no row of variant 'involution', there are convolution, involution_k7, unified, did you mean involution_k7?",
+        ),
+        (("--rename", "unified=convolution"), "the variants convolution and unified would both be called convolution"),
+        (("--rename", "unified"), "must be former=name, got 'unified'"),
+        (("--roles", "control=unifed"), "no row of variant 'unifed'"),
+        (("--roles", "a=unified", "b=unified"), "the variant unified has two roles, a and b"),
+    ):
+        assert message in refused(capsys, "report", tmp_path / "rows0.jsonl", *arguments)

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 
 import unified_extractor as ux
 from unified_extractor.visualize.window_drawings import WINDOW_COLORS, draw_stages, draw_windows
+from unified_extractor.visualize.window_values import kernel_variation, output_size, read_window
 
 
 class Network(torch.nn.Module):
@@ -79,7 +80,7 @@ def test_outside_of_the_image_is_hatched_and_white_pixels_are_not():
 @pytest.mark.parametrize("kernel_size", [(3, 3), (2, 3), (5, 5)])
 def test_a_dot_is_found_in_its_kernel(kernel_size):
     """The first tap has a square in both panels, lines join neighbors, and few taps have numbers."""
-    sampling, *kernels = drawn(ux.presets.convolution(kernel_size))
+    sampling, *kernels = drawn(ux.presets.convolution(kernel_size))[:4]
     found, _ = places(sampling)
     squares = [c for c in sampling.collections if not len(c.get_facecolor())]
     assert [tuple(c.get_offsets()[0]) for c in squares] == [found[color][0] for color in WINDOW_COLORS]
@@ -96,7 +97,7 @@ def test_a_dot_is_found_in_its_kernel(kernel_size):
 
 
 def test_numbers_are_left_out_where_they_would_cover_each_other():
-    sampling, *kernels = drawn(ux.presets.convolution(3), size=64)
+    sampling, *kernels = drawn(ux.presets.convolution(3), size=64)[:4]
     assert not sampling.texts
     assert len(kernels[0].texts) == 9
 
@@ -106,3 +107,34 @@ def test_a_window_of_one_tap_and_a_color_image_are_drawn():
     figure = draw_stages(network, torch.rand(1, 3, 9, 7), shown=torch.ones(9, 7, 3))
     figure.canvas.draw()
     assert figure.axes[0].get_xlabel() == "0 of 3 taps outside the image"
+
+
+def test_kernels_of_a_row_have_one_color_scale_and_the_number_of_their_variation():
+    spec = ux.presets.involution(3, channels_per_group=16)
+    _, *kernels, scale = drawn(spec)
+    ends = {kernel.images[0].get_clim() for kernel in kernels}
+    assert len(ends) == 1
+    assert scale.get_ylim() == pytest.approx(ends.pop())
+    assert kernels[1].get_xlabel().startswith("kernels of all positions differ from their mean by ")
+
+
+@pytest.mark.parametrize(
+    ("spec", "varies"),
+    [
+        (ux.presets.convolution(), False),
+        (ux.presets.involution(3), True),
+        (ux.presets.outlook_attention(3), True),
+        (DEFORMABLE_OUTLOOK, True),
+        (ux.presets.conditional_convolution(4), False),
+        (ux.presets.unified(), False),  # D is zero at the start
+    ],
+)
+def test_the_variation_is_that_of_the_windows_one_by_one(spec, varies):
+    torch.manual_seed(0)
+    layer, x = Network(spec).layer.eval(), torch.randn(1, 16, 5, 4)
+    rows, columns = output_size(layer, x)
+    windows = [read_window(layer, x, (row, column)).weights.flatten() for row in range(rows) for column in range(columns)]
+    kernels = torch.stack(windows)
+    expected = (kernels - kernels.mean(0)).square().mean().sqrt() / kernels.square().mean().sqrt()
+    assert kernel_variation(layer, x) == pytest.approx(float(expected), abs=1e-5)
+    assert (kernel_variation(layer, x) > 0.01) == varies

@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
-from unified_extractor.names import did_you_mean
 from unified_extractor.results.choosing import chooses, without_test_figures
-from unified_extractor.results.comparison import compare
+from unified_extractor.results.comparison import Comparison, compare
 from unified_extractor.results.effects import effects
 from unified_extractor.results.figure_style import variant_colors
+from unified_extractor.results.forest import draw_forest
 from unified_extractor.results.groups import groups, title
 from unified_extractor.results.intervals import draw_effects, draw_ranking
 from unified_extractor.results.markdown import as_markdown
+from unified_extractor.results.naming import by_accuracy, chosen, renamed, roles_of
 from unified_extractor.results.paired import paired_differences
 from unified_extractor.results.record import Record, RecordError, write_rows
 from unified_extractor.results.sources import find_rows, unfinished_runs
@@ -32,7 +33,7 @@ KINDS = ("csv", "md", "tex")
 _MOST_CURVES, _MOST_POINTS = 14, 20
 """Largest number of variants in a figure of curves and in one of points: more cannot be told apart, so they get a ranking
 only."""
-_SOMETIMES = ("summary", "ranking", "differences", "paired", "effects", "curves", "accuracy_cost", "gradient_norms")
+_SOMETIMES = ("summary", "forest", "ranking", "differences", "paired", "effects", "curves", "accuracy_cost", "gradient_norms")
 """Names of the tables and figures that some groups of runs do not have."""
 _COSTS_DIFFER = 1.1
 """Ratio of the largest to the smallest cost above which accuracy is drawn against cost; networks of matched cost differ by
@@ -68,6 +69,16 @@ def main(arguments: Sequence[str]) -> int:
         "--metric", help="what is compared (default test_accuracy, or val_accuracy for runs that choose and so test nothing)"
     )
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="only these, in this order")
+    parser.add_argument(
+        "--rename", nargs="+", default=[], metavar="FORMER=NAME", help="other names for variants, so that each extractor has one"
+    )
+    parser.add_argument(
+        "--roles",
+        nargs="+",
+        default=[],
+        metavar="ROLE=VARIANT",
+        help="roles such as control=static, a color each in the main figure",
+    )
     parser.add_argument("--effects", action="store_true", help="also what the switches of a factorial of extractors do")
     parser.add_argument("--gradients", action="store_true", help="also the norms of the stages' gradients over the epochs")
     parser.add_argument(
@@ -84,8 +95,9 @@ def main(arguments: Sequence[str]) -> int:
         left_out += untested
         if given.variants:
             rows = chosen(rows, given.variants)
-        named = told_apart(rows)
-        found, colors = groups(named), variant_colors(row.variant for row in named)
+        named = told_apart(renamed(rows, given.rename))
+        found, roles = groups(named), roles_of(named, given.roles)
+        colors = variant_colors((row.variant for row in named), by_accuracy(named, given.baseline))
         reports = {
             name: make_report(
                 own,
@@ -94,6 +106,7 @@ def main(arguments: Sequence[str]) -> int:
                 with_effects=given.effects,
                 with_gradients=given.gradients,
                 colors=colors,
+                roles=roles,
             )
             for name, own in found.items()
         }
@@ -119,15 +132,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def chosen(rows: Sequence[Record], variants: Sequence[str]) -> list[Record]:
-    """Return the rows of these variants, variant by variant. Raise ``RecordError`` for a variant without a row."""
-    there = sorted({row.variant for row in rows})
-    for variant in variants:
-        if variant not in there:
-            raise RecordError(f"no row of variant {variant!r}, there are {', '.join(there)}{did_you_mean(variant, there)}")
-    return sorted((row for row in rows if row.variant in variants), key=lambda row: variants.index(row.variant))
-
-
 def make_report(
     rows: Sequence[Record],
     *,
@@ -136,12 +140,14 @@ def make_report(
     with_effects: bool = False,
     with_gradients: bool = False,
     colors: Mapping[str, Any] | None = None,
+    roles: Mapping[str, str] | None = None,
 ) -> Report:
     """Return the tables and figures of one group. Differences without two seeds have no interval, and the notes say so.
 
     Runs that are not finished stand in the table of results and among the curves alone: they have no test figures.
     The ``metric`` is by default the test accuracy, or that of validation where all runs are of a budget that chooses.
-    ``colors`` gives every variant the color that it has in other groups' figures too.
+    ``colors`` gives every variant the color that it has in other groups' figures too; ``roles`` gives variants a role, such as
+    ``control``, by which the main figure colors them.
 
     Raises:
         RecordError: the rows cannot be compared, the baseline is none of their variants, or a row lacks the metric; with
@@ -149,7 +155,9 @@ def make_report(
     """
     untested = chooses(rows[0].budget)
     metric = metric or ("val_accuracy" if untested else "test_accuracy")
-    about, colors = title(rows), variant_colors(row.variant for row in rows) if colors is None else colors
+    if colors is None:
+        colors = variant_colors((row.variant for row in rows), by_accuracy(rows, baseline))
+    about = title(rows)
     report = Report(
         tables={"results": results_table(rows)},
         captions={
@@ -160,7 +168,8 @@ def make_report(
     if with_gradients:
         report.figures["gradient_norms"] = draw_gradient_norms(rows, colors=colors)
     if finished := [row for row in rows if row.planned_epochs is None]:
-        _compare(report, finished, baseline, metric, colors)
+        _compare(report, finished, compare(finished, baseline=baseline, metric=metric), roles)
+        _draw(report, finished, metric, colors)
     if with_effects:
         table = report.tables["effects"] = effects(finished, metric)
         report.captions["effects"] = (
@@ -171,20 +180,21 @@ def make_report(
     return report
 
 
-def _compare(report: Report, rows: Sequence[Record], baseline: str | None, metric: str, colors: Mapping[str, Any] | None) -> None:
-    """Add the tables and figures that compare the variants of finished runs."""
-    about, called = title(rows), in_words(metric)
+def _compare(report: Report, rows: Sequence[Record], comparison: Comparison, roles: Mapping[str, str] | None) -> None:
+    """Add the tables that compare the variants of finished runs, and the main figure."""
+    about, metric, called = title(rows), comparison.metric, in_words(comparison.metric)
     unlike = f"; not trained alike: {', '.join(map(in_words, fields))} differ" if (fields := differing(rows)) else ""
-    table = report.tables["summary"] = summary(rows, metric)
+    report.tables["summary"] = summary(rows, metric)
     report.captions["summary"] = (
         f"{about}: means over seeds; ± is half the 95 % t-interval of {called}, absent with one seed{unlike}"
     )
-    comparison = compare(rows, baseline=baseline, metric=metric)
     if comparison.others:
         report.tables["differences"] = comparison.table()
-        report.captions["differences"] = f"{about}: mean {called} minus that of {comparison.baseline}" + unlike
+        report.captions["differences"] = f"{about}: mean {called} minus that of {comparison.baseline}{unlike}"
         report.notes["differences"] = statements(comparison)
-    paired = paired_differences(rows, baseline=baseline, metric=metric)
+    if comparison.compared:
+        report.figures["forest"] = draw_forest(comparison, about, roles=roles)
+    paired = paired_differences(rows, baseline=comparison.baseline, metric=metric)
     if len(paired):
         report.tables["paired"] = paired
         count = f"{len(paired)} comparison{'s' * (len(paired) > 1)} made"
@@ -192,8 +202,12 @@ def _compare(report: Report, rows: Sequence[Record], baseline: str | None, metri
             f"{about}: {called} minus that of {comparison.baseline}, paired by seed; each 95 % t-interval by itself, {count}; "
             f"p of a t-test, corrected for their number by Holm's method{unlike}"
         )
+
+
+def _draw(report: Report, rows: Sequence[Record], metric: str, colors: Mapping[str, Any]) -> None:
+    """Add the figures of the variants' means."""
     report.figures["ranking"] = draw_ranking(rows, metric, colors=colors)
-    costs = table["multiply_adds"]
+    costs = report.tables["summary"]["multiply_adds"]
     if len(costs) <= _MOST_POINTS and costs.max() > _COSTS_DIFFER * costs.min():
         report.figures["accuracy_cost"] = draw_accuracy_cost(rows, metric, colors=colors)
 

@@ -8,15 +8,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unified_extractor.results.figure_style import variant_colors, within_percent
+from unified_extractor.results.figure_style import lines_figure, scale_and_unit, variant_colors, within_percent
 from unified_extractor.results.groups import title
 from unified_extractor.results.record import Record
 from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import in_words
 from unified_extractor.results.training_settings import differing
 from unified_extractor.results.training_settings import in_words as training_in_words
-
-_ROW_INCHES = 0.21
 
 
 def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy", *, colors: Mapping[str, Any] | None = None) -> Figure:
@@ -30,9 +28,9 @@ def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy", *, color
     Raises:
         RecordError: the rows cannot be compared, or one has no such metric.
     """
-    scale, unit = _scale(metric)
+    scale, unit = scale_and_unit(metric)
     table = summary(rows, metric).sort_values(metric, ignore_index=True)
-    figure = _figure(len(table))
+    figure = lines_figure(len(table))
     axis = figure.subplots()
     places = {variant: place for place, variant in enumerate(table["variant"])}
     if (table["seeds"] > 1).any():
@@ -62,9 +60,9 @@ def draw_effects(table: pd.DataFrame, about: str, metric: str = "test_accuracy")
         about: a name for the rows, for the title.
         metric: the metric that the effects are differences of.
     """
-    scale, unit = _scale(metric)
+    scale, unit = scale_and_unit(metric)
     single = ~table["effect"].str.contains(" x ")
-    figure = _figure(len(table) + 2)
+    figure = lines_figure(len(table) + 2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[single.sum() + 1, max(1, (~single).sum()) + 1])
     for axis, part, heading in ((upper, table[single], "main effects"), (lower, table[~single], "two-way interactions")):
         for place, (_, line) in enumerate(part.iloc[::-1].iterrows()):
@@ -91,12 +89,3 @@ def _labels(rows: Sequence[Record], variants: Sequence[str]) -> list[str]:
         settings = training_in_words(first[variant], fields)
         labels.append(variant if settings in variant else f"{variant}, {settings}")
     return labels
-
-
-def _figure(lines: int) -> Figure:
-    return Figure(figsize=(8, 1.3 + _ROW_INCHES * lines), layout="constrained")
-
-
-def _scale(metric: str) -> tuple[float, str]:
-    """Return the factor and the unit in which a metric is drawn."""
-    return (100, " (%)") if metric.endswith(("accuracy", "error")) else (1, "")

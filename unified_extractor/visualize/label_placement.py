@@ -1,6 +1,6 @@
 """Placement of labels beside points so that none covers another, and line breaks in long names."""
 
-import textwrap
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.path import Path
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-_DIRECTIONS = ((1, 0), (-1, 0), (0.6, 0.8), (0.6, -0.8), (-0.6, 0.8), (-0.6, -0.8), (0, 1), (0, -1))
+_DIRECTIONS = ((1, 0), (1, 0.4), (1, -0.4), (-1, 0), (0.6, 0.8), (0.6, -0.8), (-0.6, 0.8), (-0.6, -0.8), (0, 1), (0, -1))
 _REACH = (9, 20, 34, 50, 70, 95, 125)
 """Distances of a label from its point that are tried, in typographic points; beyond the first a line connects both."""
 _Place = tuple[float, float, float]
@@ -18,8 +18,13 @@ _PLACES: tuple[_Place, ...] = tuple((dx, dy, reach) for reach in _REACH for dx, 
 
 
 def wrapped(name: str, width: int = 14) -> str:
-    """Return a variant's name in lines of about ``width`` letters, broken at underscores, hyphens and spaces."""
-    return textwrap.fill(name.replace("_", " "), width, break_long_words=False)
+    """Return a variant's name, unchanged but for line breaks: lines of about ``width`` letters, broken after _, - and spaces."""
+    lines = [""]
+    for part in re.findall(r"[^_\-\s]*(?:[_\-\s]|$)", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def label_points(
@@ -80,7 +85,7 @@ def _offset(place: _Place) -> tuple[float, float]:
 
 
 def _aligned(direction: float, positive: str, negative: str) -> str:
-    return "center" if not direction else positive if direction > 0 else negative
+    return "center" if abs(direction) < 0.5 else positive if direction > 0 else negative
 
 
 def _around(axis: Axes, x: float, y: float, bar: float) -> Bbox:

@@ -10,28 +10,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from unified_extractor.results.figure_style import variant_colors, within_percent
+from unified_extractor.results.figure_style import GRAY, log_axis, variant_colors, within_percent
 from unified_extractor.results.groups import by_variant, title
 from unified_extractor.results.record import EpochMetrics, Record, RecordError
 from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import in_words
 from unified_extractor.visualize.label_placement import label_points
 
-_LOSSES = {
-    "-": "validation images, plain cross entropy",
-    "--": "training, the loss that is minimized: with\nlabel smoothing, mixup and augmentation if set",
-}
-"""The styles of lines of losses, with what each is: the two can differ by more than overfitting."""
 Colors = Mapping[str, Any]
 """The color of each variant, by name."""
 
 
 def draw_curves(rows: Sequence[Record], *, colors: Colors | None = None) -> Figure:
-    """Draw validation accuracy and both losses against the epoch, one line for each variant.
+    """Draw validation accuracy, validation loss and training loss against the epoch, one line for each variant.
 
-    With several seeds the line is their mean and a band reaches from the lowest to the highest.
+    With several seeds the line is their mean and a band reaches from the lowest to the highest. The two losses can differ by more than
+    overfitting: training minimizes its own with label smoothing, mixup and augmentation if set. Gray variants have no bands.
 
     Args:
         rows: records of one group.
@@ -42,25 +38,25 @@ def draw_curves(rows: Sequence[Record], *, colors: Colors | None = None) -> Figu
     """
     variants = by_variant(rows)
     colors = variant_colors(variants) if colors is None else colors
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
-    handles = _handles(variants, colors)
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    values = (("val_accuracy", 100.0), ("val_loss", 1.0), ("train_loss", 1.0))
     for variant, own in variants.items():
-        _draw(accuracy, own, attrgetter("val_accuracy"), 100, color=colors[variant])
-        _draw(loss, own, attrgetter("val_loss"), 1, color=colors[variant])
-        _draw(loss, own, attrgetter("train_loss"), 1, color=colors[variant], linestyle="--")
-    accuracy.set(ylabel="validation accuracy (%)")
-    within_percent(accuracy, "y")
-    loss.set(ylabel="cross entropy")
-    loss.legend(handles=[Line2D([], [], color="gray", ls=ls, label=name) for ls, name in _LOSSES.items()], fontsize=8)
-    for axis in (accuracy, loss):
+        for axis, (field, scale) in zip(axes, values, strict=True):
+            _draw(axis, own, attrgetter(field), scale, color=colors[variant])
+    axes[0].set_title("validation accuracy (%)", fontsize=10)
+    axes[1].set_title("validation loss: plain cross entropy", fontsize=10)
+    axes[2].set_title("training loss: with label smoothing, mixup\nand augmentation if set", fontsize=10)
+    within_percent(axes[0], "y")
+    for axis in axes[1:]:
+        log_axis(axis, "y")
+    for axis in axes:
         axis.set(xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     several = any(len(own) > 1 for own in variants.values())
     figure.suptitle(title(rows) + (": mean over seeds, band from lowest to highest" if several else ""), fontsize=10)
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(4, 140 // (longest + 10))), fontsize=9)
+    _legend(figure, variants, colors)
     return figure
 
 
@@ -89,12 +85,13 @@ def draw_gradient_norms(rows: Sequence[Record], *, colors: Colors | None = None)
         for stage, axis in enumerate(axes):
             _draw(axis, own, partial(_gradient_norm, stage=stage), 1, color=colors[variant])
     for stage, axis in enumerate(axes, 1):
-        axis.set(xlabel="epoch", title=f"stage {stage}", yscale="log")
+        axis.set(xlabel="epoch", title=f"stage {stage}")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3, which="both")
+        axis.grid(alpha=0.3)
+    log_axis(axes[0], "y")  # shared by all
     axes[0].set_ylabel("norm of the gradients")
     figure.suptitle(title(rows), fontsize=10)
-    figure.legend(handles=_handles(variants, colors), loc="outside lower center", ncols=4, fontsize=9)
+    _legend(figure, variants, colors)
     return figure
 
 
@@ -137,20 +134,18 @@ def draw_accuracy_cost(
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axis = figure.subplots()
     for color, place, mean, bar in zip(own_colors, places, means, bars, strict=True):
-        drawn = axis.errorbar(place, mean, yerr=None if np.isnan(bar) else bar, fmt="o", capsize=4, color=color)
+        drawn = axis.errorbar(place, mean, yerr=None if np.isnan(bar) else bar, fmt="o", capsize=2, elinewidth=1, color=color)
         drawn.lines[0].set_clip_on(False)  # whole at 100 %, where the axis ends
-    if places.min() > 0 and places.max() > 10 * places.min():
-        axis.set_xscale("log")
-    else:
-        axis.xaxis.set_major_formatter(EngFormatter())
+    log_axis(axis, "x")
     axis.margins(0.18, 0.12)
     if extractors.nunique() < len(table):  # labels at the ends of lines lie to their right
         axis.margins(x=0.05)
         axis.autoscale_view()
         axis.set_xlim(right=axis.transData.inverted().transform(axis.transAxes.transform((1.4, 0)))[0])
+    _draw_frontier(axis, places, means, highest=percent and not metric.endswith("error"))
     axis.set(xlabel=cost, ylabel=in_words(metric) + (" (%)" if percent else ""))
     bars_in_words = ": mean over seeds, bars are 95 % t-intervals" if not np.isnan(bars).all() else ""
-    axis.set_title(title(rows) + bars_in_words, fontsize=10)
+    axis.set_title(f"{title(rows)}{bars_in_words}; dotted: the best for its cost", fontsize=10)
     axis.grid(alpha=0.3)
     labels = [""] * len(table)
     for extractor in extractors.unique():
@@ -163,23 +158,54 @@ def draw_accuracy_cost(
     return figure
 
 
+def _draw_frontier(axis: Axes, costs: np.ndarray, means: np.ndarray, *, highest: bool) -> None:
+    """Draw a dotted line of steps through the points than which none is both cheaper and better."""
+    order = np.lexsort((-means if highest else means, costs))
+    best = (np.maximum if highest else np.minimum).accumulate(means[order])
+    new = np.append(True, best[1:] != best[:-1])
+    axis.plot(
+        np.append(costs[order][new], costs.max()),
+        np.append(best[new], best[-1]),
+        ":",
+        color="0.4",
+        drawstyle="steps-post",
+        zorder=0.9,
+    )
+
+
 def _gradient_norm(point: EpochMetrics, *, stage: int) -> float:
     assert point.gradient_norms is not None
     return point.gradient_norms[stage]
 
 
-def _handles(variants: Mapping[str, Sequence[Record]], colors: Colors) -> list[Line2D]:
-    """Return the lines of a legend, one for each variant."""
-    return [
-        Line2D([], [], color=colors[variant], marker=".", label=f"{variant} ({len(own)} seeds)" if len(own) > 1 else variant)
-        for variant, own in variants.items()
-    ]
+def _legend(figure: Figure, variants: Mapping[str, Sequence[Record]], colors: Colors) -> None:
+    """Write a legend below the axes: a line for each variant with a color of its own, and one for all gray ones together."""
+    colored = [variant for variant in variants if colors[variant] != GRAY]
+    labels = {
+        variant: f"{variant} ({len(variants[variant])} seeds)" if len(variants[variant]) > 1 else variant for variant in colored
+    }
+    handles = [Line2D([], [], color=colors[variant], marker=".", label=label) for variant, label in labels.items()]
+    if others := len(variants) - len(colored):
+        handles.append(Line2D([], [], color=GRAY, marker=".", label=f"{others} others"))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(4, 150 // (longest + 10))), fontsize=9)
 
 
 def _draw(axis: Axes, rows: Sequence[Record], value: Callable[[Any], float], scale: float, **style: Any) -> None:
     """Draw the mean of a value at the epochs that all rows have, and the range over the rows."""
     curves = [pd.Series({point.epoch: scale * value(point) for point in row.curve}, dtype=float) for row in rows]
     table = pd.concat(curves, axis=1, join="inner").sort_index()
-    axis.plot(table.index, table.mean(axis=1), marker=".", markersize=4, linewidth=1.4, clip_on=False, **style)
-    if len(rows) > 1:
+    gray = style["color"] == GRAY
+    order = 1 if gray else 2
+    axis.plot(
+        table.index,
+        table.mean(axis=1),
+        marker=".",
+        markersize=4,
+        linewidth=1 if gray else 1.4,
+        clip_on=False,
+        zorder=order,
+        **style,
+    )
+    if len(rows) > 1 and not gray:
         axis.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=style["color"], alpha=0.15, linewidth=0)

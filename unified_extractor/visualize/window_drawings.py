@@ -12,12 +12,12 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from unified_extractor.visualize.label_placement import wrapped
-from unified_extractor.visualize.window_values import WindowReading, extractor_inputs, output_size, read_window
+from unified_extractor.visualize.window_values import WindowReading, extractor_inputs, kernel_variation, output_size, read_window
 
 WINDOW_COLORS = ("tab:orange", "tab:cyan", "tab:pink")
 _CAPTION = """Dots, lines and frame of one color: one window. Lines join neighboring taps, the square is the upper left one;
 numbers, where there is room for them, count row by row. Dot size: weight of the tap. Red: positive, blue: negative.
-Hatched: outside the image, where taps read zero."""
+Each row has one color scale. Hatched: outside the image, where taps read zero."""
 _MOST_NUMBERS = 9
 """Largest number of taps of a window that are numbered."""
 _LEAST_SPACING = 0.07
@@ -53,8 +53,13 @@ def _draw_rows(layers: Mapping[str, tuple[Any, Tensor]], image: Tensor, shown: T
         readings = [read_window(extractor, x, position) for position in _three_positions(output_size(extractor, x))]
         _draw_sampling(row[0], picture, readings, scale=(picture.shape[0] / x.shape[2], picture.shape[1] / x.shape[3]))
         row[0].set_ylabel(wrapped(name))
+        limit = max(float(reading.weights.abs().max()) for reading in readings) or 1.0
         for axis, reading, color in zip(row[1:], readings, WINDOW_COLORS, strict=True):
-            _draw_kernel(axis, reading.weights.numpy(), color)
+            _draw_kernel(axis, reading.weights.numpy(), color, limit)
+        figure.colorbar(row[3].images[0], ax=row[3], fraction=0.046, ticks=[-limit, 0, limit], format="%.2g").ax.tick_params(
+            labelsize=7
+        )
+        row[2].set_xlabel(f"kernels of all positions differ from their mean by {kernel_variation(extractor, x):.0%}", fontsize=7)
     figure.suptitle(_CAPTION, fontsize=8)
     axes[0][0].set_title("where taps look", fontsize=9)
     for axis, place in zip(axes[0][1:], ("upper left", "center", "lower right"), strict=True):
@@ -126,8 +131,7 @@ def _beyond(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return np.logical_not(np.all((points >= low[:, None]) & (points <= high[:, None]), axis=0))
 
 
-def _draw_kernel(axis: Axes, weights: np.ndarray, color: str) -> None:
-    limit = float(np.abs(weights).max()) or 1.0
+def _draw_kernel(axis: Axes, weights: np.ndarray, color: str, limit: float) -> None:
     axis.imshow(weights, cmap="RdBu_r", norm=Normalize(-limit, limit))
     _mark_first(axis, 0, 0, color)
     if weights.size <= _MOST_NUMBERS:
@@ -135,7 +139,6 @@ def _draw_kernel(axis: Axes, weights: np.ndarray, color: str) -> None:
             box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
             axis.annotate(str(number), (column - 0.5, row - 0.5), (4, -9), textcoords="offset points", fontsize=6, bbox=box)
     axis.set(xticks=[], yticks=[])
-    axis.set_xlabel(f"largest {limit:.2g}", fontsize=7)
     for spine in axis.spines.values():
         spine.set(color=color, linewidth=2)
 

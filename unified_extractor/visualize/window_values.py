@@ -45,18 +45,25 @@ def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReadi
     A fold is read as the gather that is equal to it, so there ``position`` is a pixel of the output map. A fold with offsets or a
     static kernel is equal to no gather: it is read with the weights of the window's center output.
     """
-    spec, geometry = layer.spec, layer.geometry(x)
-    offsets, dynamic = layer.generate(x)
-    if spec.aggregation == "fold" and dynamic is not None:
-        if _composes(layer):
-            dynamic, geometry = compose_fold(dynamic, geometry), composed_geometry(geometry)
-        else:
-            dynamic = dynamic[:, :, geometry.taps // 2]
-    if dynamic is not None:  # of the first group, of all terms
-        dynamic = dynamic[0, :, 0] if spec.terms > 1 else dynamic[0, 0]
+    offsets, dynamic, geometry = _generated(layer, x)
     weights = _weights(layer, None if dynamic is None else _at(dynamic, position))
     rows, columns = _positions(geometry, position, None if offsets is None else _at(offsets[0, 0], position))
     return WindowReading(*(values.view(geometry.kernel_size) for values in (rows, columns, weights)))
+
+
+@torch.no_grad()
+def kernel_variation(layer: Any, x: Tensor) -> float:
+    """Return how much the kernel of the first channels differs between positions of the output, for an input ``[1, C, H, W]``.
+
+    That is the root mean square of a kernel minus the mean kernel over that of a kernel: 0 for one kernel everywhere, 1 for kernels
+    whose mean over positions is zero.
+    """
+    dynamic = _generated(layer, x)[1]
+    if dynamic is None:
+        return 0.0
+    kernels = _weights(layer, dynamic.flatten(-2).movedim(-1, 0))  # [positions, K]
+    size = kernels.square().mean().sqrt()
+    return float((kernels - kernels.mean(0)).square().mean().sqrt() / size) if size else 0.0
 
 
 def output_size(layer: Any, x: Tensor) -> tuple[int, int]:
@@ -65,13 +72,27 @@ def output_size(layer: Any, x: Tensor) -> tuple[int, int]:
     return geometry.image if layer.spec.aggregation == "fold" and _composes(layer) else geometry.output
 
 
+def _generated(layer: Any, x: Tensor) -> tuple[Tensor | None, Tensor | None, Geometry]:
+    """Return offsets, the dynamic kernel of the first group ``[K, Ho, Wo]``, of all terms ``[M, K, Ho, Wo]``, and its windows' geometry."""
+    spec, geometry = layer.spec, layer.geometry(x)
+    offsets, dynamic = layer.generate(x)
+    if dynamic is None:
+        return offsets, None, geometry
+    if spec.aggregation == "fold":
+        if _composes(layer):
+            dynamic, geometry = compose_fold(dynamic, geometry), composed_geometry(geometry)
+        else:
+            dynamic = dynamic[:, :, geometry.taps // 2]
+    return offsets, dynamic[0, :, 0] if spec.terms > 1 else dynamic[0, 0], geometry
+
+
 def _composes(layer: Any) -> bool:
     """Return True if a fold can be written as a gather."""
     return layer.spec.offsets.kind == "none" and layer.static_kernel is None
 
 
 def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
-    """Return the combined kernel ``[K]`` of the first channels."""
+    """Return the combined kernel ``[..., K]`` of the first channels."""
     if dynamic is not None and not layer.spec.dynamic_kernel.per_tap:
         dynamic = dynamic.expand(*dynamic.shape[:-1], layer.spec.taps)
     if layer.static_kernel is None:
@@ -81,7 +102,7 @@ def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
     if dynamic is None:
         return static
     weights = {"multiply": static * dynamic, "add": static + dynamic, "residual": static * (1 + dynamic)}[layer.spec.combine]
-    return weights.sum(0) if layer.spec.terms > 1 else weights
+    return weights.sum(-2) if layer.spec.terms > 1 else weights
 
 
 def _positions(geometry: Geometry, position: tuple[int, int], offsets: Tensor | None) -> tuple[Tensor, Tensor]:
