@@ -51,7 +51,10 @@ def test_the_outputs_of_a_pixel_are_described():
     assert in_words(spec)["upsample"] == "2x2 outputs for every pixel, each with a kernel of its own"
     assert in_words(spec)["generator"] == "sees 3x3 pixels, 64 hidden channels, dense convolution"
     assert in_words(UPSAMPLERS["all alike"])["upsample"] == "2x2 outputs for every pixel, all alike"
-    assert "a kernel and offsets of its own, from its place in the pixel" in in_words(UPSAMPLERS["offsets"])["upsample"]
+    assert in_words(UPSAMPLERS["offsets"])["upsample"].endswith("each with a kernel and offsets of its own")
+    assert formula(ux.presets.dysample()) == "y[c,p] = sum_k x[c, clamp((p + 1/2)/2 - 1/2 + 0.25*t_k + 0.25*offset[f(c),k,p])]"
+    assert in_words(ux.presets.dysample())["weight"] == "none: the samples of a window are summed"
+    assert in_words(ux.presets.dysample(style="pl"))["generator"] == "pixel shuffle, sees the window's own pixel"
 
 
 def test_describe_draws_only_what_it_is_asked_to(tmp_path, monkeypatch, capsys):

@@ -25,6 +25,7 @@ PRESETS = {
     "deformable_convolution_v2": presets.deformable_convolution(2),
     "deformable_convolution_v3": presets.deformable_convolution(3),
     "deformable_convolution_v4": presets.deformable_convolution(4),
+    "dysample": presets.dysample(),
     "depthwise_convolution": presets.depthwise_convolution(),
     "gated_convolution": presets.gated_convolution(),
     "idconv": presets.idconv(),

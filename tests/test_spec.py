@@ -178,6 +178,7 @@ CONTRADICTIONS = [
         "upsample=2 needs center_feature_scale in (False,), got True",
     ),
     ({"upsample": 2, "static_kernel": DENSE, "modulation": "silu"}, "upsample=2 needs modulation in ('none',), got 'silu'"),
+    ({"dynamic_kernel": GENERATED, "generator": Generator(pixel_shuffle=True)}, "generator.pixel_shuffle=True needs upsample"),
     ({"upsample": (2, 0), "static_kernel": DENSE}, "upsample must be at least 1, got (2, 0)"),
     ({"static_kernel": DENSE, "center_feature_scale": True}, "center_feature_scale needs static_kernel.channels"),
     ({"dynamic_kernel": SIMILARITY, "center_feature_scale": True}, "center_feature_scale needs dynamic_kernel.source"),
@@ -199,6 +200,10 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
     [
         (lambda: Offsets(groups=2), "offsets.groups needs offsets.kind='learned'"),
         (lambda: Offsets(scale=2.0), "offsets.scale needs offsets.kind='learned'"),
+        (lambda: Offsets(gated=True), "offsets.gated needs offsets.kind='learned', got gated=True, kind='none'"),
+        (lambda: Offsets(kind="window_shift", bound="image"), "offsets.bound needs offsets.kind='learned', got bound='image'"),
+        (lambda: Generator(view="window", pixel_shuffle=True), "generator.pixel_shuffle=True needs generator.view in output"),
+        (lambda: presets.dysample(style="lq"), "^style must be one of"),
         (lambda: Offsets(kind="learned", scale=float("nan")), "offsets.scale must be finite"),
         (lambda: StaticKernel(channels="depthwise", groups=2), "static_kernel.groups needs static_kernel.channels='dense'"),
         (lambda: DynamicKernel(source="generated"), "exactly one of dynamic_kernel.groups and dynamic_kernel.channels_per_group"),

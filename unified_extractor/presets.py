@@ -225,6 +225,29 @@ def carafe(
 
 
 @suggesting_arguments
+def dysample(upsample: Pair = 2, groups: int = 4, style: Literal["lp", "pl"] = "lp", dyscope: bool = False) -> ExtractorSpec:
+    """Return the upsampler DySample (Liu et al. 2023): one bilinear sample an output, at an offset that its pixel generates.
+
+    Args:
+        upsample: factor between image and output.
+        groups: channel groups that each have offsets of their own.
+        style: "lp": the image's pixels generate the offsets of the outputs that replace them. "pl": the outputs generate their own, from a
+            pixel shuffle of the image.
+        dyscope: a generated gate on each offset.
+    """
+    _argument("groups", groups, int)
+    _argument("dyscope", dyscope, bool)
+    if style not in ("lp", "pl"):
+        raise ValueError(f"style must be one of ('lp', 'pl'), got {style!r}")
+    return ExtractorSpec(
+        kernel_size=1,
+        upsample=upsample,
+        offsets=Offsets(kind="learned", groups=groups, scale=0.5 if dyscope else 0.25, gated=dyscope, bound="image"),
+        generator=Generator(pixel_shuffle=style == "pl"),
+    )
+
+
+@suggesting_arguments
 def outlook_attention(kernel_size: Pair = 3, heads: int = 1, qkv_bias: bool = False) -> ExtractorSpec:
     """Return outlook attention (VOLO, Yuan et al. 2021): the center pixel generates K x K attention values, folded back."""
     _argument("heads", heads, int)

@@ -59,15 +59,18 @@ class Offsets(_Config):
     """Number of channel groups that each have learned offsets of their own."""
     scale: float = 1.0
     """Factor on the learned offsets and on the regular grid, about the window's center (``offset_scale`` of DCNv3)."""
+    gated: bool = False
+    """Switch for a factor of its own on each learned offset, the sigmoid of a second linear map (the dynamic scope of DySample)."""
+    bound: Literal["none", "image"] = "none"
+    """Limit of the sampling points. ``image``: they are clamped to the outermost pixels, which are so repeated around the image."""
 
     def _check(self) -> None:
         _at_least("offsets.groups", self.groups, 1)
         if not math.isfinite(self.scale):
             raise ValueError(f"offsets.scale must be finite, got {self.scale}")
-        if self.kind != "learned" and self.groups != 1:
-            raise ValueError(f"offsets.groups needs offsets.kind='learned', got groups={self.groups}, kind={self.kind!r}")
-        if self.kind != "learned" and self.scale != 1.0:
-            raise ValueError(f"offsets.scale needs offsets.kind='learned', got scale={self.scale}, kind={self.kind!r}")
+        for name, value in self.changed().items():
+            if name != "kind" and self.kind != "learned":
+                raise ValueError(f"offsets.{name} needs offsets.kind='learned', got {name}={value!r}, kind={self.kind!r}")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -212,6 +215,9 @@ class Generator(_Config):
     """Number of channels that the first 1x1 convolution leaves, whatever C is (CARAFE). Set this or ``reduction``, or neither."""
     pointwise: bool = False
     """Switch for a 1x1 convolution of the hidden channels after the view."""
+    pixel_shuffle: bool = False
+    """Switch for a pixel shuffle of the image before all else, to the positions of the output that ``upsample`` makes finer: the generator
+    works there, with a part of the channels."""
     norm: Literal["none", "batch", "layer"] = "none"
     """Normalization after every hidden convolution."""
     activation: Literal["none", "relu", "gelu"] = "none"
@@ -255,6 +261,8 @@ class Generator(_Config):
                 raise ValueError(
                     "generator.pointwise=True contradicts generator.view_convolution='dense': the heads see all channels already"
                 )
+        if self.pixel_shuffle and isinstance(self.view, str):
+            raise ValueError(f"generator.pixel_shuffle=True needs generator.view in output positions, got view={self.view!r}")
         hidden = self.reduces or self.pointwise or (self.looks_around and self.view_convolution == "depthwise")
         for name, value in (("norm", self.norm), ("activation", self.activation)):
             if value != "none" and not hidden:
@@ -331,8 +339,11 @@ class ExtractorSpec(_Config):
 
     @property
     def sub_positions(self) -> tuple[int, int]:
-        """Return for how many windows of a pixel, (y, x), kernels and offsets are generated: for one where all positions are alike."""
-        return (1, 1) if self.generator.is_one_for_all_positions else as_pair(self.upsample)
+        """Return for how many windows, (y, x), each position of the generator emits kernels and offsets: for those of a pixel, or for one
+        where all positions are alike or the generator works at those of the output.
+        """
+        single = self.generator.is_one_for_all_positions or self.generator.pixel_shuffle
+        return (1, 1) if single else as_pair(self.upsample)
 
     @property
     def generates(self) -> bool:
@@ -379,8 +390,10 @@ class ExtractorSpec(_Config):
 
     def _check_kernels(self) -> None:
         static, dynamic = self.static_kernel.channels, self.dynamic_kernel.source
-        if static == "none" and dynamic == "none":
-            raise ValueError("static_kernel.channels and dynamic_kernel.source are both 'none': an extractor needs a kernel")
+        if static == "none" and dynamic == "none" and self.offsets.kind != "learned":
+            raise ValueError(
+                "static_kernel.channels and dynamic_kernel.source are both 'none': an extractor needs a kernel, or offsets.kind='learned'"
+            )
         if self.combine != "multiply" and "none" in (static, dynamic):
             raise ValueError(
                 f"combine={self.combine!r} needs both kernels, got static_kernel.channels={static!r}, dynamic_kernel.source={dynamic!r}"
@@ -536,6 +549,8 @@ class ExtractorSpec(_Config):
     def _check_upsample(self) -> None:
         _at_least("upsample", self.upsample, 1)
         if as_pair(self.upsample) == (1, 1):
+            if self.generator.pixel_shuffle:
+                raise ValueError("generator.pixel_shuffle=True needs upsample of more than 1, got upsample=1")
             return
         for name, value, allowed in (
             ("aggregation", self.aggregation, ("gather",)),

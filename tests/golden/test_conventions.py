@@ -123,6 +123,14 @@ MISTAKES = {
         official_values("contmix_c12_k5_s3_h1_eval"),
         lambda m: m.setattr(regions, "position_bias", tap_bias),
     ),
+    "offsets of an upsampler as (x, y)": (
+        official_values("dysample_c16_x2_lp"),
+        lambda m: after(m, offsets.LearnedOffsets, lambda o: o.flip(3)),
+    ),
+    "samples at the border blended with zeros": (
+        official_values("dysample_c16_x2_pl"),
+        lambda m: m.setattr(offsets, "inside_image", lambda o, geometry: o),
+    ),
     "sub-positions column by column": (
         official_values("carafe_c12"),
         lambda m: m.setattr(generators, "fine_values", columns_first(generators.fine_values)),

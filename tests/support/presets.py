@@ -25,8 +25,14 @@ def all_presets():
 
 UPSAMPLERS = {
     "carafe": presets.carafe(groups=2, hidden_channels=8),
+    "dysample": presets.dysample(),
+    "dysample pl": presets.dysample((2, 1), 2, "pl", dyscope=True),
     "carafe of other factors": presets.carafe((3, 2), (3, 5), view=1, hidden_channels=4),
     "offsets": replace(presets.unified(channels_per_group=4, offset_groups=2), upsample=(1, 2)),
+    "pixel shuffle": replace(presets.unified(channels_per_group=4), upsample=2, generator=Generator(view=3, pixel_shuffle=True)),
+    "pixel shuffle, a linear map": replace(
+        presets.involution(3), upsample=2, generator=Generator(reduction=2, pixel_shuffle=True)
+    ),
     "group norm": replace(presets.ls_convolution(), upsample=2),
     "terms": replace(presets.conditional_convolution(experts=2), generator=Generator(), bias="mixed", upsample=(2, 1)),
     "all alike": replace(presets.idconv(3), upsample=2),

@@ -100,6 +100,11 @@ class UnifiedExtractor2d(nn.Module):
                 f"offsets.groups={spec.offsets.groups} must divide the heads of a similarity kernel, got {self.kernel_groups}"
             )
         _check_heads(spec, channels)
+        if spec.generator.pixel_shuffle and channels % math.prod(as_pair(spec.upsample)):
+            raise ValueError(
+                "generator.pixel_shuffle=True needs in_channels that the outputs of a pixel divide, "
+                f"got in_channels={channels}, spec.upsample={spec.upsample}"
+            )
         dense = spec.static_kernel.channels == "dense"
         if not dense and spec.projection.output == "none" and self.out_channels != channels:
             raise ValueError(

@@ -34,6 +34,8 @@ class Feature(nn.Module):
         generator = spec.generator
         self.view, self.stride = generator.view, stride
         self.cells = as_pair(spec.kernel_size)
+        self.upsample = as_pair(spec.upsample) if generator.pixel_shuffle else (1, 1)
+        channels //= prod(self.upsample)
         self.channels = _hidden_channels(channels, generator)
         biased = generator.norm != "batch"
         if generator.reduces:
@@ -46,6 +48,7 @@ class Feature(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature ``[B, hidden, h, w]`` of an image ``[B, C, H, W]``."""
+        x = fine_values(x, self.upsample)
         if self.view == "global":
             return self.of_mean(x)
         if self.view == "pooled":
@@ -71,19 +74,25 @@ def _hidden_channels(channels: int, generator: Generator) -> int:
 
 
 def head(
-    feature: Feature, out_channels: int, spec: ExtractorSpec, stride: tuple[int, int], *, initial: float | None
+    feature: Feature,
+    out_channels: int,
+    spec: ExtractorSpec,
+    stride: tuple[int, int],
+    *,
+    initial: float | None,
+    bias: bool = True,
 ) -> nn.Conv2d:
     """Return the last, linear layer: 1x1, or a convolution over a dense view. ``initial``: a value that it emits everywhere at the start;
     None: random weights.
     """
     if spec.generator.view_convolution == "dense":
-        layer: nn.Conv2d = _view_convolution(feature.channels, out_channels, spec, stride)
+        layer: nn.Conv2d = _view_convolution(feature.channels, out_channels, spec, stride, bias=bias)
     else:
-        layer = nn.Conv2d(feature.channels, out_channels, 1)
+        layer = nn.Conv2d(feature.channels, out_channels, 1, bias=bias)
     if initial is not None:
         nn.init.zeros_(layer.weight)
-        assert layer.bias is not None
-        nn.init.constant_(layer.bias, initial)
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, initial)
     return layer
 
 

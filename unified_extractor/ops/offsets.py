@@ -154,6 +154,21 @@ def scaled_offsets(offsets: Tensor, scale: float, geometry: Geometry) -> Tensor:
     return scale * offsets + (scale - 1.0) * grid[:, :, None, None]
 
 
+def inside_image(offsets: Tensor, geometry: Geometry) -> Tensor:
+    """Return offsets, in at least float32, whose sampling points are clamped to the outermost pixels; a clamped one has no gradient.
+
+    Args:
+        offsets: ``[B, F, K, 2, Ho, Wo]``, (y, x), pixels.
+        geometry: the sizes of the call.
+    Source: border padding of Liu et al., Learning to Upsample by Learning to Sample (ICCV 2023).
+    """
+    dtype, clamped = precision(offsets), []
+    for axis, grid in enumerate(tap_positions(geometry, None, offsets.device)):
+        first = -grid.to(dtype)
+        clamped.append(offsets[:, :, :, axis].to(dtype).clamp(first, first + geometry.image[axis] - 1))
+    return torch.stack(clamped, 3)
+
+
 def sub_pixel_offsets(geometry: Geometry, like: Tensor) -> Tensor:
     """Return the places of the windows of a fine grid in the pixel at which they sit, ``[2, Ho, Wo]``: (y, x), pixels from its center.
 

@@ -27,10 +27,14 @@ def formula(spec: ExtractorSpec) -> str:
     offset = {"none": "", "learned": " + offset[f(c),k,p]", "window_shift": " + shift[p]"}[spec.offsets.kind]
     scaled = f"{spec.offsets.scale:g}*" if spec.offsets.scale != 1 else ""
     value = "v" if spec.projection.input != "none" else "x"
-    place = "p" if as_pair(spec.upsample) == (1, 1) else f"floor(p/{spec.upsample})"
-    read = f"{value}[c, {place} + {scaled}t_k{offset.replace('offset', scaled + 'offset')}]"
+    fine = f"(p + 1/2)/{spec.upsample} - 1/2" if spec.offsets.kind == "learned" else f"floor(p/{spec.upsample})"
+    place = "p" if as_pair(spec.upsample) == (1, 1) else fine
+    gate = f"{scaled}gate[f(c),k,p] offset" if spec.offsets.gated else f"{scaled}offset"
+    point = f"{place} + {scaled}t_k{offset.replace('offset', gate)}"
+    read = f"{value}[c, {f'clamp({point})' if spec.offsets.bound == 'image' else point}]"
+    term = f"{weight} {read}" if weight else read
     if fold:
-        lines = [f"z[c,i,p] = sum_k {weight} {read}", "y[c,q]   = sum over windows p and taps i with p + t_i = q of z[c,i,p]"]
+        lines = [f"z[c,i,p] = sum_k {term}", "y[c,q]   = sum over windows p and taps i with p + t_i = q of z[c,i,p]"]
         if spec.overlap_normalize:
             lines[1] += ", divided by their number"
         if spec.bias:
@@ -42,7 +46,7 @@ def formula(spec: ExtractorSpec) -> str:
     output = "o" if dense else "c"
     bias = f" + sum_m bias[m,{output}] {bias_weight}" if spec.bias == "mixed" else " + bias" if spec.bias else ""
     sums = f"{'sum_m ' if m else ''}sum_k {'sum_c ' if dense else ''}"
-    aggregated = f"{sums}{weight} {read}{bias}"
+    aggregated = f"{sums}{term}{bias}"
     return f"y[{output},p] = " + (aggregated if spec.modulation == "none" else f"({aggregated}) {_modulation(spec, 'p')}")
 
 
@@ -105,7 +109,12 @@ def describe(title: str, spec: ExtractorSpec, cost: Cost, shape: tuple[int, int,
 def _where(spec: ExtractorSpec) -> str:
     if spec.offsets.kind == "learned":
         groups = spec.offsets.groups
-        return f"offsets generated from the input, {groups} group{'s' * (groups > 1)}, zero at the start"
+        start = (
+            "zero at the start" if as_pair(spec.upsample) == (1, 1) else "at the start to the place of the output in its pixel"
+        )
+        gated = ", each times a generated gate" if spec.offsets.gated else ""
+        bound = ", clamped to the image" if spec.offsets.bound == "image" else ""
+        return f"offsets generated from the input, {groups} group{'s' * (groups > 1)}, {start}{gated}{bound}"
     return {"none": "on the regular grid", "window_shift": "on a grid shifted as a whole to stay inside the image"}[
         spec.offsets.kind
     ]
@@ -113,11 +122,10 @@ def _where(spec: ExtractorSpec) -> str:
 
 def _upsample(spec: ExtractorSpec) -> str:
     own = ["a kernel"] * (spec.dynamic_kernel.source != "none") + ["offsets"] * (spec.offsets.kind == "learned")
-    alike = not own or spec.sub_positions == (1, 1)
+    alike = spec.offsets.kind != "learned" and (not own or is_one_for_the_image(spec))
     each = ", all alike" if alike else f", each with {' and '.join(own)} of its own"
-    start = ", from its place in the pixel" if spec.offsets.kind == "learned" else ""
     rows, columns = as_pair(spec.upsample)
-    return f"{rows}x{columns} outputs for every pixel{each}{start}"
+    return f"{rows}x{columns} outputs for every pixel{each}"
 
 
 def _weight(spec: ExtractorSpec) -> str:
@@ -137,6 +145,8 @@ def _weight(spec: ExtractorSpec) -> str:
         taps = "" if dynamic.per_tap else ", one value for all taps"
         where = "one for the whole image" if is_one_for_the_image(spec) else "its own at every position"
         parts.append(f"dynamic D, {source}, {where}{taps}{position}{form}")
+    if not parts:
+        return "none: the samples of a window are summed"
     return (
         f"; combined as {spec.combine}: ".join(parts)
         if len(parts) == 2 and spec.combine != "multiply"
@@ -162,7 +172,7 @@ def _sharing(spec: ExtractorSpec) -> str:
         )
         sizes = "" if dynamic.small_kernel_size is None else ", a kernel of either size each"
         parts.append(f"D: channels in {shared}{sizes}, {dynamic.channel_order}")
-    return "; ".join(parts)
+    return "; ".join(parts) or f"offsets: channels in {spec.offsets.groups} group{'s' * (spec.offsets.groups > 1)}"
 
 
 def _generator(spec: ExtractorSpec) -> str:
@@ -177,7 +187,7 @@ def _generator(spec: ExtractorSpec) -> str:
     if view is None:
         rows, columns = as_pair(generator.view)
         view = "the window's own pixel" if rows == columns == 1 else f"{rows}x{columns} pixels"
-    steps = [f"sees {view}"]
+    steps = ["pixel shuffle"] * generator.pixel_shuffle + [f"sees {view}"]
     if generator.reduces:
         steps.append(f"{generator.hidden_channels or f'C/{generator.reduction}'} hidden channels")
     if generator.looks_around:

@@ -129,6 +129,8 @@ def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
         groups = min(channels, windows * (dynamic.groups or max(1, channels // (dynamic.channels_per_group or 1))))
         order = np.arange(channels)
         bars.append(("D", order % groups if dynamic.channel_order == "interleaved" else order * groups // channels))
+    if not bars:  # what channels share are offsets
+        bars.append(("offsets", np.arange(channels) * min(channels, spec.offsets.groups) // channels))
     for place, (_, kernels) in enumerate(bars):
         shades = kernels[:, None] * 7 % channels  # neighbors get distant colors, no two kernels the same
         axis.imshow(shades, cmap="turbo", extent=(place - 0.3, place + 0.3, 0, channels), vmin=0, vmax=channels - 1)

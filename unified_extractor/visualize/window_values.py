@@ -96,8 +96,7 @@ def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
     if dynamic is not None and not layer.spec.dynamic_kernel.per_tap:
         dynamic = dynamic.expand(*dynamic.shape[:-1], layer.spec.taps)
     if layer.static_kernel is None:
-        assert dynamic is not None
-        return dynamic
+        return torch.ones(layer.spec.taps) if dynamic is None else dynamic
     static = layer.static_kernel.detach()[..., 0, 0, :, :].flatten(-2)
     if dynamic is None:
         return static

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unified_extractor.interop.files import find_state_dict, read_file
-from unified_extractor.interop.official.rules import Rule, by_halves
+from unified_extractor.interop.official.rules import Rule, by_halves, without_constants
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 
 Weights = Mapping[str, Any] | str | Path
@@ -47,7 +47,7 @@ def apply_rules(
     Raises:
         ValueError: the module is on the meta device, or a key is missing, unexpected or of another shape. Nothing is loaded then.
     """
-    values, rules = by_halves(values, rules)
+    values, rules = by_halves(*without_constants(values, rules))
     own = module.state_dict()
     if any(value.is_meta for value in own.values()):
         raise ValueError("module is on the meta device, which holds no values: call module.to_empty(device=...) first")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import unified_extractor.presets as presets
 from unified_extractor.layers.extractor import UnifiedExtractor2d
@@ -14,7 +14,7 @@ NOT_EXPRESSED = {
     "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
     "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
     "large_kernel_attention": "it has two windows in a row, the first one's output cut to the image before the second reads it",
-    **dict.fromkeys(("dysample", "atconv", "ddf", "qna"), "it needs switches that the spec does not have"),
+    **dict.fromkeys(("atconv", "ddf", "qna"), "it needs switches that the spec does not have"),
 }
 """Operators with official values that no layer here equals, and why."""
 
@@ -25,7 +25,8 @@ def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d:
     Args:
         operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
             with the routing of its CondConvResidual), "gnconv" (HorNet), "idconv" (TransXNet's DynamicConv2d), "carafe"
-            (CARAFEPack) or "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the input of ``fusion_proj``).
+            (CARAFEPack), "dysample" or "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the input of
+            ``fusion_proj``).
         arguments: of "involution", "outlook_attention" and "dcnv3" ``channels``, ``kernel_size`` and so on; of the others those of the
             official class.
 
@@ -151,6 +152,15 @@ def carafe(
     return UnifiedExtractor2d(channels, channels, spec)
 
 
+@suggesting_arguments
+def dysample(
+    *, in_channels: int, scale: int = 2, style: Literal["lp", "pl"] = "lp", groups: int = 4, dyscope: bool = False
+) -> UnifiedExtractor2d:
+    """Return the layer of ``DySample``."""
+    return UnifiedExtractor2d(in_channels, in_channels, presets.dysample(scale, groups, style, dyscope))
+
+
 _BUILDERS: dict[str, Callable[..., UnifiedExtractor2d]] = {
-    builder.__name__: builder for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv, contmix, carafe)
+    builder.__name__: builder
+    for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv, contmix, carafe, dysample)
 }

@@ -92,6 +92,21 @@ def carafe(layer: UnifiedExtractor2d) -> Items:
     yield from affine("content_encoder", "kernel.head")
 
 
+def dysample(layer: UnifiedExtractor2d) -> Items:
+    """Yield the rules of DySample, whose offsets are (x, y) before groups before outputs of a pixel; their places are a constant there."""
+    groups, (rows, columns) = layer.spec.offsets.groups, layer.spec.sub_positions
+
+    def offsets(value: Tensor) -> Tensor:
+        return value.unflatten(0, (2, groups, rows * columns)).flip(0).transpose(0, 1).flatten(0, 2)
+
+    yield from affine("offset", "offsets.head", offsets)
+    if layer.spec.offsets.gated:
+        yield "scope.weight", Rule("offsets.gate.weight", offsets)
+    y, x = ((torch.arange(s, device="cpu") - (s - 1) / 2) / s for s in as_pair(layer.spec.upsample))
+    places = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))])
+    yield "init_pos", Rule("", constant=places.repeat(1, groups, 1).reshape(1, -1, 1, 1))
+
+
 def _columnwise_places(layer: UnifiedExtractor2d) -> list[int]:
     """Return the place of every tap, counted row by row, in the order column by column; without the center where it is removed."""
     kh, kw = as_pair(layer.spec.kernel_size)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -25,6 +26,8 @@ class Rule(NamedTuple):
     """Function of the converted value and our parameter to the value in our size, where the value depends on the image's size."""
     second_half: str = ""
     """Name in our module of the second half of the rows, where the first half alone goes to ``ours``."""
+    constant: Tensor | None = None
+    """The only value that it may have, which nothing here needs: a constant that the official code keeps in its state."""
 
 
 Rules = dict[str, Rule]
@@ -57,6 +60,22 @@ def by_halves(values: Mapping[str, Tensor], rules: Mapping[str, Rule]) -> tuple[
         if key in values:
             values |= dict(zip((first, second), values.pop(key).tensor_split(2), strict=True))
     return values, found
+
+
+def without_constants(values: Mapping[str, Tensor], rules: Mapping[str, Rule]) -> tuple[dict[str, Tensor], Rules]:
+    """Return values and rules without the official code's constants. Raise ``ValueError`` for one of another value."""
+    for key, rule in rules.items():
+        if rule.constant is None or key not in values:
+            continue
+        value = values[key].detach().cpu().to(rule.constant.dtype)
+        if value.shape != rule.constant.shape or not torch.allclose(
+            value, rule.constant, atol=1e-3
+        ):  # saved in half precision, too
+            raise ValueError(f"state_dict[{key!r}] is a constant that is not that of a module with this spec")
+    return (
+        {key: value for key, value in values.items() if key not in rules or rules[key].constant is None},
+        {key: rule for key, rule in rules.items() if rule.constant is None},
+    )
 
 
 def nested(official: str, ours: str, rules: Iterable[tuple[str, Rule]]) -> Items:
