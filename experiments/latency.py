@@ -43,13 +43,12 @@ def networks(grid: Grid) -> dict[str, PlannedRun]:
 
 def workloads(run: PlannedRun, device: torch.device) -> dict[str, Callable[[], Any]]:
     """Return what is timed of a network, by name: forward of one image, and forward, backward and AdamW of a batch."""
-    layout, data = run.classifier.image_format, run.data
-    network = run.classifier.network.to(device).train()
+    layout, data = run.module.image_format, run.data
+    network = run.module.network.to(device).train()
     tested = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     image, batch = (
-        torch.randn(count, data.in_chans, data.image_size, data.image_size, device=device).contiguous(memory_format=layout)
-        for count in (1, data.batch_size)
+        torch.randn(count, *data.image_shape, device=device).contiguous(memory_format=layout) for count in (1, data.batch_size)
     )
     labels = torch.arange(data.batch_size, device=device) % len(data.class_names)
 

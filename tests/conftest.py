@@ -54,10 +54,11 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_pictures(request, monkeypatch):
-    """Draw no windows during training, which would take half of a tiny run's time, but in tests that are marked ``pictures``."""
-    drawing = sys.modules.get("unified_extractor.training.callbacks.window_pictures")
-    if drawing is not None and not request.node.get_closest_marker("pictures"):
-        monkeypatch.setattr(drawing, "IMAGES", 0)
+    """Draw no pictures during training, which would take half of a tiny run's time, but in tests that are marked ``pictures``."""
+    for name in ("window_pictures", "label_map_pictures"):
+        drawing = sys.modules.get(f"unified_extractor.training.callbacks.{name}")
+        if drawing is not None and not request.node.get_closest_marker("pictures"):
+            monkeypatch.setattr(drawing, "IMAGES", 0)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.support.image_folders import image_folder
+from tests.support.segmentation import segmentation_folder
 from tests.support.torchvision_files import write_cifar, write_fashion_mnist
 from unified_extractor import ExtractorSpec, presets
 from unified_extractor.__main__ import main as uniex
@@ -69,6 +70,7 @@ def test_every_extractor_and_run_is_known_to_these_tests():
     } == {
         *(f"imagenet/{name}.yaml" for name in IMAGENET),
         *(f"{name}/unified.yaml" for name in ("cifar10", "cifar100", "fashion_mnist", "image_folder")),
+        "camvid/unified.yaml",
         "sweeps/digits.yaml",
     }
 
@@ -118,6 +120,12 @@ CIFAR10_NAMES = CIFAR10().class_names
 def test_image_folder_run_trains_for_a_step(tmp_path: Path):
     image_folder(tmp_path / "data" / "images", classes=CIFAR10_NAMES, train=15)
     assert main(["fit", "--config", str(CONFIGS / "image_folder" / "unified.yaml"), *STEP]) == 0
+
+
+def test_camvid_run_trains_for_a_step(tmp_path: Path):
+    segmentation_folder(tmp_path / "data" / "camvid", size=(180, 240))
+    classes = ["--data.classes", str(CONFIGS / "camvid" / "classes.csv"), "--data.ignore_index=7"]
+    assert main(["fit", "--config", str(CONFIGS / "camvid" / "unified.yaml"), *classes, *STEP]) == 0
 
 
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", CIFAR10), ("cifar100", CIFAR100)])

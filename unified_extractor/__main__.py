@@ -11,7 +11,7 @@ from unified_extractor.names import did_you_mean
 
 HELP = """usage: uniex COMMAND ...
 
-  fit, validate, test, predict   train a network, evaluate it, classify images: uniex fit --config configs/digits/unified.yaml
+  fit, validate, test, predict   train a network, evaluate it, classify or segment images: uniex fit --config configs/digits/unified.yaml
   describe                       the formula of an extractor in words, its cost and its drawing: uniex describe involution
   bench                          the speed of the operator beside its baselines: uniex bench cpu
   gpu                            values, speed, counters and tests on a GPU, in nine minutes: uniex gpu --list

@@ -1,17 +1,51 @@
 """The configuration files of a command line, read before anything that takes seconds to import."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 
+def data_class(arguments: Sequence[str]) -> str | None:
+    """Return the class of the data that a command line of ``uniex fit`` names last, by itself or in a file; ``None`` without one."""
+    found: str | None = None
+    for option, value in _options(arguments):
+        try:
+            if option in ("--config", "-c"):
+                content = yaml.safe_load(Path(value).read_text())
+                given = _class_path(content.get("data"), Path(value).parent) if isinstance(content, dict) else None
+            elif option == "--data":
+                given = _class_path(yaml.safe_load(value), Path())
+            else:
+                given = value if option == "--data.class_path" else None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):  # which the parser refuses
+            given = None
+        found = given or found
+    return found
+
+
+def _class_path(value: object, folder: Path) -> str | None:
+    """Return the class of an object: its ``class_path``, that in the file that it names, or itself."""
+    if isinstance(value, str) and (folder / value).is_file():
+        value = yaml.safe_load((folder / value).read_text())
+    found = value.get("class_path") if isinstance(value, dict) else value
+    return found if isinstance(found, str) else None
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield every option with its value, given as ``--option value`` or ``--option=value``."""
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = option.partition("=")
+        if name.startswith("-"):
+            yield name, value if equals else following
+
+
 def unreadable_config(arguments: Sequence[str]) -> str | None:
     """Return the message for a ``--config`` file that is missing or not YAML, or ``None``: the parser's own message does not
     name the file."""
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        if option in ("--config", "-c") or option.startswith("--config="):
-            path = Path(option.removeprefix("--config=") if "=" in option else value)
+    for option, value in _options(arguments):
+        if option in ("--config", "-c"):
+            path = Path(value)
             try:
                 content = yaml.safe_load(path.read_text())
             except OSError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.support.rows import ROW, row, rows_of
+from tests.support.rows import ROW, row, rows_of, segmented
 from unified_extractor.results.comparison import differences
 from unified_extractor.results.groups import by_variant, groups
 from unified_extractor.results.record import RecordError
@@ -48,7 +48,8 @@ def test_a_summary_has_a_line_a_variant_in_the_rows_order():
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_can_be_summarised_and_compared(metric):
     values = {"a": [0.1, 0.2, 0.4], "b": [0.3, 0.35, 0.5]}
-    rows = [row(variant, seed, **{metric: value}) for variant, own in values.items() for seed, value in enumerate(own)]
+    make = segmented if metric.endswith("miou") else row
+    rows = [make(variant, seed, **{metric: value}) for variant, own in values.items() for seed, value in enumerate(own)]
     assert summary(rows, metric)[metric].tolist() == pytest.approx([np.mean(own) for own in values.values()])
     assert differences(rows, metric=metric)[f"{metric}_difference"].tolist() == pytest.approx([0.5 / 3 - 0.0166666666666666])
 

@@ -45,6 +45,18 @@ class KillOnce(L.Callback):
             os.kill(os.getpid(), self.number)
 
 
+class Interrupt(L.Callback):
+    """Breaks a run off at the end of an optimizer step, as Ctrl-C does. Only the first time."""
+
+    def __init__(self, step: int, marker: str) -> None:
+        self.step, self.marker = step, Path(marker)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step and not self.marker.exists():
+            self.marker.touch()
+            raise KeyboardInterrupt
+
+
 class KillRank(L.Callback):
     """Kills the process of a rank at the end of an optimizer step."""
 

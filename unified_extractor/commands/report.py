@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from unified_extractor.results.choosing import chooses, without_test_figures
+from unified_extractor.results.class_iou import class_iou
 from unified_extractor.results.comparison import Comparison, compare
 from unified_extractor.results.effects import effects
 from unified_extractor.results.figure_style import variant_colors
@@ -33,7 +34,18 @@ KINDS = ("csv", "md", "tex")
 _MOST_CURVES, _MOST_POINTS = 14, 20
 """Largest number of variants in a figure of curves and in one of points: more cannot be told apart, so they get a ranking
 only."""
-_SOMETIMES = ("summary", "forest", "ranking", "differences", "paired", "effects", "curves", "accuracy_cost", "gradient_norms")
+_SOMETIMES = (
+    "summary",
+    "forest",
+    "ranking",
+    "differences",
+    "paired",
+    "effects",
+    "class_iou",
+    "curves",
+    "accuracy_cost",
+    "gradient_norms",
+)
 """Names of the tables and figures that some groups of runs do not have."""
 _COSTS_DIFFER = 1.1
 """Ratio of the largest to the smallest cost above which accuracy is drawn against cost; networks of matched cost differ by
@@ -66,7 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="folder of what is made (default report in the first source's folder)")
     parser.add_argument("--baseline", metavar="VARIANT", help="what differences are taken from (default the first variant)")
     parser.add_argument(
-        "--metric", help="what is compared (default test_accuracy, or val_accuracy for runs that choose and so test nothing)"
+        "--metric",
+        help="what is compared (default test_accuracy, or test_miou; val_accuracy or val_miou for runs that choose)",
     )
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="only these, in this order")
     parser.add_argument(
@@ -145,16 +158,16 @@ def make_report(
     """Return the tables and figures of one group. Differences without two seeds have no interval, and the notes say so.
 
     Runs that are not finished stand in the table of results and among the curves alone: they have no test figures.
-    The ``metric`` is by default the test accuracy, or that of validation where all runs are of a budget that chooses.
-    ``colors`` gives every variant the color that it has in other groups' figures too; ``roles`` gives variants a role, such as
-    ``control``, by which the main figure colors them.
+    The ``metric`` is by default the test accuracy, in segmentation the test mIoU, or that of validation where all runs are of a budget
+    that chooses. ``colors`` gives every variant the color that it has in other groups' figures too; ``roles`` gives variants a role, such
+    as ``control``, by which the main figure colors them.
 
     Raises:
         RecordError: the rows cannot be compared, the baseline is none of their variants, or a row lacks the metric; with
             ``with_effects``, the rows are no factorial design; with ``with_gradients``, a row has no gradient norms.
     """
     untested = chooses(rows[0].budget)
-    metric = metric or ("val_accuracy" if untested else "test_accuracy")
+    metric = metric or f"{'val' if untested else 'test'}_{rows[0].score}"
     if colors is None:
         colors = variant_colors((row.variant for row in rows), by_accuracy(rows, baseline))
     about = title(rows)
@@ -170,6 +183,9 @@ def make_report(
     if finished := [row for row in rows if row.planned_epochs is None]:
         _compare(report, finished, compare(finished, baseline=baseline, metric=metric), roles)
         _draw(report, finished, metric, colors)
+    if (per_class := class_iou(finished)) is not None:
+        report.tables["class_iou"] = per_class
+        report.captions["class_iou"] = f"{about}: intersection over union of each class, means over seeds"
     if with_effects:
         table = report.tables["effects"] = effects(finished, metric)
         report.captions["effects"] = (

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
             figure = draw_receptive_fields(networks, data.normalize(torch.stack([images[int(i)][0] for i in chosen])))
         else:
             pixels, label = images[given.image]
-            about = f"test image {given.image}, class {data.class_names[label]}"
+            about = f"test image {given.image}, {data.label_in_words(label)}"
             shown = (pixels.permute(1, 2, 0) if len(pixels) == 3 else pixels[0]) / 255
             figure = draw_windows(networks, data.normalize(pixels[None]), layer=given.layer, shown=shown)
         picture = given.output or given.folders[0] / ("windows.png" if given.receptive_fields is None else "receptive_fields.png")

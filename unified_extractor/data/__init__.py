@@ -1,10 +1,13 @@
-"""Lightning data modules: labeled square images in three splits."""
+"""Lightning data modules: labeled images in three splits."""
 
 from unified_extractor.data.augmentation import Augmentation
-from unified_extractor.data.data_module import ImageDataModule, Loading
+from unified_extractor.data.data_module import Loading, VisionDataModule
 from unified_extractor.data.digits import Digits
 from unified_extractor.data.errors import DataError
+from unified_extractor.data.image_data_module import ImageDataModule
 from unified_extractor.data.image_folder import ImageFolder
+from unified_extractor.data.joint_augmentation import JointAugmentation
+from unified_extractor.data.segmentation_folder import SegmentationFolder
 from unified_extractor.data.torchvision_sets import CIFAR10, CIFAR100, FashionMNIST
 
 __all__ = [
@@ -16,5 +19,8 @@ __all__ = [
     "FashionMNIST",
     "ImageDataModule",
     "ImageFolder",
+    "JointAugmentation",
     "Loading",
+    "SegmentationFolder",
+    "VisionDataModule",
 ]

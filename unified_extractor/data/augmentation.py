@@ -49,6 +49,10 @@ class Augmentation:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
+    def changed(self) -> list[str]:
+        """Return the settings that are not defaults, as ``name=value``."""
+        return [f"{name}={value}" for name, value in vars(self).items() if value != getattr(Augmentation, name)]
+
     @property
     def batched(self) -> bool:
         """True if :func:`augment_batch` can do all of it, a whole batch at once."""

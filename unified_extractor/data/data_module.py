@@ -1,8 +1,8 @@
-"""The base class of all data modules: splits, loaders, augmentation and normalization."""
+"""The base class of all data modules: splits, loaders and normalization of labeled images."""
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,17 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.device_loader import DeviceLoader
 from unified_extractor.data.errors import DataError
-from unified_extractor.data.image_datasets import (
-    AugmentedImages,
-    EvaluatedImages,
-    ImageFormat,
-    MemoryImages,
-    UnlabeledImages,
-    normalized,
-)
+from unified_extractor.data.image_datasets import AugmentedImages, EvaluatedImages, normalized
 from unified_extractor.data.image_files import ImageListing, find_named_images
 from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
 from unified_extractor.task import ImageTask
@@ -62,16 +54,16 @@ class Loading:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 
 
-class ImageDataModule(L.LightningDataModule):
-    """Square images with one label each, in three splits: train; val, which selects the model; test, for the final number only.
+class VisionDataModule(L.LightningDataModule):
+    """Labeled images of one size in three splits: train; val, which selects the model; test, for the final number only.
 
-    A subclass sets ``name``, ``in_chans``, ``image_size``, ``mean``, ``std`` and ``class_names``, and reads a split. Loaders return
-    ``images`` float32 [B, in_chans, image_size, image_size], normalized, and ``labels`` int64 [B], -1 for an image that only fills
-    up a batch. The loader of ``predict`` returns images, the names of their files, and the reason for each that cannot be read.
+    A subclass says what a label is: one class for an image, or one for each pixel. It sets ``name``, ``in_chans``, ``image_size``,
+    ``mean``, ``std`` and ``class_names``, and reads a split. Loaders return ``images`` float32 [B, in_chans, H, W], normalized, and their
+    labels; evaluation may fill up a batch with images whose label counts for nothing. The loader of ``predict`` returns images, the names
+    of their files, and the reason for each that cannot be read.
 
     Args:
         batch_size: images of a step on each device.
-        augmentation: augmentation of the training images.
         loading: settings of the loaders.
         predict_folder: image files and folders of images that ``predict`` reads, one or a list.
 
@@ -81,24 +73,23 @@ class ImageDataModule(L.LightningDataModule):
 
     name: str
     in_chans: int
-    image_size: int
+    image_size: int | tuple[int, int]
     mean: Sequence[float]
     std: Sequence[float]
 
     def __init__(
         self,
         batch_size: int = 64,
-        augmentation: Augmentation = Augmentation(),
         loading: Loading = Loading(),
         predict_folder: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.batch_size, self.augmentation, self.loading = batch_size, augmentation, loading
+        self.batch_size, self.loading = batch_size, loading
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if loading.seed is None else loading.seed
         self.predict_folder = predict_folder
-        self._read: dict[Split, Dataset[tuple[Tensor, int]]] = {}
+        self._read: dict[Split, Dataset[Any]] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -111,20 +102,23 @@ class ImageDataModule(L.LightningDataModule):
         return len(self.class_names)
 
     @property
-    def file_format(self) -> ImageFormat:
-        """Size and channels to which image files are brought."""
-        return ImageFormat(self.in_chans, self.image_size)
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        height, width = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return self.in_chans, height, width
 
     @property
     def task(self) -> ImageTask:
         """The classes and the images of a network that is trained on these data."""
-        return ImageTask(
-            class_names=self.class_names,
-            mean=self.mean,
-            std=self.std,
-            image_size=self.image_size,
-            resize=self.file_format.resize,
-        )
+        return ImageTask(class_names=self.class_names, mean=self.mean, std=self.std, image_size=self.image_size)
+
+    def logits_shape(self, images: Sequence[int], num_classes: int) -> tuple[int, ...]:
+        """Return the shape of the logits that labels of so many classes need, for images of a shape [B, C, H, W]."""
+        raise NotImplementedError
+
+    def label_in_words(self, label: Any) -> str:
+        """Return a label of a split in words."""
+        raise NotImplementedError
 
     def normalize_as(self, task: ImageTask) -> None:
         """Normalize images as those of a trained network were. Raise ``DataError`` if another normalization is set."""
@@ -138,9 +132,16 @@ class ImageDataModule(L.LightningDataModule):
                 "mean",
             )
 
-    def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
-        """Return the images of a split, uint8 [in_chans, image_size, image_size], and their labels. Raise ``DataError`` if
-        they are unusable."""
+    def read(self, split: Split) -> Dataset[Any]:
+        """Return the images of a split, uint8 [in_chans, H, W], and their labels. Raise ``DataError`` if they are unusable."""
+        raise NotImplementedError
+
+    def training_transform(self) -> Callable[..., Any]:
+        """Return the augmentation of an image and its label, which draws from torch's global random generator."""
+        raise NotImplementedError
+
+    def unlabeled(self, files: Sequence[Path]) -> Dataset[Any]:
+        """Return the images that ``predict`` reads from these files."""
         raise NotImplementedError
 
     @override
@@ -151,14 +152,10 @@ class ImageDataModule(L.LightningDataModule):
             if split == "train" and count < self.batch_size * replicas:
                 on = f" on each of {replicas} devices" if replicas > 1 else ""
                 raise DataError(f"must not exceed the training images, got {self.batch_size}{on}, {count} images", "batch_size")
-        if self.loading.on_device and "train" in _SPLITS[stage] and not self._held_on_device("train"):
-            raise DataError(
-                "true needs images that fit into memory, and augmentation by crop_padding, flip and erasing alone, "
-                f"got {type(self.images('train')).__name__}, augmented {'so' if self.augmentation.batched else 'otherwise'}",
-                "loading.on_device",
-            )
+        if self.loading.on_device and "train" in _SPLITS[stage]:
+            self._check_on_device()
 
-    def images(self, split: Split) -> Dataset[tuple[Tensor, int]]:
+    def images(self, split: Split) -> Dataset[Any]:
         """Return a split, neither augmented nor normalized. It is read only once."""
         if split not in self._read:
             self._read[split] = self.read(split)
@@ -170,13 +167,13 @@ class ImageDataModule(L.LightningDataModule):
         return f"{self.name}: {counts} images, {self.num_classes} classes"
 
     def preprocessing(self) -> str:
-        """Return a line about normalization and augmentation."""
+        """Return a line about size, normalization and augmentation."""
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        changed = [f"{name}={value}" for name, value in vars(self.augmentation).items() if value != getattr(Augmentation, name)]
-        channels = "gray" if self.in_chans == 1 else "RGB"
-        return f"{self.image_size}x{self.image_size} {channels}, mean {mean}, std {std}; augmentation: {', '.join(changed) or 'none'}"
+        channels, height, width = self.image_shape
+        changed = ", ".join(self._augmented()) or "none"
+        return f"{height}x{width} {'gray' if channels == 1 else 'RGB'}, mean {mean}, std {std}; augmentation: {changed}"
 
-    def adopt(self, other: "ImageDataModule") -> None:
+    def adopt(self, other: "VisionDataModule") -> None:
         """Share the images that a module with equal settings has read, instead of reading them again."""
         self._read = other._read
 
@@ -195,10 +192,7 @@ class ImageDataModule(L.LightningDataModule):
         sampler = EpochSampler(images, seed=self.seed, num_replicas=replicas, rank=rank)
         if self.trainer:  # a stateful loader skips what a broken epoch has used up before Lightning sets the epoch
             sampler.set_epoch(self.trainer.current_epoch)
-        if self._held_on_device("train"):
-            return self._device_loader(images, sampler, self.augmentation)
-        transform = self.augmentation.transform(self.image_size, self.mean)
-        return self._loader(AugmentedImages(images, transform), sampler=sampler, drop_last=True)
+        return self._training_loader(images, sampler)
 
     @override
     def val_dataloader(self) -> Loader:
@@ -217,35 +211,28 @@ class ImageDataModule(L.LightningDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader[Any]:
-        return self._loader(UnlabeledImages(self.predict_images().files, self.file_format))
+        return self._loader(self.unlabeled(self.predict_images().files))
 
     def _evaluation_loader(self, split: Split) -> Loader:
         images, (replicas, rank) = self.images(split), self._ranks()
-        sampler = EvaluationSampler(images, num_replicas=replicas, rank=rank)
-        if self._held_on_device(split):
-            return self._device_loader(images, sampler, None)
-        return self._loader(EvaluatedImages(images), sampler=sampler)
+        return self._ordered_loader(split, EvaluationSampler(images, num_replicas=replicas, rank=rank))
+
+    def _training_loader(self, images: Dataset[Any], sampler: EpochSampler) -> Loader:
+        return self._loader(AugmentedImages(images, self.training_transform()), sampler=sampler, drop_last=True)
+
+    def _ordered_loader(self, split: Split, sampler: EvaluationSampler) -> Loader:
+        return self._loader(EvaluatedImages(self.images(split)), sampler=sampler)
+
+    def _check_on_device(self) -> None:
+        """Raise ``DataError`` if the training images cannot be held on the device."""
+        raise DataError("true is for images with one label each, whose batches are augmented there", "loading.on_device")
+
+    def _augmented(self) -> list[str]:
+        """Return the settings of the augmentation that are not its defaults, as ``name=value``."""
+        raise NotImplementedError
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
-    def _held_on_device(self, split: Split) -> bool:
-        allowed = self.loading.on_device is not False and (split != "train" or self.augmentation.batched)
-        return allowed and isinstance(self.images(split), MemoryImages)
-
-    def _device_loader(
-        self, images: Any, sampler: EpochSampler | EvaluationSampler, augmentation: Augmentation | None
-    ) -> DeviceLoader:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return DeviceLoader(
-            images,
-            sampler,
-            batch_size=self.batch_size,
-            mean=self.mean,
-            std=self.std,
-            augmentation=augmentation,
-            device=device,
-        )
 
     def _loader(self, images: Dataset[Any], **options: Any) -> DataLoader[Any]:
         workers = self.loading.num_workers
@@ -273,7 +260,7 @@ def _stateful_loader() -> type[DataLoader[Any]]:
 
 @dataclass(frozen=True)
 class _Collate:
-    """A function that makes a batch of samples: images stacked and normalized, labels as a tensor, texts as lists."""
+    """A function that makes a batch of samples: images stacked and normalized, labels as one tensor, texts as lists."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -281,4 +268,10 @@ class _Collate:
     def __call__(self, samples: list[tuple[Any, ...]]) -> tuple[Any, ...]:
         images, *others = zip(*samples, strict=True)
         batch = normalized(torch.stack(images), self.mean, self.std)
-        return batch, *(list(values) if isinstance(values[0], str) else torch.tensor(values) for values in others)
+        return batch, *map(_batched, others)
+
+
+def _batched(values: tuple[Any, ...]) -> Any:
+    if isinstance(values[0], str):
+        return list(values)
+    return torch.stack(values) if isinstance(values[0], Tensor) else torch.tensor(values)

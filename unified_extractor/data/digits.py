@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from unified_extractor.data.data_module import ImageDataModule, Split
+from unified_extractor.data.data_module import Split
+from unified_extractor.data.image_data_module import ImageDataModule
 from unified_extractor.data.image_datasets import MemoryImages
 from unified_extractor.data.splits import stratified_split
 

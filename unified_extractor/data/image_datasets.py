@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from torchvision.transforms.v2 import functional as transform
 
 from unified_extractor.data.errors import DataError
 
+MEMORY_LIMIT = 2 * 2**30
+"""Bytes of decoded images up to which a split is held in memory: decoding small files costs more than training on them."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -86,37 +89,46 @@ class UnlabeledImages(Dataset[tuple[Tensor, str, str]]):
             return black, str(path), str(error).removeprefix(f"{path}: ")
 
 
-class EvaluatedImages(Dataset[tuple[Tensor, int]]):
-    """A split as ``EvaluationSampler`` indexes it: index -1 gives an image with label -1, which counts for nothing."""
+class EvaluatedImages(Dataset[tuple[Tensor, Any]]):
+    """A split as ``EvaluationSampler`` indexes it: index -1 gives an image with an :func:`uncounted` label."""
 
-    def __init__(self, dataset: Dataset[tuple[Tensor, int]]) -> None:
+    def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         image, label = self.dataset[max(index, 0)]
-        return image, label if index >= 0 else -1
+        return image, label if index >= 0 else uncounted(label)
 
 
-class AugmentedImages(Dataset[tuple[Tensor, int]]):
-    """Augmented training images, indexed by the pairs ``(index, image_seed)`` of ``EpochSampler``."""
+UNCOUNTED = 255
+"""The value of a label map's pixels that count for nothing."""
 
-    def __init__(self, dataset: Dataset[tuple[Tensor, int]], augmentation: Callable[[Tensor], Tensor]) -> None:
+
+def uncounted(label: int | Tensor) -> int | Tensor:
+    """Return a label of the same kind that counts for nothing: -1 for a class, a map of :data:`UNCOUNTED` for a label map."""
+    return torch.full_like(label, UNCOUNTED) if isinstance(label, Tensor) else -1
+
+
+class AugmentedImages(Dataset[Any]):
+    """Training images with their labels, augmented together, indexed by the pairs ``(index, image_seed)`` of ``EpochSampler``."""
+
+    def __init__(self, dataset: Dataset[Any], augmentation: Callable[..., Any]) -> None:
         self.dataset, self.augmentation = dataset, augmentation
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> Any:
         index, image_seed = key
-        image, label = self.dataset[index]
+        sample = self.dataset[index]
         generator = torch.default_generator  # torchvision's transforms draw from it
         state = generator.get_state()
         generator.manual_seed(image_seed)  # not torch.manual_seed: it seeds CUDA too, at many times the cost
         try:
-            return self.augmentation(image), label
+            return self.augmentation(*sample)
         finally:
             generator.set_state(state)
 

@@ -13,19 +13,17 @@ from typing_extensions import override
 from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.class_folders import ClassFolders
 from unified_extractor.data.copies import LIMIT, CopyFinder
-from unified_extractor.data.data_module import ImageDataModule, Loading, Split
+from unified_extractor.data.data_module import Loading, Split
 from unified_extractor.data.errors import DataError
-from unified_extractor.data.image_datasets import FileImages, ImageFormat
+from unified_extractor.data.image_data_module import ImageDataModule
+from unified_extractor.data.image_datasets import MEMORY_LIMIT, FileImages, ImageFormat
 from unified_extractor.data.image_files import in_words
+from unified_extractor.data.measured_normalization import MeasuredNormalization
 from unified_extractor.data.splits import balanced_subset, stratified_split
-from unified_extractor.data.statistics import mean_and_std
-from unified_extractor.task import ImageTask
-
-MEMORY_LIMIT = 2 * 2**30
-"""Bytes of decoded images up to which a split is held in memory: decoding small files costs more than training on them."""
+from unified_extractor.data.statistics import Images
 
 
-class ImageFolder(ImageDataModule):
+class ImageFolder(MeasuredNormalization, ImageDataModule):
     """Images in ``root/train/<class>/``, ``root/test/<class>/`` and, if that folder exists, ``root/val/<class>/``.
 
     The folders may also be called ``training``, ``testing``, and ``validation``, ``valid`` or ``dev``. Hidden files and folders never
@@ -78,10 +76,9 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"resize must be at least image_size, got resize={resize}, image_size={image_size}")
         self.root, self.resize = Path(root), resize
         self.name = name or self.root.resolve().name
-        self.image_size, self.in_chans = image_size, _channels(mean, std, in_chans)
+        self.image_size = image_size
+        self.set_normalization(mean, std, in_chans)
         self.validation_fraction, self.per_class = validation_fraction, per_class
-        self._normalization = None if mean is None or std is None else (tuple(mean), tuple(std))
-        self._measured = self._normalization is None
         self._folders, self._copies = ClassFolders(self.root), CopyFinder()
         self._left_out = self._leaked = 0  # copies of validation images
 
@@ -94,22 +91,6 @@ class ImageFolder(ImageDataModule):
     @override
     def file_format(self) -> ImageFormat:
         return ImageFormat(self.in_chans, self.image_size, self.resize)
-
-    @property
-    @override
-    def mean(self) -> Sequence[float]:  # type: ignore[override]
-        return self._mean_and_std()[0]
-
-    @property
-    @override
-    def std(self) -> Sequence[float]:  # type: ignore[override]
-        return self._mean_and_std()[1]
-
-    @override
-    def normalize_as(self, task: ImageTask) -> None:
-        if self._measured:
-            self._normalization = (tuple(task.mean), tuple(task.std))
-        super().normalize_as(task)
 
     @override
     def read(self, split: Split) -> Dataset[tuple[Tensor, int]]:
@@ -128,13 +109,12 @@ class ImageFolder(ImageDataModule):
             left_out["training images that are copies of validation images"] = self._left_out
         return "; ".join([*parts, *filter(None, [in_words(left_out)]), *self._leaks(sources)])
 
-    def _mean_and_std(self) -> tuple[Sequence[float], Sequence[float]]:
-        if self._normalization is None:
-            images = self.images("train")
-            if isinstance(images, FileImages):  # a whole image would count for more, the larger it is
-                images = FileImages(images.paths, images.labels, self.file_format)
-            self._normalization = mean_and_std(images)  # type: ignore[arg-type]
-        return self._normalization
+    @override
+    def measured_images(self) -> Images:
+        images = self.images("train")
+        if isinstance(images, FileImages):
+            return FileImages(images.paths, images.labels, self.file_format)
+        return images  # type: ignore[return-value]
 
     def _source(self, split: Split) -> Split:
         """Return the split whose folder holds the images of a split."""
@@ -187,16 +167,3 @@ class ImageFolder(ImageDataModule):
                     f"WARNING: {len(copies):,} {source} images are copies of training images, one is {files[source][copies[0]]}"
                 )
         return found
-
-
-def _channels(mean: Sequence[float] | None, std: Sequence[float] | None, in_chans: int | None) -> int:
-    """Return the channels in which images are read."""
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std must be given together, got mean={mean}, std={std}")
-    if mean is None or std is None:
-        return in_chans or 3
-    if len(mean) not in (1, 3) or len(std) != len(mean):
-        raise ValueError(f"mean and std must both have one value (gray) or three (RGB), got mean={mean}, std={std}")
-    if in_chans not in (None, len(mean)):
-        raise ValueError(f"in_chans must be the number of values in mean, got in_chans={in_chans}, mean={mean}")
-    return len(mean)

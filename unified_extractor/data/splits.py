@@ -23,6 +23,19 @@ def stratified_split(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     return (~taken).nonzero().flatten(), taken.nonzero().flatten()
 
 
+def random_split(count: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """Return the indices of two parts of ``count`` images, both ascending: the rest, and ``fraction`` of them, at least one.
+
+    Raise ``ValueError`` for fewer than two images.
+    """
+    if count < 2:
+        raise ValueError(f"at least two images are needed to be split, got {count}")
+    taken = torch.zeros(count, dtype=torch.bool)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    taken[order[: min(max(1, round(fraction * count)), count - 1)]] = True
+    return (~taken).nonzero().flatten(), taken.nonzero().flatten()
+
+
 def balanced_subset(labels: Tensor, per_class: int) -> Tensor:
     """Return ascending indices of at most ``per_class`` images of each class; a larger subset contains the smaller.
     ``labels`` [N]."""

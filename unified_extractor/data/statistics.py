@@ -7,18 +7,21 @@ from torch import Tensor
 
 from unified_extractor.data.errors import DataError
 from unified_extractor.data.image_datasets import FileImages, MemoryImages
+from unified_extractor.data.segmented_images import MemorySegmentedImages, SegmentedFiles
+
+Images = MemoryImages | FileImages | MemorySegmentedImages | SegmentedFiles
 
 SAMPLE = 5000
 """Largest number of image files that are read for the statistics; they are spread evenly over the data set."""
 
 
-def mean_and_std(images: MemoryImages | FileImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation of each channel as fractions of the full range, rounded to four digits.
 
     Raises:
         DataError: a channel has one value everywhere, or an image cannot be read.
     """
-    if isinstance(images, MemoryImages):
+    if isinstance(images, MemoryImages | MemorySegmentedImages):
         counts = _counts(images.images)
     else:
         chosen = torch.linspace(0, len(images) - 1, min(SAMPLE, len(images))).long().tolist()

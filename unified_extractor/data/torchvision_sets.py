@@ -9,8 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from unified_extractor.data.augmentation import Augmentation
-from unified_extractor.data.data_module import ImageDataModule, Loading, Split
+from unified_extractor.data.data_module import Loading, Split
 from unified_extractor.data.errors import DataError
+from unified_extractor.data.image_data_module import ImageDataModule
 from unified_extractor.data.image_datasets import MemoryImages
 from unified_extractor.data.splits import balanced_subset, stratified_split
 

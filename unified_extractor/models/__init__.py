@@ -13,6 +13,7 @@ from unified_extractor.models.internimage import (
 from unified_extractor.models.matched_net import MatchedNet
 from unified_extractor.models.rednet import RedNet, rednet26, rednet38, rednet50, rednet101, rednet152
 from unified_extractor.models.resnet import ResNet, resnet26, resnet38, resnet50
+from unified_extractor.models.segmentation import SegmentationNet
 from unified_extractor.models.staged import StagedNetwork
 from unified_extractor.models.volo import VOLO, volo_d1, volo_d2, volo_d3, volo_d4, volo_d5
 
@@ -23,6 +24,7 @@ __all__ = [
     "MatchedNet",
     "RedNet",
     "ResNet",
+    "SegmentationNet",
     "StagedNetwork",
     "extractor_net",
     "flash_internimage_b",

@@ -6,7 +6,15 @@ from typing import Any
 
 from unified_extractor.results.record import Record
 
-TEST_FIGURES = ("test_accuracy", "test_top5_accuracy", "test_loss", "test_calibration_error", "test_correct")
+TEST_FIGURES = (
+    "test_accuracy",
+    "test_top5_accuracy",
+    "test_loss",
+    "test_calibration_error",
+    "test_correct",
+    "test_miou",
+    "test_class_iou",
+)
 """The fields of a row that are null where no test image was looked at."""
 
 

@@ -59,7 +59,7 @@ def lines_figure(lines: int) -> Figure:
 
 def scale_and_unit(metric: str) -> tuple[float, str]:
     """Return the factor and the unit in which a metric is drawn."""
-    return (100, " (%)") if metric.endswith(("accuracy", "error")) else (1, "")
+    return (100, " (%)") if metric.endswith(("accuracy", "error", "miou")) else (1, "")
 
 
 def role_colors(roles: Iterable[str]) -> dict[str, str]:

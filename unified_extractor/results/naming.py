@@ -58,8 +58,8 @@ def _split(pair: str, form: str, *, last: bool = False) -> tuple[str, str]:
 
 
 def by_accuracy(rows: Sequence[Record], first: str | None = None) -> list[str]:
-    """Return the variants by mean validation accuracy, the highest first; ``first``, if given, before all others."""
+    """Return the variants by mean validation accuracy or mIoU, the highest first; ``first``, if given, before all others."""
     accuracies: Mapping[str, list[float]] = {row.variant: [] for row in rows}
     for row in rows:
-        accuracies[row.variant].append(row.val_accuracy)
+        accuracies[row.variant].append(getattr(row, f"val_{row.score}"))
     return sorted(accuracies, key=lambda variant: (variant != first, -sum(accuracies[variant]) / len(accuracies[variant])))

@@ -39,7 +39,7 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EpochMetrics:
-    """One point of a learning curve; ``epoch`` counts from 1. Accuracies are fractions.
+    """One point of a learning curve; ``epoch`` counts from 1. Accuracies and mIoU are fractions, mIoU null but in segmentation.
 
     ``gradient_norms``: of every stage of the network, before clipping, the mean over the epoch's steps; null for other networks.
     """
@@ -50,6 +50,7 @@ class EpochMetrics:
     val_loss: Loss
     val_accuracy: Fraction
     gradient_norms: list[Loss] | None = None
+    val_miou: Fraction | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -74,18 +75,21 @@ class Record:
         epochs: the number of epochs that were trained.
         planned_epochs: the number of epochs that a run shall have that is not finished; null for a finished one.
         learning_rate: the highest learning rate; null in rows of earlier versions.
-        best_epoch: the epoch whose checkpoint was tested, the best by validation accuracy; counts from 1.
+        best_epoch: the epoch whose checkpoint was tested, the best by validation accuracy, in segmentation by mIoU; counts from 1.
         train_images: the number of images in the training split.
         epoch_images: the images of a training epoch: whole batches, and no more than the trainer's limits allow.
         test_images: the number of images that were tested.
         batch_size: the images of a step on all devices together, accumulation included.
-        test_accuracy: the top-1 accuracy of the best epoch's checkpoint; this and the other test figures are null for a run that is
-            not finished, and for one that looked at no test image: its ``test_images`` are 0.
+        test_accuracy: the top-1 accuracy of the best epoch's checkpoint, in segmentation that of pixels; this and the other test figures
+            are null for a run that is not finished, and for one that looked at no test image: its ``test_images`` are 0.
         test_top5_accuracy: the top-5 accuracy of the same; null with fewer than six classes.
         test_loss: the cross entropy in nats.
-        test_calibration_error: the expected calibration error, with 15 bins.
+        test_calibration_error: the expected calibration error, with 15 bins; null in segmentation.
         test_correct: the test images that were classified rightly, a bit for each in the order of the data set, see
             :mod:`unified_extractor.results.correct_images`; null in rows of earlier versions.
+        test_miou: the mean over classes of intersection over union in all test images together; null but in segmentation.
+        test_class_iou: the same of every class by name; null for a class that neither images nor predictions have.
+        val_miou: the validation mIoU of the best epoch; null but in segmentation.
         val_accuracy: the validation accuracy of the best epoch.
         val_loss: the validation loss of the best epoch.
         seconds_per_epoch: median wall time of an epoch's training steps.
@@ -146,12 +150,20 @@ class Record:
     planned_epochs: Count | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     test_correct: str | None = None
+    val_miou: Fraction | None = None
+    test_miou: Fraction | None = None
+    test_class_iou: dict[str, Fraction | None] | None = None
     source: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        figures = (self.test_accuracy, self.test_loss, self.test_calibration_error)
-        if self.planned_epochs is None and self.test_images and None in figures:
-            raise ValueError("a finished run must have test_accuracy, test_loss and test_calibration_error, got null")
+        names = ["test_accuracy", "test_loss", "test_calibration_error" if self.val_miou is None else "test_miou"]
+        if self.planned_epochs is None and self.test_images and None in [getattr(self, name) for name in names]:
+            raise ValueError(f"a finished run must have {', '.join(names[:-1])} and {names[-1]}, got null")
+
+    @property
+    def score(self) -> str:
+        """The metric by which the best epoch was chosen, and by which runs are compared: ``accuracy``, in segmentation ``miou``."""
+        return "accuracy" if self.val_miou is None else "miou"
 
     @property
     def place(self) -> str:

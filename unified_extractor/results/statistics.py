@@ -13,11 +13,20 @@ from unified_extractor.results.groups import by_variant
 from unified_extractor.results.record import Record, RecordError
 from unified_extractor.results.training_settings import differing
 
-METRICS = ("test_accuracy", "test_top5_accuracy", "test_loss", "test_calibration_error", "val_accuracy", "val_loss")
+METRICS = (
+    "test_accuracy",
+    "test_top5_accuracy",
+    "test_loss",
+    "test_calibration_error",
+    "val_accuracy",
+    "val_loss",
+    "test_miou",
+    "val_miou",
+)
 """The fields of a row that measure how well it learned."""
 CONFIDENCE = 0.95
 
-_MEANS = ("test_accuracy", "val_accuracy", "test_loss", "test_calibration_error")
+_MEANS = ("test_miou", "val_miou", "test_accuracy", "val_accuracy", "test_loss", "test_calibration_error")
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
@@ -48,6 +57,7 @@ def summary(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
     """
     lines, training = [], differing(rows)
     others = [other for other in _MEANS if not chooses(rows[0].budget) or other not in TEST_FIGURES]
+    others = [other for other in others if any(getattr(row, other) is not None for row in rows)]  # of the rows' task
     for variant, own in by_variant(rows).items():
         mean, half_width = mean_and_half_width(values_of(own, metric))
         lines.append(

@@ -17,6 +17,8 @@ RESULTS = (
     "seed",
     "parameters",
     "multiply_adds",
+    "val_miou",
+    "test_miou",
     "val_accuracy",
     "test_accuracy",
     "test_top5_accuracy",
@@ -28,7 +30,7 @@ RESULTS = (
     "run",
 )
 _ABSENT = "-"
-_PERCENT = ("val_accuracy", "test_accuracy", "test_top5_accuracy", "test_calibration_error")
+_PERCENT = ("val_miou", "test_miou", "val_accuracy", "test_accuracy", "test_top5_accuracy", "test_calibration_error")
 _OWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "parameters": ("parameters", "{:,}".format),
     "multiply_adds": ("multiply-adds", "{:,}".format),
@@ -60,9 +62,15 @@ def results_table(rows: Sequence[Record]) -> pd.DataFrame:
     place = RESULTS.index("seed") + 1
     columns = [*RESULTS[:place], *differing(rows), *RESULTS[place:]]
     table = pd.DataFrame([{field: getattr(row, field) for field in columns} for row in rows], columns=columns)
-    absent = [name for name in TEST_FIGURES if name in table and not table[name].notna().any()]
-    # a run that is not finished has a dash in the columns that finished ones have; the top-5 accuracy may be no run's
-    return table.drop(columns=absent if chooses(rows[0].budget) else [name for name in absent if name == "test_top5_accuracy"])
+    absent = [name for name in ("val_miou", *TEST_FIGURES) if name in table and not table[name].notna().any()]
+    if not chooses(rows[0].budget):  # a run that is not finished has a dash in the columns that finished ones of its task have
+        absent = [name for name in absent if name in _of_other_tasks(rows[0])]
+    return table.drop(columns=absent)
+
+
+def _of_other_tasks(row: Record) -> tuple[str, ...]:
+    """Return the columns of results that runs of a row's task never have, or not always."""
+    return ("test_top5_accuracy", *(("val_miou", "test_miou") if row.score == "accuracy" else ("test_calibration_error",)))
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +128,7 @@ def as_difference(value: float, metric: str) -> str:
 
 def in_words(field: str) -> str:
     """Return the name of a row's field as a text calls it."""
-    return field.replace("top5", "top-5").replace("_", " ")
+    return field.replace("top5", "top-5").replace("miou", "mIoU").replace("_", " ")
 
 
 def _style(column: str) -> tuple[str, Callable[[Any], str]]:

@@ -117,8 +117,7 @@ class _Planner:
             cell = as_cell(self._grid, point, run.config_hash)
             key, work = work_key(run), schedule(run)
             if key not in self._multiply_adds:
-                shape = (run.data.in_chans, run.data.image_size, run.data.image_size)
-                self._multiply_adds[key] = multiply_adds(run.classifier.network, shape)
+                self._multiply_adds[key] = multiply_adds(run.module.network, run.data.image_shape)
             state = cell.state()
             device = run.device_missing or device_name(run.trainer.strategy.root_device)
             seconds = None
@@ -128,8 +127,8 @@ class _Planner:
                 seconds = self._start_up + self._times[key].run(work) if key in self._times else 0.0
             return PlannedCell(
                 cell=cell,
-                extractor=extractor_line(run.classifier.network),
-                parameters=sum(parameter.numel() for parameter in run.classifier.network.parameters()),
+                extractor=extractor_line(run.module.network),
+                parameters=sum(parameter.numel() for parameter in run.module.network.parameters()),
                 multiply_adds=self._multiply_adds[key],
                 training_multiply_adds=TRAINING * self._multiply_adds[key] * work.images * work.epochs,
                 epochs=work.epochs,

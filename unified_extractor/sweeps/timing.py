@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unified_extractor.data.image_datasets import UNCOUNTED
 from unified_extractor.profiling.cost import TRAINING
 from unified_extractor.training.cli.planned_run import PlannedRun
 from unified_extractor.training.run.step_count import planned_batches, planned_steps
@@ -82,26 +83,26 @@ def step_time(plan: PlannedRun, multiply_adds: int) -> StepTime:
     if device.type == "cpu":
         count = max(min(2, count), min(count, int(_MULTIPLY_ADDS_PER_SECOND / max(1, TRAINING * multiply_adds))))
     scale = plan.data.batch_size / count
-    classifier = plan.classifier.to(device)
-    optimizer = classifier.optimization.build(classifier.network)
+    module = plan.module.to(device)
+    optimizer = module.optimization.build(module.network)
     batches = _batches(plan, count, device)
 
     def train() -> None:
         images, labels = next(batches)
         optimizer.zero_grad()
         with plan.trainer.precision_plugin.train_step_context():
-            loss = F.cross_entropy(classifier(images), labels)
+            loss = F.cross_entropy(module(images), labels, ignore_index=UNCOUNTED)
         loss.backward()
         optimizer.step()
 
     def evaluate() -> None:
         images, _ = next(batches)
         with torch.no_grad(), plan.trainer.precision_plugin.val_step_context():
-            classifier(images)
+            module(images)
 
-    classifier.train()
+    module.train()
     training = _median_seconds(train, device)
-    classifier.eval()
+    module.eval()
     return StepTime(train=scale * training, evaluate=scale * _median_seconds(evaluate, device))
 
 
@@ -110,9 +111,10 @@ def _batches(plan: PlannedRun, count: int, device: torch.device) -> Iterator[tup
     if data.loading.num_workers == 0 and count == data.batch_size:
         while True:
             for images, labels in data.train_dataloader():
-                yield images.to(device), labels.to(device)
-    images = torch.randn(count, data.in_chans, data.image_size, data.image_size, device=device)
-    labels = torch.randint(data.num_classes, (count,), device=device)
+                yield images.to(device), labels.to(device).long()
+    images = torch.randn(count, *data.image_shape, device=device)
+    _, classes, *places = data.logits_shape(images.shape, data.num_classes)
+    labels = torch.randint(classes, (count, *places), device=device)
     while True:
         yield images, labels
 

@@ -4,5 +4,6 @@
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.finished_run import load_run
+from unified_extractor.training.segmenter import Segmenter
 
-__all__ = ["ConfigurationError", "ImageClassifier", "load_run"]
+__all__ = ["ConfigurationError", "ImageClassifier", "Segmenter", "load_run"]

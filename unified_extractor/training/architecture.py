@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unified_extractor.data import ImageDataModule
+from unified_extractor.data import VisionDataModule
 from unified_extractor.named_specs import specs_line
 from unified_extractor.options import with_present_names
 from unified_extractor.profiling.cost import on_meta
@@ -47,15 +47,15 @@ def generating_parameters(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_parameters() if name.startswith(prefixes)}
 
 
-def check_network(network: nn.Module, data: ImageDataModule, num_classes: int | None = None) -> None:
-    """Raise ``ConfigurationError`` unless the network accepts the data's images and returns one logit for each class, of which
-    there are as many as in the data by default."""
+def check_network(network: nn.Module, data: VisionDataModule, num_classes: int | None = None) -> None:
+    """Raise ``ConfigurationError`` unless the network accepts the data's images and returns the logits that the data's
+    labels need, for as many classes as there are in the data by default."""
     num_classes = data.num_classes if num_classes is None else num_classes
     for name, need in (("num_classes", num_classes), ("in_chans", data.in_chans)):
         have = getattr(network, name, None)
         if have is not None and have != need:
             raise ConfigurationError(f"model.network.init_args.{name}: must be {need} for {type(data).__name__}, got {have}")
-    shape = (1, data.in_chans, data.image_size, data.image_size)
+    shape = (1, *data.image_shape)
     training = network.training
     try:
         with torch.no_grad():
@@ -69,17 +69,19 @@ def check_network(network: nn.Module, data: ImageDataModule, num_classes: int | 
         ) from error
     finally:
         network.train(training)
-    check_logits(logits, (1, num_classes))
+    check_logits(logits, data.logits_shape(shape, num_classes))
 
 
-def check_logits(logits: object, shape: tuple[int, int]) -> None:
+def check_logits(logits: object, shape: tuple[int, ...]) -> None:
     """Raise ``ConfigurationError`` unless a network's output is a tensor of this shape."""
     if not isinstance(logits, Tensor) or logits.shape != shape:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigurationError(f"model.network: must give logits {list(shape)}, got {got}")
+        dense = len(shape) == 4 and isinstance(logits, Tensor) and logits.ndim == 2
+        hint = "; unified_extractor.models.SegmentationNet puts a decoder on a network's stages" if dense else ""
+        raise ConfigurationError(f"model.network: must give logits {list(shape)}, got {got}{hint}")
 
 
-def _first_channels(network: nn.Module, data: ImageDataModule) -> str:
+def _first_channels(network: nn.Module, data: VisionDataModule) -> str:
     """Return that the first convolution takes other channels than the images have, if it does."""
     first = next((part for part in network.modules() if isinstance(part, nn.Conv2d)), None)
     if first is None or first.in_channels == data.in_chans:
@@ -96,7 +98,7 @@ def read_weights(path: str | Path, network: nn.Module) -> dict[str, Tensor]:
 
 
 def network_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the network's part of a classifier's state, under the network's own parameter names."""
+    """Return the network's part of a task module's state, under the network's own parameter names."""
     prefix = "network."
     return {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
 

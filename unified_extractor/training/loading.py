@@ -1,4 +1,4 @@
-"""The arguments of a classifier, from a checkpoint alone."""
+"""The arguments of a task module, from a checkpoint alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +15,8 @@ NETWORK = "network"
 """The name of the network's configuration in a checkpoint."""
 
 
-def saved_arguments(path: str | Path, checkpoint: Mapping[str, Any], classifier: type) -> dict[str, Any]:
-    """Return the arguments with which the classifier in a checkpoint was made, its network with random weights.
+def saved_arguments(path: str | Path, checkpoint: Mapping[str, Any], module: type) -> dict[str, Any]:
+    """Return the arguments with which the task module in a checkpoint was made, its network with random weights.
 
     Checkpoints of ``uniex fit`` hold the settings of their run; others the configuration of a network of this package.
 
@@ -24,21 +24,21 @@ def saved_arguments(path: str | Path, checkpoint: Mapping[str, Any], classifier:
         ConfigurationError: the checkpoint says neither, or the network cannot be made from it.
     """
     if SETTINGS in checkpoint:
-        return _from_settings(path, checkpoint[SETTINGS]["model"], classifier)
+        return _from_settings(path, checkpoint[SETTINGS]["model"], module)
     if checkpoint.get(NETWORK) is not None:
         try:
             return {NETWORK: network_from(checkpoint[NETWORK], path)}
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"{path}: its network cannot be made: {error}") from error
-    hint = f"{classifier.__name__}.load_from_checkpoint(..., network=...)"
+    hint = f"{module.__name__}.load_from_checkpoint(..., network=...)"
     raise ConfigurationError(f"{path} does not say which network it holds: give it, {hint}")
 
 
-def _from_settings(path: str | Path, settings: Mapping[str, Any], classifier: type) -> dict[str, Any]:
+def _from_settings(path: str | Path, settings: Mapping[str, Any], module: type) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(classifier, sub_configs=True)
+    parser.add_class_arguments(module, sub_configs=True)
     try:
-        parsed = parser.parse_object(with_present_names_of(classifier, settings))
+        parsed = parser.parse_object(with_present_names_of(module, settings))
         built: Namespace = parser.instantiate_classes(parsed)
     except (ArgumentError, TypeError, ValueError, ImportError) as error:
         raise ConfigurationError(f"{path}: its network cannot be made: {' '.join(str(error).split())}") from error

@@ -24,7 +24,7 @@ Colors = Mapping[str, Any]
 
 
 def draw_curves(rows: Sequence[Record], *, colors: Colors | None = None) -> Figure:
-    """Draw validation accuracy, validation loss and training loss against the epoch, one line for each variant.
+    """Draw validation accuracy, or mIoU in segmentation, validation loss and training loss against the epoch, a line for each variant.
 
     With several seeds the line is their mean and a band reaches from the lowest to the highest. The two losses can differ by more than
     overfitting: training minimizes its own with label smoothing, mixup and augmentation if set. Gray variants have no bands.
@@ -40,11 +40,11 @@ def draw_curves(rows: Sequence[Record], *, colors: Colors | None = None) -> Figu
     colors = variant_colors(variants) if colors is None else colors
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     axes = figure.subplots(1, 3)
-    values = (("val_accuracy", 100.0), ("val_loss", 1.0), ("train_loss", 1.0))
+    values = ((f"val_{rows[0].score}", 100.0), ("val_loss", 1.0), ("train_loss", 1.0))
     for variant, own in variants.items():
         for axis, (field, scale) in zip(axes, values, strict=True):
             _draw(axis, own, attrgetter(field), scale, color=colors[variant])
-    axes[0].set_title("validation accuracy (%)", fontsize=10)
+    axes[0].set_title(f"validation {in_words(rows[0].score)} (%)", fontsize=10)
     axes[1].set_title("validation loss: plain cross entropy", fontsize=10)
     axes[2].set_title("training loss: with label smoothing, mixup\nand augmentation if set", fontsize=10)
     within_percent(axes[0], "y")
@@ -123,7 +123,7 @@ def draw_accuracy_cost(
         if missing := [variant for variant in table["variant"] if variant not in costs]:
             raise RecordError(f"there is no cost of {', '.join(missing)}")
         table["cost"] = [costs[variant] for variant in table["variant"]]
-    percent = metric.endswith(("accuracy", "error"))
+    percent = metric.endswith(("accuracy", "error", "miou"))
     scale = 100 if percent else 1
     along = "multiply_adds" if costs is None else "cost"
     places, means, bars = (table[name].to_numpy(float) for name in (along, metric, f"{metric}_half_width"))

@@ -68,15 +68,15 @@ class EpochLines(L.Callback):
             return
         total = planned_steps(trainer, trainer.datamodule).epochs  # type: ignore[attr-defined]
         left = (total - trainer.current_epoch - 1) * statistics.median(self._epochs)
-        said = [f"{name.replace('/', ' ')} {_number(name, value)}" for name, value in _metrics(trainer)]
+        said = [f"{name.replace('/', ' ').replace('miou', 'mIoU')} {_number(name, value)}" for name, value in _metrics(trainer)]
         rest = f"; about {duration(left)} left" if left else ""
         print(f"epoch {trainer.current_epoch + 1}/{total}: {', '.join([*said, duration(self._epochs[-1])])}{rest}", flush=True)
 
 
 def _metrics(trainer: L.Trainer) -> list[tuple[str, float]]:
-    names = ("train/loss", "val/loss", "val/accuracy")
+    names = ("train/loss", "val/loss", "val/accuracy", "val/miou")
     return [(name, float(trainer.callback_metrics[name])) for name in names if name in trainer.callback_metrics]
 
 
 def _number(name: str, value: float) -> str:
-    return f"{100 * value:.2f}%" if name.endswith("accuracy") else f"{value:.4f}"
+    return f"{100 * value:.2f}%" if name.endswith(("accuracy", "miou")) else f"{value:.4f}"

@@ -18,7 +18,8 @@ class RunHistory(L.Callback):
     """A callback that collects what a run's record says about its course. A resumed run continues the collection.
 
     Attributes:
-        curve: one point an epoch: ``epoch``, counted from 1; losses in nats and accuracies as fractions, of training and validation;
+        curve: one point an epoch: ``epoch``, counted from 1; losses in nats and accuracies as fractions, of training and validation, and
+            the validation mIoU of segmentation;
             the mean gradient norm of each stage.
         epoch_seconds: wall time of the training steps of each epoch, without validation.
         step_seconds: median time of a step in each epoch, data loading included.
@@ -69,6 +70,7 @@ class RunHistory(L.Callback):
         self.epoch_seconds.append(sum(steps))
         self.step_seconds.append(statistics.median(steps) if steps else 0.0)
         names = [f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "accuracy")]
+        names += [name for name in ("val/miou",) if name in trainer.callback_metrics]
         if self._validated and set(names) <= trainer.callback_metrics.keys():
             point = {name.replace("/", "_"): float(trainer.callback_metrics[name]) for name in names}
             norms = None if self._norms is None else (self._norms / self._normed_steps.clamp(min=1)).tolist()

@@ -38,10 +38,10 @@ class ProgressRecord(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or not self.history.curve:
             return
-        best = max(self.history.curve, key=lambda point: point["val_accuracy"])
+        best = max(self.history.curve, key=lambda point: point[f"val_{pl_module.score}"])
         record = make_record(
             self.described,
-            classifier=pl_module,  # type: ignore[arg-type]
+            module=pl_module,  # type: ignore[arg-type]
             history=self.history,
             device=trainer.strategy.root_device,
             epochs=trainer.current_epoch + 1,

@@ -10,12 +10,12 @@ from jsonargparse import Namespace
 from typing_extensions import override
 
 from unified_extractor.config_files import unreadable_config
-from unified_extractor.data import ImageDataModule
-from unified_extractor.training.classifier import ImageClassifier
+from unified_extractor.data import VisionDataModule
 from unified_extractor.training.cli.quiet_lightning import quiet
-from unified_extractor.training.cli.training_cli import GROUPS, SINGLE, TrainingCLI
+from unified_extractor.training.cli.training_cli import SINGLE, TrainingCLI, groups
 from unified_extractor.training.cli.user_errors import users_mistake
 from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.network_module import NetworkModule
 from unified_extractor.training.run.fit import Fit
 from unified_extractor.training.run.folder import RunFolder
 from unified_extractor.training.run.settings_hash import config_hash
@@ -31,7 +31,7 @@ class PlannedRun:
         run: folders of the runs of this name.
         config_hash: hash of the resolved configuration.
         settings: resolved configuration.
-        classifier: task module with the network.
+        module: task module with the network.
         data: data module, set up.
         trainer: trainer of the configuration; it writes nothing.
         device_missing: reason that the trainer is one on the CPU instead; empty if its device exists here.
@@ -40,8 +40,8 @@ class PlannedRun:
     run: RunFolder
     config_hash: str
     settings: Namespace
-    classifier: ImageClassifier
-    data: ImageDataModule
+    module: NetworkModule
+    data: VisionDataModule
     trainer: L.Trainer
     device_missing: str = ""
 
@@ -76,7 +76,7 @@ def _checked(cli: Callable[[list[str]], CLI], arguments: Sequence[str]) -> CLI:
     try:
         return cli(["fit", *arguments])
     except Exception as error:
-        if (mistake := users_mistake(error, GROUPS | SINGLE)) is None:
+        if (mistake := users_mistake(error, groups(arguments) | SINGLE)) is None:
             raise
         raise ConfigurationError(mistake) from error
 

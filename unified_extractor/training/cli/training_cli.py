@@ -1,7 +1,7 @@
 """The commands fit, validate, test and predict of ``uniex``: Lightning's own, with a one-line message for every mistake of a
 user.
 
-``fit`` trains, selects the epoch by validation accuracy, tests that epoch's checkpoint once, and writes the run's record.
+``fit`` trains, selects the epoch by validation accuracy or mIoU, tests that epoch's checkpoint once, and writes the run's record.
 """
 
 import inspect
@@ -23,12 +23,12 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from unified_extractor.data import DataError, ImageDataModule
+from unified_extractor.config_files import data_class
+from unified_extractor.data import DataError, VisionDataModule
 from unified_extractor.data.data_module import Split
 from unified_extractor.data.image_files import in_words
 from unified_extractor.options import imported, options
-from unified_extractor.training.callbacks.prediction_table import PredictionTable
-from unified_extractor.training.classifier import ImageClassifier
+from unified_extractor.training.callbacks.prediction_writer import PredictionWriter
 from unified_extractor.training.cli.config_checks import check_config_objects
 from unified_extractor.training.cli.config_parser import ConfigParser, SaveRunConfig, is_config_object
 from unified_extractor.training.cli.quiet_lightning import quiet
@@ -39,9 +39,9 @@ from unified_extractor.training.run.checks import check_callbacks, check_devices
 from unified_extractor.training.run.fit import Fit, callback_list, first_process
 from unified_extractor.training.run.folder import RunFolder, release_locks
 from unified_extractor.training.run.trial import configured_parts, refusal_of, silent, try_steps
+from unified_extractor.training.tasks import module_for
 
 Built = TypeVar("Built")
-GROUPS: dict[str, type] = {"model": ImageClassifier, "data": ImageDataModule, "trainer": L.Trainer, "run": RunFolder}
 SINGLE: dict[str, type] = {"seed_everything": int, "threads": int, "checkpoint_every_n_steps": int, "ckpt_path": str}
 _GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
 
@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if lost_a_process(error):
             return refuse(f"another process of this run ended, its own messages say why; {_GO_ON}", code=1)
-        mistake = users_mistake(error, GROUPS | SINGLE)
+        mistake = users_mistake(error, groups(arguments) | SINGLE)
         if mistake is None:
             raise
         return refuse(mistake, code=1 if isinstance(error, DivergedError) else 2)
@@ -74,8 +74,13 @@ def main(args: Sequence[str] | None = None) -> int:
         release_locks()
 
 
+def groups(arguments: Sequence[str]) -> dict[str, type]:
+    """Return the classes of the settings' groups; that of the model follows from the data."""
+    return {"model": module_for(data_class(arguments)), "data": VisionDataModule, "trainer": L.Trainer, "run": RunFolder}
+
+
 class TrainingCLI(LightningCLI):
-    """Lightning's command line for an ``ImageClassifier`` and an ``ImageDataModule``. Each ``fit`` has a folder of its own.
+    """Lightning's command line for a ``VisionDataModule`` and the task module of its data. Each ``fit`` has a folder of its own.
 
     Attributes:
         exit_code: 1 if some images of ``predict`` could not be read, else 0.
@@ -88,10 +93,12 @@ class TrainingCLI(LightningCLI):
         every = super().subcommands()
         given = args[0] if isinstance(args, list) and args else None
         self._commands = {given: every[given]} if given in every else every  # a parser takes time to make
+        words = args if isinstance(args, list) else []
+        self._groups, self._module = groups(words), module_for(data_class(words))
         set_parsing_settings(subclasses_disabled=[is_config_object], omegaconf_absolute_to_relative_paths=True)
         super().__init__(
-            ImageClassifier,
-            ImageDataModule,
+            self._module,
+            VisionDataModule,
             subclass_mode_data=True,
             save_config_callback=SaveRunConfig,
             parser_class=ConfigParser,
@@ -126,7 +133,8 @@ class TrainingCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_argument("--top_k", type=int, default=1, help="Number of most likely classes in each row.")
+            for name, (kind, default, explained) in self._module.prediction_writer.options.items():
+                parser.add_argument(f"--{name}", type=kind, default=default, help=explained)
         return parser
 
     @override
@@ -134,12 +142,12 @@ class TrainingCLI(LightningCLI):
         super().parse_arguments(parser, args)
         command = self.config.subcommand
         settings: Namespace = self.config[command]
-        check_config_objects(settings, GROUPS)
+        check_config_objects(settings, self._groups)
         for name in ("threads", "checkpoint_every_n_steps"):
             if settings[name] is not None and settings[name] < 1:
                 raise ConfigurationError(f"{name}: must be at least 1, got {settings[name]}")
-        if command == "predict" and settings.top_k < 1:
-            raise ConfigurationError(f"top_k: must be at least 1, got {settings.top_k}")
+        if command == "predict":
+            self._writer = self._prediction_writer(settings)
         if not 0 <= settings.seed_everything < 2**32:
             raise ConfigurationError(f"seed_everything: must lie in 0..{2**32 - 1}, got {settings.seed_everything}")
         self._check_devices(settings.trainer)
@@ -192,14 +200,17 @@ class TrainingCLI(LightningCLI):
         self._describe("test")
 
     def predict(self, **arguments: Any) -> None:
-        """Print file, classes and probabilities of every image as CSV, batch by batch."""
+        """Print a row of CSV for every image, batch by batch."""
         listing = self.datamodule.predict_images()
         if left_out := in_words(listing.left_out):
             print(f"{len(listing.files):,} images; {left_out}", file=sys.stderr)
-        table = PredictionTable(sys.stdout, self.config.predict.top_k)
-        self.trainer.callbacks.append(table)  # type: ignore[attr-defined]
+        self.trainer.callbacks.append(self._writer)  # type: ignore[attr-defined]
         self.trainer.predict(**{**arguments, "return_predictions": False})
-        self.exit_code = int(table.unreadable > 0)
+        self.exit_code = int(self._writer.unreadable > 0)
+
+    def _prediction_writer(self, settings: Namespace) -> PredictionWriter:
+        kind = self._module.prediction_writer
+        return kind.from_options(sys.stdout, **{name: settings[name] for name in kind.options})
 
     def _describe(self, split: Split) -> None:
         self.datamodule.prepare_data()
@@ -299,7 +310,7 @@ class TrainingCLI(LightningCLI):
             raise self._refusal from error
 
     def _path_of(self, kind: type) -> str:
-        for path, group in GROUPS.items():
+        for path, group in self._groups.items():
             if kind is group:
                 return path
         paths = _class_paths(self.config[self.subcommand])

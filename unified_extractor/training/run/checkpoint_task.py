@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from unified_extractor.data import DataError, ImageDataModule
+from unified_extractor.data import DataError, VisionDataModule
 from unified_extractor.task import ImageTask
 from unified_extractor.training.errors import ConfigurationError
 
@@ -17,7 +17,11 @@ _MOST_NAMES = 30
 
 def write_task(checkpoint: dict[str, Any], task: ImageTask) -> None:
     """Write a task into the content of a checkpoint, in plain values."""
-    checkpoint[_KEY] = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(task).items()}
+    checkpoint[_KEY] = {name: _plain(value) for name, value in vars(task).items()}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def read_task(checkpoint: Mapping[str, Any]) -> ImageTask | None:
@@ -31,7 +35,7 @@ def give_task(network: nn.Module, task: ImageTask | None) -> None:
         network.task = task  # type: ignore[assignment]
 
 
-def check_classes(path: str | Path, task: ImageTask, data: ImageDataModule) -> None:
+def check_classes(path: str | Path, task: ImageTask, data: VisionDataModule) -> None:
     """Raise ``ConfigurationError`` unless data have the classes of the network in a checkpoint, in the same order."""
     if difference := class_difference(task, data.class_names):
         raise ConfigurationError(f"ckpt_path: {path} was trained on other classes than those of {data.name}{difference}")
@@ -46,7 +50,7 @@ def class_difference(task: ImageTask, given: Sequence[str]) -> str:
     return f"{order}: {_listed(trained, given)} there, {_listed(given, trained)} here"
 
 
-def normalize_as(path: str | Path, task: ImageTask, data: ImageDataModule) -> None:
+def normalize_as(path: str | Path, task: ImageTask, data: VisionDataModule) -> None:
     """Let data be normalized as the training images of a checkpoint were. Raise ``DataError`` if they are set to another way."""
     try:
         data.normalize_as(task)

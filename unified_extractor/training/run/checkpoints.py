@@ -52,8 +52,10 @@ class _WithinEpochCheckpoint(_MovableCheckpoint):
             super().on_train_batch_end(trainer, *others)
 
 
-def run_checkpoints(folder: Path, every_n_steps: int | None = None, *, validated_every: int = 1) -> list[ModelCheckpoint]:
-    """Return the callbacks that write ``best.ckpt``, by validation accuracy, and the last two ``epoch_<N>.ckpt``, in that
+def run_checkpoints(
+    folder: Path, score: str, every_n_steps: int | None = None, *, validated_every: int = 1
+) -> list[ModelCheckpoint]:
+    """Return the callbacks that write ``best.ckpt``, by the highest ``score`` in validation, and the last two ``epoch_<N>.ckpt``, in that
     order.
 
     The last callback knows the best file. With ``every_n_steps`` there is a third one, which writes the last two ``step_<N>.ckpt``
@@ -69,7 +71,7 @@ def run_checkpoints(folder: Path, every_n_steps: int | None = None, *, validated
     checkpoints: list[ModelCheckpoint] = [
         _MovableCheckpoint(
             filename="best",
-            monitor="val/accuracy",
+            monitor=f"val/{score}",
             save_top_k=1,
             every_n_epochs=validated_every,
             save_on_train_epoch_end=True,

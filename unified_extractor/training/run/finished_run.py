@@ -6,7 +6,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from unified_extractor.data import ImageDataModule
+from unified_extractor.data import VisionDataModule
 from unified_extractor.options import with_present_names
 from unified_extractor.training.architecture import check_checkpoint, network_weights
 from unified_extractor.training.errors import ConfigurationError
@@ -15,7 +15,7 @@ from unified_extractor.training.run.checkpoints import read_checkpoint
 from unified_extractor.training.run.folder import CHECKPOINTS
 
 
-def load_run(run: str | Path) -> tuple[nn.Module, ImageDataModule]:
+def load_run(run: str | Path) -> tuple[nn.Module, VisionDataModule]:
     """Return the network of a run's folder, on the CPU in eval mode, with its ``task``, and its data module.
 
     Args:
@@ -31,7 +31,7 @@ def load_run(run: str | Path) -> tuple[nn.Module, ImageDataModule]:
     settings = yaml.safe_load(config.read_text())
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "network")
-    parser.add_subclass_arguments(ImageDataModule, "data")
+    parser.add_subclass_arguments(VisionDataModule, "data")
     parts = with_present_names({"network": settings["model"]["network"], "data": settings["data"]})
     built = parser.instantiate_classes(parser.parse_object(parts))
     saved = read_checkpoint(checkpoint)

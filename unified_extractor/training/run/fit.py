@@ -13,9 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from unified_extractor.data import ImageDataModule
+from unified_extractor.data import VisionDataModule
 from unified_extractor.results.record import PROGRESS, Record, write_rows
-from unified_extractor.results.tables import formatted, results_table
+from unified_extractor.results.tables import formatted, in_words, results_table
 from unified_extractor.training.architecture import check_network, extractor_line, read_weights
 from unified_extractor.training.callbacks.divergence import StopWhenDiverged
 from unified_extractor.training.callbacks.epoch_lines import EpochLines
@@ -25,8 +25,8 @@ from unified_extractor.training.callbacks.progress_record import ProgressRecord
 from unified_extractor.training.callbacks.random_state import ReseedEachStep
 from unified_extractor.training.callbacks.run_settings import KeepSettings
 from unified_extractor.training.callbacks.window_pictures import WindowPictures
-from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
+from unified_extractor.training.network_module import NetworkModule
 from unified_extractor.training.run.checkpoints import CHECKPOINTS, read_checkpoint, remove_old, run_checkpoints
 from unified_extractor.training.run.checks import check_batch_norm, check_precision, check_room, check_trainer_settings
 from unified_extractor.training.run.environment import write_environment
@@ -46,7 +46,7 @@ class Fit:
 
     Args:
         run: folders of the runs of this name.
-        classifier: task module with the network.
+        module: task module with the network.
         data: data module.
         settings: settings of ``fit`` with built objects.
         parsed: settings of ``fit`` as they were parsed.
@@ -57,9 +57,9 @@ class Fit:
     """
 
     def __init__(
-        self, run: RunFolder, classifier: ImageClassifier, data: ImageDataModule, settings: Namespace, parsed: Namespace
+        self, run: RunFolder, module: NetworkModule, data: VisionDataModule, settings: Namespace, parsed: Namespace
     ) -> None:
-        self.run, self.classifier, self.data, self.settings, self.parsed = run, classifier, data, settings, parsed
+        self.run, self.module, self.data, self.settings, self.parsed = run, module, data, settings, parsed
         self.folder: Path | None = None
         self.checkpoint: Path | None = None
         self._history = RunHistory()
@@ -84,7 +84,7 @@ class Fit:
             self.data.setup("test")
         if self.data.num_classes < 2:
             names = ", ".join(self.data.class_names)
-            raise ConfigurationError(f"data: a classifier needs at least two classes, {self.data.name} has {names or 'none'}")
+            raise ConfigurationError(f"data: a network needs at least two classes, {self.data.name} has {names or 'none'}")
         steps = planned_steps(trial, self.data)
         if trial.max_steps != -1 and steps.total % steps.per_epoch and not trial.fast_dev_run:  # type: ignore[attr-defined]
             raise ConfigurationError(
@@ -92,8 +92,8 @@ class Fit:
             )
         if self.run.tests and planned_test_images(trial, self.data) == 0:
             raise ConfigurationError(f"trainer.limit_test_batches: leaves no batch to test, got {trial.limit_test_batches}")
-        check_network(self.classifier.network, self.data)
-        check_room(self.run.path, self.classifier.network, trial)
+        check_network(self.module.network, self.data)
+        check_room(self.run.path, self.module.network, trial)
 
     def start(self, go_on_from: str | None) -> None:
         """Load the initial weights of a new run. Raise ``ConfigurationError`` unless a run that is resumed has these settings.
@@ -103,10 +103,10 @@ class Fit:
         if go_on_from == "last" and (earlier := self.run.current()) is not None:
             check_settings_of_folder(earlier, self._plain)
         elif go_on_from in (None, "last"):
-            self._notes = self.classifier.start(self.data.class_names if first_process() else None)
+            self._notes = self.module.start(self.data.class_names if first_process() else None)
         elif first_process():
             self._best = check_resumable(Path(go_on_from), self._plain)
-            read_weights(go_on_from, self.classifier.network)
+            read_weights(go_on_from, self.module.network)
 
     def goes_on(self, go_on_from: str | None) -> bool:
         """Return True if this is no new run: it took its first step before."""
@@ -157,10 +157,13 @@ class Fit:
         if self.folder is None:
             return settings
         settings["default_root_dir"] = self.folder
-        callbacks.append(WindowPictures(self.folder / PICTURES))
+        callbacks += [WindowPictures(self.folder / PICTURES), *self.module.pictures(self.folder / PICTURES)]
         if given.enable_checkpointing is not False:
             self._checkpoints = run_checkpoints(
-                self.folder, self.settings.checkpoint_every_n_steps, validated_every=given.check_val_every_n_epoch
+                self.folder,
+                self.module.score,
+                self.settings.checkpoint_every_n_steps,
+                validated_every=given.check_val_every_n_epoch,
             )
             self._progress = ProgressRecord(self.folder / PROGRESS, self._history, self._describe)
             callbacks.extend([self._progress, *self._checkpoints])
@@ -173,15 +176,15 @@ class Fit:
     def announce(self) -> None:
         """Print what is trained, and the folder of its files."""
         if first_process() and self.folder:
-            network = self.classifier.network
+            network = self.module.network
             count = sum(parameter.numel() for parameter in network.parameters())
             print(f"{self.folder}: {type(network).__name__} with {count:,} parameters on {self.data.name}")
             if line := extractor_line(network):
                 print(f"extractor: {line}")
             print(self.data.described(("train", "val", "test") if self.run.tests else ("train", "val")))
             print(self.data.preprocessing())
-            if self.classifier.started_from and not self.checkpoint:
-                print("\n  ".join([f"initial weights: {self.classifier.started_from}", *self._notes]))
+            if self.module.started_from and not self.checkpoint:
+                print("\n  ".join([f"initial weights: {self.module.started_from}", *self._notes]))
 
     def finish(self, trainer: L.Trainer) -> Record | None:
         """Test the best epoch, unless the run is one that chooses, and write the record. Return None if the run has no checkpoints."""
@@ -197,12 +200,12 @@ class Fit:
         history = copy.deepcopy(self._history)  # a test loads the callbacks' states of its checkpoint
         # averaging callbacks would replace the average that the checkpoint holds by the weights of the last step
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-        tested = trainer.test(self.classifier, self.data, ckpt_path=path, verbose=False)[0] if self.run.tests else {}
+        tested = trainer.test(self.module, self.data, ckpt_path=path, verbose=False)[0] if self.run.tests else {}
         if not trainer.is_global_zero:
             return None
         record = make_record(
             self._progress.described,
-            classifier=self.classifier,
+            module=self.module,
             history=history,
             device=trainer.strategy.root_device,
             epochs=trainer.current_epoch,
@@ -218,7 +221,7 @@ class Fit:
             run=self.run,
             parsed=self.parsed,
             seed=self.settings.seed_everything,
-            classifier=self.classifier,
+            module=self.module,
             data=self.data,
             trainer=trainer,
         )
@@ -231,9 +234,9 @@ class Fit:
             table.add_row(str(name), str(value))
         Console().print(table)
         draw_curves([record]).savefig(self.folder / "curves.png", dpi=130)
-        name = "validation accuracy" if record.test_accuracy is None else "test accuracy"
-        accuracy = record.val_accuracy if record.test_accuracy is None else record.test_accuracy
-        print(f"{name} {accuracy:.4f} of epoch {record.best_epoch}\n{self.folder / RECORD}, curves.png")
+        metric = f"{'val' if record.test_accuracy is None else 'test'}_{record.score}"
+        name = in_words(metric).replace("val ", "validation ")
+        print(f"{name} {getattr(record, metric):.4f} of epoch {record.best_epoch}\n{self.folder / RECORD}, curves.png")
 
 
 def first_process() -> bool:

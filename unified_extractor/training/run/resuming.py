@@ -49,7 +49,7 @@ def check_resumable(file: Path, settings: Mapping[str, Any]) -> Path | None:
 
 
 def _best_until(file: Path, content: Mapping[str, Any]) -> Path | None:
-    states = [state for name, state in content["callbacks"].items() if "val/accuracy" in name and "best_model_path" in state]
+    states = [state for name, state in content["callbacks"].items() if "'monitor': 'val/" in name and "best_model_path" in state]
     if not states or not states[0]["best_model_path"]:
         return None
     best = file.parent / Path(states[0]["best_model_path"]).name

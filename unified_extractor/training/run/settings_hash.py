@@ -23,7 +23,7 @@ from unified_extractor.options import (
     with_present_names,
     with_present_names_of,
 )
-from unified_extractor.training.classifier import ImageClassifier
+from unified_extractor.training.tasks import module_for
 
 ASIDE = (
     "run",
@@ -31,6 +31,7 @@ ASIDE = (
     "ckpt_path",
     "checkpoint_every_n_steps",
     "data.init_args.root",
+    "data.init_args.classes",
     "data.init_args.download",
     "data.init_args.predict_folder",
     "data.init_args.loading.num_workers",
@@ -40,7 +41,6 @@ ASIDE = (
     "trainer.enable_progress_bar",
 )
 """Settings that decide no number: places of files, what is shown, where a run starts again."""
-_OWNERS = {"model": ImageClassifier, "trainer": L.Trainer}
 _OWN = __name__.split(".")[0]
 
 
@@ -71,9 +71,9 @@ def saved_settings(path: Path) -> dict[str, Any] | None:
 
 def with_names_of_today(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a fit's settings with today's names of their options."""
-    found = {}
+    found, owners = {}, _owners(settings)
     for name, value in settings.items():
-        owner = _OWNERS.get(name)
+        owner = owners.get(name)
         found[name] = with_present_names_of(owner, value) if owner and isinstance(value, dict) else with_present_names(value)
     return found
 
@@ -103,13 +103,20 @@ def canonical_form(settings: Namespace | Mapping[str, Any]) -> dict[str, Any]:
     data = (content.get("data") or {}).get("init_args") or {}
     if data.get("root") and "name" in data:  # a data set without a name is called by its folder's
         data["name"] = data["name"] or Path(data["root"]).resolve().name
-    form = {}
+    form, owners = {}, _owners(content)
     for name, value in _without(content, ASIDE).items():
-        if name in _OWNERS:
-            form[name] = _arguments(_OWNERS[name], value)
+        if name in owners:
+            form[name] = _arguments(owners[name], value)
         elif value is not None:
             form[name] = _value(value, None)
     return form
+
+
+def _owners(settings: Mapping[str, Any]) -> dict[str, type]:
+    """Return the classes of those groups of settings that stand without a ``class_path``; the data decide the task."""
+    data = settings.get("data")
+    class_path = data.get("class_path") if isinstance(data, Mapping) else data
+    return {"model": module_for(class_path), "trainer": L.Trainer}
 
 
 def _arguments(owner: Any, given: Mapping[str, Any]) -> dict[str, Any]:

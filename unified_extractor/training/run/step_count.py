@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import lightning as L
 
-from unified_extractor.data import ImageDataModule
+from unified_extractor.data import VisionDataModule
 from unified_extractor.data.data_module import Split
 from unified_extractor.training.errors import ConfigurationError
 
@@ -39,7 +39,7 @@ def planned_steps(trainer: L.Trainer, data: object) -> StepCount:
     Raises:
         ConfigurationError: a run without an end.
     """
-    if isinstance(data, ImageDataModule):
+    if isinstance(data, VisionDataModule):
         batches = planned_batches(trainer, data, "train")
         per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
         total = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs * per_epoch
@@ -52,7 +52,7 @@ def planned_steps(trainer: L.Trainer, data: object) -> StepCount:
     return StepCount(batches, per_epoch, max(1, int(total)))
 
 
-def planned_batches(trainer: L.Trainer, data: ImageDataModule, split: Split) -> int:
+def planned_batches(trainer: L.Trainer, data: VisionDataModule, split: Split) -> int:
     """Return the number of batches of a split on each device that the trainer's limit leaves."""
     limit = {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches, "test": trainer.limit_test_batches}[split]
     batches = data.batches(split, trainer.world_size)
@@ -61,7 +61,7 @@ def planned_batches(trainer: L.Trainer, data: ImageDataModule, split: Split) -> 
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
-def planned_test_images(trainer: L.Trainer, data: ImageDataModule) -> int:
+def planned_test_images(trainer: L.Trainer, data: VisionDataModule) -> int:
     """Return the number of test images that the trainer's limit leaves."""
     every: int = len(data.images("test"))  # type: ignore[arg-type]
     return min(every, data.batch_size * trainer.world_size * planned_batches(trainer, data, "test"))

@@ -18,12 +18,12 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from unified_extractor.data import DataError, ImageDataModule
+from unified_extractor.data import DataError, VisionDataModule
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import on_meta
 from unified_extractor.training.architecture import check_logits
-from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError, is_bug, reason_of
+from unified_extractor.training.network_module import NetworkModule
 
 Part = tuple[str, Any]
 """A path in the configuration, and the object that was made of it."""
@@ -46,15 +46,13 @@ _ONE_STEP = {
 }
 
 
-def try_steps(
-    classifier: ImageClassifier, data: ImageDataModule, given: Namespace, make_trainer: Callable[..., L.Trainer]
-) -> None:
+def try_steps(module: NetworkModule, data: VisionDataModule, given: Namespace, make_trainer: Callable[..., L.Trainer]) -> None:
     """Train and validate a copy of the network on one batch each, with copies of Lightning's callbacks, in a folder that is removed.
 
     Callbacks of other packages are left out, since they may do more than they would do to a copy.
 
     Args:
-        classifier: task module, which stays as it is.
+        module: task module, which stays as it is.
         data: data module, set up.
         given: settings of the trainer, with built objects.
         make_trainer: function that returns a trainer with the settings of the run and these changes.
@@ -65,11 +63,13 @@ def try_steps(
     """
     listed = given.callbacks if isinstance(given.callbacks, list | tuple) else [given.callbacks] if given.callbacks else []
     callbacks = {f"trainer.callbacks[{i}]": copy.deepcopy(one) for i, one in enumerate(listed) if _is_lightnings(one)}
-    trial, images = copy.deepcopy(classifier), copy.copy(data)
+    trial, images = copy.deepcopy(module), copy.copy(data)
     trial.compiled = False
-    trial.network.register_forward_hook(lambda _, inputs, output: check_logits(output, (len(inputs[0]), data.num_classes)))
+    trial.network.register_forward_hook(
+        lambda _, inputs, output: check_logits(output, data.logits_shape(inputs[0].shape, data.num_classes))
+    )
     images.loading = replace(data.loading, num_workers=0)
-    shape = (data.batch_size, data.in_chans, data.image_size, data.image_size)
+    shape = (data.batch_size, *data.image_shape)
     place = f"a step on images {list(shape)} fails: "
     try:
         with torch.no_grad(), suppress(RuntimeError, TypeError, AttributeError):  # what has no values is told by the step itself
@@ -122,9 +122,9 @@ def check_monitors(callbacks: Iterable[Part], metrics: Iterable[str]) -> None:
             raise ConfigurationError(f"{path}.init_args.monitor: there is no metric {name}{there}")
 
 
-def configured_parts(classifier: ImageClassifier, data: ImageDataModule, given: Namespace) -> list[Part]:
+def configured_parts(module: NetworkModule, data: VisionDataModule, given: Namespace) -> list[Part]:
     """Return the objects of a configuration that act during a run, with their paths."""
-    parts: list[Part] = [("model.network", classifier.network), ("data", data)]
+    parts: list[Part] = [("model.network", module.network), ("data", data)]
     for name in ("callbacks", "logger", "plugins", "strategy", "profiler"):
         value = given.get(name)
         if isinstance(value, list | tuple):

@@ -1,0 +1,240 @@
+"""Segmentation from the command line: it trains, tests, predicts and is drawn as classification is, and its mistakes have one line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.refusals import refused
+from tests.support.segmentation import COUNTS, IGNORED, SIZE, segmentation_folder, write_segmentation_config
+from tests.support.tiny_runs import in_this_process
+from unified_extractor import models
+from unified_extractor.__main__ import main
+from unified_extractor.data import SegmentationFolder
+from unified_extractor.data.image_datasets import UNCOUNTED
+from unified_extractor.training import Segmenter, load_run
+from unified_extractor.training.segmenter import pixel_loss, segmentation_metrics
+
+pytestmark = pytest.mark.usefixtures("in_empty_folder")
+RUN = Path("runs/scenes/version_0")
+BEST = RUN / "checkpoints" / "best.ckpt"
+NAMES = ["sky", "road", "car"]
+COLORS = [(10, 20, 200), (90, 90, 90), (200, 0, 0)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the data ``scenes``, their configuration, and a finished run with its pictures."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        in_this_process("fit", "--config", write_segmentation_config(folder, segmentation_folder(folder / "scenes")))
+    return folder
+
+
+@pytest.mark.pictures
+@pytest.mark.trial
+def test_a_run_leaves_a_record_with_the_iou_of_every_class_and_pictures_of_its_predictions(tmp_path, capsys):
+    in_this_process(
+        "fit", "--config", write_segmentation_config(tmp_path, segmentation_folder(tmp_path / "scenes"), trainer__max_epochs=2)
+    )
+    printed = capsys.readouterr().out
+    assert "scenes: 8 training, 3 validation, 3 test images, 3 classes" in printed
+    record = json.loads((RUN / "record.json").read_text())
+    assert record["test_class_iou"].keys() == set(NAMES)
+    assert record["test_miou"] == pytest.approx(np.mean(list(record["test_class_iou"].values())), abs=1e-6)
+    assert (record["test_images"], record["test_calibration_error"], len(record["curve"])) == (3, None, 2)
+    assert record["val_miou"] == max(point["val_miou"] for point in record["curve"])
+    assert f"test mIoU {record['test_miou']:.4f} of epoch {record['best_epoch']}" in printed
+    assert {path.name for path in (RUN / "pictures").iterdir()} >= {"epoch_0001_predictions.png", "epoch_0002_image_0.png"}
+    assert Image.open(RUN / "pictures" / "epoch_0001_predictions.png").size[0] > 500
+
+
+def test_the_record_is_what_the_checkpoint_does_and_every_command_takes_it(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    config = ("--config", RUN / "config.yaml", "--ckpt_path", BEST)
+    record = json.loads((RUN / "record.json").read_text())
+    network, data = load_run(RUN)
+    assert record["test_miou"] > 0.6, record["curve"]  # it learns: a third is chance
+    intersection, union = np.zeros(3), np.zeros(3)
+    with torch.no_grad():
+        for image, labels in data.images("test"):  # type: ignore[attr-defined]
+            predicted, truth = network(data.normalize(image[None])).argmax(1)[0].numpy(), labels.numpy()
+            counted = truth != UNCOUNTED
+            for label in range(3):
+                both = ((predicted == label) & (truth == label) & counted).sum()
+                intersection[label] += both
+                union[label] += (((predicted == label) | (truth == label)) & counted).sum()
+    assert [record["test_class_iou"][name] for name in NAMES] == pytest.approx(intersection / union, abs=1e-6)
+    assert main(["test", *map(str, config)]) == 0
+    assert f"{record['test_miou']:.4f}"[:5] in capsys.readouterr().out
+    assert main(["visualize", str(RUN)]) == 0
+    assert "test image 0, with " in capsys.readouterr().out
+    assert main(["visualize", str(RUN), "--receptive_fields", "2"]) == 0
+    assert main(["report", "runs"]) == 0
+    table = Path("runs/report/class_iou.csv").read_text().splitlines()
+    assert table[0] == "variant,seeds,sky,road,car"
+    assert "test mIoU" in Path("runs/report/results.md").read_text()
+    assert "calibration" not in Path("runs/report/results.md").read_text()
+
+
+def test_predictions_are_label_maps_in_the_colors_of_the_classes_at_the_size_of_their_files(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    photos = trained / "photos"
+    (photos / "more").mkdir(parents=True)
+    large = Image.open("scenes/test/images/0.png").resize((31, 17))
+    for name in ("a.jpg", "more/a.png"):
+        large.save(photos / name)
+    (photos / "broken.png").write_text("no image")
+    capsys.readouterr()
+    call = [
+        "predict",
+        "--config",
+        RUN / "config.yaml",
+        "--ckpt_path",
+        BEST,
+        "--data.predict_folder",
+        photos,
+        "--data.root",
+        "nowhere",
+    ]
+    assert main([*map(str, call), "--output", "maps"]) == 1  # one is broken
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [(Path(row["file"]).name, row["label_map"], row["error"] != "") for row in rows] == [
+        ("a.jpg", "maps/a.png", False),
+        ("broken.png", "", True),
+        ("a.png", "maps/a_2.png", False),
+    ]
+    assert "broken.png: not a readable image" in err
+    written = Image.open("maps/a.png")
+    labels, colors = np.array(written), np.array(written.convert("RGB"))
+    assert (written.mode, labels.shape) == ("P", (17, 31))
+    assert set(np.unique(labels)) <= {0, 1, 2}
+    for label, color in enumerate(COLORS):
+        assert (colors[labels == label] == color).all()
+    network, data = load_run(RUN)
+    with torch.no_grad():
+        logits = network(data.normalize(data.unlabeled([photos / "more" / "a.png"])[0][0][None]))
+    expected = torch.nn.functional.interpolate(logits, (17, 31), mode="bilinear").argmax(1)[0]
+    assert torch.equal(torch.from_numpy(np.array(Image.open("maps/a_2.png"))).long(), expected)
+    error = refused(capsys, *call[:-4], "--data.predict_folder", "maps", "--output", "maps")
+    assert "output: must be another folder than that of the images, got maps" in error
+
+
+def test_killed_in_the_middle_of_an_epoch_it_ends_as_an_unbroken_run(tmp_path, trained):
+    killed = {"class_path": "tests.support.tiny_runs.Interrupt", "init_args": {"step": 3, "marker": "killed"}}
+    command = ("fit", "--config", write_segmentation_config(tmp_path, trained / "scenes", trainer__callbacks=[killed]))
+    with pytest.raises(SystemExit):
+        raise SystemExit(main([*map(str, command), "--ckpt_path", "last"]))
+    assert not (RUN / "record.json").exists()
+    in_this_process(*command, "--ckpt_path", "last")
+    one, two = (torch.load(folder / BEST, weights_only=True) for folder in (trained, Path()))
+    assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
+    records = [json.loads((folder / RUN / "record.json").read_text()) for folder in (trained, Path())]
+    assert records[0]["curve"] == records[1]["curve"]
+    assert records[0]["test_class_iou"] == records[1]["test_class_iou"]
+
+
+def test_a_pixel_that_is_ignored_has_no_gradient_and_weights_are_as_torchs():
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 4, 5))
+    labels[0, :2] = UNCOUNTED
+    weights = torch.tensor([0.5, 2.0, 0.1])
+    for given in (None, weights):
+        loss = pixel_loss(logits, labels, given)
+        assert loss.item() == pytest.approx(
+            torch.nn.functional.cross_entropy(logits, labels, given, ignore_index=UNCOUNTED).item()
+        )
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert (gradient[0, :, :2] == 0).all()
+        assert (gradient[1] != 0).any()
+    nothing = pixel_loss(logits, torch.full_like(labels, UNCOUNTED), weights)
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert nothing == 0
+    assert (gradient == 0).all()
+
+
+def test_miou_is_that_of_a_hand_count():
+    metrics = segmentation_metrics(4, "test/")  # the fourth class is nowhere, and not in the mean
+    metrics.update(torch.tensor([[[0, 0, 1, 2]]]), torch.tensor([[[0, 1, 1, UNCOUNTED]]]))
+    metrics.update(torch.tensor([[[2, 2, 0, 1]]]), torch.tensor([[[2, 0, 0, UNCOUNTED]]]))
+    found = metrics.compute()
+    assert float(found["test/miou"]) == pytest.approx((2 / 4 + 1 / 2 + 1 / 2) / 3)
+    assert float(found["test/accuracy"]) == pytest.approx(4 / 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model__network__init_args__num_classes": 5},
+            "model.network.init_args.num_classes: must be 3 for SegmentationFolder, got 5",
+        ),
+        (
+            {
+                "model__network": {
+                    "class_path": "unified_extractor.models.ExtractorNet",
+                    "init_args": {"num_classes": 3, "widths": [8], "depths": [1], "spec": "convolution"},
+                }
+            },
+            "must give logits [1, 3, 10, 12], got [1, 3]; unified_extractor.models.SegmentationNet puts a decoder on a network's stages",
+        ),
+        (
+            {"model__class_weights": "median"},
+            "model.class_weights: expected one of 'none', 'median_frequency', 'inverse_log', got 'median'",
+        ),
+        ({"model__label_smoothing": 0.1}, "model.label_smoothing: unknown key"),
+        ({"data__init_args__augmentation": {"scale": [2.0, 1.0]}}, "the smaller one first, got [2.0, 1.0]"),
+        (
+            {"data__init_args__loading": {"on_device": True}},
+            "data.init_args.loading.on_device: true is for images with one label each",
+        ),
+    ],
+)
+def test_a_wrong_setting_has_one_line_and_leaves_no_run(changes, message, trained, tmp_path, capsys):
+    assert message in refused(capsys, "fit", "--config", write_segmentation_config(tmp_path, trained / "scenes", **changes))
+    assert not Path("runs").exists() or not list(Path("runs").rglob("version_*"))
+
+
+def test_classification_of_a_folder_with_label_maps_and_another_task_than_the_checkpoints_are_refused(trained, tmp_path, capsys):
+    config = write_segmentation_config(tmp_path, trained / "scenes")
+    (tmp_path / "others.csv").write_text("name\nsky\nroad\nboat\n")
+    error = refused(capsys, "test", "--config", config, "--ckpt_path", trained / BEST, "--data.classes", tmp_path / "others.csv")
+    assert "was trained on other classes than those of scenes: [sky, road, car] there, [sky, road, boat] here" in error
+
+
+@pytest.mark.parametrize("make", [models.rednet26, models.volo_d1, models.internimage_t])
+@pytest.mark.sampled(3)
+def test_every_familys_stages_carry_the_decoder(make):
+    network = models.SegmentationNet(make(num_classes=7), 4, channels=8).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 37, 50)).shape == (1, 4, 37, 50)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert not list(network.backbone.head.parameters())
+
+
+def test_a_module_is_loaded_from_nothing_but_its_checkpoint(trained):
+    module = Segmenter.load_from_checkpoint(trained / BEST)
+    assert list(module.network.task.class_names) == NAMES  # type: ignore[union-attr]
+    assert [tuple(color) for color in module.network.task.colors] == COLORS  # type: ignore[union-attr]
+
+
+def test_a_sweep_plans_and_trains_segmentation(trained, tmp_path, capsys):
+    config = write_segmentation_config(tmp_path, trained / "scenes", trainer__max_epochs=1)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        f"name: sweep\nconfig: {config.name}\nvariants:\n  involution: {{}}\n  convolution:\n"
+        "    model.network.init_args.backbone.init_args.spec: convolution\nseeds: [0]\n"
+    )
+    assert main(["sweep", str(grid), "--dry_run"]) == 0
+    assert "convolution" in capsys.readouterr().out
+
+
+def test_the_data_are_what_the_other_tests_say(trained):
+    data = SegmentationFolder(str(trained / "scenes"), SIZE, ignore_index=IGNORED, batch_size=2)
+    assert {split: len(data.images(split)) for split in COUNTS} == COUNTS  # type: ignore[arg-type]

@@ -1,0 +1,107 @@
+"""Segmentation: the stages of any family under the all-MLP decoder of SegFormer.
+
+Source: Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers (NeurIPS 2021), section 3.2.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unified_extractor.models.arguments import check_rate, check_size
+from unified_extractor.models.staged import Stage, StagedNetwork
+from unified_extractor.spec import ExtractorSpec
+from unified_extractor.task import ImageTask
+
+
+class MLPDecoder(nn.Module):
+    """SegFormer's decoder: every map is brought to the same channels and to the size of the largest, all are fused, then classified.
+
+    Args:
+        in_channels: channels of the maps.
+        channels: channels to which every map is brought, and of the fused map.
+        num_classes: classes of a pixel.
+        drop_rate: dropout of whole channels before the classifier.
+
+    Shape:
+        Maps ``[B, C_i, h_i, w_i]`` to logits ``[B, num_classes, h, w]``, where ``h`` and ``w`` are those of the first map.
+    """
+
+    def __init__(self, in_channels: list[int], channels: int, num_classes: int, drop_rate: float) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Conv2d(each, channels, 1) for each in in_channels)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(channels * len(in_channels), channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        )
+        self.dropout = nn.Dropout2d(drop_rate)
+        self.classify = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return logits ``[B, num_classes, h, w]``."""
+        size = maps[0].shape[2:]
+        projected = [resized(project(each), size) for project, each in zip(self.project, maps, strict=True)]
+        return self.classify(self.dropout(self.fuse(torch.cat(projected, 1))))
+
+
+class SegmentationNet(nn.Module):
+    """A network that gives every pixel a class: the stages of an image classifier, a light decoder, and interpolation to the image's size.
+
+    Args:
+        backbone: network whose stages are used; its head and its last norm are removed.
+        num_classes: classes of a pixel.
+        channels: channels of the decoder; 256 in SegFormer-B0 and B1, 768 in the larger ones.
+        drop_rate: dropout of whole channels before the classifier of pixels.
+
+    Attributes:
+        in_chans: channels of the image.
+        task: classes and normalization of the images that the network was trained on, where they are known.
+
+    Shape:
+        ``[B, in_chans, H, W]`` to logits ``[B, num_classes, H, W]``.
+
+    Raises:
+        TypeError, ValueError: a wrong argument, or an image that the backbone does not take.
+    """
+
+    task: ImageTask | None = None
+
+    def __init__(self, backbone: StagedNetwork, num_classes: int, *, channels: int = 256, drop_rate: float = 0.1) -> None:
+        super().__init__()
+        if not isinstance(backbone, StagedNetwork):
+            raise TypeError(f"backbone must be one of unified_extractor.models with stages, got {type(backbone).__name__}")
+        check_size("num_classes", num_classes)
+        check_size("channels", channels)
+        check_rate("drop_rate", drop_rate)
+        stages = range(len(backbone.stages))
+        backbone.prune_intermediate_layers(list(stages), prune_norm=True, prune_head=True)
+        self.backbone, self.num_classes, self.in_chans = backbone, num_classes, backbone.in_chans
+        self.decoder = MLPDecoder([info["num_chs"] for info in backbone.feature_info], channels, num_classes, drop_rate)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Return the stages of the backbone in order."""
+        return self.backbone.stages
+
+    @property
+    def specs(self) -> list[ExtractorSpec]:
+        """Return the extractor of every stage that has one."""
+        return self.backbone.specs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes, H, W]`` of images ``[B, in_chans, H, W]``."""
+        maps = self.backbone.forward_intermediates(x, intermediates_only=True)
+        return resized(self.decoder(maps), x.shape[2:])
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters of several axes that are not weights: optimizers should not let them decay."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: recompute the activations inside the backbone's blocks in backward."""
+        self.backbone.set_grad_checkpointing(enable)
+
+
+def resized(x: Tensor, size: Any) -> Tensor:
+    """Return a map ``[B, C, h, w]`` at the size ``(H, W)``, by bilinear interpolation between the centers of pixels."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
