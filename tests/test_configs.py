@@ -20,7 +20,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 PRESETS = {
     "carafe": presets.carafe(),
     "conditional_convolution": presets.conditional_convolution(),
+    "attconv": presets.attconv(),
     "contmix": presets.contmix(),
+    "dwnet": presets.dwnet(),
     "convolution": presets.convolution(),
     "deformable_convolution_v1": presets.deformable_convolution(1),
     "deformable_convolution_v2": presets.deformable_convolution(2),

@@ -161,6 +161,10 @@ CONTRADICTIONS = [
         {"dynamic_kernel": GENERATED, "generator": Generator(view="pooled"), "offsets": LEARNED},
         "generator.view='pooled', of one value for each tap, needs offsets.kind in ('none', 'window_shift'), got 'learned'",
     ),
+    (
+        MIXED | {"dynamic_kernel": GENERATED, "generator": Generator(view="runs")},
+        "generator.view='runs', of one value for each tap, needs terms in (1,), got 2",
+    ),
     ({"dynamic_kernel": STANDARDIZED, "kernel_size": 1}, "normalization='standardized' needs a kernel_size of more than one tap"),
     ({"dynamic_kernel": OVER_TERMS}, "dynamic_kernel.softmax_over='terms' needs terms of more than 1, got terms=1"),
     ({"static_kernel": DENSE, "modulation": "gelu", "padding": 0}, "modulation='gelu' contradicts padding=0"),
@@ -317,9 +321,9 @@ def random_spec(rng):
     generator = {}
     if source == "generated" or rng.random() < 0.3:
         generator = {
-            "view": rng.choice([1, 3, (2, 5), "window", "global", "pooled"]),
+            "view": rng.choice([1, 3, (2, 5), "window", "global", "pooled", "runs"]),
             "view_convolution": rng.choice(["depthwise", "depthwise", "dense"]),
-            "reduction": rng.choice([None, 2, 64]),
+            "reduction": rng.choice([None, 1, 2, 64]),
             "pointwise": rng.random() < 0.3,
             "norm": rng.choice(["none", "batch", "layer"]),
             "activation": rng.choice(["none", "relu", "gelu"]),

@@ -91,6 +91,33 @@ def idconv(kernel_size: Pair = 7, experts: int = 2, reduction: int = 4, bias: bo
 
 
 @suggesting_arguments
+def dwnet(kernel_size: Pair = 7, reduction: int = 4) -> ExtractorSpec:
+    """Return the dynamic depthwise convolution of DWNet (Han et al. 2022): one kernel a channel and image, from the image's mean.
+
+    The 1x1 convolutions, norms and activations around it are not part.
+    """
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        dynamic_kernel=DynamicKernel(source="generated", channels_per_group=1),
+        generator=Generator(view="global", reduction=reduction, norm="batch", activation="relu"),
+        bias=True,
+    )
+
+
+@suggesting_arguments
+def attconv(kernel_size: Pair = 3, activation: Literal["relu", "gelu"] = "gelu") -> ExtractorSpec:
+    """Return ATConv (attentive convolution, arXiv 2510.20092): one kernel a channel and image, from means of runs of the flattened
+    image, minus a learned share of its mean; between 1x1 convolutions.
+    """
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        dynamic_kernel=DynamicKernel(source="generated", channels_per_group=1, normalization="centered"),
+        generator=Generator(view="runs", reduction=1, activation=activation),
+        projection=Projection(input="affine", output="affine"),
+    )
+
+
+@suggesting_arguments
 def gated_convolution(kernel_size: Pair = 7, activation: GateActivation = "gelu") -> ExtractorSpec:
     """Return a gated convolution: a depthwise convolution between 1x1 convolutions, times a pointwise gate.
 

@@ -203,10 +203,11 @@ class Generator(_Config):
     convolution to fewer channels (``reduction``), a convolution over the neighbors (``view``), a 1x1 convolution (``pointwise``).
     """
 
-    view: Pair | Literal["window", "global", "pooled"] = 1
+    view: Pair | Literal["window", "global", "pooled", "runs"] = 1
     """Extent, in output positions, of what one generated kernel depends on. 1: the pixel at the window's center. ``window``: the
     extractor's own window, in pixels. ``global``: the whole image. ``pooled``: the image as means over as many cells as the window has
-    taps, each of which generates the value of its tap (IDConv)."""
+    taps, each of which generates the value of its tap (IDConv). ``runs``: such means over runs of the flattened image; one linear map,
+    shared by all kernels, turns those of a hidden channel into the taps of its kernel (ATConv)."""
     view_convolution: Literal["depthwise", "dense"] = "depthwise"
     """``depthwise``: a depthwise convolution over the view, then 1x1 heads. ``dense``: the heads are convolutions over the view."""
     reduction: int | None = None
@@ -234,7 +235,7 @@ class Generator(_Config):
     @property
     def is_one_for_all_positions(self) -> bool:
         """Return whether the view is the whole image, so that all positions have the same kernel."""
-        return self.view in ("global", "pooled")
+        return self.view in ("global", "pooled", "runs")
 
     @property
     def reduces(self) -> bool:
@@ -470,27 +471,31 @@ class ExtractorSpec(_Config):
             raise ValueError(f"offsets.kind='window_shift' needs an odd kernel_size, got kernel_size={self.kernel_size}")
         if self.keeps_size:
             return
-        if self.generates and self.generator.view not in ("window", "global", "pooled"):
+        if self.generates and self.generator.view != "window" and not self.generator.is_one_for_all_positions:
             raise ValueError(
                 f"padding={self.padding} contradicts generator.view={self.generator.view!r}: kernels and offsets come from the "
-                "window's center pixel, which needs padding='same'; or take view='window', 'global' or 'pooled'"
+                "window's center pixel, which needs padding='same'; or take view='window', 'global', 'pooled' or 'runs'"
             )
         for name, value in (("offsets.kind", self.offsets.kind), ("dynamic_kernel.source", self.dynamic_kernel.source)):
             if value in ("window_shift", "similarity", "regions"):
                 raise ValueError(f"{name}={value!r} needs padding='same', got padding={self.padding}")
 
     def _check_pooled_view(self) -> None:
-        if self.generator.view != "pooled":
+        view = self.generator.view
+        if view not in ("pooled", "runs"):
             return
-        for name, value, allowed in (
+        rules: list[tuple[str, Any, tuple[Any, ...]]] = [
             ("offsets.kind", self.offsets.kind, ("none", "window_shift")),
             ("aggregation", self.aggregation, ("gather",)),
             ("dynamic_kernel.per_tap", self.dynamic_kernel.per_tap, (True,)),
             ("dynamic_kernel.remove_center", self.dynamic_kernel.remove_center, (False,)),
             ("center_feature_scale", self.center_feature_scale, (False,)),
-        ):
+        ]
+        if view == "runs":
+            rules += [("terms", self.terms, (1,)), ("generator.head_multiple", self.generator.head_multiple, (1,))]
+        for name, value, allowed in rules:
             if value not in allowed:
-                raise ValueError(f"generator.view='pooled', of one value for each tap, needs {name} in {allowed}, got {value!r}")
+                raise ValueError(f"generator.view={view!r}, of one value for each tap, needs {name} in {allowed}, got {value!r}")
 
     def _check_small_window(self) -> None:
         small = self.dynamic_kernel.small_kernel_size

@@ -111,6 +111,18 @@ MISTAKES = {
         official_values("idconv_c16_k3_g2_eval"),
         lambda m: m.setattr(generators, "cell_means", lambda x, cells: cell_means(x, cells).transpose(2, 3)),
     ),
+    "squares of the image instead of runs": (
+        official_values("atconv_c16_k3"),
+        lambda m: m.setattr(
+            generators.Feature, "forward", lambda self, x: self._hidden(cell_means(x, (3, 3)).flatten(2)[:, :, None])
+        ),
+    ),
+    "the whole mean instead of a share": (
+        official_values("atconv_c16_k3"),
+        lambda m: m.setattr(
+            generators, "centered", lambda values, logits: values - values.mean(-3, keepdim=True) + 0 * logits.sum()
+        ),
+    ),
     "regions of the image column-major": (
         official_values("contmix_c12_k5_s3_h1_eval"),
         lambda m: m.setattr(regions, "cell_means", lambda x, cells: cell_means(x, cells).transpose(2, 3)),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import unified_extractor as ux
+from tests.support import oracles
 from tests.support.oracles import means_of_cells
 from tests.support.preset_formulas import assert_equal, layer_of
 from unified_extractor.layers import blocks
@@ -98,6 +99,49 @@ def test_a_pooled_view_of_the_windows_own_size_is_no_map_of_positions():
     assert kernel.shape == (1, 1, 9, 1, 1)
     expected = F.conv2d(x.transpose(0, 1), kernel.view(1, 1, 3, 3), padding=1).transpose(0, 1)
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize(("kernel_size", "size"), [(3, (5, 4)), ((1, 3), (2, 1)), (2, (3, 3))])
+def test_runs_of_the_flattened_image_make_the_taps_by_one_map_of_all_kernels(kernel_size, size):
+    layer = layer_of(ux.presets.attconv(kernel_size, "relu"), 4)
+    reduce, kernel, taps = layer.feature.reduce.conv, layer.kernel, layer.spec.taps
+
+    def formula(x):
+        runs = means_of_cells(F.conv2d(x, reduce.weight, reduce.bias).flatten(2)[:, :, None], 1, taps)[:, :, 0].relu()
+        values = torch.stack([sum(w * run for w, run in zip(row, runs.unbind(2), strict=True)) for row in kernel.head.weight], 2)
+        values = values + kernel.head.bias
+        values = values - kernel.mean_share.sigmoid()[:, None] * (values.sum(2, keepdim=True) / taps)
+        y = oracles.extract(layer.value(x), kernel_size, None, values[..., None, None], padding="same")
+        return layer.projection(y)
+
+    assert_equal(layer, formula, torch.randn(3, 4, *size))
+
+
+def test_runs_need_a_hidden_channel_for_each_kernel():
+    spec = ux.presets.attconv()
+    with pytest.raises(ValueError, match=r"generator\.reduction=2 and 4 hidden channels for 8 of dynamic_kernel.groups"):
+        ux.UnifiedExtractor2d(8, 8, replace(spec, generator=replace(spec.generator, reduction=2)))
+    fields = {
+        "generator": replace(spec.generator, reduction=2),
+        "dynamic_kernel": replace(spec.dynamic_kernel, channels_per_group=2),
+    }
+    assert ux.UnifiedExtractor2d(8, 8, replace(spec, **fields))(torch.randn(1, 8, 4, 5)).shape == (1, 8, 4, 5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_dwnet_convolves_each_image_with_kernels_of_its_mean(stride, training):
+    layer = layer_of(ux.presets.dwnet((3, 5)), 8, stride=stride).train(training)
+    reduce, head = layer.feature.reduce, layer.kernel.head
+
+    def formula(x):
+        norm = (reduce.norm.weight, reduce.norm.bias, reduce.norm.running_mean, reduce.norm.running_var)
+        hidden = oracles.batch_norm(x.mean((2, 3)) @ reduce.conv.weight.flatten(1).t(), norm, training).relu()
+        kernels = F.linear(hidden, head.weight.flatten(1), head.bias).view(-1, 1, 3, 5)
+        y = F.conv2d(x.flatten(0, 1)[None], kernels, layer.bias.repeat(len(x)), stride, (1, 2), groups=len(kernels))
+        return y.unflatten(1, (len(x), 8))[0]
+
+    assert_equal(layer, formula, torch.randn(3, 8, 7, 6))
 
 
 @pytest.mark.parametrize("backend", ["reference", "eager", "compiled"])

@@ -1,10 +1,11 @@
 """Dynamic kernels: the feature that they are generated from, and the modules that compute them.
 
 B batch, C channels, G kernel groups, K taps, M terms, Ho, Wo output positions, h, w the positions of a feature (1, 1 for a global view,
-kh, kw for a pooled one) and of a generated kernel (1, 1 for both; finer than the feature by ``upsample``).
+kh, kw for a pooled one, 1, K for one of runs) and of a generated kernel (1, 1 for all three; finer than the feature by ``upsample``).
 """
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Feature(nn.Module):
         super().__init__()
         generator = spec.generator
         self.view, self.stride = generator.view, stride
-        self.cells = as_pair(spec.kernel_size)
+        self.cells = (1, spec.taps) if generator.view == "runs" else as_pair(spec.kernel_size)
         self.upsample = as_pair(spec.upsample) if generator.pixel_shuffle else (1, 1)
         channels //= prod(self.upsample)
         self.channels = _hidden_channels(channels, generator)
@@ -48,18 +49,20 @@ class Feature(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the feature ``[B, hidden, h, w]`` of an image ``[B, C, H, W]``."""
-        x = fine_values(x, self.upsample)
         if self.view == "global":
             return self.of_mean(x)
+        x = fine_values(x, self.upsample)
         if self.view == "pooled":
             x = cell_means(x, self.cells)
+        elif self.view == "runs":
+            x = cell_means(with_plain_strides(x).flatten(2).unsqueeze(2), self.cells)
         elif self.view != "window" and self.stride != (1, 1):
             x = average_pooled(x, self.stride)
         return self._hidden(x)
 
     def of_mean(self, x: Tensor) -> Tensor:
         """Return the feature ``[B, hidden, 1, 1]`` of the mean of an image ``[B, C, H, W]``."""
-        return self._hidden(x.mean((2, 3), keepdim=True))
+        return self._hidden(fine_values(x, self.upsample).mean((2, 3), keepdim=True))
 
     def _hidden(self, x: Tensor) -> Tensor:
         for layer in self.children():
@@ -89,6 +92,11 @@ def head(
         layer: nn.Conv2d = _view_convolution(feature.channels, out_channels, spec, stride, bias=bias)
     else:
         layer = nn.Conv2d(feature.channels, out_channels, 1, bias=bias)
+    return _started(layer, initial)
+
+
+def _started(layer: Any, initial: float | None) -> Any:
+    """Return a linear layer that emits a value everywhere at the start; None: random weights."""
     if initial is not None:
         nn.init.zeros_(layer.weight)
         if layer.bias is not None:
@@ -144,7 +152,7 @@ class GeneratedKernel(nn.Module):
         self.normalization = dynamic.normalization
         self.terms, self.over_terms = spec.terms, dynamic.softmax_over == "terms"
         self.scale = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0
-        self.pooled = spec.generator.view == "pooled"
+        self.pooled = spec.generator.view in ("pooled", "runs")
         emitted = spec.taps - dynamic.remove_center if dynamic.per_tap else 1
         self.shape: tuple[int, ...] = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
         if spec.terms > 1:
@@ -154,7 +162,15 @@ class GeneratedKernel(nn.Module):
         self.channels = values // spec.taps if self.pooled else values * prod(self.sub_positions)
         surplus = -(self.channels + offset_channels(spec)) % spec.generator.head_multiple
         initial = {"random": None, "zero": 0.0, "one": 1 / self.scale}[dynamic.initial]
-        self.head = head(feature, self.channels + surplus, spec, stride, initial=initial)
+        if spec.generator.view == "runs":
+            if feature.channels != groups:
+                raise ValueError(
+                    "generator.view='runs' needs one hidden channel for each kernel, got generator.reduction="
+                    f"{spec.generator.reduction} and {feature.channels} hidden channels for {groups} of dynamic_kernel.groups"
+                )
+            self.head: nn.Conv2d | nn.Linear = _started(nn.Linear(spec.taps, spec.taps), initial)
+        else:
+            self.head = head(feature, self.channels + surplus, spec, stride, initial=initial)
         if dynamic.normalization == "group_norm":
             self.norm = nn.GroupNorm(groups, values)
         if dynamic.normalization == "centered":

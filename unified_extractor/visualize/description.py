@@ -182,6 +182,7 @@ def _generator(spec: ExtractorSpec) -> str:
         "window": "the window",
         "global": "the whole image",
         "pooled": f"the means of {kh}x{kw} cells of the image, one a tap",
+        "runs": f"the means of {spec.taps} runs of the flattened image, mapped to the taps",
     }
     view = whole.get(str(generator.view))
     if view is None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+from torch import nn
+
 import unified_extractor.presets as presets
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.names import did_you_mean, suggesting_arguments
@@ -14,7 +16,7 @@ NOT_EXPRESSED = {
     "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
     "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
     "large_kernel_attention": "it has two windows in a row, the first one's output cut to the image before the second reads it",
-    **dict.fromkeys(("atconv", "ddf", "qna"), "it needs switches that the spec does not have"),
+    **dict.fromkeys(("ddf", "qna"), "it needs switches that the spec does not have"),
 }
 """Operators with official values that no layer here equals, and why."""
 
@@ -25,8 +27,8 @@ def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d:
     Args:
         operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
             with the routing of its CondConvResidual), "gnconv" (HorNet), "idconv" (TransXNet's DynamicConv2d), "carafe"
-            (CARAFEPack), "dysample" or "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the input of
-            ``fusion_proj``).
+            (CARAFEPack), "dysample", "atconv" (AttNet) or "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the
+            input of ``fusion_proj``).
         arguments: of "involution", "outlook_attention" and "dcnv3" ``channels``, ``kernel_size`` and so on; of the others those of the
             official class.
 
@@ -160,7 +162,19 @@ def dysample(
     return UnifiedExtractor2d(in_channels, in_channels, presets.dysample(scale, groups, style, dyscope))
 
 
+@suggesting_arguments
+def atconv(*, dim: int, act_layer: type[nn.Module] | str, kernel_size: int = 3, bias: bool = True) -> UnifiedExtractor2d:
+    """Return the layer of AttNet's ``ATConv``; the activation is a class of torch or its name."""
+    name = act_layer if isinstance(act_layer, str) else act_layer.__name__
+    activations: dict[str, Literal["relu", "gelu"]] = {"ReLU": "relu", "GELU": "gelu"}
+    if name not in activations:
+        raise NotImplementedError(f"act_layer={name!r} is no activation of a generator here: ReLU, GELU")
+    if not bias:
+        raise NotImplementedError("bias=False: the generator's layers have biases here")
+    return UnifiedExtractor2d(dim, dim, presets.attconv(kernel_size, activations[name]))
+
+
 _BUILDERS: dict[str, Callable[..., UnifiedExtractor2d]] = {
     builder.__name__: builder
-    for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv, contmix, carafe, dysample)
+    for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv, contmix, carafe, dysample, atconv)
 }

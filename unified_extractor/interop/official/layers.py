@@ -1,4 +1,4 @@
-"""Rules for layers of the released codes: involution, VOLO's outlook attention, DCNv3, CondConv, HorNet, IDConv, ContMix; torch's."""
+"""Rules for layers of the released codes, from involution and DCNv3 to ContMix and ATConv, and for torch's convolution."""
 
 import torch
 from torch import Tensor
@@ -105,6 +105,15 @@ def dysample(layer: UnifiedExtractor2d) -> Items:
     y, x = ((torch.arange(s, device="cpu") - (s - 1) / 2) / s for s in as_pair(layer.spec.upsample))
     places = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))])
     yield "init_pos", Rule("", constant=places.repeat(1, groups, 1).reshape(1, -1, 1, 1))
+
+
+def atconv(layer: UnifiedExtractor2d) -> Items:
+    """Yield the rules of ATConv: kernel_proj and kernel_gen make the kernel, difference_control the share of its mean."""
+    yield from affine("kernel_proj", "feature.reduce.conv")
+    yield from affine("kernel_gen", "kernel.head")
+    yield "difference_control", Rule("kernel.mean_share")
+    yield from affine("x_proj", "value")
+    yield from affine("proj", "projection")
 
 
 def _columnwise_places(layer: UnifiedExtractor2d) -> list[int]:

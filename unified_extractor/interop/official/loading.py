@@ -37,6 +37,7 @@ FAMILIES = {
     "contmix": Family(UnifiedExtractor2d, layers.contmix),
     "carafe": Family(UnifiedExtractor2d, layers.carafe),
     "dysample": Family(UnifiedExtractor2d, layers.dysample),
+    "atconv": Family(UnifiedExtractor2d, layers.atconv),
     "rednet": Family(RedNet, networks.rednet),
     "resnet": Family(ResNet, networks.resnet),
     "volo": Family(VOLO, networks.volo),
@@ -53,7 +54,7 @@ def load_official(module: nn.Module, state_dict: Weights, family: str, *, which:
             :func:`unified_extractor.interop.read_state_dict`. Prefixes of wrappers such as ``module.`` are removed.
         family: the official code. Layers: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage, its
             pure torch or CUDA module), "condconv" (timm, with its ``routing``), "gnconv" (HorNet), "idconv" (TransXNet),
-            "carafe" (of the authors or mmcv), "dysample", "contmix" (OverLoCK, the dynamic branch of its block).
+            "carafe" (of the authors or mmcv), "dysample", "contmix" (OverLoCK, the dynamic branch of its block), "atconv" (AttNet).
             :func:`official_layer` builds modules of all of these. Networks: "rednet" (d-li14), "resnet" (torchvision), "volo" (sail-sg,
             timm), "internimage" (OpenGVLab, DCNv3).
         which: the entry of a checkpoint that has the weights, such as ``state_dict_ema``; None: the weights as trained, not their
