@@ -32,7 +32,7 @@ def test_the_nearest_name_is_suggested_and_none_where_none_is_near():
             "DynamicKernel.source must be one of ('none', 'generated', 'similarity', 'regions'), got 'generatd', did you mean generated?",
         ),
         (lambda: ux.ExtractorSpec(padding="smae"), "must be int or tuple[int, int] or 'same', got 'smae', did you mean same?"),
-        (lambda: ux.Generator(view="windw"), "'global' or 'pooled', got 'windw', did you mean window?"),
+        (lambda: ux.Generator(view="windw"), "'pooled' or 'runs', got 'windw', did you mean window?"),
         (lambda: ux.ExtractorSpec(generator={"vew": 3}), "ExtractorSpec.generator has no field 'vew', did you mean view?"),
         (lambda: ux.UnifiedExtractor2d(16, 16, "involutoin"), "spec: no preset 'involutoin', did you mean involution?"),
         (lambda: ux.models.resnet26(10, "unifed"), "spec: no preset 'unifed', did you mean unified?"),

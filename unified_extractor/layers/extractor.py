@@ -171,7 +171,7 @@ class UnifiedExtractor2d(nn.Module):
             y = center_blended(y, value, self.center_gate(feature), geometry)
         y = self._own_order(y)
         if self.bias is not None and self.spec.bias is True and self._inner_bias is None:
-            y = y + self.bias[:, None, None]
+            y = y + self.bias[:, None, None].to(y.dtype)
         if self.spec.modulation != "none":
             y = modulated(y, self._modulation(x), self.spec.modulation)
         return self.projection(y) if self.spec.projection.output != "none" else y

@@ -8,6 +8,7 @@ from torch import nn
 
 import unified_extractor.presets as presets
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.large_kernel_attention import LargeKernelAttention
 from unified_extractor.names import did_you_mean, suggesting_arguments
 from unified_extractor.ops import checks
 from unified_extractor.spec import Pair, as_pair
@@ -15,20 +16,20 @@ from unified_extractor.spec import Pair, as_pair
 NOT_EXPRESSED = {
     "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
     "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
-    "large_kernel_attention": "it has two windows in a row, the first one's output cut to the image before the second reads it",
     **dict.fromkeys(("ddf", "qna"), "it needs switches that the spec does not have"),
 }
 """Operators with official values that no layer here equals, and why."""
 
 
-def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d:
+def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d | LargeKernelAttention:
     """Return our layer for an official operator, built from the constructor arguments of its class; images are ``[B, C, H, W]``.
 
     Args:
         operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
             with the routing of its CondConvResidual), "gnconv" (HorNet), "idconv" (TransXNet's DynamicConv2d), "carafe"
-            (CARAFEPack), "dysample", "atconv" (AttNet) or "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the
-            input of ``fusion_proj``).
+            (CARAFEPack), "dysample", "atconv" (AttNet), "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the
+            input of ``fusion_proj``) or "large_kernel_attention" (VAN's ``LKA`` for ``dim``, ``Attention`` for ``d_model``), which is a
+            module of two layers.
         arguments: of "involution", "outlook_attention" and "dcnv3" ``channels``, ``kernel_size`` and so on; of the others those of the
             official class.
 
@@ -174,7 +175,28 @@ def atconv(*, dim: int, act_layer: type[nn.Module] | str, kernel_size: int = 3, 
     return UnifiedExtractor2d(dim, dim, presets.attconv(kernel_size, activations[name]))
 
 
-_BUILDERS: dict[str, Callable[..., UnifiedExtractor2d]] = {
+@suggesting_arguments
+def large_kernel_attention(*, dim: int | None = None, d_model: int | None = None) -> LargeKernelAttention:
+    """Return the module of VAN's ``LKA`` or ``Attention``."""
+    channels = d_model if dim is None else dim
+    if channels is None or (dim is not None and d_model is not None):
+        raise TypeError(f"exactly one of dim (LKA) and d_model (Attention) must be given, got dim={dim}, d_model={d_model}")
+    return LargeKernelAttention(channels, projected=dim is None)
+
+
+_BUILDERS: dict[str, Callable[..., UnifiedExtractor2d | LargeKernelAttention]] = {
     builder.__name__: builder
-    for builder in (involution, outlook_attention, dcnv3, condconv, gnconv, idconv, contmix, carafe, dysample, atconv)
+    for builder in (
+        involution,
+        outlook_attention,
+        dcnv3,
+        condconv,
+        gnconv,
+        idconv,
+        contmix,
+        carafe,
+        dysample,
+        atconv,
+        large_kernel_attention,
+    )
 }

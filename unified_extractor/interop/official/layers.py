@@ -5,6 +5,7 @@ from torch import Tensor
 
 from unified_extractor.interop.official.rules import Items, Rule, affine, norm
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.large_kernel_attention import LargeKernelAttention
 from unified_extractor.spec import as_pair
 
 
@@ -114,6 +115,18 @@ def atconv(layer: UnifiedExtractor2d) -> Items:
     yield "difference_control", Rule("kernel.mean_share")
     yield from affine("x_proj", "value")
     yield from affine("proj", "projection")
+
+
+def large_kernel_attention(module: LargeKernelAttention) -> Items:
+    """Yield the rules of VAN's LKA: conv0, conv_spatial, conv1; of its Attention, with projections and that inside."""
+    prefix = "spatial_gating_unit." if module.projected else ""
+    for name, ours in (("conv0", "near"), ("conv_spatial", "far")):
+        yield f"{prefix}{name}.weight", Rule(f"{ours}.static_kernel")
+        yield f"{prefix}{name}.bias", Rule(f"{ours}.bias")
+    yield from affine(f"{prefix}conv1", "far.projection")
+    if module.projected:
+        yield from affine("proj_1", "value")
+        yield from affine("proj_2", "projection")
 
 
 def _columnwise_places(layer: UnifiedExtractor2d) -> list[int]:

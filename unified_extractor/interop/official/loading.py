@@ -14,6 +14,7 @@ from unified_extractor.interop.official.applying import Weights, apply_rules, re
 from unified_extractor.interop.official.rules import Items
 from unified_extractor.interop.weight_names import fitted_names
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.large_kernel_attention import LargeKernelAttention
 from unified_extractor.models import VOLO, InternImage, RedNet, ResNet
 from unified_extractor.names import did_you_mean
 
@@ -38,6 +39,7 @@ FAMILIES = {
     "carafe": Family(UnifiedExtractor2d, layers.carafe),
     "dysample": Family(UnifiedExtractor2d, layers.dysample),
     "atconv": Family(UnifiedExtractor2d, layers.atconv),
+    "large_kernel_attention": Family(LargeKernelAttention, layers.large_kernel_attention),
     "rednet": Family(RedNet, networks.rednet),
     "resnet": Family(ResNet, networks.resnet),
     "volo": Family(VOLO, networks.volo),
@@ -54,7 +56,8 @@ def load_official(module: nn.Module, state_dict: Weights, family: str, *, which:
             :func:`unified_extractor.interop.read_state_dict`. Prefixes of wrappers such as ``module.`` are removed.
         family: the official code. Layers: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage, its
             pure torch or CUDA module), "condconv" (timm, with its ``routing``), "gnconv" (HorNet), "idconv" (TransXNet),
-            "carafe" (of the authors or mmcv), "dysample", "contmix" (OverLoCK, the dynamic branch of its block), "atconv" (AttNet).
+            "carafe" (of the authors or mmcv), "dysample", "contmix" (OverLoCK, the dynamic branch of its block), "atconv" (AttNet),
+            "large_kernel_attention" (VAN).
             :func:`official_layer` builds modules of all of these. Networks: "rednet" (d-li14), "resnet" (torchvision), "volo" (sail-sg,
             timm), "internimage" (OpenGVLab, DCNv3).
         which: the entry of a checkpoint that has the weights, such as ``state_dict_ema``; None: the weights as trained, not their
