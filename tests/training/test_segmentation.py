@@ -12,7 +12,7 @@ from PIL import Image
 from tests.support.refusals import refused
 from tests.support.segmentation import COUNTS, IGNORED, SIZE, segmentation_folder, write_segmentation_config
 from tests.support.tiny_runs import in_this_process
-from unified_extractor import models
+from unified_extractor import interop, models
 from unified_extractor.__main__ import main
 from unified_extractor.data import SegmentationFolder
 from unified_extractor.data.image_datasets import UNCOUNTED
@@ -222,6 +222,21 @@ def test_a_module_is_loaded_from_nothing_but_its_checkpoint(trained):
     module = Segmenter.load_from_checkpoint(trained / BEST)
     assert list(module.network.task.class_names) == NAMES  # type: ignore[union-attr]
     assert [tuple(color) for color in module.network.task.colors] == COLORS  # type: ignore[union-attr]
+
+
+def test_a_classifiers_weights_start_the_backbone(trained, tmp_path):
+    backbone = load_run(trained / RUN)[0].backbone
+    classifier = models.ExtractorNet(5, backbone.specs, widths=[8, 16], depths=[1, 1], stem_stride=2)
+    interop.save(classifier, tmp_path / "classifier")
+    other = models.ExtractorNet(1000, backbone.specs, widths=[8, 16], depths=[1, 1], stem_stride=2)
+    module = Segmenter(models.SegmentationNet(other, 3, channels=8), initial_weights=str(tmp_path / "classifier"))
+    notes = " ".join(module.start(NAMES))
+    assert "head.fc.bias, head.fc.weight and 5 more: left out, a backbone has no head and no last norm" in notes
+    assert "decoder.project.0.weight" in notes
+    started, own = module.network.backbone.state_dict(), classifier.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(value, own[name]) for name, value in started.items())
+    again = Segmenter(load_run(trained / RUN)[0], initial_weights=str(trained / RUN))  # of a segmenter: all of it
+    assert again.start(NAMES) == []
 
 
 def test_a_sweep_plans_and_trains_segmentation(trained, tmp_path, capsys):

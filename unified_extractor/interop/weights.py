@@ -10,7 +10,9 @@ from unified_extractor.interop.official.applying import Weights, apply_rules, re
 from unified_extractor.interop.official.loading import FAMILIES
 from unified_extractor.interop.official.networks import resized_to
 from unified_extractor.interop.official.rules import Items, Rule
+from unified_extractor.interop.saved import network_config, network_from
 from unified_extractor.interop.weight_names import fitted_names, without_prefixes
+from unified_extractor.models.segmentation import SegmentationNet
 from unified_extractor.models.staged import StagedNetwork
 from unified_extractor.models.volo import PositionEmbedding
 
@@ -41,7 +43,8 @@ def load_weights(network: nn.Module, weights: Weights, *, which: str | None = No
     What belongs to other classes, image sizes or extractors is left at its start or interpolated, and named; all else is strict.
 
     Args:
-        network: a network of this package, or any other module for weights under its own names.
+        network: a network of this package, or any other module for weights under its own names. Weights of a classifier go into the
+            backbone of a segmentation network.
         weights: a state dict or checkpoint, or a file of one, see :func:`read_state_dict`: of a run (``best.ckpt``), of
             :func:`unified_extractor.interop.save` (the folder), of an official code (see :func:`load_official`).
         which: the entry of a checkpoint that has the weights, such as ``state_dict_ema``; None: the weights as trained, not their
@@ -57,12 +60,29 @@ def load_weights(network: nn.Module, weights: Weights, *, which: str | None = No
         TypeError: ``weights`` is neither a file nor a mapping.
     """
     values, notes = read_weights(weights, which)
+    if isinstance(network, SegmentationNet) and not any("decoder." in name for name in values):
+        return notes | _load_backbone(network, weights, which)
     fitted: dict[str, Any] = {called: (rules, *fitted_names(values, rules)) for called, rules in _tables(network).items()}
     called = max(fitted, key=lambda name: len(fitted[name][0].keys() & fitted[name][1].keys()))
     rules, values, renamed = fitted[called]
     notes |= renamed | apply_rules(network, values, rules, weights=weights, called=called)
     warn_of(notes)
     return notes
+
+
+def _load_backbone(network: SegmentationNet, weights: Weights, which: str | None) -> dict[str, str]:
+    """Load a classifier's weights into the backbone of a segmentation network, in place, and return what was left out."""
+    backbone = network.backbone
+    classifier = network_from(network_config(backbone) or {}, "backbone")  # whole, as the weights are
+    own = backbone.state_dict()
+    notes = {
+        name: reason for name, reason in load_weights(classifier, weights, which=which).items() if name in own or "*" in name
+    }
+    whole = classifier.state_dict()
+    backbone.load_state_dict({name: whole[name] for name in own})
+    left = dict.fromkeys(whole.keys() - own.keys(), "left out, a backbone has no head and no last norm")
+    decoder = {name: "not there, the module's own value stays" for name in network.state_dict() if name.startswith("decoder.")}
+    return notes | dict(sorted(left.items())) | decoder
 
 
 def _tables(network: nn.Module) -> dict[str, Mapping[str, Rule]]:

@@ -61,10 +61,13 @@ class InitialWeights:
         self.name = f"{source} sha256:{_digest(Path(file))}"
         self.notes = [_ENTRY_HINT.sub(rf"{file}{ENTRY}\1 takes it", line) for line in _by_reason(left)]
         if own:
-            differing = differing_fields(network, own["layer_specs"])
+            specs, compared, backbone = own["layer_specs"], network, getattr(network, "backbone", None)
+            if isinstance(backbone, nn.Module) and not any(name.startswith("backbone.") for name in specs):
+                compared = backbone  # the weights are a classifier's
+            differing = differing_fields(compared, specs)
             more = len(differing) - _SHOWN
             self.notes += differing[:_SHOWN] + [f"{more} more fields of specs differ"] * (more > 0)
-            task = read_task(own)
+            task = read_task(own) if compared is network else None
             if (
                 task
                 and class_names
