@@ -23,6 +23,12 @@ def test_there_are_official_values_for_every_layer():
     assert {read(path)[1]["operator"] for path in FILES} == of_layers
 
 
+@pytest.mark.parametrize(("operator", "arguments"), [("idconv", {"num_groups": 2}), ("atconv", {"act_layer": "GELU"})])
+def test_even_windows_have_the_official_padding(operator, arguments):
+    layer = ux.interop.official_layer(operator, dim=8, kernel_size=4, **arguments)
+    assert layer(torch.randn(2, 8, 6, 7)).shape == (2, 8, 7, 8)
+
+
 @pytest.fixture
 def involution():
     values, official = read(next(path for path in FILES if "involution" in path.stem))

@@ -18,7 +18,6 @@ def all_presets():
     yield "unified_fold", presets.unified(aggregation="fold")
     unified = presets.unified()
     yield "unified_gate", replace(unified, dynamic_kernel=replace(unified.dynamic_kernel, per_tap=False))
-    yield "unified_centered", presets.unified(normalization="centered")
     mixing = replace(unified.dynamic_kernel, per_tap=False, normalization="softmax", softmax_over="terms")
     yield "mixture", replace(unified, dynamic_kernel=mixing, terms=3, combine="multiply", bias="mixed", modulation="silu")
 

@@ -123,7 +123,8 @@ def idconv(
     """Return the layer of TransXNet's ``DynamicConv2d``."""
     if num_groups < 2:
         raise ValueError(f"num_groups must be more than 1, got {num_groups}")
-    return UnifiedExtractor2d(dim, dim, presets.idconv(kernel_size, num_groups, reduction_ratio, bias))
+    spec = replace(presets.idconv(kernel_size, num_groups, reduction_ratio, bias), padding=kernel_size // 2)
+    return UnifiedExtractor2d(dim, dim, spec)
 
 
 @suggesting_arguments
@@ -172,7 +173,7 @@ def atconv(*, dim: int, act_layer: type[nn.Module] | str, kernel_size: int = 3, 
         raise NotImplementedError(f"act_layer={name!r} is no activation of a generator here: ReLU, GELU")
     if not bias:
         raise NotImplementedError("bias=False: the generator's layers have biases here")
-    return UnifiedExtractor2d(dim, dim, presets.attconv(kernel_size, activations[name]))
+    return UnifiedExtractor2d(dim, dim, replace(presets.attconv(kernel_size, activations[name]), padding=kernel_size // 2))
 
 
 @suggesting_arguments
