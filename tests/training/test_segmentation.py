@@ -218,6 +218,22 @@ def test_every_familys_stages_carry_the_decoder(make):
     assert not list(network.backbone.head.parameters())
 
 
+@pytest.mark.parametrize("upsampler", ["carafe(hidden_channels=4)", "dysample(groups=2)"])
+def test_the_decoder_upsamples_by_an_extractor(upsampler):
+    backbone = models.ExtractorNet(5, "convolution", widths=[4, 6, 8], depths=[1, 1, 1], stem_stride=2)
+    network = models.SegmentationNet(backbone, 4, channels=8, upsampler=upsampler)
+    assert [len(steps) for steps in network.decoder.upsample] == [0, 1, 2]
+    network(torch.randn(2, 3, 21, 30)).sum().backward()
+    steps = network.decoder.upsample[2]
+    assert all(parameter.grad is not None for parameter in steps.parameters())
+    with torch.no_grad():
+        maps = backbone.forward_intermediates(torch.randn(1, 3, 16, 24), intermediates_only=True)
+        expected = steps(network.decoder.project[2](maps[2]))
+    assert expected.shape[2:] == maps[0].shape[2:]
+    with pytest.raises(ValueError, match="upsampler must double the size of a map, got upsample=1"):
+        models.SegmentationNet(models.rednet26(), 4, upsampler="involution")
+
+
 def test_a_module_is_loaded_from_nothing_but_its_checkpoint(trained):
     module = Segmenter.load_from_checkpoint(trained / BEST)
     assert list(module.network.task.class_names) == NAMES  # type: ignore[union-attr]

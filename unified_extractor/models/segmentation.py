@@ -3,34 +3,48 @@
 Source: Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers (NeurIPS 2021), section 3.2.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.models.arguments import check_rate, check_size
 from unified_extractor.models.staged import Stage, StagedNetwork
-from unified_extractor.spec import ExtractorSpec
+from unified_extractor.named_specs import as_spec
+from unified_extractor.spec import ExtractorSpec, as_pair
 from unified_extractor.task import ImageTask
 
 
 class MLPDecoder(nn.Module):
-    """SegFormer's decoder: every map is brought to the same channels and to the size of the largest, all are fused, then classified.
+    """SegFormer's decoder: every map is brought to the same channels and to the size of the first, all are fused, then classified.
 
     Args:
         in_channels: channels of the maps.
+        doublings: how often the size of each map is doubled.
         channels: channels to which every map is brought, and of the fused map.
         num_classes: classes of a pixel.
         drop_rate: dropout of whole channels before the classifier.
+        upsampler: extractor that doubles the size of a map, one for each doubling; None: bilinear interpolation.
 
     Shape:
         Maps ``[B, C_i, h_i, w_i]`` to logits ``[B, num_classes, h, w]``, where ``h`` and ``w`` are those of the first map.
     """
 
-    def __init__(self, in_channels: list[int], channels: int, num_classes: int, drop_rate: float) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        doublings: Sequence[int],
+        channels: int,
+        num_classes: int,
+        drop_rate: float,
+        upsampler: ExtractorSpec | None,
+    ) -> None:
         super().__init__()
         self.project = nn.ModuleList(nn.Conv2d(each, channels, 1) for each in in_channels)
+        self.upsample = nn.ModuleList(_doublings(count, channels, upsampler) for count in doublings)
         self.fuse = nn.Sequential(
             nn.Conv2d(channels * len(in_channels), channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
         )
@@ -40,7 +54,8 @@ class MLPDecoder(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Return logits ``[B, num_classes, h, w]``."""
         size = maps[0].shape[2:]
-        projected = [resized(project(each), size) for project, each in zip(self.project, maps, strict=True)]
+        steps = zip(self.project, self.upsample, maps, strict=True)
+        projected = [resized(upsample(project(each)), size) for project, upsample, each in steps]
         return self.classify(self.dropout(self.fuse(torch.cat(projected, 1))))
 
 
@@ -52,6 +67,8 @@ class SegmentationNet(nn.Module):
         num_classes: classes of a pixel.
         channels: channels of the decoder; 256 in SegFormer-B0 and B1, 768 in the larger ones.
         drop_rate: dropout of whole channels before the classifier of pixels.
+        upsampler: extractor with ``upsample=2``, such as :func:`unified_extractor.presets.carafe`, that brings maps to the size of the
+            first stage's; None: bilinear interpolation, as published. From there to the image's size it is always interpolation.
 
     Attributes:
         in_chans: channels of the image.
@@ -66,17 +83,31 @@ class SegmentationNet(nn.Module):
 
     task: ImageTask | None = None
 
-    def __init__(self, backbone: StagedNetwork, num_classes: int, *, channels: int = 256, drop_rate: float = 0.1) -> None:
+    def __init__(
+        self,
+        backbone: StagedNetwork,
+        num_classes: int,
+        *,
+        channels: int = 256,
+        drop_rate: float = 0.1,
+        upsampler: ExtractorSpec | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(backbone, StagedNetwork):
             raise TypeError(f"backbone must be one of unified_extractor.models with stages, got {type(backbone).__name__}")
         check_size("num_classes", num_classes)
         check_size("channels", channels)
         check_rate("drop_rate", drop_rate)
+        if upsampler is not None:
+            upsampler = as_spec(upsampler, "upsampler")
+            if as_pair(upsampler.upsample) != (2, 2):
+                raise ValueError(f"upsampler must double the size of a map, got upsample={upsampler.upsample}")
         stages = range(len(backbone.stages))
         backbone.prune_intermediate_layers(list(stages), prune_norm=True, prune_head=True)
         self.backbone, self.num_classes, self.in_chans = backbone, num_classes, backbone.in_chans
-        self.decoder = MLPDecoder([info["num_chs"] for info in backbone.feature_info], channels, num_classes, drop_rate)
+        widths, reductions = ([info[key] for info in backbone.feature_info] for key in ("num_chs", "reduction"))
+        doublings = [(reduction // reductions[0]).bit_length() - 1 for reduction in reductions]
+        self.decoder = MLPDecoder(widths, doublings, channels, num_classes, drop_rate, upsampler)
 
     @property
     def stages(self) -> list[Stage]:
@@ -102,6 +133,13 @@ class SegmentationNet(nn.Module):
         self.backbone.set_grad_checkpointing(enable)
 
 
+def _doublings(count: int, channels: int, spec: ExtractorSpec | None) -> nn.Sequential:
+    """Return the extractors that double the size of a map so often; without a spec, nothing."""
+    return nn.Sequential(*(UnifiedExtractor2d(channels, channels, spec) for _ in range(count))) if spec else nn.Sequential()
+
+
 def resized(x: Tensor, size: Any) -> Tensor:
     """Return a map ``[B, C, h, w]`` at the size ``(H, W)``, by bilinear interpolation between the centers of pixels."""
+    if x.shape[2:] == size:
+        return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unified_extractor.profiling.extractors import eval_mode
 
-_COLUMNS = ("image", "truth", "prediction")
+_COLUMNS = ("image", "truth (white: no label)", "prediction")
 
 
 def draw_label_maps(
