@@ -8,7 +8,7 @@ Writes results/<name>-latency.json and, if there are rows, results/<name>/accura
 import copy
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unified_extractor.profiling.latency import in_turns, percentiles
 from unified_extractor.profiling.meters import CpuMeter, GpuMeter
+from unified_extractor.results.naming import renamed
 from unified_extractor.results.record import read_rows
 from unified_extractor.sweeps.cell import arguments_without_name
 from unified_extractor.sweeps.grid import Grid, SweepError, points, read_grid
@@ -83,7 +84,9 @@ def measured(grid: Grid) -> dict[str, Any]:
 
 
 def main() -> int:
-    given = parse(parser("Measure an experiment's networks, and draw their accuracy against their time."))
+    made = parser("Measure an experiment's networks, and draw their accuracy against their time.")
+    made.add_argument("--rename", nargs="+", default=[], metavar="FORMER=NAME", help="other names of variants in the pictures")
+    given = parse(made)
     report = results(given)
     path = report.with_name(f"{report.name}-latency.json")
     path.parent.mkdir(exist_ok=True)
@@ -93,23 +96,25 @@ def main() -> int:
     except (ConfigurationError, SweepError) as error:
         sys.exit(f"latency.py: error: {error}")
     print(f"written: {path}")
-    draw(path, report)
+    draw(path, report, given.rename)
     return 0
 
 
-def draw(path: Path, report: Path) -> None:
+def draw(path: Path, report: Path, rename: Sequence[str] = ()) -> None:
     """Draw accuracy against both times, if there are rows."""
-    rows, found = report.with_suffix(".jsonl"), json.loads(path.read_text())
-    if not rows.exists():
+    source, found = report.with_suffix(".jsonl"), json.loads(path.read_text())
+    if not source.exists():
         return
+    former = read_rows([source])
+    rows = renamed(former, rename)
+    names = {old.variant: new.variant for old, new in zip(former, rows, strict=True)}
     report.mkdir(exist_ok=True)
     threads = found["machine"].get("threads")
     where = found["machine"]["device"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else "")
     for what, words in WORKLOADS.items():
-        costs = {variant: times[what]["median"] for variant, times in found["milliseconds"].items()}
-        draw_accuracy_cost(read_rows([rows]), costs=costs, cost=f"{words} ({where})").savefig(
-            report / f"accuracy_{what}.png", dpi=130
-        )
+        costs = {names.get(variant, variant): times[what]["median"] for variant, times in found["milliseconds"].items()}
+        figure = draw_accuracy_cost(rows, costs=costs, cost=f"{words} ({where})")
+        figure.savefig(report / f"accuracy_{what}.png", dpi=130)
         print(f"written: {report}/accuracy_{what}.png")
 
 

@@ -73,13 +73,16 @@ def log_axis(axis: Axes, direction: Literal["x", "y"]) -> None:
     low, high = own.get_data_interval()
     if low > 0 and high >= 1.5 * low:
         axis.set(**{f"{direction}scale": "log"})
-        own.set_major_locator(LogLocator(subs=_ticks(high / low), numticks=50))
+        start, end = (
+            axis.get_xlim() if direction == "x" else axis.get_ylim()
+        )  # an axis that is shared shows more than its own values
+        own.set_major_locator(LogLocator(subs=_ticks(end / start), numticks=50))
         own.set_minor_locator(NullLocator())
     own.set_major_formatter(EngFormatter() if high >= 1000 else FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _ticks(ratio: float) -> tuple[float, ...]:
-    """Return the ticks of a decade, for values whose ends have this ratio: about five to ten on the whole axis."""
+    """Return the ticks of a decade, for an axis whose ends have this ratio: about five to ten on the whole axis."""
     if ratio < 4:
         return (1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)
     if ratio < 12:

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from unified_extractor.results.figure_style import lines_figure, scale_and_unit, variant_colors, within_percent
 from unified_extractor.results.groups import title
+from unified_extractor.results.naming import by_accuracy
 from unified_extractor.results.record import Record
 from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import in_words
@@ -37,7 +38,7 @@ def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy", *, color
         seeds = [(scale * getattr(row, metric), places[row.variant]) for row in rows]
         axis.plot(*zip(*seeds, strict=True), ".", color="0.6", markersize=3.5, zorder=1)
     bars = scale * np.nan_to_num(table[f"{metric}_half_width"].to_numpy(float))
-    colors = variant_colors(row.variant for row in rows) if colors is None else colors
+    colors = variant_colors(places, by_accuracy(rows)) if colors is None else colors
     for place, (variant, mean, bar) in enumerate(zip(table["variant"], scale * table[metric], bars, strict=True)):
         drawn = axis.errorbar(mean, place, xerr=bar, fmt="o", markersize=4, color=colors[variant], capsize=2, linewidth=1)
         drawn.lines[0].set_clip_on(False)  # whole at 100 %, where the axis ends

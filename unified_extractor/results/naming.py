@@ -25,14 +25,15 @@ def renamed(rows: Sequence[Record], pairs: Sequence[str]) -> list[Record]:
     """Return the rows with other names of variants, each given as ``former=name``, so that one extractor has one name everywhere.
 
     Raises:
-        RecordError: a pair without both names, a variant without a row, or a name that another variant has.
+        RecordError: a pair without both names, a variant without a row, or a name that another variant of its group has.
     """
     names = dict(_split(pair, "former=name", last=True) for pair in pairs)
     check_variants(rows, list(names))
-    called: dict[str, str] = {}
-    for former in dict.fromkeys(row.variant for row in rows):
-        if (other := called.setdefault(names.get(former, former), former)) != former:
-            raise RecordError(f"the variants {other} and {former} would both be called {names.get(former, former)}")
+    called: dict[tuple[str, str, str], str] = {}
+    for dataset, budget, former in dict.fromkeys((row.dataset, row.budget, row.variant) for row in rows):
+        name = names.get(former, former)
+        if (other := called.setdefault((dataset, budget, name), former)) != former:
+            raise RecordError(f"the variants {other} and {former} would both be called {name}")
     return [replace(row, variant=names.get(row.variant, row.variant)) for row in rows]
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 _DIRECTIONS = ((1, 0), (1, 0.4), (1, -0.4), (-1, 0), (0.6, 0.8), (0.6, -0.8), (-0.6, 0.8), (-0.6, -0.8), (0, 1), (0, -1))
 _REACH = (9, 20, 34, 50, 70, 95, 125)
 """Distances of a label from its point that are tried, in typographic points; beyond the first a line connects both."""
+_HALO = withStroke(linewidth=2.5, foreground="white")
 _Place = tuple[float, float, float]
 _PLACES: tuple[_Place, ...] = tuple((dx, dy, reach) for reach in _REACH for dx, dy in _DIRECTIONS)
 
@@ -52,7 +54,7 @@ def label_points(
             continue
         at, others = (x[index], y[index]), [*points[:index], *points[index + 1 :], *written]
         start = axis.transData.transform(at)
-        text = axis.annotate(labels[index], at, (0, 0), textcoords="offset points", fontsize=8)
+        text = axis.annotate(labels[index], at, (0, 0), textcoords="offset points", fontsize=8, path_effects=[_HALO])
         tried: list[tuple[float, _Place, Bbox, Path]] = []
         for place in _PLACES:
             box = _put(text, place)

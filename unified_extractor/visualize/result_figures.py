@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from unified_extractor.results.figure_style import GRAY, log_axis, variant_colors, within_percent
 from unified_extractor.results.groups import by_variant, title
+from unified_extractor.results.naming import by_accuracy
 from unified_extractor.results.record import EpochMetrics, Record, RecordError
 from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import in_words
@@ -37,7 +38,7 @@ def draw_curves(rows: Sequence[Record], *, colors: Colors | None = None) -> Figu
         RecordError: the rows cannot be compared, see :func:`by_variant`.
     """
     variants = by_variant(rows)
-    colors = variant_colors(variants) if colors is None else colors
+    colors = variant_colors(variants, by_accuracy(rows)) if colors is None else colors
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     axes = figure.subplots(1, 3)
     values = ((f"val_{rows[0].score}", 100.0), ("val_loss", 1.0), ("train_loss", 1.0))
@@ -74,7 +75,7 @@ def draw_gradient_norms(rows: Sequence[Record], *, colors: Colors | None = None)
         RecordError: the rows cannot be compared, see :func:`by_variant`, or one has no gradient norms of as many stages as the first.
     """
     variants = by_variant(rows)
-    colors = variant_colors(variants) if colors is None else colors
+    colors = variant_colors(variants, by_accuracy(rows)) if colors is None else colors
     stages = len(rows[0].curve[0].gradient_norms or ()) if rows[0].curve else 0
     for row in rows:
         if not stages or any(len(point.gradient_norms or ()) != stages for point in row.curve):
@@ -129,7 +130,7 @@ def draw_accuracy_cost(
     places, means, bars = (table[name].to_numpy(float) for name in (along, metric, f"{metric}_half_width"))
     means, bars = scale * means, scale * bars
     extractors = table["variant"].str.partition("@")[0]
-    colors = variant_colors(table["variant"]) if colors is None else colors
+    colors = variant_colors(table["variant"], by_accuracy(rows)) if colors is None else colors
     own_colors = [colors[variant] for variant in table["variant"]]
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axis = figure.subplots()
