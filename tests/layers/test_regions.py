@@ -163,9 +163,9 @@ def test_an_image_smaller_than_the_larger_window_is_refused():
 
 
 def test_each_window_is_counted_with_its_own_taps_and_half_of_the_channels():
-    layer, (height, width) = ux.UnifiedExtractor2d(16, 16, ux.presets.contmix(7, 5, heads=2, regions=4)), (9, 8)
+    layer, (height, width) = ux.UnifiedExtractor2d(16, 16, ux.presets.contmix(3, (1, 3), heads=2, regions=4)), (9, 8)
     parts = ux.analysis.cost(layer, (16, height, width)).multiply_adds_by_part
-    positions, queries, taps, regions = height * width, 8, 25 + 49, 16
+    positions, queries, taps, regions = height * width, 8, 3 + 9, 16
     assert parts["operator"] == positions * 8 * taps
     assert parts["projection"] == positions * 16 * 16
     projections = (positions + regions) * 16 * queries
