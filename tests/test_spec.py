@@ -183,6 +183,10 @@ CONTRADICTIONS = [
     ),
     ({"upsample": 2, "static_kernel": DENSE, "modulation": "silu"}, "upsample=2 needs modulation in ('none',), got 'silu'"),
     ({"dynamic_kernel": GENERATED, "generator": Generator(pixel_shuffle=True)}, "generator.pixel_shuffle=True needs upsample"),
+    (
+        {"dynamic_kernel": dataclasses.replace(GATE, normalization="group_norm"), "generator": Generator(view="global")},
+        "dynamic_kernel.normalization='group_norm' contradicts generator.view='global'",
+    ),
     ({"upsample": (2, 0), "static_kernel": DENSE}, "upsample must be at least 1, got (2, 0)"),
     ({"static_kernel": DENSE, "center_feature_scale": True}, "center_feature_scale needs static_kernel.channels"),
     ({"dynamic_kernel": SIMILARITY, "center_feature_scale": True}, "center_feature_scale needs dynamic_kernel.source"),
@@ -323,22 +327,27 @@ def random_spec(rng):
         generator = {
             "view": rng.choice([1, 3, (2, 5), "window", "global", "pooled", "runs"]),
             "view_convolution": rng.choice(["depthwise", "depthwise", "dense"]),
-            "reduction": rng.choice([None, 1, 2, 64]),
+            rng.choice(["reduction", "reduction", "hidden_channels"]): rng.choice([None, 1, 2, 64]),
             "pointwise": rng.random() < 0.3,
             "norm": rng.choice(["none", "batch", "layer"]),
             "activation": rng.choice(["none", "relu", "gelu"]),
+            "pixel_shuffle": rng.random() < 0.15,
         }
+    offsets = {"kind": rng.choice(["none", "learned", "window_shift"]), "groups": rng.choice([1, 1, 2])}
+    if offsets["kind"] == "learned":
+        offsets |= {"gated": rng.random() < 0.3, "bound": rng.choice(["none", "image"])}
     return {
         "kernel_size": rng.choice([1, 2, 3, (3, 5)]),
         "dilation": rng.choice([1, 1, 2]),
         "padding": rng.choice(["same", "same", "same", 1, (0, 2)]),
-        "offsets": {"kind": rng.choice(["none", "learned", "window_shift"]), "groups": rng.choice([1, 1, 2])},
+        "offsets": offsets,
         "static_kernel": {"channels": rng.choice(["none", "dense", "depthwise"]), "groups": rng.choice([1, 1, 2])},
         "dynamic_kernel": dynamic,
         "generator": generator,
         "terms": rng.choice([1, 1, 2, 3]),
         "combine": rng.choice(["multiply", "multiply", "add", "residual"]),
         "aggregation": rng.choice(["gather", "gather", "fold"]),
+        "upsample": rng.choice([1, 1, 1, 2, (1, 2)]),
         "overlap_normalize": rng.random() < 0.2,
         "center_feature_scale": rng.random() < 0.2,
         "projection": {

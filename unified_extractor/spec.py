@@ -408,6 +408,12 @@ class ExtractorSpec(_Config):
             raise ValueError(
                 f"dynamic_kernel.remove_center needs an odd kernel_size of more than one tap, got kernel_size={self.kernel_size}"
             )
+        single = self.taps == 1 or not self.dynamic_kernel.per_tap
+        if self.dynamic_kernel.normalization == "group_norm" and single and self.generator.is_one_for_all_positions:
+            raise ValueError(
+                f"dynamic_kernel.normalization='group_norm' contradicts generator.view={self.generator.view!r}, with which a group has one "
+                f"value, got kernel_size={self.kernel_size}, dynamic_kernel.per_tap={self.dynamic_kernel.per_tap}"
+            )
         if self.dynamic_kernel.normalization in ("centered", "standardized") and self.taps == 1:
             raise ValueError(
                 f"dynamic_kernel.normalization={self.dynamic_kernel.normalization!r} needs a kernel_size of more than one tap, got "

@@ -108,6 +108,9 @@ def test_bounded_offsets_repeat_the_border_around_the_image():
     torch.nn.init.zeros_(layer.offsets.head.bias)
     expected = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), layer.static_kernel, dilation=2, groups=4)
     torch.testing.assert_close(layer(x), expected)
+    of_image = UnifiedExtractor2d(4, 4, dataclasses.replace(spec, generator=Generator(view="global"))).double()  # noqa: F405
+    of_image.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(of_image(x), expected)
     torch.nn.init.constant_(layer.offsets.head.bias, 1e4)
     expected = layer.static_kernel.sum((2, 3)).view(4, 1, 1) * x[:, :, -1:, -1:].expand_as(x)
     torch.testing.assert_close(layer(x), expected)

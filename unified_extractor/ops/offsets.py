@@ -165,7 +165,8 @@ def inside_image(offsets: Tensor, geometry: Geometry) -> Tensor:
     dtype, clamped = precision(offsets), []
     for axis, grid in enumerate(tap_positions(geometry, None, offsets.device)):
         first = -grid.to(dtype)
-        clamped.append(offsets[:, :, :, axis].to(dtype).clamp(first, first + geometry.image[axis] - 1))
+        bounded = offsets[:, :, :, axis].to(dtype).clamp(first, first + geometry.image[axis] - 1)
+        clamped.append(bounded.expand(-1, -1, -1, *geometry.output))  # also those of the whole image
     return torch.stack(clamped, 3)
 
 
