@@ -7,6 +7,7 @@ from scipy import stats
 from tests.support.rows import row, rows_of
 from unified_extractor.results.comparison import compare, differences
 from unified_extractor.results.correct_images import packed
+from unified_extractor.results.forest import draw_forest
 from unified_extractor.results.record import RecordError
 from unified_extractor.results.statements import statements
 
@@ -99,3 +100,15 @@ def test_bits_that_are_not_the_rows_are_refused():
         rows = rows_of({"a": [0.75, 0.75], "b": [0.7, 0.8]}, test_correct=correct)
         with pytest.raises(RecordError, match=message):
             compare(rows)
+
+
+def test_the_main_figure_has_both_intervals_where_there_are_both():
+    random = np.random.default_rng(0)
+    rows = with_bits(rows_of({"a": [0, 0], "b": [0, 0]}), random.random((4, 100)) < 0.7)
+    comparison = compare(rows)
+    figure = draw_forest(comparison, "digits")
+    thin, thick, _ = (np.asarray(line.get_xdata()) for line in figure.axes[0].lines[:3])
+    (line,) = comparison.table().to_dict("records")
+    assert thin == pytest.approx([100 * line["test_accuracy_sample_low"], 100 * line["test_accuracy_sample_high"]])
+    assert thick == pytest.approx([100 * line["test_accuracy_low"], 100 * line["test_accuracy_high"]])
+    assert "thin: test images too" in figure.get_suptitle()

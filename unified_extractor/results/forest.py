@@ -18,8 +18,8 @@ from unified_extractor.results.tables import formatted, in_words
 def draw_forest(comparison: Comparison, about: str, *, roles: Mapping[str, str] | None = None) -> Figure:
     """Return a figure of every variant's difference from the baseline, the best on top, with its simultaneous 95 % interval.
 
-    Dots whose interval leaves out zero are filled. A thin line is the interval over seeds and test images, where there is one. The
-    numbers stand at the right.
+    Dots whose interval over seeds leaves out zero are filled. A thin line is the interval over seeds and test images, where there is one.
+    The numbers stand at the right.
 
     Args:
         comparison: comparison of a group's variants.
@@ -46,8 +46,10 @@ def draw_forest(comparison: Comparison, about: str, *, roles: Mapping[str, str] 
     axis.set(ylim=(-0.7, len(table) - 0.3), xlabel=f"{in_words(metric)} minus that of {comparison.baseline}{points}")
     axis.xaxis.set_major_locator(MaxNLocator(8))
     axis.grid(axis="x", alpha=0.3)
-    also = "; thin: test images too" if comparison.sample_errors else ""
-    figure.suptitle(f"{about}: simultaneous 95 % intervals over seeds{also}; filled: zero is outside", fontsize=9)
+    outside = (
+        "thin: test images too; filled: zero is outside the thick one" if comparison.sample_errors else "filled: zero is outside"
+    )
+    figure.suptitle(f"{about}: simultaneous 95 % intervals over seeds; {outside}", fontsize=9)
     if shown := [role for role in by_role if role in {roles.get(variant) for variant in table["variant"]}]:
         handles = [Line2D([], [], marker="o", linewidth=2.2, color=by_role[role], label=role) for role in shown]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
