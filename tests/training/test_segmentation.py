@@ -77,7 +77,9 @@ def test_the_record_is_what_the_checkpoint_does_and_every_command_takes_it(train
     assert main(["visualize", str(RUN), "--receptive_fields", "2"]) == 0
     assert main(["report", "runs"]) == 0
     table = Path("runs/report/class_iou.csv").read_text().splitlines()
-    assert table[0] == "variant,seeds,sky,road,car"
+    assert table[0] == "variant,seeds,class,class_iou"
+    assert [line.split(",")[2] for line in table[1:]] == NAMES
+    assert f"| road | {100 * record['test_class_iou']['road']:.2f}% |" in Path("runs/report/class_iou.md").read_text()
     assert "test mIoU" in Path("runs/report/results.md").read_text()
     assert "calibration" not in Path("runs/report/results.md").read_text()
 

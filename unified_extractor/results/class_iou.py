@@ -9,7 +9,7 @@ from unified_extractor.results.record import Record
 
 
 def class_iou(rows: Sequence[Record]) -> pd.DataFrame | None:
-    """Return a table with a line for each variant and a column for each class: means over seeds, NaN for a class that was nowhere.
+    """Return a table with a line for each variant and class: its mean over seeds, NaN for a class that was nowhere.
 
     ``None`` where no row has it, as in classification. Raise ``RecordError`` if the rows cannot be compared.
     """
@@ -18,5 +18,5 @@ def class_iou(rows: Sequence[Record]) -> pd.DataFrame | None:
     lines = []
     for variant, own in by_variant(rows).items():
         means = pd.DataFrame([row.test_class_iou or {} for row in own], dtype=float).mean()
-        lines.append({"variant": variant, "seeds": len(own), **means.to_dict()})
+        lines += [{"variant": variant, "seeds": len(own), "class": name, "class_iou": value} for name, value in means.items()]
     return pd.DataFrame(lines)

@@ -32,6 +32,7 @@ RESULTS = (
 _ABSENT = "-"
 _PERCENT = ("val_miou", "test_miou", "val_accuracy", "test_accuracy", "test_top5_accuracy", "test_calibration_error")
 _OWN: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "class_iou": ("IoU", "{:.2%}".format),
     "parameters": ("parameters", "{:,}".format),
     "multiply_adds": ("multiply-adds", "{:,}".format),
     "seconds_per_epoch": ("s/epoch", "{:.2f}".format),
