@@ -29,7 +29,7 @@ from unified_extractor.ops.rewrites import is_convolution
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
-from unified_extractor.ops.backends.triton import launch, tuning
+from unified_extractor.ops.backends.triton import tuning
 from unified_extractor.ops.backends.triton.launch import OPERATORS
 
 
@@ -166,13 +166,6 @@ def test_channels_last_in_is_channels_last_out_and_equals_the_reference(case, po
     channels_last = call | {"x": relayout(call["x"], "channels_last")}
     assert_same(run(channels_last, seen), reference(call))
     assert layouts == [True]
-
-
-@pytest.mark.parametrize("sums", [1, 2])
-def test_any_number_of_partial_sums_gives_a_static_kernels_gradient(sums, poisoned_device_memory, monkeypatch):
-    monkeypatch.setattr(launch, "_MOST_STATIC_SUMS", sums)
-    call = made_call(channels=4, static=(3, 4), kernels=2, kernel_size=1, padding=0, size=(5, 8), batch=3)
-    assert_same(run(call), reference(call))
 
 
 def with_taps_last(t):

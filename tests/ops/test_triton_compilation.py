@@ -14,8 +14,6 @@ PLANNED_WARPS = {
     "backward": 8,
     "deformable_gather": 16,
     "deformable_backward": 16,
-    "dense": 8,
-    "dense_backward": 8,
     "collect": 16,
     "banded_gather": 12,
     "banded_image_gradient": 12,

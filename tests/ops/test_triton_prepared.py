@@ -73,6 +73,16 @@ def test_a_switch_that_decides_about_kernels_makes_another_call(repeated):
     assert len(repeated) == before
 
 
+def test_another_dtype_layout_or_alignment_makes_another_call(repeated):
+    fast, x = prepared.prepared(lambda x: x * 2), torch.ones(8, 8, device=DEVICE)
+    for _ in range(3):
+        fast(x)
+    assert len(repeated) == 1
+    for other in (x.double(), x.t(), torch.ones(65, device=DEVICE)[1:].view(8, 8)):
+        assert torch.equal(fast(other), other * 2)
+    assert len(repeated) == 1
+
+
 def test_a_call_that_depends_on_values_is_not_repeated(repeated):
     def run(x):
         return x * 2 if x.sum() > 0 else x * 3

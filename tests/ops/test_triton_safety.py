@@ -13,13 +13,12 @@ from torch.autograd import forward_ad
 import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.made_calls import extract_or_unfold, made_call
-from tests.support.triton_runs import DEVICE, GPU, TENSORS, guarded, made_similarity, on_device, products, reference, run
+from tests.support.triton_runs import DEVICE, GPU, TENSORS, guarded, made_similarity, on_device, products, run
 from tests.support.wild_offsets import WILD, wild_offsets
 from unified_extractor.ops import checks
 from unified_extractor.ops.backends import triton
 from unified_extractor.ops.backends.triton import Triton, launch, tuning
 from unified_extractor.ops.backends.triton.launch import OPERATORS
-from unified_extractor.ops.backends.triton.plan import plan_for
 from unified_extractor.ops.backends.triton.records import Image, WindowValues, image_record
 from unified_extractor.ops.call import Call, Wanted, similarity_call
 
@@ -273,7 +272,7 @@ LARGE = {
     "a dynamic kernel": {"x": MANY, "dynamic": (1, 64, 49, 1024, 1024)},
     "offsets": {"x": MANY, "offsets": (1, 32, 49, 2, 1024, 1024)},
     "an unfold's output": {"x": MANY, "aggregation": "unfold"},
-    "a dense static kernel's output": {"x": (1, 2, 1024, 1024), "static": (4096, 2, 1, 1), "dynamic": (1, 1, 1, 1, 1)},
+    "columns of a dense static kernel": {"x": MANY, "static": (1, 64, 7, 7), "dynamic": (1, 1, 49, 1, 1)},
     "samples, sorted": {"x": MANY, "offsets": (1, 1, 49, 2, 1024, 1024)},
     "products with keys": {"x": MANY, "heads": 64},
 }
@@ -290,7 +289,7 @@ def test_addresses_are_wide_wherever_a_tensor_that_is_read_or_written_is(case, s
     monkeypatch.setattr(launch, "gradient_from_columns", lambda *rest: None)
     shapes = {"static": None, "dynamic": None, "offsets": None} | LARGE[case]
     tensors = on_meta(**{name: shape for name, shape in shapes.items() if isinstance(shape, tuple)})
-    kernel_size = 1 if "an image" in case or "dense" in case else 7
+    kernel_size = 1 if "an image" in case else 7
     window = checks.geometry(tensors["x"], kernel_size, 1, "same", 1)
     call = Call(
         *(tensors.get(n) for n in ("x", "static", "dynamic", "offsets")), None, window, shapes.get("aggregation", "gather")
@@ -441,26 +440,6 @@ def test_the_operators_are_registered_by_name():
     }
     assert names == {"triton_aggregate", "triton_aggregate_backward", "triton_similarity"}
     assert OPERATORS.aggregate is torch.ops.unified_extractor.triton_aggregate.default
-
-
-@pytest.fixture
-def tf32():
-    """Set torch's newer switch of TF32, after which the older one cannot be asked any more."""
-    switch = torch.backends.cuda.matmul
-    before, switch.fp32_precision = switch.fp32_precision, "tf32"
-    yield
-    switch.fp32_precision = before
-
-
-def test_only_a_matrix_product_of_float32_follows_torchs_tf32_switch(tf32):
-    precisions = []
-    for static in (None, (4, 4)):
-        call = made_call(kernels=1, static=static, dtype=torch.float32)
-        assert_same(run(call), reference(call), 1e-2 if GPU else 1e-5)
-        window = checks.geometry(call["x"], 2, 1, 1, 1)
-        tensors = [call.get(name) for name in ("x", "static_kernel", "dynamic_kernel", "offsets")]
-        precisions.append(plan_for(Call(*tensors, None, window), interpreted=not GPU).precision)
-    assert precisions == ["ieee", "tf32"]
 
 
 def test_one_image_has_the_strides_of_many():

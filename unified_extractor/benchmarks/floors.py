@@ -27,7 +27,8 @@ kernels of today have not run on a GPU.** bfloat16, batch {batch}, channels last
   needs to start the kernels.
 
 A generated involution makes its kernel by chunks of the batch and runs the same kernels on it. Its floors are those of the involution
-without the dynamic kernel's bytes, and two matrix products more.
+without the dynamic kernel's bytes, and two matrix products more. The matrix products of a dense static kernel (DCNv2) are a library's:
+their instructions are not counted, and the columns that they read are taken to stay in the second cache.
 
 """
 

@@ -1,4 +1,4 @@
-"""What the instructions of addresses, loop counters and predicates compute, for the 32 threads of a warp.
+"""Results of the instructions that compute addresses, loop counters and predicates, for the 32 threads of a warp.
 
 Values are arrays ``[32]`` of 64-bit unsigned integers that hold 32 bits each; predicates are arrays ``[32]`` of bool.
 """

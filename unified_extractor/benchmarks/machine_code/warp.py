@@ -44,7 +44,7 @@ class UnknownValueError(RuntimeError):
 
 @dataclass
 class Counts:
-    """What one warp did."""
+    """The work of one warp, counted."""
 
     instructions: int = 0
     barriers: int = 0

@@ -1,6 +1,7 @@
-"""Triton kernels for NVIDIA GPUs, fused forward and backward: neither columns nor composed kernels are written to memory.
+"""Triton kernels for NVIDIA GPUs, fused forward and backward: neither columns nor composed kernels of a batch are written to memory.
 
-A kernel that is computed is made by matrix products for as many images at a time as the second-level cache holds (``chunks.py``).
+A kernel that is computed, and the columns that a dense static kernel is multiplied with, are made for as many images at a time as the
+second-level cache holds (``chunks.py``, ``columns.py``).
 
 Runs every legal call in float32, bfloat16, float16 and float64, with sums in at least float32, in any memory layout; fastest where the
 channels of images are neighbors (``torch.channels_last``). Refuses

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from unified_extractor.ops.backends.triton.dense import dense_grad_samples
 from unified_extractor.ops.backends.triton.sampling import (
     bilinear,
     bilinear_derivatives,
@@ -45,7 +44,7 @@ from unified_extractor.ops.backends.triton.tuning import tuned
 
 
 class Inputs(NamedTuple):
-    """The tensors that gradients are computed from; the static kernel as ``[K, C/groups, O]``."""
+    """The tensors that gradients are computed from; a depthwise static kernel as ``[K, 1, C]``."""
 
     grad_y: Any
     x: Any
@@ -72,8 +71,6 @@ class Gradients(NamedTuple):
 @tuned(
     {"num_warps": 4, "maxnreg": 240},
     {"num_warps": 8, "maxnreg": 168},
-    {"num_warps": 8, "num_stages": 1, "maxnreg": 168},
-    {"num_warps": 8, "num_stages": 4},
 )
 @triton.jit(do_not_specialize=["TUNED_FOR"])
 def backward(
@@ -141,8 +138,6 @@ def tap_backward(
         if plan.aggregation == "fold":
             row, column = output_tap // plan.kernel_width, output_tap % plan.kernel_width
             output = sample_grid(inputs.grad_y, start, row, column, windows, channels, sizes, plan)
-        elif plan.static_kernel == "dense":
-            output = dense_grad_samples(inputs.grad_y, start, inputs.static_kernel, tap, windows, channels, plan)
         else:
             output = load_at_windows(inputs.grad_y, start, tap, windows, channels, plan)
         product = output * value

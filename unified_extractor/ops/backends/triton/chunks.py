@@ -1,4 +1,4 @@
-"""Computed kernels by chunks of the batch: a chunk's dynamic kernel is a tensor that is used while it lies in the second-level cache.
+"""Chunks of the batch: a chunk's dynamic kernel, where it is computed, is a tensor that is used while it lies in the second-level cache.
 
 The kernels of this package run on it as on any stored kernel, and its memory serves the next chunk. The dynamic kernel of a whole batch is
 never in memory.
@@ -16,13 +16,18 @@ from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.geometry import precision
 
 CHUNK_BYTES = 24 * 2**20
-"""Bytes of a chunk's dynamic kernel at most, if not that of one image: half of an H100's second-level cache of 50 MB."""
+"""Bytes of what a chunk keeps in the cache at most, if not that of one image: half of an H100's second-level cache of 50 MB."""
 
 
 def chunks(call: Call) -> Iterator[slice]:
-    """Yield the images of each chunk, as equal in number as can be."""
+    """Return the images of each chunk whose dynamic kernels stay in the cache."""
     batch, *of_an_image = call.kernel_shape()
-    most = max(CHUNK_BYTES // max(prod(of_an_image) * call.x.element_size(), 1), 1)
+    return chunks_of(batch, prod(of_an_image) * call.x.element_size())
+
+
+def chunks_of(batch: int, of_an_image: int) -> Iterator[slice]:
+    """Yield the images of each chunk of a batch, as equal in number as can be, from the bytes that an image keeps in the cache."""
+    most = max(CHUNK_BYTES // max(of_an_image, 1), 1)
     count = -(-batch // most)
     for i in range(count):
         yield slice(batch * i // count, batch * (i + 1) // count)
@@ -30,12 +35,13 @@ def chunks(call: Call) -> Iterator[slice]:
 
 def chunk_of(call: Call, images: slice) -> Call:
     """Return the call of some images of the batch."""
-    kernel = call.computed_kernel
+    kernel, offsets = call.computed_kernel, None if call.offsets is None else call.offsets[images]
     if isinstance(kernel, AttentionKernel):
         kernel = kernel._replace(query=kernel.query[images], key=kernel.key[images])
     elif kernel is not None:
         kernel = kernel._replace(feature=kernel.feature[images])
-    offsets = None if call.offsets is None else call.offsets[images]
+    elif call.stored_kernel is not None:
+        return call._replace(x=call.x[images], dynamic_kernel=call.stored_kernel[images], offsets=offsets)
     return call._replace(x=call.x[images], dynamic_kernel=kernel, offsets=offsets)
 
 

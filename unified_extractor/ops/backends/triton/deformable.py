@@ -1,4 +1,4 @@
-"""Gather at offsets without a static kernel, a slice a thread: forward and backward (``slices.py`` says what fits)."""
+"""Gather and unfold at offsets without a static kernel, a slice a thread: forward and backward (``slices.py`` says what fits)."""
 
 # mypy: ignore-errors
 
@@ -23,7 +23,7 @@ from unified_extractor.ops.backends.triton.tuning import tuned
 @tuned({"THREADS": 128, "num_warps": 4}, {"THREADS": 256, "num_warps": 8})
 @triton.jit(do_not_specialize=["TUNED_FOR"])
 def deformable_gather(x, dynamic_kernel, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR, THREADS: tl.constexpr):
-    """Write ``y_p = sum_k weight_kp * x~_kp`` of a slice a thread."""
+    """Write ``y_p = sum_k weight_kp * x~_kp`` of a slice a thread, or of an unfold each ``weight_kp * x~_kp``."""
     slices = slices_of_program(sizes, plan, THREADS)
     vector: tl.constexpr = plan.slice_vector
     image, kernel_start = start_of(x, slices.batch), start_of(dynamic_kernel, slices.batch)
@@ -32,23 +32,40 @@ def deformable_gather(x, dynamic_kernel, offsets, y, sizes, plan: tl.constexpr, 
     kernel_place = slice_place(dynamic_kernel, slices, plan.kernel_slices)
     first = tl.zeros([THREADS, vector], tl.float64 if plan.dtype == "float64" else tl.float32)
     second = first
-    starts, places = (image, kernel_start, offsets_start), (kernel_place, offsets_place)
+    starts, places = (image, kernel_start, offsets_start, y_start), (kernel_place, offsets_place)
     if plan.taps <= 16:
         for i in tl.static_range(plan.kernel_height):
-            first, second = add_row(first, second, x, dynamic_kernel, offsets, starts, places, i, slices, sizes, plan)
+            first, second = add_row(first, second, x, dynamic_kernel, offsets, y, starts, places, i, slices, sizes, plan)
     else:
         for i in range(plan.kernel_height):
-            first, second = add_row(first, second, x, dynamic_kernel, offsets, starts, places, i, slices, sizes, plan)
-    mask = slices.exist[:, None]
-    tl.store(window_pointers(y, y_start, slices, slices.first, vector), first, mask=mask)
-    if plan.slice_channels > vector:
-        tl.store(window_pointers(y, y_start, slices, slices.second, vector), second, mask=mask)
+            first, second = add_row(first, second, x, dynamic_kernel, offsets, y, starts, places, i, slices, sizes, plan)
+    if plan.aggregation != "unfold":
+        store_pieces(y, y_start, first, second, slices, plan)
 
 
 @triton.jit
-def add_row(first, second, x, dynamic_kernel, offsets, starts, places, i, slices, sizes, plan: tl.constexpr):
-    """Return the sums of both pieces plus the weighted samples of the taps in row i."""
-    image, kernel_start, offsets_start = starts
+def store_pieces(image, start, first, second, slices, plan: tl.constexpr):
+    """Write both pieces of an image that has a value for each window."""
+    mask = slices.exist[:, None]
+    tl.store(window_pointers(image, start, slices, slices.first, plan.slice_vector), first, mask=mask)
+    if plan.slice_channels > plan.slice_vector:
+        tl.store(window_pointers(image, start, slices, slices.second, plan.slice_vector), second, mask=mask)
+
+
+@triton.jit
+def load_pieces(image, start, slices, plan: tl.constexpr):
+    """Return what :func:`store_pieces` writes; one piece twice where a slice has no other."""
+    first = load_piece(window_pointers(image, start, slices, slices.first, plan.slice_vector), slices.exist)
+    second = first
+    if plan.slice_channels > plan.slice_vector:
+        second = load_piece(window_pointers(image, start, slices, slices.second, plan.slice_vector), slices.exist)
+    return first, second
+
+
+@triton.jit
+def add_row(first, second, x, dynamic_kernel, offsets, y, starts, places, i, slices, sizes, plan: tl.constexpr):
+    """Return the sums of both pieces plus the weighted samples of the taps in row i; unfold writes each of these instead."""
+    image, kernel_start, offsets_start, y_start = starts
     kernel_place, offsets_place = places
     for j in tl.static_range(plan.kernel_width):
         corners = slice_corners(offsets, offsets_start, offsets_place, i, j, slices, sizes, plan)
@@ -60,6 +77,9 @@ def add_row(first, second, x, dynamic_kernel, offsets, starts, places, i, slices
         first = add_corners(first, x, image, corners, weights, slices.first, plan.slice_vector)
         if plan.slice_channels > plan.slice_vector:
             second = add_corners(second, x, image, corners, weights, slices.second, plan.slice_vector)
+        if plan.aggregation == "unfold":
+            store_pieces(y, y_start + (i * plan.kernel_width + j) * y.tap, first, second, slices, plan)
+            first, second = tl.zeros_like(first), tl.zeros_like(second)
     return first, second
 
 
@@ -108,13 +128,12 @@ def deformable_backward(
     grad_offsets_place = slice_place(grad_offsets, slices, plan.offset_slices)
     grad_kernel_place = slice_place(grad_dynamic_kernel, slices, plan.kernel_slices)
     output = start_of(grad_y, batch)
-    first = load_piece(window_pointers(grad_y, output, slices, slices.first, vector), slices.exist)
-    second = first
-    if two:
-        second = load_piece(window_pointers(grad_y, output, slices, slices.second, vector), slices.exist)
+    first, second = load_pieces(grad_y, output, slices, plan)
     for i in range(plan.kernel_height):
         for j in tl.static_range(plan.kernel_width):
             tap = i * plan.kernel_width + j
+            if plan.aggregation == "unfold":
+                first, second = load_pieces(grad_y, output + tap * grad_y.tap, slices, plan)
             corners = slice_corners(offsets, offsets_start, offsets_place, i, j, slices, sizes, plan)
             factor = corners.inside.to(first.dtype)
             if plan.has_dynamic_kernel:
@@ -129,11 +148,9 @@ def deformable_backward(
                 if two:
                     add_to_pixels(grad_x, image_target, corners, weights, second, slices.second, vector)
             if grad_columns.data is not None:
-                at_tap, mask = columns_target + tap * grad_columns.tap, slices.exist[:, None]
                 scaled = tl.where(corners.inside, factor, 0.0)[:, None]
-                tl.store(window_pointers(grad_columns, at_tap, slices, slices.first, vector), first * scaled, mask=mask)
-                if two:
-                    tl.store(window_pointers(grad_columns, at_tap, slices, slices.second, vector), second * scaled, mask=mask)
+                at_tap = columns_target + tap * grad_columns.tap
+                store_pieces(grad_columns, at_tap, first * scaled, second * scaled, slices, plan)
             if grad_dynamic_kernel.data is not None:
                 unit = corner_weights(corners, 1.0)
                 value = unit[0] * products[0] + unit[1] * products[1] + unit[2] * products[2] + unit[3] * products[3]

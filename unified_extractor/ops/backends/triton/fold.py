@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from unified_extractor.ops.backends.triton.dense import dense_grad_samples
 from unified_extractor.ops.backends.triton.sampling import sample, sample_grid
 from unified_extractor.ops.backends.triton.tiles import (
     Windows,
@@ -76,8 +75,7 @@ def fold(
     starts = start_of(source, place.batch), start_of(dynamic_kernel, place.batch), start_of(offsets, place.batch)
     total = zeros(positions, plan)
     for i in range(plan.kernel_height):
-        # where a tap has enough to do, taps side by side would only take registers
-        if plan.aggregation == "fold" or plan.static_kernel == "dense":
+        if plan.aggregation == "fold":  # where a tap has enough to do, taps side by side would only take registers
             for j in range(plan.kernel_width):
                 total += fold_tap(
                     source, static_kernel, dynamic_kernel, offsets, starts, i, j, pixels, channels, sizes, plan, GRADIENT
@@ -132,10 +130,7 @@ def fold_tap(
                             value, static_kernel, dynamic_kernel, kernel_start, tap, other, other, windows, channels, plan
                         )
         else:
-            if plan.static_kernel == "dense":
-                value = dense_grad_samples(source, source_start, static_kernel, tap, windows, channels, plan)
-            else:
-                value = load_at_windows(source, source_start, tap, windows, channels, plan)
+            value = load_at_windows(source, source_start, tap, windows, channels, plan)
             total += load_and_apply_weights(
                 value, static_kernel, dynamic_kernel, kernel_start, 0, tap, tap, windows, channels, plan
             )

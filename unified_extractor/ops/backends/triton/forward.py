@@ -1,4 +1,4 @@
-"""Gather, the weighted sum of each window, and unfold, its samples without the sum."""
+"""Gather, the weighted sum of each window, and unfold, its weighted samples without the sum."""
 
 # mypy: ignore-errors
 
@@ -74,12 +74,11 @@ def gather(
 
 @triton.jit
 def weigh_tap(x, static_kernel, dynamic_kernel, offsets, y, starts, i, j, windows, channels, sizes, plan: tl.constexpr):
-    """Return what tap (i, j) adds to the sums of its windows; unfold writes its samples instead."""
+    """Return what tap (i, j) adds to the sums of its windows; unfold writes each weighted sample too."""
     x_start, kernel_start, offsets_start, y_start = starts
     tap = i * plan.kernel_width + j
     value = sample(x, x_start, offsets, offsets_start, i, j, windows, channels, sizes, plan)
+    value = load_and_apply_weights(value, static_kernel, dynamic_kernel, kernel_start, 0, tap, tap, windows, channels, plan)
     if plan.aggregation == "unfold":
         store_at_windows(y, y_start, tap, windows, channels, value, plan)
-    else:
-        value = load_and_apply_weights(value, static_kernel, dynamic_kernel, kernel_start, 0, tap, tap, windows, channels, plan)
     return value

@@ -14,8 +14,8 @@ from unified_extractor.ops.backends.triton.backward import backward
 from unified_extractor.ops.backends.triton.banded.launch import run_gather, run_image_gradient, run_kernel_gradient
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.backends.triton.chunks import backward_in_chunks, forward_in_chunks
+from unified_extractor.ops.backends.triton.columns import dense_backward, dense_forward
 from unified_extractor.ops.backends.triton.deformable import deformable_backward, deformable_gather
-from unified_extractor.ops.backends.triton.dense import dense, dense_backward
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
 from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynamic_kernel_backward
 from unified_extractor.ops.backends.triton.fold import fold
@@ -28,17 +28,16 @@ from unified_extractor.ops.call import Call, Wanted
 from unified_extractor.ops.custom_ops import Passes, new_kernel_gradients, registered
 from unified_extractor.ops.geometry import precision
 
-_MOST_STATIC_SUMS = 16
-"""Most partial sums of a dense static kernel's gradient: enough programs, times its taps and tiles; few enough to add up."""
-
 
 def run_forward(call: Call) -> Tensor:
     """Return the output of a call."""
     if call.computed_kernel is not None:
         return forward_in_chunks(call, PASSES)
     y = new_output(call)
-    if y.numel():
-        _Forward(call).run(y)
+    if y.numel() and call.has_dense_kernel:
+        dense_forward(call, y, _write_output)
+    elif y.numel():
+        _write_output(call, y)
     return y
 
 
@@ -50,7 +49,10 @@ def run_backward(call: Call, grad_y: Tensor, wanted: Wanted) -> list[Tensor]:
     results = dict(zip(names, new_gradients(call, wanted), strict=True))
     if not grad_y.numel():
         return [result.zero_() for result in results.values()]
-    _Backward(call, grad_y, results).run()
+    if call.has_dense_kernel:
+        dense_backward(call, grad_y, results, _write_output, _write_gradients)
+    else:
+        _write_gradients(call, grad_y, results)
     return list(results.values())
 
 
@@ -74,13 +76,13 @@ def new_gradients(call: Call, wanted: Wanted) -> list[Tensor]:
 class _Pass:
     """A call with its plan, and what the kernels of both passes share."""
 
-    def __init__(self, call: Call, grad_y: Tensor | None = None) -> None:
+    def __init__(self, call: Call, output: Tensor, *, is_backward: bool) -> None:
         self.call = call
         self.batch = call.x.shape[0]
         self.positions = call.geometry.output[0] * call.geometry.output[1]
-        self.plan: Plan = plan_for(call, grad_y, interpreted=knobs.runtime.interpret)
+        self.plan: Plan = plan_for(call, output, is_backward=is_backward, interpreted=knobs.runtime.interpret)
         self.is_banded = is_banded(call)
-        # [K, C/groups, O]: neighboring outputs, or channels of a depthwise kernel, next to each other
+        # [K, 1, C]: neighboring channels of a depthwise kernel next to each other
         self.static_kernel = None if call.static_kernel is None else call.static_kernel.detach().permute(2, 3, 1, 0).contiguous()
         self.dynamic_kernel = dynamic_kernel_record(call.stored_kernel, call.aggregation == "fold")
 
@@ -112,10 +114,6 @@ class _Pass:
         slices = self.call.channels // self.plan.slice_channels
         return (-(-self.positions * slices // meta["THREADS"]) * self.batch,)
 
-    def output_blocks(self) -> int:
-        """Return the number of tiles that the outputs of a convolution group need."""
-        return -(-self.plan.convolution_outputs // self.plan.tile_outputs)
-
     def fold(self, source: Tensor, y: Tensor, gradient: bool) -> None:
         """Run the kernel of that name, whose programs have pixels of one residue class by the stride."""
         (height, width), (stride_y, stride_x) = self.call.geometry.image, self.call.geometry.stride
@@ -128,16 +126,17 @@ class _Pass:
 class _Forward(_Pass):
     """The output of a call."""
 
-    def run(self, y: Tensor) -> None:
+    def __init__(self, call: Call, y: Tensor) -> None:
+        super().__init__(call, y, is_backward=False)
+        self.y = y
+
+    def run(self) -> None:
         """Write the output."""
-        plan, arguments = self.plan, self.inputs() | {"y": image_record(y)}
+        plan, y, arguments = self.plan, self.y, self.inputs() | {"y": image_record(self.y)}
         if self.is_banded:
             run_gather(self.start, self.call, y, interpreted=plan.interpreted)
         elif plan.aggregation == "fold":
             self.fold(self.call.x, y, gradient=False)
-        elif plan.static_kernel == "dense":
-            blocks = plan.channel_groups // plan.convolution_channel_groups * self.output_blocks()
-            self.start(dense, lambda meta: (self.tiles(self.positions) * blocks * self.batch,), **arguments)
         elif plan.slice_channels:
             arguments.pop("static_kernel")
             self.start(deformable_gather, self.slice_grid, **arguments)
@@ -149,19 +148,17 @@ class _Backward(_Pass):
     """The gradients of a call."""
 
     def __init__(self, call: Call, grad_y: Tensor, results: dict[str, Tensor]) -> None:
-        super().__init__(call, grad_y)
+        super().__init__(call, grad_y, is_backward=True)
         self.grad_y, self.results = grad_y, results
 
     def run(self) -> None:
         """Write the results."""
         results, plan = self.results, self.plan
-        if "static_kernel" in results and plan.static_kernel == "dense":
-            self._dense()
         if "x" in results and self.is_banded:
             run_image_gradient(self.start, self.call, self.grad_y, results["x"], interpreted=plan.interpreted)
         elif "x" in results and not plan.has_offsets:
             self.fold(self.grad_y, results["x"], gradient=True)
-        depthwise = "static_kernel" in results and plan.static_kernel == "depthwise"
+        depthwise = "static_kernel" in results
         if "dynamic_kernel" in results and self.is_banded and self._has_kernel_a_window():
             kernel = results["dynamic_kernel"]
             run_kernel_gradient(self.start, self.call, self.grad_y, kernel, interpreted=plan.interpreted)
@@ -189,26 +186,6 @@ class _Backward(_Pass):
             x=image_record(self.call.x),
             grad_dynamic_kernel=dynamic_kernel_record(self.results["dynamic_kernel"], fold=False),
         )
-
-    def _dense(self) -> None:
-        """Write the gradient of a dense static kernel."""
-        call, plan, result = self.call, self.plan, self.results["static_kernel"]
-        tiles = self.tiles(self.positions)
-        all_tiles = tiles * self.batch
-        tiles_a_sum = -(-all_tiles // _MOST_STATIC_SUMS)
-        count = -(-all_tiles // tiles_a_sum)
-        sums = call.x.new_empty((count, plan.taps, result.shape[1], result.shape[0]), dtype=precision(call.x))
-        output_blocks = self.output_blocks()
-        arguments = self.inputs() | {
-            "grad_y": image_record(self.grad_y),
-            "grad_static_kernel": sums,
-            "images": self.batch,
-            "tiles": tiles,
-            "tiles_a_sum": tiles_a_sum,
-        }
-        arguments.pop("static_kernel")
-        self.start(dense_backward, lambda meta: (output_blocks * plan.blocks * plan.taps * count,), **arguments)
-        result.copy_(sums.sum(0).permute(2, 1, 0).reshape(result.shape))
 
     def _windows(self, depthwise: bool) -> None:
         """Write all other gradients in one pass over the windows; ``depthwise``: that of the static kernel is among them."""
@@ -287,6 +264,16 @@ class _Backward(_Pass):
         """Write the sum of partial sums, unless there was only the gradient itself."""
         if partial_sums is not None and partial_sums.data_ptr() != self.results[name].data_ptr():
             self.results[name].copy_(partial_sums.sum(0).sum_to_size(self.results[name].shape))
+
+
+def _write_output(call: Call, y: Tensor) -> None:
+    """Write the output of a call without a dense static kernel."""
+    _Forward(call, y).run()
+
+
+def _write_gradients(call: Call, grad_y: Tensor, results: dict[str, Tensor]) -> None:
+    """Write the wanted gradients of a call without a dense static kernel."""
+    _Backward(call, grad_y, results).run()
 
 
 def _first_of(partial_sums: Tensor | None, *more: Any) -> tuple[Any, ...]:

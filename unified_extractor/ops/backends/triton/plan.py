@@ -6,7 +6,6 @@ C channels, G kernel groups, F offset groups, K taps, J channel groups, N channe
 from math import gcd, prod
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from unified_extractor.ops.backends.triton.records import Plan
@@ -20,10 +19,8 @@ _PLANAR_TILE = 512
 """Values of a tile whose channels are not neighbors: each is a load of its own, and four a thread are enough at once."""
 _BLOCK_CHANNELS = 64
 """Channels of a block where they are neighbors: 128 bytes in half precision, a line of the cache."""
-_DENSE_POSITIONS, _DENSE_CHANNELS, _DENSE_OUTPUT_BYTES = 32, 32, 256
-"""Sizes of a tile with a dense static kernel: its sums leave room in registers for the corners of bilinear samples."""
 _LEAST = 16
-"""Least size of each axis of a matrix product."""
+"""Least number of positions of a tile, and the channels of one whose channels are not neighbors."""
 _VECTOR_BYTES, _ALIGNED = 16, 16
 """Bytes that a thread loads at once, and what a stride must be a multiple of for the compiler to know that they lie in a row."""
 _MOST_SLICES = 32
@@ -39,7 +36,6 @@ class ChannelGroups(NamedTuple):
     """Channels of a channel group, N."""
     per_kernel: int
     per_offset: int
-    per_convolution: int
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -49,25 +45,23 @@ def is_channels_last(x: Tensor) -> bool:
 
 def channel_groups_of(call: Call) -> ChannelGroups:
     """Return the channel groups of a call: as many channels as divide every group."""
-    channels, static = call.channels, call.static_kernel
+    channels = call.channels
     kernel_channels = channels // call.kernel_shape()[1] if call.dynamic_kernel is not None else 0
     offset_channels = channels // call.offsets.shape[1] if call.offsets is not None else 0
-    convolution_channels = static.shape[1] if static is not None and call.has_dense_kernel else 0
-    size = gcd(channels, kernel_channels, offset_channels, convolution_channels)
-    return ChannelGroups(channels // size, size, kernel_channels // size, offset_channels // size, convolution_channels // size)
+    size = gcd(channels, kernel_channels, offset_channels)
+    return ChannelGroups(channels // size, size, kernel_channels // size, offset_channels // size)
 
 
-def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> Plan:
-    """Return the plan of a call or, with the gradient of its output, of its backward."""
+def plan_for(call: Call, output: Tensor, *, is_backward: bool, interpreted: bool) -> Plan:
+    """Return the plan of a call with the memory of its output or, in the backward pass, with the output's gradient."""
     x, geometry, groups = call.x, call.geometry, channel_groups_of(call)
     static, dynamic = call.static_kernel, call.stored_kernel
-    channels_last, dense = is_channels_last(x), groups.per_convolution > 0
-    outputs = static.shape[0] // (groups.number // groups.per_convolution) if dense and static is not None else 0
+    channels_last = is_channels_last(x)
     tile_channel_groups, tile_group_channels = _block_of(groups, channels_last)
-    tile_positions = _positions_of(x, tile_channel_groups * tile_group_channels, dense)
+    tile_positions = _positions_of(x, tile_channel_groups * tile_group_channels)
     group_blocks = -(-groups.channels // tile_group_channels)
-    wide = _largest_span(call, grad_y) > 2**31
-    slice_channels = 0 if wide else _slice_channels(call, groups, grad_y)
+    wide = _largest_span(call, output) > 2**31
+    slice_channels = 0 if wide else _slice_channels(call, groups, output, is_backward)
     slices = max(groups.channels // max(slice_channels, 1), 1)
     return Plan(
         channels_last=channels_last,
@@ -84,18 +78,14 @@ def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> 
         has_offsets=call.offsets is not None,
         has_dynamic_kernel=dynamic is not None,
         adjacent_taps=dynamic is not None and dynamic.stride(-3) == 1,
-        static_kernel="none" if static is None else "dense" if dense else "depthwise",
+        static_kernel="none" if static is None else "depthwise",
         channel_groups=groups.number,
         group_channels=groups.channels,
         kernel_channel_groups=groups.per_kernel,
         offset_channel_groups=groups.per_offset,
-        convolution_channel_groups=groups.per_convolution,
-        convolution_outputs=outputs,
-        output_channels=static.shape[0] if dense and static is not None else 0,
         tile_positions=min(tile_positions, max(_power_of_two(geometry.output[0] * geometry.output[1]), _LEAST)),
         tile_channel_groups=tile_channel_groups,
         tile_group_channels=tile_group_channels,
-        tile_outputs=min(max(_power_of_two(outputs), _LEAST), _DENSE_OUTPUT_BYTES // x.element_size()),
         group_blocks=group_blocks,
         blocks=-(-groups.number // tile_channel_groups) * group_blocks,
         kernel_blocks=max(1, groups.per_kernel // tile_channel_groups) * group_blocks,
@@ -108,32 +98,30 @@ def plan_for(call: Call, grad_y: Tensor | None = None, *, interpreted: bool) -> 
         one_offset=_is_one(call.offsets, geometry),
         wide=wide,
         dtype=str(x.dtype).removeprefix("torch."),
-        precision="tf32" if dense and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee",
         interpreted=interpreted,
     )
 
 
 def runs_in_slices(call: Call) -> bool:
-    """Return whether a thread has a slice of channels, in backward if the output's gradient lies in memory as the image does."""
-    return _slice_channels(call, channel_groups_of(call), call.x) > 0
+    """Return whether a thread has a slice of channels, if the output and its gradient lie in memory as the image does."""
+    return _slice_channels(call, channel_groups_of(call), call.x, is_backward=True) > 0
 
 
-def _slice_channels(call: Call, groups: ChannelGroups, grad_y: Tensor | None) -> int:
+def _slice_channels(call: Call, groups: ChannelGroups, output: Tensor, is_backward: bool) -> int:
     """Return the channels of a slice, or 0 where not every thread can have one.
 
-    The call gathers at offsets without a static or computed kernel; groups are multiples of 16 bytes of channels, which are neighbors
-    in memory; windows have values of their own; and the slices that share a gradient are as many as threads of a warp add up.
+    The call gathers or unfolds at offsets without a static or computed kernel; groups are multiples of 16 bytes of channels, which are
+    neighbors in memory; windows have values of their own; and the slices that share a gradient are as many as threads of a warp add up.
     """
-    plain = call.aggregation in ("gather", "similarity") and call.static_kernel is None and call.computed_kernel is None
+    plain = call.aggregation != "fold" and call.static_kernel is None and call.computed_kernel is None
     if call.offsets is None or not plain or any(_is_one(t, call.geometry) for t in (call.stored_kernel, call.offsets)):
         return 0
     vector = _VECTOR_BYTES // call.x.element_size()
-    images = [call.x] if grad_y is None else [call.x, grad_y]
-    if groups.channels % vector or not all(_is_aligned(image) for image in images):
+    if groups.channels % vector or not (_is_aligned(call.x) and _is_aligned(output)):
         return 0
     channels = 2 * vector if groups.channels % (2 * vector) == 0 else vector
     sharing = [max(count, 1) * groups.channels // channels for count in (groups.per_kernel, groups.per_offset)]
-    if grad_y is not None and any(count > _MOST_SLICES or count & (count - 1) for count in sharing):
+    if is_backward and any(count > _MOST_SLICES or count & (count - 1) for count in sharing):
         return 0
     return channels
 
@@ -146,22 +134,17 @@ def _is_aligned(image: Tensor) -> bool:
 
 def _block_of(groups: ChannelGroups, channels_last: bool) -> tuple[int, int]:
     """Return the channel groups of a tile and the channels of each: many channels where these are neighbors, else few."""
-    most = _DENSE_CHANNELS if groups.per_convolution else _BLOCK_CHANNELS
-    channels = min(_power_of_two(groups.channels), most)
-    if groups.per_convolution:
-        channels = max(channels, _LEAST)
-    count = max((most if channels_last or groups.per_convolution else _LEAST) // channels, 1)
+    channels = min(_power_of_two(groups.channels), _BLOCK_CHANNELS)
+    count = max((_BLOCK_CHANNELS if channels_last else _LEAST) // channels, 1)
     if channels < groups.channels:
         count = 1
-    # a tile holds whole groups of one channel group, or lies within one of several; in a matrix product always within one
-    sharing = gcd(groups.per_convolution, *(several for several in (groups.per_kernel, groups.per_offset) if several > 1))
+    # a tile holds whole groups of one channel group, or lies within one of several
+    sharing = gcd(*(several for several in (groups.per_kernel, groups.per_offset) if several > 1))
     return min(count, sharing & -sharing if sharing else _power_of_two(groups.number)), channels
 
 
-def _positions_of(x: Tensor, channels: int, dense: bool) -> int:
+def _positions_of(x: Tensor, channels: int) -> int:
     """Return the positions of a tile that has ``channels`` channels."""
-    if dense:
-        return _DENSE_POSITIONS
     tile = _TILE_BYTES // x.element_size()
     return max((tile if is_channels_last(x) else min(tile, _PLANAR_TILE)) // channels, 1)
 
@@ -176,9 +159,9 @@ def _power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def _largest_span(call: Call, grad_y: Tensor | None) -> Any:
+def _largest_span(call: Call, output: Tensor) -> Any:
     """Return the most elements between the first and the last address of one image, of whatever is read or written."""
-    read = [tensor for tensor in (call.x, call.stored_kernel, call.offsets, grad_y) if tensor is not None]
+    read = [tensor for tensor in (call.x, call.stored_kernel, call.offsets, output) if tensor is not None]
     written = [call.output_shape(), *(tensor.shape for tensor in read)]
     if call.offsets is not None:  # the gradient of all samples, where it is not added up at once
         written.append((1, call.x.shape[1], call.geometry.taps, *call.geometry.output))

@@ -240,7 +240,7 @@ def _key(arguments: Sequence[Any], inputs: list[Tensor]) -> Any:
     """Return what a call's launches follow from, and list its tensors; None where someone acts on the operations on their way."""
     if torch._C._len_torch_dispatch_stack() > 0:
         return None
-    key: list[Any] = [torch.are_deterministic_algorithms_enabled(), torch.backends.cuda.matmul.fp32_precision]
+    key: list[Any] = [torch.are_deterministic_algorithms_enabled()]
     for value in arguments:
         if isinstance(value, Tensor):
             if type(value) not in _PLAIN:

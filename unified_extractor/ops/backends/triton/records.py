@@ -78,7 +78,7 @@ class Plan(NamedTuple):
     adjacent_taps: bool
     """The taps of a window's dynamic kernel are neighbors in memory."""
     static_kernel: str
-    """One of "none", "depthwise" (one weight for each channel and tap) and "dense" (also: grouped)."""
+    """"none", or "depthwise": one weight for each channel and tap."""
     channel_groups: int
     """Number of channel groups, J."""
     group_channels: int
@@ -87,17 +87,10 @@ class Plan(NamedTuple):
     """Channel groups that share a dynamic kernel; 0 where there is none."""
     offset_channel_groups: int
     """Channel groups that share offsets; 0 where there are none."""
-    convolution_channel_groups: int
-    """Channel groups of a convolution group, where the static kernel is dense; else 0."""
-    convolution_outputs: int
-    """Output channels of a convolution group, where the static kernel is dense; else 0."""
-    output_channels: int
-    """All output channels, O, where the static kernel is dense; else 0."""
     tile_positions: int
     tile_channel_groups: int
     tile_group_channels: int
-    tile_outputs: int
-    """Sizes of a program's tile: positions, channel groups, channels of a group, output channels; powers of two."""
+    """Sizes of a program's tile: positions, channel groups, channels of a group; powers of two."""
     group_blocks: int
     """Blocks that the channels of a channel group need; a block is the channels of a tile."""
     blocks: int
@@ -118,8 +111,6 @@ class Plan(NamedTuple):
     wide: bool
     """A tensor of one image spans more than 2^31 elements: addresses inside an image need 64 bits."""
     dtype: str
-    precision: str
-    """Precision of a matrix product of float32: "ieee" or "tf32"."""
     interpreted: bool
     """The kernels run in Triton's interpreter, on the CPU."""
 

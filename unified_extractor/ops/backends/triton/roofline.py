@@ -98,12 +98,13 @@ def traffic(kernel: str, call: Call) -> Work:
     """Return the fewest bytes and multiply-adds of a kernel in a gather or fold; every input's gradient is wanted.
 
     Args:
-        kernel: "gather", "fold" or "dense" (gather with a dense static kernel); or the gradients "fold gradient" (of x, sampled on the
-            regular grid), "dynamic_kernel_backward" (of the dynamic kernel and no other, on the regular grid; of a computed kernel, of
-            what it is computed from), "backward" (of x sampled at offsets, of offsets and of kernels), "dense_backward" (of a dense
-            static kernel) or "collect" (of x, where deterministic algorithms let "backward" write columns instead). By matrix products:
-            "banded_gather", "banded_image_gradient" and "banded_kernel_gradient". With a slice of channels a thread, "deformable_gather"
-            and "deformable_backward" do the work of "gather" and "backward".
+        kernel: "gather" or "fold"; or the gradients "fold gradient" (of x, sampled on the regular grid), "dynamic_kernel_backward" (of
+            the dynamic kernel and no other, on the regular grid; of a computed kernel, of what it is computed from), "backward" (of x
+            sampled at offsets, of offsets and of kernels), "dense kernel gradient" (of a dense static kernel, sampled anew) or "collect"
+            (of x, where deterministic algorithms let "backward" write columns instead). By matrix products: "banded_gather",
+            "banded_image_gradient" and "banded_kernel_gradient". With a slice of channels a thread, "deformable_gather" and
+            "deformable_backward" do the work of "gather" and "backward". A dense static kernel's products are counted with the kernel that
+            writes or reads the columns.
         call: the call, whose tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
@@ -114,13 +115,13 @@ def kernels(call: Call) -> list[str]:
     if is_banded(_with_stored_kernel(call)):
         return ["banded_gather", "banded_image_gradient", "banded_kernel_gradient"]
     dense, has_offsets, has_kernel = call.has_dense_kernel, call.offsets is not None, call.dynamic_kernel is not None
-    sliced = runs_in_slices(call)
-    forward = "fold" if call.aggregation == "fold" else "dense" if dense else "deformable_gather" if sliced else "gather"
+    sliced = runs_in_slices(call._replace(static_kernel=None) if dense else call)
+    forward = "fold" if call.aggregation == "fold" else "deformable_gather" if sliced else "gather"
     products = call.static_kernel is None and not has_offsets and call.aggregation == "gather"
     others = not products and (has_offsets or has_kernel or (call.static_kernel is not None and not dense))
     return [
         forward,
-        *(["dense_backward"] if dense else []),
+        *(["dense kernel gradient"] if dense else []),
         *([] if has_offsets else ["fold gradient"]),
         *(["dynamic_kernel_backward"] if products else []),
         *(["deformable_backward" if sliced else "backward"] if others else []),
@@ -167,7 +168,7 @@ def _output(call: Call) -> int:
 
 
 def _forward(call: Call) -> Work:
-    """Return the work of "gather", "dense" and "fold", which samples anew for each output of a window."""
+    """Return the work of "gather" and "fold", which samples anew for each output of a window. Columns in the cache are no traffic."""
     sampling = _sampling(call) * call.results_per_window
     return Work(_inputs(call) + _output(call), sampling + _weighting(call), _matrix(call) + _computing(call))
 
@@ -209,7 +210,7 @@ def _dynamic_kernel_backward(call: Call) -> Work:
     return Work(total, samples(call), 3 * _computing(call))
 
 
-def _dense_backward(call: Call) -> Work:
+def _dense_kernel_gradient(call: Call) -> Work:
     """Return the work of a dense static kernel's gradient; the kernel is not read, so its bytes stand for those of its gradient."""
     weighting = samples(call) if call.stored_kernel is not None else 0
     return Work(_inputs(call) + _output(call), _sampling(call) + weighting, _matrix(call))
@@ -253,9 +254,8 @@ _TRAFFIC: dict[str, Callable[[Call], Work]] = {
     "banded_kernel_gradient": _banded_kernel_gradient,
     "gather": _forward,
     "fold": _forward,
-    "dense": _forward,
     "fold gradient": _fold_gradient,
-    "dense_backward": _dense_backward,
+    "dense kernel gradient": _dense_kernel_gradient,
     "dynamic_kernel_backward": _dynamic_kernel_backward,
     "backward": _backward,
     "deformable_gather": _forward,

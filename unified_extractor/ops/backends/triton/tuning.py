@@ -52,14 +52,12 @@ def tuned(*configurations: dict[str, int]) -> Callable[[Any], Any]:
 def suitable(configs: list[Any], plan: Plan) -> list[Any]:
     """Return the configurations that serve a plan.
 
-    Taps that are loaded eight at once must be neighbors in memory. Only matrix products take another number of stages than Triton's
-    three.
+    Taps that are loaded eight at once must be neighbors in memory, and be summed.
     """
-    vectors = _plain(plan.adjacent_taps) and not _plain(plan.has_offsets) and _plain(plan.taps) >= 8
+    summed = _plain(plan.aggregation) != "unfold" and not _plain(plan.has_offsets)
+    vectors = _plain(plan.adjacent_taps) and summed and _plain(plan.taps) >= 8
     taps = {1, 8} if vectors else {1}
-    found = [config for config in configs if config.kwargs.get("TAPS", 1) in taps or "TAPS" not in config.kwargs]
-    dense = _plain(plan.static_kernel) == "dense"
-    return [config for config in found if (config.num_stages != 3) == dense] or found
+    return [config for config in configs if config.kwargs.get("TAPS", 1) in taps or "TAPS" not in config.kwargs]
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from unified_extractor.ops.backends.triton.matrices import operand
+from unified_extractor.ops.backends.triton.banded.weights import operand
 from unified_extractor.ops.backends.triton.tiles import as_index
 
 

@@ -5,8 +5,22 @@
 import triton
 import triton.language as tl
 
-from unified_extractor.ops.backends.triton.matrices import operand
 from unified_extractor.ops.backends.triton.tiles import as_index
+
+
+@triton.jit
+def operand(value, plan):
+    """Return values as the matrix units take them.
+
+    Triton's interpreter multiplies a bfloat16 by its bits: there, they are float32 of the same value.
+    """
+    if plan.dtype == "bfloat16":
+        value = value.to(tl.bfloat16)
+        if plan.interpreted:
+            value = value.to(tl.float32)
+    elif plan.dtype == "float16":
+        value = value.to(tl.float16)
+    return value
 
 
 @triton.jit
