@@ -43,7 +43,7 @@ def test_a_run_leaves_a_record_with_the_iou_of_every_class_and_pictures_of_its_p
         "fit", "--config", write_segmentation_config(tmp_path, segmentation_folder(tmp_path / "scenes"), trainer__max_epochs=2)
     )
     printed = capsys.readouterr().out
-    assert "scenes: 8 training, 3 validation, 3 test images, 3 classes" in printed
+    assert "scenes: 8 training, 3 validation, 3 test images, 3 classes\n" in printed
     record = json.loads((RUN / "record.json").read_text())
     assert record["test_class_iou"].keys() == set(NAMES)
     assert record["test_miou"] == pytest.approx(np.mean(list(record["test_class_iou"].values())), abs=1e-6)
@@ -255,6 +255,19 @@ def test_a_classifiers_weights_start_the_backbone(trained, tmp_path):
     assert all(torch.equal(value, own[name]) for name, value in started.items())
     again = Segmenter(load_run(trained / RUN)[0], initial_weights=str(trained / RUN))  # of a segmenter: all of it
     assert again.start(NAMES) == []
+
+
+def test_a_saved_network_is_built_again_with_its_backbone_upsampler_and_task(trained, tmp_path):
+    network, _ = load_run(trained / RUN)
+    interop.save(network, tmp_path / "saved")  # type: ignore[arg-type]
+    loaded, x = interop.load(tmp_path / "saved"), torch.randn(1, 3, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network(x))
+    assert loaded.task == network.task
+    backbone = models.ExtractorNet(5, "convolution", widths=[4, 6], depths=[1, 1])
+    upsampling = models.SegmentationNet(backbone, 4, channels=8, upsampler="carafe(hidden_channels=4)").eval()
+    interop.save(upsampling, tmp_path / "upsampling")
+    assert torch.equal(interop.load(tmp_path / "upsampling")(x), upsampling(x))
 
 
 def test_a_sweep_plans_and_trains_segmentation(trained, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """A data set for segmentation in a folder: image files, and a label map for each."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,7 +169,10 @@ class SegmentationFolder(MeasuredNormalization):
             parts.append(
                 f"no folder of validation images, so they are {self.validation_fraction:.0%} of {self._folders.folder('train')}"
             )
-        if left_out := in_words(self._folders.left_out()):
+        own = Counter(
+            {"files beside the splits": int(self.classes.resolve().parent == self.root.resolve())}
+        )  # the table of classes
+        if left_out := in_words(self._folders.left_out() - own):
             parts.append(left_out)
         return "; ".join(parts)
 

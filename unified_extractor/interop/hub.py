@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import unified_extractor.models as models
 from unified_extractor.interop.files import needed
-from unified_extractor.interop.saved import load, save
+from unified_extractor.interop.saved import Network, load, save
 
 _hub = needed("huggingface_hub")
 
@@ -22,9 +21,9 @@ class HubNetwork(nn.Module, _hub.ModelHubMixin, library_name="unified_extractor"
         TypeError: ``model`` is another module.
     """
 
-    def __init__(self, model: models.StagedNetwork) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
-        if not isinstance(model, models.StagedNetwork):
+        if not isinstance(model, Network):
             raise TypeError(f"model must be a network of unified_extractor.models, got {type(model).__name__}")
         self.model = model
 

@@ -15,11 +15,15 @@ from unified_extractor.spec import ExtractorSpec, asdict_changed
 from unified_extractor.task import ImageTask
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-_SPECS = ("spec", "published")
+_SPECS = ("spec", "published", "upsampler")
 """Arguments of networks that are specs or lists of them."""
 
 
-def save(network: models.StagedNetwork, folder: str | Path) -> None:
+Network = models.StagedNetwork | models.SegmentationNet
+"""A network of this package."""
+
+
+def save(network: Network, folder: str | Path) -> None:
     """Write ``config.json``, with the network's ``task``, and ``model.safetensors`` into a folder; a missing folder is created.
 
     Raises:
@@ -27,9 +31,9 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
         TypeError: ``network`` is not a network of this package.
         ValueError: ``network`` was pruned to features, so that its configuration builds another one.
     """
-    if not isinstance(network, models.StagedNetwork):
+    if not isinstance(network, Network):
         raise TypeError(f"network must be one of unified_extractor.models, got {type(network).__name__}")
-    if len(network.stages) != len(network.feature_info) or isinstance(network.head, nn.Identity):
+    if isinstance(network, models.StagedNetwork) and _is_pruned(network):
         raise ValueError("network must have all of its stages and its head, this one was pruned to features")
     config = network_config(network)
     assert config is not None
@@ -44,7 +48,7 @@ def save(network: models.StagedNetwork, folder: str | Path) -> None:
     (folder / _CONFIG).write_text(text + "\n")
 
 
-def load(folder: str | Path) -> models.StagedNetwork:
+def load(folder: str | Path) -> Network:
     """Return the network that :func:`save` wrote, with its ``task``, in its precision, on the CPU, in eval mode.
 
     Raises:
@@ -76,12 +80,12 @@ def load(folder: str | Path) -> models.StagedNetwork:
 def network_config(network: nn.Module) -> dict[str, Any] | None:
     """Return the configuration of a network in the types of JSON: the name of its class, and its arguments; ``None`` for a network of
     another package."""
-    if not isinstance(network, models.StagedNetwork):
+    if not isinstance(network, Network):
         return None
     return {name: _plain(value) for name, value in network.config.items()}
 
 
-def network_from(config: Mapping[str, Any], place: str | Path) -> models.StagedNetwork:
+def network_from(config: Mapping[str, Any], place: str | Path) -> Network:
     """Return the network of a configuration, with random weights. ``place`` is the file that has it, for messages.
 
     Raises:
@@ -91,9 +95,11 @@ def network_from(config: Mapping[str, Any], place: str | Path) -> models.StagedN
     arguments = dict(config)
     name = present_class_path(str(arguments.pop("network")))
     network_class = getattr(models, name, None)
-    if not isinstance(network_class, type) or not issubclass(network_class, models.StagedNetwork):
+    if not isinstance(network_class, type) or not issubclass(network_class, Network):
         near = did_you_mean(name, [one for one in models.__all__ if isinstance(getattr(models, one), type)])
         raise ValueError(f"{place}: network must be a class of unified_extractor.models, got {name!r}{near}")
+    if isinstance(backbone := arguments.get("backbone"), Mapping):
+        arguments["backbone"] = network_from(backbone, place)
     arguments = with_present_names_of(network_class, arguments)
     for field in _SPECS:
         saved = arguments.get(field)
@@ -104,8 +110,14 @@ def network_from(config: Mapping[str, Any], place: str | Path) -> models.StagedN
     return network_class(**arguments)
 
 
+def _is_pruned(network: models.StagedNetwork) -> bool:
+    return len(network.stages) != len(network.feature_info) or isinstance(network.head, nn.Identity)
+
+
 def _plain(value: Any) -> Any:
     """Return the value in the types of JSON."""
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
     return asdict_changed(value) if isinstance(value, ExtractorSpec) else value

@@ -72,6 +72,7 @@ class SegmentationNet(nn.Module):
 
     Attributes:
         in_chans: channels of the image.
+        config: the name of the class as ``network``, and the arguments that build this network again, the backbone's among them.
         task: classes and normalization of the images that the network was trained on, where they are known.
 
     Shape:
@@ -105,6 +106,14 @@ class SegmentationNet(nn.Module):
         stages = range(len(backbone.stages))
         backbone.prune_intermediate_layers(list(stages), prune_norm=True, prune_head=True)
         self.backbone, self.num_classes, self.in_chans = backbone, num_classes, backbone.in_chans
+        self.config: dict[str, Any] = {
+            "network": type(self).__name__,
+            "backbone": backbone.config,
+            "num_classes": num_classes,
+            "channels": channels,
+            "drop_rate": drop_rate,
+            "upsampler": upsampler,
+        }
         widths, reductions = ([info[key] for info in backbone.feature_info] for key in ("num_chs", "reduction"))
         doublings = [(reduction // reductions[0]).bit_length() - 1 for reduction in reductions]
         self.decoder = MLPDecoder(widths, doublings, channels, num_classes, drop_rate, upsampler)
