@@ -64,7 +64,7 @@ def test_every_variant_constructs_on_the_meta_device(name):
     with torch.device("meta"):
         network = getattr(ux.models, name)()
     assert all(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
-    assert network.num_classes == 1000
+    assert network.num_classes == (10 if network.usual_image_size == 32 else 1000)
 
 
 @pytest.mark.parametrize("name", ["rednet26", "resnet50", "volo_d1", "internimage_t", "internimage_s", "flash_internimage_t"])
@@ -389,6 +389,8 @@ def test_arguments_that_make_no_network_are_refused_by_name(family, options, err
         ("rednet", {"stem_kernel_size": "3"}, TypeError, "stem_kernel_size must be an int, got '3'"),
         ("internimage", {"published": [PRESETS["unified"]]}, ValueError, "published must be one ExtractorSpec or a list of 4"),
         ("internimage", {"published": "dcnv3"}, ValueError, "published: no preset 'dcnv3'"),
+        ("cifar_resnet", {"depths": (1, 1)}, ValueError, "widths and depths must have one value for each stage"),
+        ("cifar_resnet", {"widths": (32, 16, 16)}, ValueError, "widths must not decrease, got 32 before 16"),
         ("internimage", {"width": 2.0}, TypeError, "width must be an int, got 2.0"),
         ("extractor_net", {"depths": (1,)}, ValueError, "widths and depths must have one value for each stage"),
         ("extractor_net", {"mlp_ratio": (1.0,)}, ValueError, "widths and mlp_ratio must have one value for each stage"),

@@ -23,6 +23,7 @@ SMALL = {
         layer_scale=1e-5,
         mlp_bias=False,
     ),
+    "cifar_resnet": partial(ux.models.CIFARResNet, depths=(1, 1, 2)),
     "extractor_net": partial(ux.models.ExtractorNet, widths=(16, 32, 48), depths=(1, 1, 2)),
 }
 """Called with num_classes and spec."""
@@ -33,6 +34,7 @@ REDUCTIONS = {
     "volo": [8, 16, 16, 16],
     "internimage": [4, 8, 16, 32],
     "flash_internimage": [4, 8, 16, 32],
+    "cifar_resnet": [1, 2, 4],
     "extractor_net": [1, 2, 4],
 }
 

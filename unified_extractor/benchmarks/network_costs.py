@@ -1,4 +1,4 @@
-"""The costs of the networks at 224 x 224 beside the figures of papers and released codes: counted, not computed."""
+"""The costs of the networks at their usual image size beside the figures of papers and released codes: counted, not computed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from unified_extractor.profiling.cost import cost, saved_activation_bytes
 from unified_extractor.profiling.extractors import extractors
 from unified_extractor.results.markdown import as_markdown
 
-_SHAPE = (3, 224, 224)
-_NOTES = """Parameters and multiply-adds for one image of 224 x 224 pixels and 1000 classes, written by `uniex bench models`.
+_NOTES = """Parameters and multiply-adds for one image of 224 x 224 pixels and 1000 classes (CIFAR's networks: 32 x 32 and 10), written by
+`uniex bench models`.
 
 * *multiply-adds*: counted by `ux.analysis.cost`: matrix products, convolutions, and the operator by its formula.
 * *elementwise*: operations that RedNet's paper counts too: 2 a value for a norm, 1 for an activation, 1 for a bias.
@@ -35,7 +35,7 @@ _SAVED: dict[str, KernelMemory] = {"saved_bytes_store": "store", "saved_bytes_au
 class Figures:
     """The figures of a network in papers and released codes."""
 
-    make: Callable[[], torch.nn.Module]
+    make: Callable[[], models.StagedNetwork]
     parameters: int | None = None
     """Number of parameters, counted from the released code."""
     multiply_adds: float | None = None
@@ -65,11 +65,14 @@ def _rednets() -> Iterator[tuple[str, Figures]]:
         yield f"rednet{depth} (stem_kernel_size=7)", Figures(make, of_paper, published, "published + elementwise")
 
 
-def _deformable_resnet(version: int) -> Callable[[], torch.nn.Module]:
+def _deformable_resnet(version: int) -> Callable[[], models.StagedNetwork]:
     return partial(models.resnet50, spec=[presets.convolution(), *[presets.deformable_convolution(version)] * 3])
 
 
 FIGURES: dict[str, Figures] = {
+    "resnet20": Figures(models.resnet20, None, 0.0406, "counted from the paper's table"),
+    "resnet32": Figures(models.resnet32, None, 0.0689, "counted from the paper's table"),
+    "resnet56": Figures(models.resnet56, None, 0.1255, "counted from the paper's table"),
     **dict(_rednets()),
     "resnet50": Figures(models.resnet50, 25_557_032, 4.09, "counted"),
     "resnet50 (deformable v1 in stages 2-4)": Figures(_deformable_resnet(1), 26_137_874),
@@ -93,12 +96,13 @@ def counted(name: str) -> dict[str, Any]:
     figures = FIGURES[name]
     with torch.device("meta"):
         network = figures.make()
-    ours = cost(network, _SHAPE)
+    shape = (network.in_chans, network.usual_image_size, network.usual_image_size)
+    ours = cost(network, shape)
     row = {"network": name, "parameters": ours.parameters, "multiply_adds": ours.multiply_adds, "elementwise": ours.elementwise}
     for key, kernel_memory in _SAVED.items():
         for layer in extractors(network).values():
             layer.kernel_memory = kernel_memory
-        row[key] = saved_activation_bytes(network, _SHAPE)
+        row[key] = saved_activation_bytes(network, shape)
     return row | {f"figure_{key}": getattr(figures, key) for key in ("parameters", "multiply_adds", "source")}
 
 
@@ -123,7 +127,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                 "released code's": "" if expected is None else "equal" if expected == row["parameters"] else f"{expected:,}",
                 "multiply-adds, G": f"{row['multiply_adds'] / 1e9:.3f}",
                 "elementwise, G": f"{row['elementwise'] / 1e9:.3f}",
-                "reference, G": "" if figure is None else f"{figure:.2f}",
+                "reference, G": "" if figure is None else f"{figure:#.3g}",
                 "difference": "" if ours is None else f"{ours / figure - 1:+.2%}",
                 "source of the reference": row["figure_source"],
                 "saved MB": " / ".join(f"{row[key] / 1e6:.1f}" for key in _SAVED),

@@ -3,6 +3,7 @@
 No network has pretrained weights.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,6 @@ _timm, _data = needed("timm.models"), needed("timm.data")
 
 _PRETRAINED = {
     "url": "",
-    "num_classes": 1000,
-    "input_size": (3, 224, 224),
     "pool_size": None,
     "mean": _data.IMAGENET_DEFAULT_MEAN,
     "std": _data.IMAGENET_DEFAULT_STD,
@@ -40,14 +39,18 @@ _NETWORKS = {name: getattr(models, name) for name in models.__all__ if name.islo
 """The variants by name, and ``extractor_net``; families have names in upper case."""
 
 
-def _classifiers(make: Any) -> str | tuple[str, ...]:
-    """Return the classifiers' names as timm wants them: a name, or a tuple of several."""
+def _configuration(make: Any) -> dict[str, Any]:
+    """Return the configuration of a network: a classifier's name, or a tuple of several, and the sizes for which it was published."""
     family: type[models.StagedNetwork] = make if isinstance(make, type) else make.__annotations__["return"]
-    names = family.classifiers
-    return names[0] if len(names) == 1 else names
+    names, size = family.classifiers, family.usual_image_size
+    return _PRETRAINED | {
+        "classifier": names[0] if len(names) == 1 else names,
+        "num_classes": inspect.signature(make).parameters["num_classes"].default,
+        "input_size": (3, size, size),
+    }
 
 
-default_cfgs = {f"uniex_{name}": _PRETRAINED | {"classifier": _classifiers(make)} for name, make in _NETWORKS.items()}
+default_cfgs = {f"uniex_{name}": _configuration(make) for name, make in _NETWORKS.items()}
 """The configurations of the models; timm reads them here when a model is registered."""
 __all__ = []
 

@@ -42,6 +42,14 @@ class RoomForWindows(nn.Module):
         return y
 
 
+def check_keeps_size(spec: ExtractorSpec) -> None:
+    """Raise ``ValueError`` for a padding that changes the size of the map, or a spec that upsamples it."""
+    if as_pair(spec.upsample) != (1, 1):
+        raise ValueError(f"spec.upsample must be 1 in the place of a convolution, got upsample={spec.upsample}")
+    if not spec.keeps_size:
+        raise ValueError(f"spec.padding must be 'same' or what keeps the map's size in a network, got padding={spec.padding}")
+
+
 def placed_extractor(
     in_channels: int, out_channels: int, spec: ExtractorSpec, stride: Pair = 1, *, shrink: bool = True
 ) -> nn.Module:
@@ -61,10 +69,7 @@ def placed_extractor(
     Raises:
         ValueError: a padding that changes the size of the map, or a spec that upsamples it.
     """
-    if as_pair(spec.upsample) != (1, 1):
-        raise ValueError(f"spec.upsample must be 1 in the place of a convolution, got upsample={spec.upsample}")
-    if not spec.keeps_size:
-        raise ValueError(f"spec.padding must be 'same' or what keeps the map's size in a network, got padding={spec.padding}")
+    check_keeps_size(spec)
     fold = spec.aggregation == "fold"
     extractor = UnifiedExtractor2d(in_channels, out_channels, spec, stride if shrink or fold else 1)
     placed = RoomForWindows(extractor) if spec.offsets.kind == "window_shift" else extractor

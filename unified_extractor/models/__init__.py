@@ -1,5 +1,6 @@
 """Networks, one file for each family. Every network takes any extractor in the place of the published one."""
 
+from unified_extractor.models.cifar_resnet import CIFARResNet, resnet20, resnet32, resnet56
 from unified_extractor.models.extractor_net import ExtractorNet, extractor_net
 from unified_extractor.models.internimage import (
     InternImage,
@@ -19,6 +20,7 @@ from unified_extractor.models.volo import VOLO, volo_d1, volo_d2, volo_d3, volo_
 
 __all__ = [
     "VOLO",
+    "CIFARResNet",
     "ExtractorNet",
     "InternImage",
     "MatchedNet",
@@ -38,9 +40,12 @@ __all__ = [
     "rednet50",
     "rednet101",
     "rednet152",
+    "resnet20",
     "resnet26",
+    "resnet32",
     "resnet38",
     "resnet50",
+    "resnet56",
     "volo_d1",
     "volo_d2",
     "volo_d3",

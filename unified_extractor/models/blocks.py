@@ -5,7 +5,10 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from unified_extractor.layers.drop_in import ExtractorConv2d
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.placed import check_keeps_size
+from unified_extractor.spec import ExtractorSpec
 
 
 class Residual(nn.Sequential):
@@ -48,6 +51,16 @@ def pointwise_mlp(channels: int, ratio: float, *, output_bias: bool = True) -> n
     hidden = max(1, round(channels * ratio))
     steps = {"fc1": nn.Conv2d(channels, hidden, 1), "act": nn.GELU(), "fc2": nn.Conv2d(hidden, channels, 1, bias=output_bias)}
     return nn.Sequential(OrderedDict(steps))
+
+
+def extractor_in_place(in_channels: int, out_channels: int, spec: ExtractorSpec, stride: int = 1) -> ExtractorConv2d:
+    """Return an extractor in the place of a convolution that may change the number of channels, which not every spec can by itself.
+
+    Raises:
+        ValueError: a padding that changes the size of the map, a spec that upsamples it, or groups that do not divide the channels.
+    """
+    check_keeps_size(spec)
+    return ExtractorConv2d(in_channels, out_channels, spec, stride, margin=0)
 
 
 def convolution_norm(
