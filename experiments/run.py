@@ -112,14 +112,28 @@ def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: 
     if not grid.variants:
         return stated
     sweep(replace(grid, settings={LEARNING_RATE: list(RATES)}), rows=rows)
+    _run_at(rates_without_a_seed(grid, rows), grid, rows, sweep)
     for _ in range(1 if dry_run else EXTENSIONS):
-        wanted: dict[float, dict[str, Options]] = {}
-        for variant, by_rate in accuracies(grid, rows).items():
-            for rate in beyond(by_rate):
-                wanted.setdefault(rate, {})[variant] = grid.variants[variant]
-        for rate, variants in wanted.items():
-            sweep(replace(grid, variants=variants, settings={LEARNING_RATE: [rate]}), rows=rows)
+        _run_at({variant: beyond(by_rate) for variant, by_rate in accuracies(grid, rows).items()}, grid, rows, sweep)
     return stated | chosen_rates(accuracies(grid, rows))
+
+
+def rates_without_a_seed(grid: Grid, rows: Path) -> dict[str, list[float]]:
+    """Return of every variant the rates beyond the short list that lack rows of some seeds, as where a run was stopped between two."""
+    return {
+        variant: [rate for rate, values in by_rate.items() if rate not in RATES and len(values) < len(grid.seeds)]
+        for variant, by_rate in accuracies(grid, rows).items()
+    }
+
+
+def _run_at(rates: Mapping[str, Sequence[float]], grid: Grid, rows: Path, sweep: Callable[..., int]) -> None:
+    """Run every variant at its rates, variants of one rate together."""
+    wanted: dict[float, dict[str, Options]] = {}
+    for variant, several in rates.items():
+        for rate in several:
+            wanted.setdefault(rate, {})[variant] = grid.variants[variant]
+    for rate, variants in wanted.items():
+        sweep(replace(grid, variants=variants, settings={LEARNING_RATE: [rate]}), rows=rows)
 
 
 def results(given: argparse.Namespace) -> Path:

@@ -200,6 +200,16 @@ def test_learning_rates_are_tried_until_the_best_is_no_end_of_the_list(tmp_path,
     assert ("low", 0.0003125) in tried
     assert ("middle", 0.00125) in tried
     assert run.best({0.1: [0.5], 0.2: [0.5]}) == 0.1, "of equals the smaller"
+    two = Grid(name="x", config=[], variants={"low": {}}, seeds=[0, 1])
+    kept = [
+        row("low learning_rate=0.000625", seed=0, val_accuracy=0.5),
+        row("low learning_rate=0.00125", seed=0, val_accuracy=0.4),
+    ]
+    write_rows(tmp_path / "stopped.jsonl", [*kept, row("low learning_rate=0.00125", seed=1, val_accuracy=0.4)])
+    assert run.rates_without_a_seed(two, tmp_path / "stopped.jsonl") == {"low": [0.000625]}
+    tried.clear()
+    run.choose_rates(two, tmp_path / "stopped.jsonl", sweep, dry_run=True)
+    assert ("low", 0.000625) in tried, "a rate at which a run was stopped between two seeds is gone on with"
     stated = Grid(name="x", config=[], variants={"own": {run.LEARNING_RATE: 0.3}}, seeds=[0])
     assert run.choose_rates(stated, tmp_path / "none.jsonl", sweep) == {"own": 0.3}, (
         "a rate that a variant states is not searched"
