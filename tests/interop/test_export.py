@@ -1,7 +1,9 @@
 """Exported networks give the network's values elsewhere: torch.export, and ONNX in onnxruntime."""
 
+from dataclasses import replace
 from functools import partial
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -53,6 +55,49 @@ def test_onnxruntime_gives_the_networks_values(name, tmp_path):
     batch = {"x": {0: torch.export.Dim("batch", min=2)}}
     torch.onnx.export(network, (x,), tmp_path / "network.onnx", dynamo=True, dynamic_shapes=batch, verbose=False)
     assert_equal_in_onnxruntime(network, tmp_path / "network.onnx", x, torch.randn(3, 3, 64, 64))
+
+
+DEFORMABLE = {
+    "v1": (ux.presets.deformable_convolution(1, (3, 2), groups=2, offset_groups=4, dilation=(1, 2)), (2, 1)),
+    "v1 with a bias": (replace(ux.presets.deformable_convolution(1, 3, dilation=2), bias=True), 1),
+    "v2": (ux.presets.deformable_convolution(2), 1),
+    "v2 with a bias": (replace(ux.presets.deformable_convolution(2, (2, 5), groups=4, offset_groups=2), bias=True), (1, 3)),
+    "v2 of the whole image": (replace(ux.presets.deformable_convolution(2), generator=ux.Generator(view="global")), 2),
+}
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("name", DEFORMABLE)
+def test_a_deformable_convolution_is_one_onnx_node_where_that_is_asked_for(name, tmp_path):
+    torch.manual_seed(0)
+    spec, stride = DEFORMABLE[name]
+    layer, x = ux.UnifiedExtractor2d(8, 12, spec, stride).eval(), torch.randn(2, 8, 9, 7)
+    for parameter in layer.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    sizes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    with ux.interop.deform_conv_nodes():
+        torch.onnx.export(
+            layer, (x,), tmp_path / "layer.onnx", dynamo=True, dynamic_shapes=sizes, opset_version=19, verbose=False
+        )
+    onnx.checker.check_model(tmp_path / "layer.onnx", full_check=True)
+    operators = [node.op_type for node in onnx.load(tmp_path / "layer.onnx").graph.node]
+    assert operators[-1] == "DeformConv"
+    assert not {"Gather", "GatherElements", "GatherND", "Floor"} & set(operators)
+    assert_equal_in_onnxruntime(layer, tmp_path / "layer.onnx", x, torch.randn(3, 8, 12, 10))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_layers_stay_composed_and_the_older_exporter_is_refused(tmp_path):
+    x = torch.randn(2, 8, 5, 6)
+    deformable, other = (ux.UnifiedExtractor2d(8, 8, ux.presets.deformable_convolution(version)).eval() for version in (1, 3))
+    composed = [torch.onnx.export(deformable, (x,), dynamo=True, opset_version=19, verbose=False)]
+    with ux.interop.deform_conv_nodes():
+        composed += [torch.onnx.export(other, (x,), dynamo=True, opset_version=19, verbose=False)]
+        torch.testing.assert_close(torch.export.export(deformable, (x,)).module()(x), deformable(x), rtol=1e-4, atol=1e-5)
+        with pytest.raises(ValueError, match=r"deform_conv_nodes\(\) needs torch.onnx.export\(dynamo=True\), got dynamo=False"):
+            torch.onnx.export(deformable, (x,), tmp_path / "layer.onnx", dynamo=False)
+    assert "DeformConv" not in [node.op_type for program in composed for node in program.model.graph]
 
 
 FAMILIES = ("extractor_net", "rednet", "volo", "internimage")

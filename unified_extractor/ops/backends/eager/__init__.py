@@ -13,6 +13,7 @@ from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSu
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry, composing_is_cheaper
+from unified_extractor.ops.onnx_nodes import deform_conv, is_deform_conv
 from unified_extractor.ops.rewrites import run_rewritten
 from unified_extractor.ops.tracing import needs_plain_operations
 from unified_extractor.ops.upsampling import run_sub_positions
@@ -45,6 +46,8 @@ class Eager:
             return columns.columns(call.x, call.offsets, call.geometry) if _has_columns(call) else _sample(call)
         if call.aggregation == "similarity":
             return _similarity(call)
+        if is_deform_conv(call):
+            return deform_conv(call)
         return run_rewritten(call, _aggregate)
 
 
