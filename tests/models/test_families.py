@@ -17,7 +17,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import MultiScaleRoIAlign, StochasticDepth
 
 import unified_extractor as ux
-from tests.support.families import REDUCTIONS, SMALL, VARIANTS
+from tests.support.families import REDUCTIONS, SMALL, UNPUBLISHED, VARIANTS, WITH_STOCHASTIC_DEPTH
 from tests.support.presets import PRESETS
 from unified_extractor.models.arguments import drop_path_rates
 from unified_extractor.models.staged import Stage
@@ -73,7 +73,7 @@ def test_a_new_network_gives_finite_logits_in_eval_mode(name):
         assert getattr(ux.models, name)(5).eval()(image(1, 3, 64, 64)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"extractor_net"}))
+@pytest.mark.parametrize("name", sorted(set(VARIANTS) - UNPUBLISHED))
 def test_a_variant_states_its_parameters_and_its_published_accuracy(name):
     variant = getattr(ux.models, name)
     with torch.device("meta"):
@@ -99,6 +99,7 @@ def test_a_variant_passes_on_every_argument_with_the_default_of_its_network(name
         "mlp_bias": False,
         "drop_rate": 0.25,
         "drop_path_rate": 0.125,
+        "logit_scale": 0.5,
         "stem_width": 16,
         "stem_kernel_size": 5,
         "in_chans": 1,
@@ -176,7 +177,7 @@ def test_pruning_keeps_the_chosen_maps(family):
 @families
 def test_checkpointing_changes_no_gradient_and_no_statistic(family):
     torch.manual_seed(0)
-    network = SMALL[family](5, drop_path_rate=0.3)
+    network = SMALL[family](5, **({"drop_path_rate": 0.3} if family in WITH_STOCHASTIC_DEPTH else {}))
     state = {name: value.clone() for name, value in network.state_dict().items()}
     x, found = image(2, 3, 64, 64), []
     for enable in (False, True):
@@ -221,7 +222,7 @@ def test_checkpointing_keeps_only_the_borders_of_blocks():
     assert saved_bytes(True) < 0.5 * saved_bytes(False)
 
 
-@families
+@pytest.mark.parametrize("family", WITH_STOCHASTIC_DEPTH)
 def test_stochastic_depth_drops_branches_in_training_only(family):
     network = SMALL[family](5, drop_path_rate=0.9)
     for module in network.modules():
@@ -257,8 +258,9 @@ def test_a_position_embedding_is_interpolated_smoothly():
     assert resized_embedding(ramp, (5, 8)) is ramp
 
 
-@families
-@pytest.mark.parametrize("name", ["drop_rate", "drop_path_rate"])
+@pytest.mark.parametrize(
+    ("family", "name"), [*((family, "drop_rate") for family in SMALL), *((f, "drop_path_rate") for f in WITH_STOCHASTIC_DEPTH)]
+)
 @pytest.mark.parametrize("rate", [-0.1, 1.0, True, "0.1"])
 def test_a_rate_outside_its_range_is_refused(family, name, rate):
     with pytest.raises(ValueError, match=f"{name} must lie in"):
@@ -391,6 +393,8 @@ def test_arguments_that_make_no_network_are_refused_by_name(family, options, err
         ("internimage", {"published": "dcnv3"}, ValueError, "published: no preset 'dcnv3'"),
         ("cifar_resnet", {"depths": (1, 1)}, ValueError, "widths and depths must have one value for each stage"),
         ("cifar_resnet", {"widths": (32, 16, 16)}, ValueError, "widths must not decrease, got 32 before 16"),
+        ("fast_net", {"depths": (1, 1)}, ValueError, "widths and depths must have one value for each stage"),
+        ("fast_net", {"logit_scale": 0}, ValueError, "logit_scale must be positive"),
         ("internimage", {"width": 2.0}, TypeError, "width must be an int, got 2.0"),
         ("extractor_net", {"depths": (1,)}, ValueError, "widths and depths must have one value for each stage"),
         ("extractor_net", {"mlp_ratio": (1.0,)}, ValueError, "widths and mlp_ratio must have one value for each stage"),
@@ -456,7 +460,7 @@ def test_wrong_calls_are_refused_by_name(family):
     with pytest.raises(ValueError, match="output_fmt must be 'NCHW'"):
         network.forward_intermediates(image(1, 3, 64, 64), output_fmt="NLC")
     with pytest.raises(ValueError, match="global_pool must be None or"):
-        network.reset_classifier(5, "max")
+        network.reset_classifier(5, "median")
     network.prune_intermediate_layers([0])
     assert isinstance(network.get_classifier(), torch.nn.Identity)
     with pytest.raises(ValueError, match="the network has no head"):

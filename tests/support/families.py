@@ -24,6 +24,7 @@ SMALL = {
         mlp_bias=False,
     ),
     "cifar_resnet": partial(ux.models.CIFARResNet, depths=(1, 1, 2)),
+    "fast_net": partial(ux.models.FastNet, widths=(16, 32, 48), depths=(1, 1, 2)),
     "extractor_net": partial(ux.models.ExtractorNet, widths=(16, 32, 48), depths=(1, 1, 2)),
 }
 """Called with num_classes and spec."""
@@ -35,8 +36,15 @@ REDUCTIONS = {
     "internimage": [4, 8, 16, 32],
     "flash_internimage": [4, 8, 16, 32],
     "cifar_resnet": [1, 2, 4],
+    "fast_net": [2, 4, 8],
     "extractor_net": [1, 2, 4],
 }
+
+WITH_STOCHASTIC_DEPTH = [family for family in SMALL if family != "fast_net"]
+"""Families with residual branches."""
+
+UNPUBLISHED = {"extractor_net", "fast_net_s", "fast_net_b"}
+"""Names of the networks that are this package's own."""
 
 VARIANTS = [name for name in ux.models.__all__ if name.islower()]
 """Names of all functions that build a published network."""

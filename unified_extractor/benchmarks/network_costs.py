@@ -73,6 +73,8 @@ FIGURES: dict[str, Figures] = {
     "resnet20": Figures(models.resnet20, None, 0.0406, "counted from the paper's table"),
     "resnet32": Figures(models.resnet32, None, 0.0689, "counted from the paper's table"),
     "resnet56": Figures(models.resnet56, None, 0.1255, "counted from the paper's table"),
+    "fast_net_s": Figures(models.fast_net_s),
+    "fast_net_b": Figures(models.fast_net_b),
     **dict(_rednets()),
     "resnet50": Figures(models.resnet50, 25_557_032, 4.09, "counted"),
     "resnet50 (deformable v1 in stages 2-4)": Figures(_deformable_resnet(1), 26_137_874),

@@ -65,6 +65,16 @@ def average_pooled(x: Tensor, stride: tuple[int, int]) -> Tensor:
     return pooled
 
 
+class MaxPool(nn.Module):
+    """The largest of ``2 x 2`` pixels, at the lower and right border of those that there are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[B, C, ceil(H/2), ceil(W/2)]`` for ``[B, C, H, W]``."""
+        if not is_recorded():
+            return F.max_pool2d(x, 2, ceil_mode=True)
+        return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 2)  # without ceil mode, as in average_pooled
+
+
 def cell_means(x: Tensor, cells: tuple[int, int]) -> Tensor:
     """Return the means of an image over a grid of cells (adaptive average pooling), ``[B, C, *cells]`` for ``[B, C, H, W]``.
 

@@ -2,6 +2,7 @@
 
 from unified_extractor.models.cifar_resnet import CIFARResNet, resnet20, resnet32, resnet56
 from unified_extractor.models.extractor_net import ExtractorNet, extractor_net
+from unified_extractor.models.fast_net import FastNet, fast_net_b, fast_net_s
 from unified_extractor.models.internimage import (
     InternImage,
     flash_internimage_b,
@@ -22,6 +23,7 @@ __all__ = [
     "VOLO",
     "CIFARResNet",
     "ExtractorNet",
+    "FastNet",
     "InternImage",
     "MatchedNet",
     "RedNet",
@@ -29,6 +31,8 @@ __all__ = [
     "SegmentationNet",
     "StagedNetwork",
     "extractor_net",
+    "fast_net_b",
+    "fast_net_s",
     "flash_internimage_b",
     "flash_internimage_s",
     "flash_internimage_t",

@@ -97,7 +97,7 @@ class StagedNetwork(nn.Module):
     classifiers: ClassVar[tuple[str, ...]] = ("head.fc",)
     """Names of the layers that have one row of weights for each class."""
     usual_image_size: ClassVar[int] = 224
-    """Height and width of the images for which the family was published."""
+    """Height and width of the images for which the family is meant."""
     task: ImageTask | None = None
 
     def __init__(
