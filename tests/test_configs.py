@@ -50,6 +50,8 @@ DIGITS = {
 }
 IMAGENET = {"rednet50": 2048, "volo_d1": 1024, "internimage_t": 4096}
 """The runs on ImageNet and the images of a step."""
+CIFAR_NETWORKS = {"cifar10/resnet20": 128, "cifar10/resnet56": 128, "cifar100/resnet56": 128, "cifar10/fast_net_s": 1024}
+"""The runs of published networks on CIFAR and the images of a step."""
 STEP = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
 
 
@@ -73,6 +75,7 @@ def test_every_extractor_and_run_is_known_to_these_tests():
         *(f"imagenet/{name}.yaml" for name in IMAGENET),
         *(f"{name}/unified.yaml" for name in ("cifar10", "cifar100", "fashion_mnist", "image_folder")),
         "camvid/unified.yaml",
+        *(f"{name}.yaml" for name in CIFAR_NETWORKS),
         "sweeps/digits.yaml",
     }
 
@@ -134,6 +137,18 @@ def test_camvid_run_trains_for_a_step(tmp_path: Path):
 def test_cifar_runs_train_for_a_step(name: str, kind: type[CIFAR10], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_cifar(tmp_path / "data" / name, kind, monkeypatch, per_class=4)
     assert main(["fit", "--config", str(CONFIGS / name / "unified.yaml"), *STEP]) == 0
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("name", CIFAR_NETWORKS)
+def test_networks_for_cifar_train_for_a_step(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    data, kind = name.split("/")[0], CIFAR100 if "100" in name else CIFAR10
+    config = str(CONFIGS / f"{name}.yaml")
+    assert parsed(capsys, "--config", config)["data"]["init_args"]["batch_size"] == CIFAR_NETWORKS[name]
+    write_cifar(tmp_path / "data" / data, kind, monkeypatch, per_class=4)
+    assert main(["fit", "--config", config, "--data.batch_size=8", *STEP]) == 0
 
 
 def test_fashion_mnist_run_trains_for_a_step(tmp_path: Path):
