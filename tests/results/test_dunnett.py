@@ -11,7 +11,9 @@ from unified_extractor.results.dunnett import critical_value, detectable, pooled
 def test_intervals_are_those_of_scipys_test(sizes):
     random, baseline = np.random.default_rng(len(sizes)), np.random.default_rng(1).normal(0, 1, 4)
     groups = [random.normal(place, 1, size) for place, size in enumerate(sizes)]
-    expected = stats.dunnett(*groups, control=baseline).confidence_interval(0.95)
+    expected = stats.dunnett(*groups, control=baseline, random_state=1).confidence_interval(
+        0.95
+    )  # of some seeds it does not converge
     deviation, freedom = pooled_deviation([*map(list, groups), list(baseline)])
     assert freedom == sum(sizes) + 4 - len(sizes) - 1
     errors = deviation * np.sqrt(1 / np.array(sizes) + 1 / 4)
