@@ -72,6 +72,7 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_word():
     assert process.wait() == -signal.SIGPIPE
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", PRESETS | UPSAMPLERS)
 def test_every_preset_has_words_and_a_drawing(name):
     spec = (PRESETS | UPSAMPLERS)[name]

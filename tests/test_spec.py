@@ -375,7 +375,15 @@ FOCUS = {
 """Changes of a random spec that more often make it legal."""
 
 
-@pytest.mark.parametrize(("focus", "number"), [("anything", 150), ("a pooled view", 30), ("regions", 30)])
+@pytest.mark.parametrize(
+    ("focus", "number"),
+    [
+        ("anything", 70),
+        ("a pooled view", 15),
+        ("regions", 15),
+        *(pytest.param(name, 300, marks=pytest.mark.thorough) for name in FOCUS),
+    ],
+)
 def test_every_combination_of_switches_trains_or_is_refused_with_a_value_error(focus, number):
     rng, built, refusals = random.Random(0), 0, set()
     for _ in itertools.count():

@@ -48,7 +48,7 @@ def test_an_exported_program_equals_the_network(name):
     assert "unified_extractor" not in str(program.graph)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnxruntime_gives_the_networks_values(name, tmp_path):
     network, x = network_and_image(name)
@@ -66,7 +66,7 @@ DEFORMABLE = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", DEFORMABLE)
 def test_a_deformable_convolution_is_one_onnx_node_where_that_is_asked_for(name, tmp_path):
     torch.manual_seed(0)
@@ -128,7 +128,7 @@ def assert_equal_in_onnxruntime(network, path, *batches):
             torch.testing.assert_close(torch.from_numpy(given), network(images), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("stride", [1, 2, (1, 3)])
 @pytest.mark.parametrize("name", PRESETS)
 def test_one_exported_layer_serves_named_ranges_of_sizes(name, stride):

@@ -15,7 +15,7 @@ CPU = {"multiply_adds": 8_000_000, "parameters": 220_000, "widths": (16, 48, 96)
 """The network of the experiments' budget cpu."""
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", COUNTED)
 def test_every_preset_meets_multiply_adds_and_parameters(name):
     net = ux.models.MatchedNet(10, PRESETS[name], **BUDGET)
@@ -29,7 +29,11 @@ def test_every_preset_meets_multiply_adds_and_parameters(name):
 
 @pytest.mark.parametrize(
     ("name", "depths"),
-    [("depthwise_convolution", [3, 3, 2]), ("convolution", [2, 2, 1]), ("unified_gate", [3, 3, 2])],
+    [
+        ("depthwise_convolution", [3, 3, 2]),
+        ("convolution", [2, 2, 1]),
+        pytest.param("unified_gate", [3, 3, 2], marks=pytest.mark.thorough),
+    ],
 )
 def test_depth_meets_the_budget_where_mlps_have_a_largest_ratio(name, depths):
     """The fewest blocks: with one less in the early stages, or in the last, an MLP would be wider or the cost another."""

@@ -566,7 +566,7 @@ def forced(monkeypatch):
     return force
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("case", PRESETS)
 def test_a_preset_equals_the_reference(case, stride, forced):

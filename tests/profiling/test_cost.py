@@ -55,7 +55,7 @@ def test_attention_at_learned_positions_counts_the_reads_of_keys_and_values():
     assert of(with_offsets).multiply_adds_by_part["generator"] - grid["generator"] == 4 * reads + offsets_head
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", COUNTED)
 def test_parts_add_up_and_counting_changes_nothing(name):
     net = ux.models.extractor_net(10, PRESETS[name], widths=(16, 32), depths=(1, 1))

@@ -387,7 +387,7 @@ def test_images_of_another_folder_are_other_data_unless_they_are_called_the_same
 
 
 def test_a_checkpoint_within_an_epoch_is_not_written_again_where_a_run_goes_on(tmp_path: Path):
-    *_, within = run_checkpoints(tmp_path, 2)
+    *_, within = run_checkpoints(tmp_path, "accuracy", 2)
     within.on_train_start(SimpleNamespace(global_step=4), None)  # type: ignore[arg-type]
     assert within._last_global_step_saved == 4
 
