@@ -170,6 +170,7 @@ def test_it_is_the_operator_on_what_it_generates(name):
     torch.testing.assert_close(layer(x), y, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.sampled(5)
 def test_one_exported_layer_serves_named_ranges_of_sizes(name):
     assert_one_program_serves_a_range(with_random_parameters(name), torch.randn(2, CHANNELS, 9, 8), 3, [(1, 3, 4), (3, 11, 6)])
 

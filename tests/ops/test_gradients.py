@@ -91,7 +91,7 @@ def test_gradients_equal_finite_differences(mode, backend):
     assert gradcheck(function, leaves)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("backend", ["eager", "reference"])
 def test_second_gradients_equal_finite_differences(mode, backend):

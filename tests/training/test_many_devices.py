@@ -71,7 +71,7 @@ def test_two_processes_get_the_losses_and_metrics_of_one(tmp_path: Path, launche
             assert both[name] == pytest.approx(record[name], rel=1e-2), name
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all(tmp_path: Path, rank: int):
     poison = {"class_path": "tests.support.tiny_runs.Poison", "init_args": {"layer": "stem", "step": 3, "rank": rank}}

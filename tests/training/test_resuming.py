@@ -129,11 +129,11 @@ def test_killed_in_the_first_epoch_starts_anew(tmp_path: Path, capsys: pytest.Ca
     ],
     ids=["two processes", "no processes", "on the device"],
 )
-def test_killed_between_checkpoints_within_an_epoch(tmp_path: Path, loading: dict[str, Any]):
+def test_stopped_between_checkpoints_within_an_epoch(tmp_path: Path, loading: dict[str, Any]):
     within = ("--checkpoint_every_n_steps", "3")
     changes = {"data__init_args__loading": loading, "trainer__max_epochs": 2}
     one = unbroken(tmp_path, *within, **changes)
-    two = broken(tmp_path, 11, *within, **changes)
+    two = broken(tmp_path, 11, *within, number=signal.SIGTERM, **changes)
     assert (two / "checkpoints" / "step_00000015.ckpt").exists()  # 16 ends an epoch
     assert_equal_ends(one, two)
 
@@ -145,5 +145,6 @@ def test_killed_with_two_processes(tmp_path: Path):
     assert_equal_ends(unbroken(tmp_path, *devices, **changes), broken(tmp_path, 20, *devices, **changes))
 
 
+@pytest.mark.thorough
 def test_sigterm_stops_the_run_and_the_same_command_goes_on(tmp_path: Path, whole: Path):
     assert_equal_ends(whole, broken(tmp_path, step=20, number=signal.SIGTERM))
