@@ -1,5 +1,6 @@
 """Grids of tiny runs on digits."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ def write_grid(folder: Path, **changes: Any) -> Path:
     file = folder / "grids" / "grid.yaml"
     file.write_text(yaml.safe_dump({key: value for key, value in grid.items() if value is not None}, sort_keys=False))
     return file
+
+
+def heed_interrupts() -> None:
+    """Take Ctrl-C as usual: a shell that runs the tests in the background has it ignored, in all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def callback(name: str, **arguments: Any) -> dict[str, Any]:

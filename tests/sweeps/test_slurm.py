@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.grids import REPOSITORY, callback, write_grid
+from tests.support.grids import REPOSITORY, callback, heed_interrupts, write_grid
 from tests.support.tiny_runs import write_config
 from unified_extractor.sweeps.cell import Cell
 from unified_extractor.sweeps.grid import read_grid
@@ -64,7 +64,7 @@ def start_now() -> None:
 def sweep(file: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "unified_extractor", "sweep", str(file), "--cluster", "slurm"]
     command += ["--slurm", "partition=low", "--slurm", "time=60", "--retries", "0", *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_interrupts)
 
 
 def waiting_sweep(folder: Path) -> tuple[subprocess.Popen[str], Cell, Path]:

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from submitit.core.utils import UncompletedJobError
 
-from tests.support.grids import REPOSITORY, callback, write_grid
+from tests.support.grids import REPOSITORY, callback, heed_interrupts, write_grid
 from unified_extractor.__main__ import main
 from unified_extractor.results.record import as_line, read_rows, write_rows
 from unified_extractor.sweeps.cell import Cell
@@ -55,10 +55,6 @@ def wait_for(what: str, condition: Any) -> None:
 
 def driver(file: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "unified_extractor", "sweep", str(file), "--workers", "2", *more]
-
-    def heed_interrupts() -> None:  # a shell that runs the tests in the background has them ignored, in all that they start
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
