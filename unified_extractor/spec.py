@@ -442,7 +442,8 @@ class ExtractorSpec(_Config):
             if dynamic.softmax_over == "terms":
                 raise ValueError("dynamic_kernel.softmax_over='terms' needs terms of more than 1, got terms=1")
             return
-        for name, value, allowed in (
+        _needs(
+            f"terms={self.terms}",
             ("static_kernel.channels", self.static_kernel.channels, ("dense", "depthwise")),
             ("dynamic_kernel.source", dynamic.source, ("generated",)),
             ("aggregation", self.aggregation, ("gather",)),
@@ -452,9 +453,7 @@ class ExtractorSpec(_Config):
                 dynamic.normalization,
                 ("none", "softmax", "sigmoid", "centered", "standardized"),
             ),
-        ):
-            if value not in allowed:
-                raise ValueError(f"terms={self.terms} needs {name} in {allowed}, got {value!r}")
+        )
 
     def _check_sampling(self) -> None:
         if self.generator.changed() and not self.generates:
@@ -499,9 +498,7 @@ class ExtractorSpec(_Config):
         ]
         if view == "runs":
             rules += [("terms", self.terms, (1,)), ("generator.head_multiple", self.generator.head_multiple, (1,))]
-        for name, value, allowed in rules:
-            if value not in allowed:
-                raise ValueError(f"generator.view={view!r}, of one value for each tap, needs {name} in {allowed}, got {value!r}")
+        _needs(f"generator.view={view!r}, of one value for each tap,", *rules)
 
     def _check_small_window(self) -> None:
         small = self.dynamic_kernel.small_kernel_size
@@ -512,12 +509,11 @@ class ExtractorSpec(_Config):
                 "dynamic_kernel.small_kernel_size must be kernel_size or an even number of taps less, as both windows have one center, "
                 f"got small_kernel_size={small}, kernel_size={self.kernel_size}"
             )
-        for name, value, allowed in (
+        _needs(
+            "dynamic_kernel.small_kernel_size",
             ("offsets.kind", self.offsets.kind, ("none", "window_shift")),
             ("static_kernel.channels", self.static_kernel.channels, ("none",)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"dynamic_kernel.small_kernel_size needs {name} in {allowed}, got {value!r}")
+        )
 
     def _check_output(self) -> None:
         fold = self.aggregation == "fold"
@@ -544,13 +540,12 @@ class ExtractorSpec(_Config):
             )
         if not self.center_feature_scale:
             return
-        for name, value, allowed in (
+        _needs(
+            "center_feature_scale",
             ("aggregation", self.aggregation, ("gather",)),
             ("static_kernel.channels", self.static_kernel.channels, ("none", "depthwise")),
             ("dynamic_kernel.source", self.dynamic_kernel.source, ("generated",)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"center_feature_scale needs {name} in {allowed}, got {value!r}")
+        )
         if not (self.keeps_size and self._has_center):
             raise ValueError(
                 "center_feature_scale needs an odd kernel_size and padding='same', "
@@ -563,14 +558,13 @@ class ExtractorSpec(_Config):
             if self.generator.pixel_shuffle:
                 raise ValueError("generator.pixel_shuffle=True needs upsample of more than 1, got upsample=1")
             return
-        for name, value, allowed in (
+        _needs(
+            f"upsample={self.upsample}",
             ("aggregation", self.aggregation, ("gather",)),
             ("dynamic_kernel.source", self.dynamic_kernel.source, ("none", "generated")),
             ("center_feature_scale", self.center_feature_scale, (False,)),
             ("modulation", self.modulation, ("none",)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"upsample={self.upsample} needs {name} in {allowed}, got {value!r}")
+        )
 
     @property
     def _has_center(self) -> bool:
@@ -620,6 +614,13 @@ def asdict_changed(config: _Config) -> dict[str, Any]:
 def as_pair(value: Any) -> tuple[int, int]:
     """Return an int or (y, x) as (y, x)."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _needs(what: str, *rules: tuple[str, Any, tuple[Any, ...]]) -> None:
+    """Raise ``ValueError`` for the first of ``(name, value, allowed values)`` whose value ``what`` does not go with."""
+    for name, value, allowed in rules:
+        if value not in allowed:
+            raise ValueError(f"{what} needs {name} {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
 def _at_least(name: str, value: Any, minimum: int) -> None:

@@ -83,11 +83,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="only these, in this order")
     parser.add_argument(
-        "--rename", nargs="+", default=[], metavar="FORMER=NAME", help="other names for variants, so that each extractor has one"
+        "--rename",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FORMER=NAME",
+        help="other names for variants, so that each extractor has one",
     )
     parser.add_argument(
         "--roles",
         nargs="+",
+        action="extend",
         default=[],
         metavar="ROLE=VARIANT",
         help="roles such as control=static, a color each in the main figure",
