@@ -13,7 +13,7 @@ from tests.support.epochs import epoch_of
 from tests.support.segmentation import IGNORED, SIZE, segmentation_folder
 from unified_extractor.data import DataError, JointAugmentation, SegmentationFolder
 from unified_extractor.data.class_table import read_class_table
-from unified_extractor.data.class_weights import count_pixels, weights_of_classes
+from unified_extractor.data.class_weights import PixelCounts, count_pixels, weights_of_classes
 from unified_extractor.data.image_datasets import UNCOUNTED
 from unified_extractor.data.segmented_images import MemorySegmentedImages, SegmentedFiles
 
@@ -67,6 +67,8 @@ def test_a_palette_and_other_sizes_and_formats_are_read(tmp_path):
     assert image.shape == (1, 4, 6)
     assert torch.equal(found, torch.from_numpy(labels).repeat_interleave(2, 0).repeat_interleave(3, 1))
     assert data.task.colors == ((0, 0, 0), (128, 0, 0))  # Pascal VOC's
+    without_a = folder(tmp_path, image_size=(2, 2), ignore_index=0, in_chans=1, mean=[0.5], std=[0.5])  # a class may be ignored
+    assert without_a.images("test")[0][1].tolist() == [[UNCOUNTED, 1], [1, UNCOUNTED]]  # type: ignore[index]
 
 
 def test_without_a_folder_of_validation_images_the_same_part_is_held_out(root):
@@ -117,6 +119,8 @@ def test_weights_of_classes_are_those_of_the_papers():
     shares = torch.tensor([0.5, 0.2, 0.3, 0.0])
     assert weights_of_classes(counts, "inverse_log").tolist() == pytest.approx((1 / torch.log(1.02 + shares)).tolist(), rel=1e-5)
     assert weights_of_classes(counts, "none").tolist() == [1.0] * 4
+    even = PixelCounts(torch.tensor([1, 3]), torch.tensor([4, 4]))  # the median of two lies between them
+    assert weights_of_classes(even, "median_frequency").tolist() == pytest.approx([2, 2 / 3])
 
 
 def spoil(root: Path, what: str) -> None:
@@ -125,8 +129,10 @@ def spoil(root: Path, what: str) -> None:
         values = np.array(Image.open(labels))
         values[3, 4:6] = 3
         Image.fromarray(values).save(labels)
-    elif what == "size":
-        Image.open(labels).resize((5, 6), Image.Resampling.NEAREST).save(labels)
+    elif what == "16 bits":
+        Image.fromarray(np.full(SIZE, 256, dtype=np.uint16)).save(labels)
+    elif what in ("narrow", "low"):
+        Image.open(labels).resize((5, 10) if what == "narrow" else (12, 6), Image.Resampling.NEAREST).save(labels)
     elif what == "map":
         labels.unlink()
     elif what == "image":
@@ -154,9 +160,14 @@ def spoil(root: Path, what: str) -> None:
             "label",
             "train/labels/2.png: label 3 is neither a class, 0 to 2, nor ignore_index, 7; such values are in 2 of the map's 120",
         ),
+        ("16 bits", "train/labels/2.png: label 256 is neither a class, 0 to 2, nor ignore_index, 7; such values are in 120 of"),
         (
-            "size",
-            "train/images/2.png is 10x12 and {root}/train/labels/2.png is 6x5 (height x width): an image and its label map must have one",
+            "narrow",
+            "train/images/2.png is 10x12 and {root}/train/labels/2.png is 10x5 (height x width): an image and its label map",
+        ),
+        (
+            "low",
+            "train/images/2.png is 10x12 and {root}/train/labels/2.png is 6x12 (height x width): an image and its label map must",
         ),
         ("map", "train/images/2.png: no file 2.* in {root}/train/labels: names pair without their extensions"),
         ("image", "train/labels/2.png: no file 2.* in {root}/train/images: names pair"),

@@ -28,7 +28,7 @@ def logits_of(layer, x, queries):
     query = projected(queries, kernel.query, layer.training)
     if dynamic.scale_by_head_dim:
         query = query * (layer.in_channels // dynamic.groups) ** -0.5
-    cells = oracles.means_of_cells(x, *kernel.regions)
+    cells = oracles.means_of_cells(x, *oracles.pair(dynamic.regions))
     return oracles.region_logits(
         query, projected(cells, kernel.key, layer.training), kernel.tap_weight, kernel.tap_bias, dynamic.groups
     )

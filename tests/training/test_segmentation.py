@@ -4,9 +4,11 @@ import csv
 import json
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from tests.support.refusals import refused
@@ -15,8 +17,10 @@ from tests.support.tiny_runs import in_this_process
 from unified_extractor import interop, models
 from unified_extractor.__main__ import main
 from unified_extractor.data import SegmentationFolder
+from unified_extractor.data.class_weights import weights_of_classes
 from unified_extractor.data.image_datasets import UNCOUNTED
 from unified_extractor.training import Segmenter, load_run
+from unified_extractor.training.optimization import Optimization
 from unified_extractor.training.segmenter import pixel_loss, segmentation_metrics
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
@@ -170,6 +174,50 @@ def test_miou_is_that_of_a_hand_count():
     assert float(found["test/accuracy"]) == pytest.approx(4 / 6)
 
 
+class Batches(L.Callback):
+    """A callback that keeps the batches of training."""
+
+    def __init__(self):
+        self.of_epoch = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.of_epoch.append(batch)
+
+
+def test_training_weighs_classes_and_validation_only_counts_pixels(tmp_path):
+    """The fourth class is nowhere; one image of each split has fewer labels than the others."""
+    root = segmentation_folder(tmp_path / "scenes")
+    (root / "classes.csv").write_text("name\n" + "\n".join([*NAMES, "boat"]))
+    for split in ("train", "val"):
+        labels = np.array(Image.open(root / split / "labels" / "0.png"))
+        labels[2:] = IGNORED
+        Image.fromarray(labels).save(root / split / "labels" / "0.png")
+    data = SegmentationFolder(str(root), SIZE, ignore_index=IGNORED, batch_size=2)
+    network = torch.nn.Conv2d(3, 4, 1)
+    network.bias.data = torch.tensor([1.0, 0.0, 0.0, -100.0])  # a part of the pixels is right, none is a boat
+    network.weight.data *= 0.1
+    module = Segmenter(network, Optimization(learning_rate=1e-12, warmup_epochs=0), class_weights="inverse_log")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    batches = Batches()
+    trainer = L.Trainer(max_epochs=1, callbacks=[batches], accelerator="cpu", num_sanity_val_steps=0, **quiet)
+    trainer.fit(module, data)
+    found, weights = trainer.callback_metrics, weights_of_classes(data.pixel_counts(), "inverse_log")
+    images, labels = (torch.stack(list(parts)) for parts in zip(*data.images("val"), strict=True))  # type: ignore[call-overload]
+    with torch.no_grad():
+        logits = network(data.normalize(images))
+    assert float(found["val/loss"]) == pytest.approx(pixel_loss(logits, labels.long()).item(), rel=1e-5)
+    assert {name for name in found if name.startswith("val/iou_")} == {f"val/iou_{name}" for name in NAMES}
+    losses, right, counted = [], 0, 0
+    for images, labels in batches.of_epoch:
+        with torch.no_grad():
+            logits = network(images)
+        losses.append(F.cross_entropy(logits, labels.long(), weights, ignore_index=UNCOUNTED).item())
+        right, counted = right + int((logits.argmax(1) == labels).sum()), counted + int((labels != UNCOUNTED).sum())
+    assert (len(losses), 0 < right < counted) == (4, True)
+    assert float(found["train/loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(found["train/accuracy"]) == pytest.approx(right / counted, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -218,6 +266,27 @@ def test_every_familys_stages_carry_the_decoder(make):
         assert network(torch.randn(1, 3, 37, 50)).shape == (1, 4, 37, 50)
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert not list(network.backbone.head.parameters())
+
+
+def test_the_decoder_is_that_of_its_paper():
+    """Project, interpolate to the first map's size, fuse by a convolution, batch norm and ReLU, classify (Xie et al. 2021, section 3.2)."""
+    backbone = models.ExtractorNet(5, "convolution", widths=[4, 6, 8], depths=[1, 1, 1], stem_stride=2)
+    network = models.SegmentationNet(backbone, 4, channels=8).double()
+    decoder, x = network.decoder, torch.randn(2, 3, 21, 30, dtype=torch.float64)
+    norm = decoder.fuse[1]
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        torch.nn.init.uniform_(tensor, 0.5, 1.5)
+    network.eval()
+    with torch.no_grad():
+        maps = backbone.forward_intermediates(x, intermediates_only=True)
+        at_one_size = [
+            F.interpolate(F.conv2d(each, project.weight, project.bias), maps[0].shape[2:], mode="bilinear")
+            for each, project in zip(maps, decoder.project, strict=True)
+        ]
+        fused = F.conv2d(torch.cat(at_one_size, 1), decoder.fuse[0].weight)
+        fused = F.batch_norm(fused, norm.running_mean, norm.running_var, norm.weight, norm.bias).relu()
+        expected = F.interpolate(F.conv2d(fused, decoder.classify.weight, decoder.classify.bias), (21, 30), mode="bilinear")
+        torch.testing.assert_close(network(x), expected)
 
 
 @pytest.mark.parametrize("upsampler", ["carafe(hidden_channels=4)", "dysample(groups=2)"])
