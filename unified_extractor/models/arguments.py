@@ -53,6 +53,13 @@ def check_stages(**lists: Sequence[Any]) -> None:
         raise ValueError(f"{' and '.join(lists)} must have one value for each stage, at least one, got {counts} values")
 
 
+def check_stage_sizes(**lists: Sequence[int]) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless the lists, each under its argument's name, have a size of at least 1 for each stage."""
+    for name, values in lists.items():
+        check_sizes(name, values)
+    check_stages(**lists)
+
+
 def stage_specs(spec: Specs, stages: int, name: str = "spec") -> list[ExtractorSpec]:
     """Return the extractor of every stage, from one for all of them or a list; a preset's name or call stands for its spec.
 

@@ -13,8 +13,7 @@ import unified_extractor.presets as presets
 from unified_extractor.models.arguments import (
     Specs,
     check_size,
-    check_sizes,
-    check_stages,
+    check_stage_sizes,
     drop_path_rates,
     spec_of_stage,
     stage_specs,
@@ -99,9 +98,7 @@ class CIFARResNet(StagedNetwork):
         drop_path_rate: float = 0.0,
     ) -> None:
         check_size("in_chans", in_chans)
-        check_sizes("widths", widths)
-        check_sizes("depths", depths)
-        check_stages(widths=widths, depths=depths)
+        check_stage_sizes(widths=widths, depths=depths)
         specs = stage_specs(presets.convolution() if spec is None else spec, len(depths))
         stages, channels, rates = [], widths[0], drop_path_rates(drop_path_rate, depths)
         for i, (width, one) in enumerate(zip(widths, specs, strict=True)):

@@ -10,7 +10,7 @@ from unified_extractor.models.arguments import (
     Specs,
     check_positive,
     check_size,
-    check_sizes,
+    check_stage_sizes,
     check_stages,
     drop_path_rates,
     spec_of_stage,
@@ -70,9 +70,7 @@ class ExtractorNet(StagedNetwork):
     ) -> None:
         for name, value in (("in_chans", in_chans), ("stem_stride", stem_stride)):
             check_size(name, value)
-        check_sizes("widths", widths)
-        check_sizes("depths", depths)
-        check_stages(widths=widths, depths=depths)
+        check_stage_sizes(widths=widths, depths=depths)
         ratios = list(mlp_ratio) if isinstance(mlp_ratio, Sequence) else [mlp_ratio] * len(widths)
         for ratio in ratios:
             check_positive("mlp_ratio", ratio)

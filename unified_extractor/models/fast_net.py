@@ -7,6 +7,7 @@ published for it: :class:`FastNet` says where they differ. The parameters of the
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 import unified_extractor.presets as presets
 from unified_extractor.layers.blocks import MaxPool
@@ -14,8 +15,7 @@ from unified_extractor.models.arguments import (
     Specs,
     check_positive,
     check_size,
-    check_sizes,
-    check_stages,
+    check_stage_sizes,
     spec_of_stage,
     stage_specs,
 )
@@ -45,19 +45,17 @@ class MaxPooledHead(PooledHead):
     pool = "max"
 
     def __init__(self, channels: int, num_classes: int, drop_rate: float, logit_scale: float) -> None:
-        self.logit_scale = logit_scale
-        super().__init__(channels, 0, drop_rate)
-        self.reset(num_classes)
+        self.logit_scale = logit_scale  # before the classifier is made
+        super().__init__(channels, num_classes, drop_rate)
 
+    @override
     def reset(self, num_classes: int) -> None:
-        """Replace the classifier; 0 classes: none, the pooled features are the output."""
         check_size("num_classes", num_classes, 0)
         self.fc = ScaledLinear(self.channels, num_classes, self.logit_scale) if num_classes else classifier(self.channels, 0)
 
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits ``[B, num_classes]`` of a map ``[B, C, h, w]``, or with ``pre_logits`` the classifier's input."""
-        x = x.amax((2, 3))
-        return x if pre_logits else self.fc(self.dropout(x))
+    @override
+    def pooled(self, x: Tensor) -> Tensor:
+        return x.amax((2, 3))
 
 
 def _group(in_channels: int, width: int, depth: int, spec: ExtractorSpec) -> Stage:
@@ -115,9 +113,7 @@ class FastNet(StagedNetwork):
     ) -> None:
         check_size("in_chans", in_chans)
         check_positive("logit_scale", logit_scale)
-        check_sizes("widths", widths)
-        check_sizes("depths", depths)
-        check_stages(widths=widths, depths=depths)
+        check_stage_sizes(widths=widths, depths=depths)
         specs = stage_specs(presets.convolution() if spec is None else spec, len(depths))
         stages, channels = [], _STEM_WIDTH
         for i, (width, depth, one) in enumerate(zip(widths, depths, specs, strict=True)):

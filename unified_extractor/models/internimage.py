@@ -16,8 +16,7 @@ from unified_extractor.models.arguments import (
     Specs,
     check_positive,
     check_size,
-    check_sizes,
-    check_stages,
+    check_stage_sizes,
     drop_path_rates,
     spec_of_stage,
     stage_specs,
@@ -86,8 +85,7 @@ class InternImage(StagedNetwork):
     ) -> None:
         check_size("in_chans", in_chans)
         check_size("width", width, 2)
-        check_sizes("depths", depths)
-        check_stages(depths=depths)
+        check_stage_sizes(depths=depths)
         if layer_scale is not None:
             check_positive("layer_scale", layer_scale)
         dcnv3 = [presets.deformable_convolution(3, groups=max(1, width * 2**i // 16)) for i in range(len(depths))]

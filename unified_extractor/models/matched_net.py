@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import nn
 
-from unified_extractor.models.arguments import Specs, check_positive, check_size, check_sizes, check_stages, stage_specs
+from unified_extractor.models.arguments import Specs, check_positive, check_size, check_stage_sizes, stage_specs
 from unified_extractor.models.extractor_net import ExtractorNet
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import multiply_adds
@@ -268,9 +268,7 @@ class MatchedNet(ExtractorNet):
             raise ValueError(f"match must be one of {_MATCHES}, got {match!r}{did_you_mean(match, _MATCHES)}")
         if max_mlp_ratio is not None:
             check_positive("max_mlp_ratio", max_mlp_ratio)
-        check_sizes("widths", widths)
-        check_sizes("depths", depths)
-        check_stages(widths=widths, depths=depths)
+        check_stage_sizes(widths=widths, depths=depths)
         if spec is not None:
             spec = stage_specs(spec, len(widths))
         shape = Shape(

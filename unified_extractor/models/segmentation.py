@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.models.arguments import check_rate, check_size
+from unified_extractor.models.blocks import convolution_norm
 from unified_extractor.models.staged import Stage, StagedNetwork
 from unified_extractor.named_specs import as_spec
 from unified_extractor.spec import ExtractorSpec, as_pair
@@ -45,9 +46,7 @@ class MLPDecoder(nn.Module):
         super().__init__()
         self.project = nn.ModuleList(nn.Conv2d(each, channels, 1) for each in in_channels)
         self.upsample = nn.ModuleList(_doublings(count, channels, upsampler) for count in doublings)
-        self.fuse = nn.Sequential(
-            nn.Conv2d(channels * len(in_channels), channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-        )
+        self.fuse = convolution_norm(channels * len(in_channels), channels)
         self.dropout = nn.Dropout2d(drop_rate)
         self.classify = nn.Conv2d(channels, num_classes, 1)
 

@@ -57,15 +57,19 @@ class PooledHead(nn.Module):
         check_rate("drop_rate", drop_rate)
         self.channels = channels
         self.dropout = nn.Dropout(drop_rate)
-        self.fc = classifier(channels, num_classes)
+        self.reset(num_classes)
 
     def reset(self, num_classes: int) -> None:
         """Replace the classifier; 0 classes: none, the pooled features are the output."""
         self.fc = classifier(self.channels, num_classes)
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return the features ``[B, C]`` of a map ``[B, C, h, w]``."""
+        return x.mean((2, 3))
+
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits ``[B, num_classes]`` of a map ``[B, C, h, w]``, or with ``pre_logits`` the classifier's input."""
-        x = x.mean((2, 3))
+        x = self.pooled(x)
         return x if pre_logits else self.fc(self.dropout(x))
 
 
