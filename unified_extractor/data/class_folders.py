@@ -48,7 +48,7 @@ class ClassFolders(SplitFolders):
     def class_names(self) -> tuple[str, ...]:
         """Names of the class folders in ``train``; without that folder, those in ``val`` or ``test``."""
         there = filter(None, map(self.folder, SPLIT_NAMES))
-        return _class_names(next(there, self.root / "train"))
+        return self._names_in(next(there, self.root / "train"))
 
     def files(self, split: str) -> LabeledFiles:
         """Return the image files of a split. Raise ``DataError`` if the classes of the splits differ."""
@@ -57,7 +57,7 @@ class ClassFolders(SplitFolders):
         return self._listed[split]
 
     def _list(self, folder: Path) -> LabeledFiles:
-        names = _class_names(folder)
+        names = self._names_in(folder)
         if names != self.class_names:
             missing, unknown = set(self.class_names) - set(names), set(names) - set(self.class_names)
             first = self.folder("train") or self.folder("val")
@@ -73,11 +73,11 @@ class ClassFolders(SplitFolders):
                 left_out["links to folders that are listed already"] += 1
         return LabeledFiles([path for listing in found for path in listing.files], labels, left_out)
 
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; it must hold one folder of images a class")
-    names = tuple(path.name for path in folders_in(folder))
-    if not names:
-        raise DataError(f"{folder}: no class folders; it must hold one folder of images a class")
-    return names
+    def _names_in(self, folder: Path) -> tuple[str, ...]:
+        """Return the names of the class folders of a split. Raise ``DataError`` if there is none."""
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; it must hold {self.content}")
+        names = tuple(path.name for path in folders_in(folder))
+        if not names:
+            raise DataError(f"{folder}: no class folders; it must hold {self.content}")
+        return names

@@ -99,11 +99,8 @@ class ImageFolder(MeasuredNormalization, ImageDataModule):
 
     @override
     def described(self, splits: Sequence[Split] = ("train", "val", "test")) -> str:
-        parts, sources = [super().described(splits)], {self._source(split) for split in splits}
-        if "val" in splits and "val" not in sources:
-            parts.append(
-                f"no folder of validation images, so they are {self.validation_fraction:.0%} of {self._folders.folder('train')}"
-            )
+        sources = {self._folders.source(split) for split in splits}
+        parts = [super().described(splits), *self._folders.validation_in_words(splits, self.validation_fraction)]
         left_out = sum((self._folders.files(source).left_out for source in sources), self._folders.left_out())
         if self._left_out:
             left_out["training images that are copies of validation images"] = self._left_out
@@ -116,17 +113,13 @@ class ImageFolder(MeasuredNormalization, ImageDataModule):
             return FileImages(images.paths, images.labels, self.file_format)
         return images  # type: ignore[return-value]
 
-    def _source(self, split: Split) -> Split:
-        """Return the split whose folder holds the images of a split."""
-        return "train" if split == "val" and self._folders.folder("val") is None else split
-
     def _files(self, split: Split) -> FileImages:
-        source = self._source(split)
+        source = self._folders.source(split)
         files = self._folders.files(source)
         chosen = torch.arange(len(files.paths))
         if source == "train" and self.per_class is not None:
             chosen = balanced_subset(files.labels, self.per_class)
-        if source == "train" and self._source("val") == "train":
+        if source == "train" and self._folders.source("val") == "train":
             chosen = self._part(chosen, split)
         whole = split == "train" and self.augmentation.resized_crop is not None
         return FileImages([files.paths[i] for i in chosen], files.labels[chosen], replace(self.file_format, whole=whole))
@@ -149,7 +142,7 @@ class ImageFolder(MeasuredNormalization, ImageDataModule):
         self._left_out, self._leaked = int((~kept).sum()), int((copies & kept).sum())
         return train[kept]
 
-    def _leaks(self, sources: Set[Split]) -> list[str]:
+    def _leaks(self, sources: Set[str]) -> list[str]:
         """Return a text for each folder of a split that holds copies of training images."""
         if "train" not in sources:
             return []

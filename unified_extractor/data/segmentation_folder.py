@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -99,18 +100,17 @@ class SegmentationFolder(MeasuredNormalization):
         self.ignore_index, self.validation_fraction, self.augmentation = ignore_index, validation_fraction, augmentation
         self._folders = _SegmentationFolders(self.root)
         self._pairs: dict[str, _Pairs] = {}
-        self._table: ClassTable | None = None
-        self._counts: list[PixelCounts] = []
+        self._counts: list[PixelCounts] = []  # a list, so that copies of the module share it: counting reads all maps
 
     @property
     @override
     def class_names(self) -> tuple[str, ...]:
-        return self._classes().names
+        return self._classes.names
 
     @property
     @override
     def task(self) -> ImageTask:
-        return replace(super().task, colors=self._classes().colors)
+        return replace(super().task, colors=self._classes.colors)
 
     def pixel_counts(self) -> PixelCounts:
         """Return how many training pixels each class has. Raise ``DataError`` if no pixel is labeled at all."""
@@ -143,9 +143,9 @@ class SegmentationFolder(MeasuredNormalization):
 
     @override
     def read(self, split: Split) -> Dataset[Any]:
-        source = self._source(split)
+        source = self._folders.source(split)
         pairs = self._found(source)
-        if source == "train" and self._source("val") == "train":
+        if source == "train" and self._folders.source("val") == "train":
             try:
                 rest, taken = random_split(len(pairs.images), self.validation_fraction)
             except ValueError as error:
@@ -164,11 +164,7 @@ class SegmentationFolder(MeasuredNormalization):
 
     @override
     def described(self, splits: Sequence[Split] = ("train", "val", "test")) -> str:
-        parts = [super().described(splits)]
-        if "val" in splits and self._source("val") == "train":
-            parts.append(
-                f"no folder of validation images, so they are {self.validation_fraction:.0%} of {self._folders.folder('train')}"
-            )
+        parts = [super().described(splits), *self._folders.validation_in_words(splits, self.validation_fraction)]
         own = Counter(
             {"files beside the splits": int(self.classes.resolve().parent == self.root.resolve())}
         )  # the table of classes
@@ -180,14 +176,9 @@ class SegmentationFolder(MeasuredNormalization):
     def _augmented(self) -> list[str]:
         return self.augmentation.changed()
 
+    @cached_property
     def _classes(self) -> ClassTable:
-        if self._table is None:
-            self._table = read_class_table(self.classes)
-        return self._table
-
-    def _source(self, split: Split) -> Split:
-        """Return the split whose folder holds the images of a split."""
-        return "train" if split == "val" and self._folders.folder("val") is None else split
+        return read_class_table(self.classes)
 
     def _found(self, split: str) -> _Pairs:
         if split not in self._pairs:

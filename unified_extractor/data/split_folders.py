@@ -1,6 +1,7 @@
 """The folders of an image data set, one for each split."""
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,6 +52,16 @@ class SplitFolders:
         raise DataError(
             f"{self.root / split}: no such folder; it must hold {self.content}" + (f"; {self.root} has {there}" if there else "")
         )
+
+    def source(self, split: str) -> str:
+        """Return the split whose folder holds the images of a split: ``train`` for ``val`` without a folder of its own."""
+        return "train" if split == "val" and self.folder("val") is None else split
+
+    def validation_in_words(self, splits: Collection[str], fraction: float) -> list[str]:
+        """Return a text if ``val`` is among the splits and a fraction of the training images."""
+        if "val" not in splits or self.source("val") == "val":
+            return []
+        return [f"no folder of validation images, so they are {fraction:.0%} of {self.folder('train')}"]
 
     def left_out(self) -> Counter[str]:
         """Return the number of files and folders beside the splits' folders, for each reason in words."""
