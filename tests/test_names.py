@@ -12,7 +12,7 @@ from tests.support.rows import row
 from unified_extractor.__main__ import main
 from unified_extractor.commands.report import chosen
 from unified_extractor.names import did_you_mean
-from unified_extractor.results.comparison import differences
+from unified_extractor.results.comparison import compare
 from unified_extractor.results.statistics import values_of
 
 
@@ -41,7 +41,7 @@ def test_the_nearest_name_is_suggested_and_none_where_none_is_near():
         (lambda: ux.extract(torch.zeros(1, 1, 3, 3), kernel_size=3, aggregation="gathr"), "got 'gathr', did you mean gather?"),
         (lambda: ux.extract(torch.zeros(1, 1, 3, 3), kernel_size=3, padding="smae"), "got 'smae', did you mean same?"),
         (lambda: values_of([row("a")], "test_acuracy"), "got 'test_acuracy', did you mean test_accuracy?"),
-        (lambda: differences([row("static"), row("plain")], baseline="statc"), "static, plain, did you mean static?"),
+        (lambda: compare([row("static"), row("plain")], baseline="statc"), "static, plain, did you mean static?"),
         (lambda: chosen([row("static")], ["sttic"]), "no row of variant 'sttic', there are static, did you mean static?"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tests.support.rows import row, rows_of
-from unified_extractor.results.comparison import compare, differences
+from unified_extractor.results.comparison import compare
 from unified_extractor.results.correct_images import packed
 from unified_extractor.results.forest import draw_forest
 from unified_extractor.results.record import RecordError
@@ -15,7 +15,7 @@ ACCURACIES = {"gate": [0.81, 0.84, 0.82, 0.87], "static": [0.83, 0.85, 0.80], "p
 
 
 def test_intervals_and_error_reductions_are_those_of_the_rows():
-    table = differences(rows_of(ACCURACIES), baseline="static").set_index("variant")
+    table = compare(rows_of(ACCURACIES), baseline="static").table().set_index("variant")
     samples = [np.array(ACCURACIES[variant]) for variant in table.index]
     expected = stats.dunnett(*samples, control=np.array(ACCURACIES["static"])).confidence_interval(0.95)
     assert table.index.tolist() == ["gate", "plain"]
@@ -66,12 +66,12 @@ def test_without_an_interval_the_report_says_why(rows, intervals, reason):
 
 
 def test_one_variant_that_does_not_vary_takes_part():
-    table = differences(rows_of({"a": [0.5, 0.5, 0.5], "b": [0.5, 0.6, 0.7]}))
+    table = compare(rows_of({"a": [0.5, 0.5, 0.5], "b": [0.5, 0.6, 0.7]})).table()
     assert table[["test_accuracy_low", "test_accuracy_high"]].notna().all(axis=None)
 
 
 def test_a_baseline_without_errors_has_no_error_reduction():
-    assert differences(rows_of({"a": [1.0, 1.0], "b": [0.5, 0.6]}))["error_reduction"].isna().all()
+    assert compare(rows_of({"a": [1.0, 1.0], "b": [0.5, 0.6]})).table()["error_reduction"].isna().all()
 
 
 def with_bits(rows, images):
@@ -90,7 +90,7 @@ def test_intervals_cover_the_test_images_where_all_rows_keep_what_they_got_right
     assert table.equals(compare(rows).table())
     assert "hold for other seeds and other test images" in " ".join(statements(comparison))
     partly = [*rows[:-1], row("b", 2, test_accuracy=rows[-1].test_accuracy, test_images=100)]
-    assert "test_accuracy_sample_low" not in differences(partly)
+    assert "test_accuracy_sample_low" not in compare(partly).table()
     assert "1 of 6 rows do not keep which images their run got right" in " ".join(statements(compare(partly)))
 
 

@@ -17,8 +17,8 @@ from unified_extractor.commands.report import make_report
 from unified_extractor.results.comparison import compare
 from unified_extractor.results.figure_style import GRAY, log_axis, role_colors, variant_colors
 from unified_extractor.results.forest import draw_forest
+from unified_extractor.results.groups import by_accuracy
 from unified_extractor.results.intervals import draw_ranking
-from unified_extractor.results.naming import by_accuracy
 from unified_extractor.results.record import EpochMetrics, RecordError, read_rows, write_rows
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves
 

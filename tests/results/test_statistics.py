@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.support.rows import ROW, row, rows_of, segmented
-from unified_extractor.results.comparison import differences
+from unified_extractor.results.comparison import compare
 from unified_extractor.results.groups import by_variant, groups
 from unified_extractor.results.record import RecordError
 from unified_extractor.results.statistics import METRICS, mean_and_half_width, summary
@@ -51,13 +51,13 @@ def test_every_metric_can_be_summarised_and_compared(metric):
     make = segmented if metric.endswith("miou") else row
     rows = [make(variant, seed, **{metric: value}) for variant, own in values.items() for seed, value in enumerate(own)]
     assert summary(rows, metric)[metric].tolist() == pytest.approx([np.mean(own) for own in values.values()])
-    assert differences(rows, metric=metric)[f"{metric}_difference"].tolist() == pytest.approx([0.5 / 3 - 0.0166666666666666])
+    assert compare(rows, metric=metric).table()[f"{metric}_difference"].tolist() == pytest.approx([0.5 / 3 - 0.0166666666666666])
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: differences(rows_of(ACCURACIES), baseline="c"), "no variant 'c' to be the baseline of digits, there are a, b"),
+        (lambda: compare(rows_of(ACCURACIES), baseline="c"), "no variant 'c' to be the baseline of digits, there are a, b"),
         (lambda: summary([row()], "accuracy"), "the metrics are test_accuracy, .*, got 'accuracy'"),
         (
             lambda: summary([row(), row(seed=1, test_top5_accuracy=None)], "test_top5_accuracy"),
@@ -68,7 +68,7 @@ def test_every_metric_can_be_summarised_and_compared(metric):
             "two rows of variant a with seed 0: run run-a-0-digits and run the-other-one",
         ),
         (lambda: summary([row(), row(dataset="cifar10")]), "rows of digits and of cifar10 cannot be compared"),
-        (lambda: differences([row(), row(budget="cpu")]), "rows of digits and of digits, budget cpu cannot be compared"),
+        (lambda: compare([row(), row(budget="cpu")]), "rows of digits and of digits, budget cpu cannot be compared"),
         (
             lambda: groups([row(dataset="a-b"), row(dataset="a", budget="b")]),
             "the groups a-b and a, budget b would share a folder",

@@ -17,10 +17,10 @@ from unified_extractor.results.comparison import Comparison, compare
 from unified_extractor.results.effects import effects
 from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.forest import draw_forest
-from unified_extractor.results.groups import groups, title
+from unified_extractor.results.groups import by_accuracy, groups, title
 from unified_extractor.results.intervals import draw_effects, draw_ranking
 from unified_extractor.results.markdown import as_markdown
-from unified_extractor.results.naming import by_accuracy, chosen, renamed, roles_of
+from unified_extractor.results.naming import chosen, renamed, roles_of
 from unified_extractor.results.paired import paired_differences
 from unified_extractor.results.record import Record, RecordError, write_rows
 from unified_extractor.results.sources import find_rows, unfinished_runs

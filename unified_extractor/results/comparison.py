@@ -111,11 +111,6 @@ def compare(rows: Sequence[Record], *, baseline: str | None = None, metric: str 
     )
 
 
-def differences(rows: Sequence[Record], *, baseline: str | None = None, metric: str = "test_accuracy") -> pd.DataFrame:
-    """Return the table of a comparison, see :meth:`Comparison.table` and :func:`compare`."""
-    return compare(rows, baseline=baseline, metric=metric).table()
-
-
 def _reasons(groups: Mapping[str, Sequence[Record]], baseline: str, metric: str) -> dict[str, str]:
     """Return why a variant has no interval, for those that have none."""
     reasons, images = {}, groups[baseline][0].test_images

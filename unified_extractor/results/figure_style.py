@@ -12,6 +12,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
+from unified_extractor.results.tables import is_percentage
+
 GRAY = (0.72, 0.72, 0.72)
 """The color of variants that have none of their own."""
 _LINE_INCHES = 0.21
@@ -59,7 +61,7 @@ def lines_figure(lines: int) -> Figure:
 
 def scale_and_unit(metric: str) -> tuple[float, str]:
     """Return the factor and the unit in which a metric is drawn."""
-    return (100, " (%)") if metric.endswith(("accuracy", "error", "miou")) else (1, "")
+    return (100, " (%)") if is_percentage(metric) else (1, "")
 
 
 def role_colors(roles: Iterable[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from unified_extractor.results.comparison import Comparison
 from unified_extractor.results.figure_style import lines_figure, role_colors, scale_and_unit
+from unified_extractor.results.statistics import higher_is_better
 from unified_extractor.results.tables import formatted, in_words
 
 
@@ -27,7 +28,7 @@ def draw_forest(comparison: Comparison, about: str, *, roles: Mapping[str, str] 
         roles: roles of variants by name, such as ``control``: each role has a color, variants without one are black.
     """
     metric, roles = comparison.metric, roles or {}
-    better = -1 if metric.endswith(("loss", "error")) else 1
+    better = 1 if higher_is_better(metric) else -1
     table = comparison.table().sort_values(f"{metric}_difference", key=lambda difference: better * difference)
     by_role = role_colors(roles.values())
     colors = [by_role.get(roles.get(variant, ""), "black") for variant in table["variant"]]

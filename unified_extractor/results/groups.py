@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -75,6 +75,14 @@ def by_variant(rows: Sequence[Record]) -> dict[str, list[Record]]:
                 )
             seeds[row.seed] = row
     return found
+
+
+def by_accuracy(rows: Sequence[Record], first: str | None = None) -> list[str]:
+    """Return the variants by mean validation accuracy or mIoU, the highest first; ``first``, if given, before all others."""
+    accuracies: Mapping[str, list[float]] = {row.variant: [] for row in rows}
+    for row in rows:
+        accuracies[row.variant].append(getattr(row, f"val_{row.score}"))
+    return sorted(accuracies, key=lambda variant: (variant != first, -sum(accuracies[variant]) / len(accuracies[variant])))
 
 
 def _key(row: Record) -> tuple[str, str]:

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from unified_extractor.results.figure_style import lines_figure, scale_and_unit, variant_colors, within_percent
-from unified_extractor.results.groups import title
-from unified_extractor.results.naming import by_accuracy
+from unified_extractor.results.groups import by_accuracy, title
 from unified_extractor.results.record import Record
 from unified_extractor.results.statistics import summary
 from unified_extractor.results.tables import in_words

@@ -1,6 +1,6 @@
 """Names and roles of variants, as a person gives them to a report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from unified_extractor.names import did_you_mean
@@ -56,11 +56,3 @@ def _split(pair: str, form: str, *, last: bool = False) -> tuple[str, str]:
     if not (left and right):
         raise RecordError(f"must be {form}, got {pair!r}")
     return left, right
-
-
-def by_accuracy(rows: Sequence[Record], first: str | None = None) -> list[str]:
-    """Return the variants by mean validation accuracy or mIoU, the highest first; ``first``, if given, before all others."""
-    accuracies: Mapping[str, list[float]] = {row.variant: [] for row in rows}
-    for row in rows:
-        accuracies[row.variant].append(getattr(row, f"val_{row.score}"))
-    return sorted(accuracies, key=lambda variant: (variant != first, -sum(accuracies[variant]) / len(accuracies[variant])))

@@ -29,6 +29,11 @@ CONFIDENCE = 0.95
 _MEANS = ("test_miou", "val_miou", "test_accuracy", "val_accuracy", "test_loss", "test_calibration_error")
 
 
+def higher_is_better(metric: str) -> bool:
+    """Return whether a network is the better, the higher this metric of it is."""
+    return not metric.endswith(("loss", "error"))
+
+
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and half the width of its 95 % t-interval, NaN for a single value."""
     mean = statistics.fmean(values)

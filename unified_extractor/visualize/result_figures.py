@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from unified_extractor.results.figure_style import GRAY, log_axis, variant_colors, within_percent
-from unified_extractor.results.groups import by_variant, title
-from unified_extractor.results.naming import by_accuracy
+from unified_extractor.results.figure_style import GRAY, log_axis, scale_and_unit, variant_colors, within_percent
+from unified_extractor.results.groups import by_accuracy, by_variant, title
 from unified_extractor.results.record import EpochMetrics, Record, RecordError
-from unified_extractor.results.statistics import summary
+from unified_extractor.results.statistics import higher_is_better, summary
 from unified_extractor.results.tables import in_words
 from unified_extractor.visualize.label_placement import label_points
 
@@ -124,8 +123,7 @@ def draw_accuracy_cost(
         if missing := [variant for variant in table["variant"] if variant not in costs]:
             raise RecordError(f"there is no cost of {', '.join(missing)}")
         table["cost"] = [costs[variant] for variant in table["variant"]]
-    percent = metric.endswith(("accuracy", "error", "miou"))
-    scale = 100 if percent else 1
+    scale, unit = scale_and_unit(metric)
     along = "multiply_adds" if costs is None else "cost"
     places, means, bars = (table[name].to_numpy(float) for name in (along, metric, f"{metric}_half_width"))
     means, bars = scale * means, scale * bars
@@ -143,8 +141,8 @@ def draw_accuracy_cost(
         axis.margins(x=0.05)
         axis.autoscale_view()
         axis.set_xlim(right=axis.transData.inverted().transform(axis.transAxes.transform((1.4, 0)))[0])
-    _draw_frontier(axis, places, means, highest=percent and not metric.endswith("error"))
-    axis.set(xlabel=cost, ylabel=in_words(metric) + (" (%)" if percent else ""))
+    _draw_frontier(axis, places, means, highest=higher_is_better(metric))
+    axis.set(xlabel=cost, ylabel=in_words(metric) + unit)
     bars_in_words = ": mean over seeds, bars are 95 % t-intervals" if not np.isnan(bars).all() else ""
     axis.set_title(f"{title(rows)}{bars_in_words}; dotted: the best for its cost", fontsize=10)
     axis.grid(alpha=0.3)
@@ -153,7 +151,7 @@ def draw_accuracy_cost(
         sizes = sorted(np.flatnonzero(extractors == extractor), key=places.__getitem__)
         axis.plot(places[sizes], means[sizes], color=own_colors[sizes[-1]], linewidth=1.2, alpha=0.6)
         labels[sizes[-1]] = extractor
-    if percent:
+    if unit:
         within_percent(axis, "y")
     label_points(axis, labels, places, means, np.nan_to_num(bars), own_colors)
     return figure
