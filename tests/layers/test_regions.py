@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import unified_extractor as ux
 from tests.support import oracles
-from tests.support.preset_formulas import assert_equal, layer_of
+from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
 from unified_extractor.ops.dynamic_kernels import region_products
 
 REGIONS = ux.DynamicKernel(source="regions", groups=2, regions=(2, 3))
@@ -172,17 +172,6 @@ def test_each_window_is_counted_with_its_own_taps_and_half_of_the_channels():
     assert parts["generator"] == projections + queries * regions * taps + positions * queries * taps
 
 
-@pytest.mark.parametrize("backend", ["reference", "eager", "compiled"])
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
 def test_every_backend_has_the_same_output_and_gradients(backend, monkeypatch):
-    from unified_extractor.ops import dispatch
-
-    layer, choose = layer_of(ux.presets.contmix(5, 3, heads=2), 8), dispatch._choose
-    x = torch.randn(2, 8, 6, 7, dtype=torch.float64, requires_grad=True)
-
-    def results(name):
-        monkeypatch.setattr(dispatch, "_choose", lambda call, _, memory: choose(call, name, memory))
-        y = layer(x)
-        return y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
-
-    for ours, reference in zip(results(backend), results("reference"), strict=True):
-        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
+    assert_backend_equals_reference(backend, layer_of(ux.presets.contmix(5, 3, heads=2), 8), monkeypatch)

@@ -62,3 +62,15 @@ def backends_used(monkeypatch):
 
         monkeypatch.setattr(backend, "run", run, raising=True)
     return names
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Names of the Triton kernels that ran, in their order."""
+    from unified_extractor.ops.backends.triton import launch
+
+    names, start = [], launch.start
+    monkeypatch.setattr(
+        launch, "start", lambda kernel, *rest, **named: names.append(kernel.base_fn.__name__) or start(kernel, *rest, **named)
+    )
+    return names

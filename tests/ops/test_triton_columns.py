@@ -10,7 +10,7 @@ from tests.support.triton_runs import reference, run
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
-from unified_extractor.ops.backends.triton import chunks, launch
+from unified_extractor.ops.backends.triton import chunks
 
 CASES = {
     "a slice a thread": {"channels": 32, "static": (6, 32), "kernels": 2, "offset_groups": 2},
@@ -19,16 +19,6 @@ CASES = {
     "the regular grid": {"channels": 6, "static": (4, 3), "kernels": 3, "stride": 2},
     "a kernel for all positions": {"channels": 4, "static": (3, 4), "kernels": 1, "shared": (0, 1), "offset_groups": 2},
 }
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """Return a list of the names of the kernels that run."""
-    names, start = [], launch.start
-    monkeypatch.setattr(
-        launch, "start", lambda kernel, *rest, **named: names.append(kernel.base_fn.__name__) or start(kernel, *rest, **named)
-    )
-    return names
 
 
 def made(case, layout):

@@ -13,7 +13,6 @@ from tests.support.wild_offsets import wild_offsets
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
-from unified_extractor.ops.backends.triton import launch
 
 SLICED = ["deformable_gather", "deformable_backward"]
 CASES = {
@@ -29,16 +28,6 @@ CASES = {
 def channels_last(backend, **call):
     """Return the output with the axis of channels last, so that its gradient lies as x does."""
     return extract_or_unfold(backend, **call).permute(0, 2, 3, 1)
-
-
-@pytest.fixture
-def started(monkeypatch):
-    """Return a list of the names of the kernels that run."""
-    names, start = [], launch.start
-    monkeypatch.setattr(
-        launch, "start", lambda kernel, *rest, **named: names.append(kernel.base_fn.__name__) or start(kernel, *rest, **named)
-    )
-    return names
 
 
 def made(case, dtype=torch.float64):

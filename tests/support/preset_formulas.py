@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
 import unified_extractor as ux
+from unified_extractor.ops import dispatch
 
 
 def layer_of(spec, in_channels, out_channels=None, stride=1):
@@ -27,6 +28,19 @@ def assert_equal(layer, formula, x, tolerance=1e-10):
     wanted = [g.clone() for g in torch.autograd.grad(expected, inputs, cotangent)]
     for gradient, reference in zip(actual, wanted, strict=True):
         torch.testing.assert_close(gradient, reference, rtol=tolerance, atol=tolerance)
+
+
+def assert_backend_equals_reference(backend, layer, monkeypatch):
+    """Output and every gradient of a layer, run by one backend and by the reference."""
+    x, choose = torch.randn(2, layer.in_channels, 6, 7, dtype=torch.float64, requires_grad=True), dispatch._choose
+
+    def results(name):
+        monkeypatch.setattr(dispatch, "_choose", lambda call, _, memory: choose(call, name, memory))
+        y = layer(x)
+        return y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+
+    for ours, reference in zip(results(backend), results("reference"), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
 
 
 def deformable_formula(layer, *, offset_groups, groups, masked, stride=1, dilation=1):

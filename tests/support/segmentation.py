@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
+
+from tests.support.tiny_runs import write_changed
 
 CLASSES = "name,red,green,blue\nsky,10,20,200\nroad,90,90,90\ncar,200,0,0\n"
 IGNORED = 7
@@ -61,12 +62,4 @@ def write_segmentation_config(folder: Path, root: Path, **changes: Any) -> Path:
         "trainer": {"max_epochs": 8, "accelerator": "cpu", "enable_progress_bar": False},
         "run": {"name": "scenes"},
     }
-    for path, value in changes.items():
-        *parents, last = path.split("__")
-        target = config
-        for key in parents:
-            target = target.setdefault(key, {})
-        target[last] = value
-    file = folder / "scenes.yaml"
-    file.write_text(yaml.safe_dump(config))
-    return file
+    return write_changed(folder / "scenes.yaml", config, changes)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,18 @@ def tiny_config() -> dict[str, Any]:
 
 def write_config(folder: Path, **changes: Any) -> Path:
     """The tiny run, with random crops, as a file; ``changes`` are dotted keys with ``__`` for the dot."""
-    config = tiny_config()
-    for path, value in {"run__name": "tiny", "data__init_args__augmentation": {"crop_padding": 1}, **changes}.items():
+    usual = {"run__name": "tiny", "data__init_args__augmentation": {"crop_padding": 1}}
+    return write_changed(folder / "run.yaml", tiny_config(), usual | changes)
+
+
+def write_changed(file: Path, config: dict[str, Any], changes: Mapping[str, Any]) -> Path:
+    """Write a configuration with changes, by dotted keys with ``__`` for the dot."""
+    for path, value in changes.items():
         *parents, last = path.split("__")
         target = config
         for key in parents:
             target = target.setdefault(key, {})
         target[last] = value
-    file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(config))
     return file
 
