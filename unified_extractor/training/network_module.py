@@ -29,6 +29,23 @@ from unified_extractor.training.run.step_count import planned_steps
 KernelMemory = Literal["auto", "store", "recompute"]
 
 
+class WeightedMean(MeanMetric):
+    """A mean whose updates never wait for the device, as torchmetrics does to look for nan at every step.
+
+    Told not to look, torchmetrics 1.9 leaves out the weights too. A loss that is not finite ends a run anyway.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(nan_strategy="disable")
+
+    @override
+    def update(self, value: Tensor, weight: Tensor | None = None) -> None:  # type: ignore[override]
+        value = value.to(self.dtype)
+        weight = torch.ones_like(value) if weight is None else weight.to(self.dtype)
+        self.mean_value += (value * weight).sum()
+        self.weight += weight.sum()
+
+
 class NetworkModule(L.LightningModule):
     """A Lightning module that trains a network from images [B, C, H, W] to logits.
 
@@ -71,8 +88,7 @@ class NetworkModule(L.LightningModule):
         if kernel_memory != "auto":
             for layer in extractors(network).values():
                 layer.kernel_memory = kernel_memory
-        # what torchmetrics does about nan waits for the device at every step; a loss that is not finite ends the run anyway
-        self.train_loss, self.train_accuracy = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.train_loss, self.train_accuracy = WeightedMean(), WeightedMean()
         self.initial_weights, self.started_from = initial_weights, ""
         self._logged_epoch = -1
         for metric in (self.train_loss, self.train_accuracy):
