@@ -130,6 +130,13 @@ def test_predictions_are_label_maps_in_the_colors_of_the_classes_at_the_size_of_
     assert torch.equal(torch.from_numpy(np.array(Image.open("maps/a_2.png"))).long(), expected)
     error = refused(capsys, *call[:-4], "--data.predict_folder", "maps", "--output", "maps")
     assert "output: must be another folder than that of the images, got maps" in error
+    (trained / "both").mkdir()
+    for name in ("a.jpg", "a.png"):  # the label map of the first would be the second
+        large.save(f"both/{name}")
+    before = Path("both/a.png").read_bytes()
+    error = refused(capsys, *call[:-4], "--data.predict_folder", "both", "--output", "both")
+    assert "output: must be another folder than that of the images, got both" in error
+    assert Path("both/a.png").read_bytes() == before
 
 
 def test_killed_in_the_middle_of_an_epoch_it_ends_as_an_unbroken_run(tmp_path, trained):

@@ -29,7 +29,8 @@ class LabelMapWriter(PredictionWriter):
         super().__init__(stream)
         self.output = Path(output)
         self._palette: list[int] = []
-        self._written: dict[Path, str] = {}
+        self._images: set[Path] = set()
+        self._written: set[Path] = set()
 
     @classmethod
     @override
@@ -43,6 +44,7 @@ class LabelMapWriter(PredictionWriter):
 
     @override
     def columns(self, module: Any) -> list[str]:
+        self._images = {path.resolve() for path in module.trainer.datamodule.predict_images().files}
         self._palette = [value for color in module.predicted_colors for value in color]
         return ["label_map"]
 
@@ -52,15 +54,15 @@ class LabelMapWriter(PredictionWriter):
         return [[] if error else [self._write(file, labels)] for file, error, labels in files]
 
     def _write(self, file: str, labels: Tensor) -> Path:
-        """Write a label map under the name of its image; raise ``ConfigurationError`` where that file is an image that is read."""
+        """Write a label map under the name of its image; raise ``ConfigurationError`` where that file is one of the images."""
         stem, number = Path(file).stem, 1
         path = self.output / f"{stem}.png"
         while path in self._written:  # of an image in another folder
             number += 1
             path = self.output / f"{stem}_{number}.png"
-        if path.resolve() == Path(file).resolve():
+        if path.resolve() in self._images:
             raise ConfigurationError(f"output: must be another folder than that of the images, got {self.output}")
-        self._written[path] = file
+        self._written.add(path)
         image = Image.fromarray(labels.cpu().numpy())
         image.putpalette(self._palette)
         image.save(path)
