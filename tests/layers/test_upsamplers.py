@@ -94,8 +94,9 @@ def test_dysample_is_the_formula_of_its_paper(scale, groups, style, dyscope, siz
 
 
 def test_dysample_starts_as_bilinear_interpolation():
-    layer, x = UnifiedExtractor2d(8, 8, ux.presets.dysample((3, 2))), torch.randn(2, 8, 5, 4)
+    layer, x = UnifiedExtractor2d(8, 8, ux.presets.dysample((3, 2), dyscope=True)), torch.randn(2, 8, 5, 4)
     torch.testing.assert_close(layer(x), F.interpolate(x, scale_factor=(3, 2), mode="bilinear"))
+    assert not layer.offsets.gate.weight.any()  # as published: every offset is halved at first
 
 
 def test_bounded_offsets_repeat_the_border_around_the_image():

@@ -38,6 +38,15 @@ def test_the_report_states_power_and_what_its_intervals_cover():
         "the share of the errors of a that a variant avoids",
     ):
         assert part in said
+    unequal = {"a": [0.81, 0.84, 0.82, 0.87, 0.83], "b": [0.83, 0.85, 0.80], "c": [0.70, 0.74], "one": [0.8], "two": [0.9]}
+    said = " ".join(statements(compare(rows_of(unequal))))
+    for part in (
+        "All 2 intervals cover their true differences at once",
+        "With 2 to 5 seeds a variant, a true difference of 7.52 points is found",  # that of c, whose seeds are the fewest
+        "one of 1 point takes 113 seeds",  # of one comparison 95
+        "No interval for one, two: it has one seed.",
+    ):
+        assert part in said
     losses = " ".join(statements(compare([*rows_of(ACCURACIES, test_loss=0.5), row("x", 0, test_loss=0.25)], metric="test_loss")))
     assert "No interval for gate" not in losses
     assert "point" not in losses

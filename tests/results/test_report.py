@@ -476,11 +476,21 @@ def test_the_main_figure_has_every_difference_with_its_interval_and_role(tmp_pat
             == label.get_color()
             == role_colors(["candidate", "control"])[{"unified": "candidate"}.get(name, "control")]
         )
+    (legend,) = axis.figure.legends
+    of_roles = {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
+    assert of_roles == dict(role_colors(["candidate", "control"]))
     dots = [line for line in axis.lines if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() == "white" for dot in dots] == [
         low < 0 < high for low, high in zip(table["test_accuracy_low"], table["test_accuracy_high"], strict=True)
     ]
-    assert draw_forest(compare(rows, metric="test_loss", baseline="unified"), "digits") is not None
+    losses = {"worse": 0.7, "base": 0.5, "better": 0.2}
+    rows = [row(name, seed, test_loss=loss + 0.01 * seed) for name, loss in losses.items() for seed in range(3)]
+    axis = draw_forest(compare(rows, metric="test_loss", baseline="base"), "digits").axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["worse", "better"]
+    assert [line.get_markerfacecolor() for line in axis.lines if line.get_marker() == "o"] == ["black", "black"]
+    rows = [row(name, seed, test_accuracy=0.5 + 0.1 * seed) for name in ("base", "same") for seed in range(3)]
+    (dot,) = [line for line in draw_forest(compare(rows, baseline="base"), "digits").axes[0].lines if line.get_marker() == "o"]
+    assert dot.get_markerfacecolor() == "white"
 
 
 def test_names_and_roles_are_given_on_the_command_line(tmp_path, capsys):
