@@ -30,7 +30,7 @@ def test_intervals_and_error_reductions_are_those_of_the_rows():
 def test_the_report_states_power_and_what_its_intervals_cover():
     said = " ".join(statements(compare(rows_of({"a": [0.81, 0.84, 0.82], "b": [0.83, 0.85, 0.80]}))))
     for part in (
-        "The interval covers the true difference with a probability of 95 % (Dunnett)",
+        "The interval covers the true difference with a probability of 95 % (Student's t). It takes one standard",
         "2.08 points with 4 degrees of freedom; those of single variants lie between 1.53 points and 2.52 points",
         "With 3 seeds a variant, a true difference of 6.32 points is found with a probability of 80 %",
         "one of 1 point takes 70 seeds of every variant, one of 0.5 points takes 274",

@@ -30,13 +30,13 @@ def statements(comparison: Comparison) -> list[str]:
 def _about_intervals(comparison: Comparison) -> str:
     """Return how the intervals are made, and the deviations that they pool."""
     count = len(comparison.compared)
-    covered = (
-        f"All {count} intervals cover their true differences at once" if count > 1 else "The interval covers the true difference"
-    )
+    covered, method = "The interval covers the true difference", "Student's t). It takes"
+    if count > 1:
+        covered, method = f"All {count} intervals cover their true differences at once", "Dunnett). They take"
     own = [statistics.stdev(comparison.values[variant]) for variant in (comparison.baseline, *comparison.compared)]
     least, most, pooled = (as_difference(value, comparison.metric) for value in (min(own), max(own), comparison.deviation))
     return (
-        f"{covered} with a probability of {_percent(CONFIDENCE)} (Dunnett). They take one standard deviation between seeds for all "
+        f"{covered} with a probability of {_percent(CONFIDENCE)} ({method} one standard deviation between seeds for all "
         f"variants, {pooled} with {comparison.freedom} degrees of freedom; those of single variants lie between {least} and {most}."
     )
 
