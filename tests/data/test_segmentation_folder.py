@@ -44,6 +44,18 @@ def test_images_and_maps_are_those_of_the_files(root, in_memory, monkeypatch):
     assert data.mean == pytest.approx(every.mean((0, 2, 3)).tolist(), abs=1e-4)
 
 
+def test_pixels_are_counted_at_the_images_size_wherever_they_are_held(root, monkeypatch):
+    counts = []
+    for limit in (2**30, 0):
+        monkeypatch.setattr("unified_extractor.data.segmentation_folder.MEMORY_LIMIT", limit)
+        data = folder(root, image_size=(4, 5))
+        data.setup("fit")
+        counts.append(count_pixels(data.images("train"), 3))
+    assert int(counts[0].of_class.sum()) <= 8 * 4 * 5
+    for memory, files in zip(*(vars(one).values() for one in counts), strict=True):
+        assert torch.equal(memory, files)
+
+
 def test_batches_are_whole_and_evaluation_fills_up_with_what_counts_for_nothing(root):
     data = folder(root, batch_size=2)
     images, labels = next(iter(data.val_dataloader()))

@@ -66,7 +66,7 @@ DEFORMABLE = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", DEFORMABLE)
 def test_a_deformable_convolution_is_one_onnx_node_where_that_is_asked_for(name, tmp_path):
     torch.manual_seed(0)

@@ -40,3 +40,11 @@ def test_a_variant_states_its_parameters(name):
     parameters = sum(parameter.numel() for parameter in variant().parameters())
     assert 1.9e6 < parameters < 5e6
     assert f"{parameters:,} parameters, no published accuracy" in variant.__doc__
+
+
+def test_a_new_classifier_keeps_the_scale_of_the_logits():
+    network = ux.models.FastNet(10, logit_scale=0.5).eval()
+    network.reset_classifier(3)
+    x = torch.randn(1, 3, 32, 32)
+    features = network.forward_head(network.forward_features(x), pre_logits=True)
+    torch.testing.assert_close(network(x), 0.5 * features @ network.get_classifier().weight.T)

@@ -50,3 +50,11 @@ def test_seeds_that_are_alike_leave_the_error_over_images():
     errors = crossed_errors(flags, "a", draws=4000)
     assert errors["b"] == pytest.approx(np.std(b.astype(float) - a) / 20, rel=0.05)
     assert errors["c"] == 0  # the images are drawn alike for all variants
+
+
+def test_every_variants_seeds_are_drawn_from_those_of_all():
+    """One deviation holds for all: variants of unlike spread between seeds have the same error against a quiet baseline."""
+    quiet = np.tile(np.array([[True, False] * 20]), (4, 1))
+    loud = np.repeat(np.array([True, True, False, False])[:, None], 40, 1)
+    errors = crossed_errors({"a": quiet, "b": quiet, "c": loud}, "a", draws=4000)
+    assert errors["b"] > 0.2

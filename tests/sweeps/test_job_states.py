@@ -30,6 +30,7 @@ class _Job:
         (["COMPLETING", "COMPLETING", "CANCELLED"], "CANCELLED", False),
         (["RUNNING", "COMPLETING", "PENDING"], "PENDING", True),
         (["COMPLETING", "PREEMPTED"], "PREEMPTED", True),
+        (["COMPLETING", "REQUEUED"], "REQUEUED", True),
         (["COMPLETING", "TIMEOUT"], "TIMEOUT", False),
         ([""], "UNKNOWN", False),
     ],

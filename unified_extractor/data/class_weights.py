@@ -26,7 +26,7 @@ class PixelCounts:
 
 
 def count_pixels(images: MemorySegmentedImages | SegmentedFiles, num_classes: int) -> PixelCounts:
-    """Return the pixel counts of a split."""
+    """Return the pixel counts of a split at the size of its images, in memory or not."""
     if isinstance(images, MemorySegmentedImages):
         counts = [_counts(labels, num_classes) for labels in images.maps]
     else:

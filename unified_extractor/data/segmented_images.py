@@ -64,15 +64,21 @@ class SegmentedFiles(Dataset[Sample]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        image, labels = read_image(self.files[index], self.format), self.label_map(index)
+        image, labels = read_image(self.files[index], self.format), self._of_file(index)
         if image.shape[1:] != labels.shape:
             sizes = [f"{file} is {height}x{width}" for file, (height, width) in self._sizes(index, image, labels)]
             raise DataError(f"{' and '.join(sizes)} (height x width): an image and its label map must have one size")
-        labels = tv_tensors.Mask(labels if labels.shape == self.size else transform.resize_mask(labels[None], list(self.size))[0])
-        return tv_tensors.Image(resized_image(image, self.size)), labels
+        return tv_tensors.Image(resized_image(image, self.size)), tv_tensors.Mask(self._resized(labels))
 
     def label_map(self, index: int) -> Tensor:
-        """Return a label map at the file's size, uint8 [H, W]. Raise ``DataError`` if a pixel has another value than a class."""
+        """Return a label map, uint8 [H, W]. Raise ``DataError`` if a pixel has another value than a class."""
+        return self._resized(self._of_file(index))
+
+    def _resized(self, labels: Tensor) -> Tensor:
+        return labels if labels.shape == self.size else transform.resize_mask(labels[None], list(self.size))[0]
+
+    def _of_file(self, index: int) -> Tensor:
+        """Return a label map at the file's size."""
         file = self.maps[index]
         values = read_label_map(file)
         classes, ignored = (values >= 0) & (values < self.num_classes), values == self.ignore_index
