@@ -15,7 +15,8 @@ ALLOWED = {
     "names": set(),
     "config_files": set(),
     "options": set(),
-    "spec": set(),
+    "config_base": set(),
+    "spec": {"config_base"},
     "task": set(),
     "presets": {"spec"},
     "named_specs": {"spec", "presets"},
@@ -60,7 +61,7 @@ ALLOWED = {
     "__main__": {"config_files", "training", "commands"},
     "__init__": {"spec", "task", "presets", "ops", "layers", "models", "interop", "analysis"},
 }
-STANDARD_LIBRARY_ONLY = {"names", "options", "spec", "presets", "named_specs", "task"}
+STANDARD_LIBRARY_ONLY = {"names", "options", "config_base", "spec", "presets", "named_specs", "task"}
 FOREIGN = {
     "einops",
     "jsonargparse",

@@ -11,45 +11,20 @@ An :class:`ExtractorSpec` answers these questions and knows nothing of channels,
 :class:`unified_extractor.UnifiedExtractor2d` adds those. :mod:`unified_extractor.presets` has the specs of published operators.
 """
 
-import functools
 import math
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
-from unified_extractor.names import did_you_mean
+from unified_extractor.config_base import Config, naming_unknown_fields
 
 Pair = int | tuple[int, int]
 """One value for both axes, or (y, x)."""
 
 
-class _Config:
-    """The base of the config objects: it checks types, and turns mappings (from YAML or a checkpoint) into nested objects."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for item in fields(self):  # type: ignore[arg-type]
-            value = _converted(getattr(self, item.name), hints[item.name], f"{type(self).__name__}.{item.name}")
-            object.__setattr__(self, item.name, value)
-        self._check()
-
-    def _check(self) -> None:
-        """Raise ``ValueError`` for values that contradict each other."""
-
-    def __repr__(self) -> str:
-        """Return the call that makes this object, without arguments at their defaults."""
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
-
-    def changed(self) -> dict[str, Any]:
-        """Return the fields that differ from their defaults, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != _default(f)}  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Offsets(_Config):
+class Offsets(Config):
     """The distance of every sampling point from the regular grid."""
 
     kind: Literal["none", "learned", "window_shift"] = "none"
@@ -74,7 +49,7 @@ class Offsets(_Config):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class StaticKernel(_Config):
+class StaticKernel(Config):
     """The kernel that is a parameter, the same at every position."""
 
     channels: Literal["none", "dense", "depthwise"] = "none"
@@ -91,7 +66,7 @@ class StaticKernel(_Config):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class DynamicKernel(_Config):
+class DynamicKernel(Config):
     """The kernel that is computed from the input, another one at every position; the channels of a group share it."""
 
     source: Literal["none", "generated", "similarity", "regions"] = "none"
@@ -196,7 +171,7 @@ class DynamicKernel(_Config):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Generator(_Config):
+class Generator(Config):
     """The small network between the input and the two linear heads that emit dynamic kernel and learned offsets.
 
     Steps, each where its field asks for it: average pooling to the output positions (with a stride, or the global view), a 1x1
@@ -274,7 +249,7 @@ class Generator(_Config):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Projection(_Config):
+class Projection(Config):
     """The 1x1 convolutions around the operator: ``linear`` without bias, ``affine`` with one."""
 
     input: Literal["none", "linear", "affine", "batch_norm"] = "none"
@@ -285,7 +260,7 @@ class Projection(_Config):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ExtractorSpec(_Config):
+class ExtractorSpec(Config):
     """One setting of the generalized unfold, immutable: ``dataclasses.replace`` makes a changed copy.
 
     Example::
@@ -577,36 +552,14 @@ class ExtractorSpec(_Config):
         return self.padding == "same" or [2 * p for p in as_pair(self.padding)] == reach
 
 
-def _naming_unknown_fields(config: type[_Config]) -> None:
-    """Let the constructor of a config class suggest the nearest field for one that it does not have; its signature stays."""
-    init = config.__init__
-
-    @functools.wraps(init)
-    def checked(self: _Config, *positional: Any, **values: Any) -> None:
-        if positional:
-            raise TypeError(f"{config.__name__} takes its fields by name, got {positional[0]!r} without one")
-        _check_fields(config, values, config.__name__, TypeError)
-        init(self, **values)
-
-    config.__init__ = checked  # type: ignore[method-assign, assignment]
-
-
-def _check_fields(config: type, values: Mapping[Any, Any], name: str, kind: type[Exception]) -> None:
-    """Raise an exception of a kind for the first value that is no field of a config class; ``name`` is what has the values."""
-    known = sorted(f.name for f in fields(config))
-    if unknown := sorted(set(values) - set(known), key=str):
-        nearest = did_you_mean(unknown[0], known) or f", it has {', '.join(known)}"
-        raise kind(f"{name} has no field {unknown[0]!r}{nearest}")
-
-
 for _one in (Offsets, StaticKernel, DynamicKernel, Generator, Projection, ExtractorSpec):
-    _naming_unknown_fields(_one)
+    naming_unknown_fields(_one)
 
 
-def asdict_changed(config: _Config) -> dict[str, Any]:
+def asdict_changed(config: Config) -> dict[str, Any]:
     """Return the fields that differ from their defaults, nested, in the types of YAML and JSON. ``type(config)`` takes them back."""
     return {
-        name: asdict_changed(value) if isinstance(value, _Config) else list(value) if isinstance(value, tuple) else value
+        name: asdict_changed(value) if isinstance(value, Config) else list(value) if isinstance(value, tuple) else value
         for name, value in config.changed().items()
     }
 
@@ -626,52 +579,6 @@ def _needs(what: str, *rules: tuple[str, Any, tuple[Any, ...]]) -> None:
 def _at_least(name: str, value: Any, minimum: int) -> None:
     if min(as_pair(value)) < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
-
-
-def _default(item: "Field[Any]") -> Any:
-    return item.default if item.default_factory is MISSING else item.default_factory()
-
-
-def _converted(value: Any, hint: Any, name: str) -> Any:
-    """Return the value as the annotated type: lists become tuples, mappings config objects. Raise ``TypeError``, ``ValueError``."""
-    if is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, Mapping):
-            _check_fields(hint, value, name, ValueError)
-            return hint(**value)
-        if isinstance(value, hint):
-            return value
-    elif get_origin(hint) in (types.UnionType, typing.Union):
-        for option in get_args(hint):
-            try:
-                return _converted(value, option, name)
-            except (TypeError, ValueError):
-                continue
-        choices = [choice for option in get_args(hint) if get_origin(option) is Literal for choice in get_args(option)]
-        if isinstance(value, str) and choices:
-            raise ValueError(f"{name} must be {_readable(hint)}, got {value!r}{did_you_mean(value, choices)}")
-    elif get_origin(hint) is Literal:
-        if isinstance(value, str) and value in get_args(hint):
-            return value
-        if isinstance(value, str):
-            raise ValueError(f"{name} must be one of {get_args(hint)}, got {value!r}{did_you_mean(value, get_args(hint))}")
-    elif get_origin(hint) is tuple:
-        if isinstance(value, list | tuple) and len(value) == 2:
-            return tuple(_converted(v, int, name) for v in value)
-    elif hint is types.NoneType:
-        if value is None:
-            return None
-    elif type(value) is hint or (hint is float and type(value) is int):
-        return hint(value)
-    raise TypeError(f"{name} must be {_readable(hint)}, got {value!r} of type {type(value).__name__}")
-
-
-def _readable(hint: Any) -> str:
-    """Return a type in a user's words."""
-    if get_origin(hint) in (types.UnionType, typing.Union):
-        return " or ".join(_readable(option) for option in get_args(hint))
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint).replace("typing.", "")
 
 
 def spec_in(path: str | Path) -> tuple[Path, Any]:
