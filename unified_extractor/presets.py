@@ -227,6 +227,18 @@ def involution(kernel_size: Pair = 7, channels_per_group: int = 16, reduction: i
 
 
 @suggesting_arguments
+def dynamic_convolution(kernel_size: Pair = (1, 7), heads: int = 4) -> ExtractorSpec:
+    """Return dynamic convolution (Wu et al. 2019) of an encoder: a softmax kernel, generated from its center, that a head's channels share.
+
+    A sequence is an image of one row. The linear maps and the gated linear unit around the window are not part.
+    """
+    _argument("heads", heads, int)
+    return ExtractorSpec(
+        kernel_size=kernel_size, dynamic_kernel=DynamicKernel(source="generated", groups=heads, normalization="softmax")
+    )
+
+
+@suggesting_arguments
 def carafe(
     upsample: Pair = 2, kernel_size: Pair = 5, groups: int = 1, view: Pair = 3, hidden_channels: int = 64
 ) -> ExtractorSpec:

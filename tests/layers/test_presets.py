@@ -3,6 +3,7 @@
 Involution, outlook attention and DCNv3 are held to official values in ``test_official_values.py``.
 """
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -196,6 +197,23 @@ def test_a_softmax_sums_to_one_over_taps_or_terms(normalization):
     assert kernel.shape == (2, 3, 2, 9, 6, 5)
     summed = kernel.sum(1 if "softmax_over" in normalization else 3)
     torch.testing.assert_close(summed, torch.ones_like(summed))
+
+
+@pytest.mark.parametrize(("kernel_size", "heads", "length"), [(3, 2, 7), (7, 4, 5), (5, 8, 1)])
+def test_dynamic_convolution_is_the_formula_of_its_paper(kernel_size, heads, length):
+    """Wu et al. 2019, sections 4 and 5: ``O[i,c] = sum_j softmax_j(W X_i)[h,j] X[i + j - ceil((k+1)/2), c]``, j = 1 .. k."""
+    layer = layer_of(presets.dynamic_convolution((1, kernel_size), heads), 8)
+
+    def formula(x):
+        sequence, outputs = F.pad(x[:, :, 0], (kernel_size, kernel_size)), []
+        weights = F.linear(x[:, :, 0].transpose(1, 2), *linear(layer.kernel.head)).unflatten(2, (heads, kernel_size)).softmax(3)
+        for i in range(length):
+            taps = [sequence[:, :, kernel_size + i + j - math.ceil((kernel_size + 1) / 2)] for j in range(1, kernel_size + 1)]
+            by_channel = weights[:, i].repeat_interleave(8 // heads, 1)
+            outputs.append((torch.stack(taps, 2) * by_channel).sum(2))
+        return torch.stack(outputs, 2)[:, :, None]
+
+    assert_equal(layer, formula, torch.randn(2, 8, 1, length))
 
 
 def attention_heads(layer):

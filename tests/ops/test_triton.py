@@ -530,6 +530,7 @@ PRESETS = {
     "neighborhood_attention": {"kernel_size": (1, 3), "heads": 2},
     "attconv": {"kernel_size": (1, 3)},
     "dwnet": {"kernel_size": (3, 1)},
+    "dynamic_convolution": {"kernel_size": (1, 3), "heads": 2},
     "contmix": {"kernel_size": 3, "small_kernel_size": (1, 3), "heads": 2, "regions": 2},
     "ls_convolution": {"view": 3, "channels_per_group": 4},
     "gated_convolution": {"kernel_size": 3},
