@@ -79,7 +79,7 @@ def test_every_preset_has_words_and_a_drawing(name):
     cost = ux.analysis.cost(ux.UnifiedExtractor2d(32, 32, spec), (32, 8, 8))
     text = describe(name, spec, cost, (32, 8, 8))
     assert f"{cost.parameters:,}" in text
-    assert ("offset[" in formula(spec)) == (spec.offsets.kind == "learned")
+    assert ("offset[" in formula(spec)) == spec.offsets.are_trained
     assert ("S[" in formula(spec)) == (spec.static_kernel.channels != "none")
     assert ("D[" in formula(spec)) == (spec.dynamic_kernel.source != "none")
     assert "None" not in "".join(in_words(spec).values())

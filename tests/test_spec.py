@@ -140,6 +140,17 @@ CONTRADICTIONS = [
     ),
     ({"static_kernel": DENSE, "offsets": Offsets(kind="window_shift"), "kernel_size": 4}, "needs an odd kernel_size"),
     ({"static_kernel": DENSE, "offsets": Offsets(kind="window_shift"), "padding": 0}, "needs padding='same'"),
+    (
+        {"static_kernel": DENSE, "offsets": Offsets(kind="parameter", origin="center"), "padding": 0},
+        "offsets.origin='center' needs padding='same', got padding=0",
+    ),
+    (
+        {
+            "dynamic_kernel": dataclasses.replace(GENERATED, channel_order="interleaved"),
+            "offsets": Offsets(kind="learned", channels_per_group=1),
+        },
+        "'interleaved' contradicts static_kernel.channels='none', offsets.groups=1 or offsets.channels_per_group=1",
+    ),
     ({"dynamic_kernel": GENERATED, "padding": 0}, "padding=0 contradicts generator.view=1"),
     ({"dynamic_kernel": GATE, "aggregation": "fold"}, "dynamic_kernel.per_tap=False contradicts aggregation='fold'"),
     ({"static_kernel": DENSE, "terms": 2}, "terms=2 needs dynamic_kernel.source 'generated', got 'none'"),
@@ -159,7 +170,7 @@ CONTRADICTIONS = [
     ),
     (
         {"dynamic_kernel": GENERATED, "generator": Generator(view="pooled"), "offsets": LEARNED},
-        "generator.view='pooled', of one value for each tap, needs offsets.kind 'none' or 'window_shift', got 'learned'",
+        "generator.view='pooled', of one value for each tap, needs offsets.kind 'none' or 'parameter' or 'window_shift', got 'learned'",
     ),
     (
         MIXED | {"dynamic_kernel": GENERATED, "generator": Generator(view="runs")},
@@ -206,10 +217,18 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Offsets(groups=2), "offsets.groups needs offsets.kind='learned'"),
-        (lambda: Offsets(scale=2.0), "offsets.scale needs offsets.kind='learned'"),
-        (lambda: Offsets(gated=True), "offsets.gated needs offsets.kind='learned', got gated=True, kind='none'"),
-        (lambda: Offsets(kind="window_shift", bound="image"), "offsets.bound needs offsets.kind='learned', got bound='image'"),
+        (lambda: Offsets(groups=2), "offsets.groups=2 needs offsets.kind 'learned' or 'parameter', got 'none'"),
+        (lambda: Offsets(kind="parameter", scale=2.0), "offsets.scale=2.0 needs offsets.kind 'learned', got 'parameter'"),
+        (lambda: Offsets(gated=True), "offsets.gated=True needs offsets.kind 'learned', got 'none'"),
+        (lambda: Offsets(kind="window_shift", bound="image"), "offsets.bound='image' needs offsets.kind 'learned' or 'par"),
+        (lambda: Offsets(origin="center"), "offsets.origin='center' needs offsets.kind 'learned' or 'parameter', got 'none'"),
+        (lambda: Offsets(kind="learned", groups=2, channels_per_group=2), "one of offsets.groups and offsets.channels_per_group"),
+        (lambda: Offsets(kind="learned", channels_per_group=0), "offsets.channels_per_group must be at least 1, got 0"),
+        (lambda: Offsets(kind="parameter", bound="tanh"), "'tanh' need offsets.reach, .* got bound='tanh', reach=None"),
+        (lambda: Offsets(kind="parameter", bound="image", reach=1), "others have none, got bound='image', reach=1"),
+        (lambda: Offsets(kind="parameter", bound="clamp", reach=(1, -1)), r"offsets.reach must be at least 0, got \(1, -1\)"),
+        (lambda: presets.dcls(extent=(3, 4)), r"^extent must be odd, .* got \(3, 4\)"),
+        (lambda: presets.dcls(taps=0), "^taps must be at least 1, got 0"),
         (lambda: Generator(view="window", pixel_shuffle=True), "generator.pixel_shuffle=True needs generator.view in output"),
         (lambda: presets.dysample(style="lq"), "^style must be one of"),
         (lambda: Offsets(kind="learned", scale=float("nan")), "offsets.scale must be finite"),
@@ -333,9 +352,14 @@ def random_spec(rng):
             "activation": rng.choice(["none", "relu", "gelu"]),
             "pixel_shuffle": rng.random() < 0.15,
         }
-    offsets = {"kind": rng.choice(["none", "learned", "window_shift"]), "groups": rng.choice([1, 1, 2])}
-    if offsets["kind"] == "learned":
-        offsets |= {"gated": rng.random() < 0.3, "bound": rng.choice(["none", "image"])}
+    offsets = {"kind": rng.choice(["none", "learned", "parameter", "window_shift"])}
+    offsets |= {rng.choice(["groups", "groups", "channels_per_group"]): rng.choice([1, 1, 2])}
+    if offsets["kind"] in ("learned", "parameter"):
+        offsets |= {"bound": rng.choice(["none", "image", "clamp", "tanh"]), "origin": rng.choice(["grid", "center"])}
+        offsets |= {
+            "reach": rng.choice([1, (2, 3)]) if offsets["bound"] in ("clamp", "tanh") else None,
+            "gated": rng.random() < 0.2,
+        }
     return {
         "kernel_size": rng.choice([1, 2, 3, (3, 5)]),
         "dilation": rng.choice([1, 1, 2]),

@@ -16,6 +16,7 @@ from unified_extractor.spec import (
     Pair,
     Projection,
     StaticKernel,
+    as_pair,
 )
 
 GateActivation = Literal["identity", "sigmoid", "silu", "gelu"]
@@ -213,6 +214,28 @@ def deformable_convolution(
         generator=Generator(view=kernel_size, norm="layer", activation="gelu") if version == 3 else Generator(),
         center_feature_scale=center_feature_scale,
         projection=Projection(input="affine", output="affine"),
+    )
+
+
+@suggesting_arguments
+def dcls(taps: int = 34, extent: Pair = 17) -> ExtractorSpec:
+    """Return the depthwise DCLS (dilated convolution with learnable spacings, Khalfaoui-Hassani et al. 2023): bilinear taps at learned
+    positions.
+
+    Args:
+        taps: kernel elements of a channel, each with a position of its own that is a parameter.
+        extent: pixels of the window around the output, an odd number, within which the positions stay.
+    """
+    _argument("taps", taps, int)
+    for size in extent if isinstance(extent, tuple | list) else (extent,):
+        _argument("extent", size, int)
+        if size % 2 == 0:
+            raise ValueError(f"extent must be odd, as it is around the output's pixel, got {extent}")
+    rows, columns = as_pair(extent)
+    return ExtractorSpec(
+        kernel_size=(1, taps),
+        offsets=Offsets(kind="parameter", channels_per_group=1, origin="center", bound="clamp", reach=(rows // 2, columns // 2)),
+        static_kernel=StaticKernel(channels="depthwise"),
     )
 
 

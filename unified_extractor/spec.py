@@ -27,25 +27,53 @@ Pair = int | tuple[int, int]
 class Offsets(Config):
     """The distance of every sampling point from the regular grid."""
 
-    kind: Literal["none", "learned", "window_shift"] = "none"
-    """``none``: the regular grid. ``learned``: generated from the input, zero at the start of training (deformable convolution).
-    ``window_shift``: a window at the border is shifted as a whole, to lie inside the image (neighborhood attention)."""
+    kind: Literal["none", "learned", "parameter", "window_shift"] = "none"
+    """``none``: the regular grid. ``learned``: generated from the input (deformable convolution). ``parameter``: learned as parameters, the
+    same at every position of every image (DCLS). ``window_shift``: a window at the border is shifted as a whole, to lie inside the image
+    (neighborhood attention)."""
     groups: int = 1
-    """Number of channel groups that each have learned offsets of their own."""
+    """Number of channel groups that each have offsets of their own."""
+    channels_per_group: int | None = None
+    """Number of channels that share offsets. Set this or ``groups``, or neither."""
+    origin: Literal["grid", "center"] = "grid"
+    """The points from which offsets are measured. ``grid``: the taps of the regular grid; offsets are zero at the start of training.
+    ``center``: the window's center, for all taps, so that the regular grid has no part in where they look. At the start the taps of
+    a group lie in a row, and those of all groups in all directions (``learned``, deformable attention), or they are scattered at random
+    (``parameter``, DCLS)."""
     scale: float = 1.0
     """Factor on the learned offsets and on the regular grid, about the window's center (``offset_scale`` of DCNv3)."""
     gated: bool = False
     """Switch for a factor of its own on each learned offset, the sigmoid of a second linear map (the dynamic scope of DySample)."""
-    bound: Literal["none", "image"] = "none"
-    """Limit of the sampling points. ``image``: they are clamped to the outermost pixels, which are so repeated around the image."""
+    bound: Literal["none", "image", "clamp", "tanh"] = "none"
+    """Limit of the sampling points. ``image``: they are clamped to the outermost pixels, which are so repeated around the image.
+    ``clamp``: every offset is clamped to ``reach``. ``tanh``: it is ``reach`` times its hyperbolic tangent."""
+    reach: Pair | None = None
+    """The largest offset, (y, x), of ``bound`` ``clamp`` and ``tanh``, in pixels before ``scale``."""
+
+    @property
+    def are_trained(self) -> bool:
+        """Return whether training moves the sampling points, which so lie between pixels."""
+        return self.kind in ("learned", "parameter")
 
     def _check(self) -> None:
         _at_least("offsets.groups", self.groups, 1)
+        _at_least("offsets.channels_per_group", 1 if self.channels_per_group is None else self.channels_per_group, 1)
+        _at_least("offsets.reach", 0 if self.reach is None else self.reach, 0)
         if not math.isfinite(self.scale):
             raise ValueError(f"offsets.scale must be finite, got {self.scale}")
         for name, value in self.changed().items():
-            if name != "kind" and self.kind != "learned":
-                raise ValueError(f"offsets.{name} needs offsets.kind='learned', got {name}={value!r}, kind={self.kind!r}")
+            if name != "kind":
+                kinds = ("learned",) if name in ("scale", "gated") else ("learned", "parameter")
+                _needs(f"offsets.{name}={value!r}", ("offsets.kind", self.kind, kinds))
+        if self.channels_per_group is not None and self.groups != 1:
+            raise ValueError(
+                "one of offsets.groups and offsets.channels_per_group may be set, "
+                f"got groups={self.groups}, channels_per_group={self.channels_per_group}"
+            )
+        if (self.reach is None) == (self.bound in ("clamp", "tanh")):
+            raise ValueError(
+                f"offsets.bound 'clamp' and 'tanh' need offsets.reach, others have none, got bound={self.bound!r}, reach={self.reach}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -366,18 +394,21 @@ class ExtractorSpec(Config):
 
     def _check_kernels(self) -> None:
         static, dynamic = self.static_kernel.channels, self.dynamic_kernel.source
-        if static == "none" and dynamic == "none" and self.offsets.kind != "learned":
+        if static == "none" and dynamic == "none" and not self.offsets.are_trained:
             raise ValueError(
-                "static_kernel.channels and dynamic_kernel.source are both 'none': an extractor needs a kernel, or offsets.kind='learned'"
+                "static_kernel.channels and dynamic_kernel.source are both 'none': an extractor needs a kernel, or offsets.kind 'learned' "
+                "or 'parameter'"
             )
         if self.combine != "multiply" and "none" in (static, dynamic):
             raise ValueError(
                 f"combine={self.combine!r} needs both kernels, got static_kernel.channels={static!r}, dynamic_kernel.source={dynamic!r}"
             )
-        if self.dynamic_kernel.channel_order == "interleaved" and (static != "none" or self.offsets.groups != 1):
+        grouped = self.offsets.groups != 1 or self.offsets.channels_per_group is not None
+        if self.dynamic_kernel.channel_order == "interleaved" and (static != "none" or grouped):
             raise ValueError(
-                "dynamic_kernel.channel_order='interleaved' contradicts static_kernel.channels="
-                f"{static!r} or offsets.groups={self.offsets.groups}: these take channels in their own order"
+                f"dynamic_kernel.channel_order='interleaved' contradicts static_kernel.channels={static!r}, offsets.groups="
+                f"{self.offsets.groups} or offsets.channels_per_group={self.offsets.channels_per_group}: these take channels in their "
+                "own order"
             )
         if self.dynamic_kernel.remove_center and (self.taps == 1 or not self._has_center):
             raise ValueError(
@@ -451,6 +482,8 @@ class ExtractorSpec(Config):
             raise ValueError(f"offsets.kind='window_shift' needs an odd kernel_size, got kernel_size={self.kernel_size}")
         if self.keeps_size:
             return
+        if self.offsets.origin == "center":
+            raise ValueError(f"offsets.origin='center' needs padding='same', got padding={self.padding}")
         if self.generates and self.generator.view != "window" and not self.generator.is_one_for_all_positions:
             raise ValueError(
                 f"padding={self.padding} contradicts generator.view={self.generator.view!r}: kernels and offsets come from the "
@@ -465,7 +498,7 @@ class ExtractorSpec(Config):
         if view not in ("pooled", "runs"):
             return
         rules: list[tuple[str, Any, tuple[Any, ...]]] = [
-            ("offsets.kind", self.offsets.kind, ("none", "window_shift")),
+            ("offsets.kind", self.offsets.kind, ("none", "parameter", "window_shift")),
             ("aggregation", self.aggregation, ("gather",)),
             ("dynamic_kernel.per_tap", self.dynamic_kernel.per_tap, (True,)),
             ("dynamic_kernel.remove_center", self.dynamic_kernel.remove_center, (False,)),

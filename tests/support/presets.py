@@ -15,6 +15,8 @@ def all_presets():
             yield from ((f"{name}_v{v}", presets.deformable_convolution(v)) for v in (1, 2, 3, 4))
         elif name == "contmix":
             yield name, presets.contmix(3, (1, 3))  # the default's taps at shifted windows take many operations
+        elif name == "dcls":
+            yield name, presets.dcls(6, (5, 3))  # the default's 34 bilinear taps take many operations
         elif name not in UPSAMPLERS:
             yield name, getattr(presets, name)()
     yield "unified_fold", presets.unified(aggregation="fold")

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import average_pooled, input_projection
-from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel, head
+from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel, head, offset_groups
 from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
-from unified_extractor.layers.offsets import LearnedOffsets
+from unified_extractor.layers.offsets import LearnedOffsets, ParameterOffsets
 from unified_extractor.layers.regions import RegionKernel, in_one_window
 from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import checks
@@ -94,10 +94,13 @@ class UnifiedExtractor2d(nn.Module):
         """Check the rules between channels and spec, and return the channels that the operator puts out."""
         spec, channels = self.spec, self.in_channels
         _divides("offsets.groups", spec.offsets.groups, "in_channels", channels)
+        _divides("offsets.channels_per_group", spec.offsets.channels_per_group or 1, "in_channels", channels)
         _divides("static_kernel.groups", spec.static_kernel.groups, "in_channels", channels)
-        if spec.dynamic_kernel.source == "similarity" and self.kernel_groups % spec.offsets.groups:
+        groups = offset_groups(spec, channels)
+        if spec.dynamic_kernel.source == "similarity" and self.kernel_groups % groups:
             raise ValueError(
-                f"offsets.groups={spec.offsets.groups} must divide the heads of a similarity kernel, got {self.kernel_groups}"
+                f"offsets.groups must divide the heads of dynamic_kernel.source='similarity', got {groups} groups and "
+                f"{self.kernel_groups} heads"
             )
         _check_heads(spec, channels)
         if spec.generator.pixel_shuffle and channels % math.prod(as_pair(spec.upsample)):
@@ -126,7 +129,11 @@ class UnifiedExtractor2d(nn.Module):
         if spec.generates:
             self.feature = Feature(channels, spec, stride)
         if spec.offsets.kind == "learned":
-            self.offsets = LearnedOffsets(self.feature, spec, stride)
+            self.offsets: LearnedOffsets | ParameterOffsets = LearnedOffsets(
+                self.feature, offset_groups(spec, channels), spec, stride
+            )
+        elif spec.offsets.kind == "parameter":
+            self.offsets = ParameterOffsets(offset_groups(spec, channels), spec)
         if spec.dynamic_kernel.source == "generated":
             self.kernel: GeneratedKernel | SimilarityKernel | RegionKernel = GeneratedKernel(
                 self.feature, self.kernel_groups, channels // self.kernel_groups, spec, stride
@@ -183,8 +190,8 @@ class UnifiedExtractor2d(nn.Module):
     def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
         ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, M terms: ``[B, M, G, K, h, w]``, a gate: 1 in the
-        place of K), h and w being Ho, Wo, or 1 for a global or pooled view; None for what the spec does not have. Of two windows, kernels
-        and shifts of the smaller come first, zeros around its taps.
+        place of K), h and w being Ho, Wo, or 1 for a global or pooled view, and for offsets that are parameters; None for what the spec
+        does not have. Of two windows, kernels and shifts of the smaller come first, zeros around its taps.
         """
         geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
@@ -210,6 +217,8 @@ class UnifiedExtractor2d(nn.Module):
     def _offsets(self, x: Tensor, feature: Tensor | None, geometry: Geometry) -> Tensor | None:
         if self.spec.offsets.kind == "learned":
             return self.offsets(feature, geometry)
+        if self.spec.offsets.kind == "parameter":
+            return self.offsets(geometry).expand(x.shape[0], -1, -1, -1, -1, -1)
         if self.spec.offsets.kind == "window_shift":
             options: Any = {"dtype": torch.promote_types(x.dtype, torch.float32), "device": x.device}
             shifts = torch.cat([window_shift(window, **options) for window in self.windows(geometry)], 1)

@@ -122,11 +122,17 @@ def _view_convolution(
     )
 
 
-def offset_channels(spec: ExtractorSpec) -> int:
-    """Return the number of learned offsets that are emitted a position, for all windows there."""
+def offset_groups(spec: ExtractorSpec, channels: int) -> int:
+    """Return F, the number of channel groups that have offsets of their own."""
+    own = spec.offsets
+    return own.groups if own.channels_per_group is None else channels // own.channels_per_group
+
+
+def offset_channels(spec: ExtractorSpec, groups: int) -> int:
+    """Return the number of learned offsets that are emitted a position, for all windows there, with F ``groups``."""
     if spec.offsets.kind != "learned":
         return 0
-    return 2 * spec.offsets.groups * (spec.taps - spec.dynamic_kernel.remove_center) * prod(spec.sub_positions)
+    return 2 * groups * (spec.taps - spec.dynamic_kernel.remove_center) * prod(spec.sub_positions)
 
 
 def with_zero_center(values: Tensor, taps: int, axis: int) -> Tensor:
@@ -160,7 +166,8 @@ class GeneratedKernel(nn.Module):
         values = torch.Size(self.shape).numel()
         self.sub_positions = spec.sub_positions
         self.channels = values // spec.taps if self.pooled else values * prod(self.sub_positions)
-        surplus = -(self.channels + offset_channels(spec)) % spec.generator.head_multiple
+        emitted_offsets = offset_channels(spec, offset_groups(spec, groups * head_dim))
+        surplus = -(self.channels + emitted_offsets) % spec.generator.head_multiple
         initial = {"random": None, "zero": 0.0, "one": 1 / self.scale}[dynamic.initial]
         if spec.generator.view == "runs":
             if feature.channels != groups:

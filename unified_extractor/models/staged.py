@@ -16,6 +16,7 @@ from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from unified_extractor.layers.offsets import ParameterOffsets
 from unified_extractor.models.arguments import check_rate, check_size
 from unified_extractor.spec import ExtractorSpec
 from unified_extractor.task import ImageTask
@@ -234,8 +235,9 @@ class StagedNetwork(nn.Module):
         return {"stem": r"^stem", "blocks": [(block, None), (r"^norm", (99999,))]}
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters of several axes that are not weights: optimizers should not let them decay."""
-        return set()
+        """Return the names of parameters of several axes that are not weights, such as sampling points: optimizers should not let them
+        decay."""
+        return {f"{name}.points" for name, part in self.named_modules() if isinstance(part, ParameterOffsets)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: recompute the activations inside blocks in backward."""

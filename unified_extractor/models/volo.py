@@ -277,8 +277,8 @@ class VOLO(StagedNetwork):
             raise ValueError(f"x must be at least {_SMALLEST_IMAGE} pixels high and wide, got shape {list(x.shape)}")
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of the position embedding and of the class token."""
-        return {"stage2.0.1.embedding", "head.class_token"}
+        """Return the names of sampling points, of the position embedding and of the class token."""
+        return super().no_weight_decay() | {"stage2.0.1.embedding", "head.class_token"}
 
     def forward_dense(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what training with token labels needs: the logits of the class token and of every pixel of the last map.

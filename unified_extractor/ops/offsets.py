@@ -3,7 +3,7 @@
 B batch, F offset groups, K taps, H, W image, Ho, Wo output positions. Positions are (y, x) in pixels.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -152,6 +152,33 @@ def scaled_offsets(offsets: Tensor, scale: float, geometry: Geometry) -> Tensor:
         ]
     )
     return scale * offsets + (scale - 1.0) * grid[:, :, None, None]
+
+
+def from_center(offsets: Tensor, scale: float, geometry: Geometry) -> Tensor:
+    """Return offsets from the regular grid, of those from the pixel at the center of each window; padding keeps the image's size.
+
+    Args:
+        offsets: ``[B, F, K, 2, Ho, Wo]``, (y, x), pixels; the last two axes may be 1.
+        scale: factor on them.
+        geometry: the sizes of the call.
+    """
+    steps, before = geometry.dilation, geometry.padding
+    grid = [[d * t - p for t, d, p in zip(tap, steps, before, strict=True)] for tap in geometry.tap_indices]
+    return scale * offsets - offsets.new_tensor(grid)[:, :, None, None]
+
+
+def bounded(offsets: Tensor, bound: Literal["clamp", "tanh"], reach: tuple[int, int]) -> Tensor:
+    """Return offsets of at most ``reach`` along either axis; a clamped one has no gradient.
+
+    Args:
+        offsets: ``[B, F, K, 2, Ho, Wo]``, (y, x), pixels; the last two axes may be 1.
+        bound: ``clamp``: larger ones are as large as allowed. ``tanh``: ``reach`` times the hyperbolic tangent.
+        reach: (y, x), pixels.
+    Sources: clamped: Khalfaoui-Hassani et al., Dilated Convolution with Learnable Spacings (ICLR 2023); ``tanh``: Chan et al., BasicVSR++
+    (CVPR 2022).
+    """
+    limit = offsets.new_tensor(reach)[:, None, None]
+    return limit * offsets.tanh() if bound == "tanh" else offsets.clamp(-limit, limit)
 
 
 def inside_image(offsets: Tensor, geometry: Geometry) -> Tensor:

@@ -95,7 +95,7 @@ def saved_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> i
 def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channels: int, out_channels: int) -> int:
     """Return the multiply-adds of the operator on one image.
 
-    For each tap of each window this is: 4 for each channel for a bilinear sample at a learned offset; 1 for each channel (fold: K)
+    For each tap of each window this is: 4 for each channel for a bilinear sample at an offset that is trained; 1 for each channel (fold: K)
     for a dynamic kernel; 1 for each pair of input and output channels within a group for a static kernel. A gate is 1 for each output
     of a window. Each of several terms is counted like that; where they have one dynamic kernel for all windows, static kernels are mixed
     once an image, 1 for each of their numbers. A fold is counted by its own formula of K*K products, even if it runs as a gather.
@@ -118,7 +118,7 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
         channels,
         static_outputs=static_outputs,
         results=results,
-        has_offsets=spec.offsets.kind == "learned",
+        has_offsets=spec.offsets.are_trained,
         gates=0 if dynamic.per_tap else out_channels,
         terms=spec.terms,
         of_image=spec.generator.is_one_for_all_positions,
@@ -201,7 +201,7 @@ def _operator_hook(counts: "Counter[str]") -> Any:
         out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
         counts["operator"] += x.shape[0] * operator_multiply_adds(spec, geometry, layer.in_channels, out_channels)
         if spec.dynamic_kernel.source == "similarity":
-            has_offsets = spec.offsets.kind == "learned"
+            has_offsets = spec.offsets.are_trained
             queries = layer.in_channels // spec.dynamic_kernel.query_reduction
             products = counting.multiply_adds(geometry, queries, results=1, has_offsets=has_offsets)
             counts["generator"] += x.shape[0] * products

@@ -24,13 +24,10 @@ def formula(spec: ExtractorSpec) -> str:
         "add": f"({static} + [o=c] {dynamic})" if spec.static_kernel.channels == "dense" else f"({static} + {dynamic})",
         "residual": f"{static} (1 + {dynamic})",
     }[spec.combine]
-    offset = {"none": "", "learned": " + offset[f(c),k,p]", "window_shift": " + shift[p]"}[spec.offsets.kind]
-    scaled = f"{spec.offsets.scale:g}*" if spec.offsets.scale != 1 else ""
     value = "v" if spec.projection.input != "none" else "x"
     fine = f"(p + 1/2)/{spec.upsample} - 1/2" if spec.offsets.kind == "learned" else f"floor(p/{spec.upsample})"
     place = "p" if as_pair(spec.upsample) == (1, 1) else fine
-    gate = f"{scaled}gate[f(c),k,p] offset" if spec.offsets.gated else f"{scaled}offset"
-    point = f"{place} + {scaled}t_k{offset.replace('offset', gate)}"
+    point = f"{place} + {_steps(spec)}"
     read = f"{value}[c, {f'clamp({point})' if spec.offsets.bound == 'image' else point}]"
     term = f"{weight} {read}" if weight else read
     if fold:
@@ -48,6 +45,18 @@ def formula(spec: ExtractorSpec) -> str:
     sums = f"{'sum_m ' if m else ''}sum_k {'sum_c ' if dense else ''}"
     aggregated = f"{sums}{term}{bias}"
     return f"y[{output},p] = " + (aggregated if spec.modulation == "none" else f"({aggregated}) {_modulation(spec, 'p')}")
+
+
+def _steps(spec: ExtractorSpec) -> str:
+    """Return what is added to the place of a window, where one of its taps looks."""
+    own = spec.offsets
+    scaled = f"{own.scale:g}*" if own.scale != 1 else ""
+    if not own.are_trained:
+        return "t_k" if own.kind == "none" else "t_k + shift[p]"
+    offset = "offset[f(c),k,p]" if own.kind == "learned" else "offset[f(c),k]"
+    offset = f"gate[f(c),k,p] {offset}" if own.gated else offset
+    offset = {"clamp": f"clamp({offset}, reach)", "tanh": f"reach tanh({offset})"}.get(own.bound, offset)
+    return f"{scaled}{offset}" if own.origin == "center" else f"{scaled}t_k + {scaled}{offset}"
 
 
 def _modulation(spec: ExtractorSpec, position: str) -> str:
@@ -107,17 +116,29 @@ def describe(title: str, spec: ExtractorSpec, cost: Cost, shape: tuple[int, int,
 
 
 def _where(spec: ExtractorSpec) -> str:
-    if spec.offsets.kind == "learned":
-        groups = spec.offsets.groups
-        start = (
-            "zero at the start" if as_pair(spec.upsample) == (1, 1) else "at the start to the place of the output in its pixel"
-        )
-        gated = ", each times a generated gate" if spec.offsets.gated else ""
-        bound = ", clamped to the image" if spec.offsets.bound == "image" else ""
-        return f"offsets generated from the input, {groups} group{'s' * (groups > 1)}, {start}{gated}{bound}"
-    return {"none": "on the regular grid", "window_shift": "on a grid shifted as a whole to stay inside the image"}[
-        spec.offsets.kind
-    ]
+    own = spec.offsets
+    if not own.are_trained:
+        return {"none": "on the regular grid", "window_shift": "on a grid shifted as a whole to stay inside the image"}[own.kind]
+    made = "generated from the input" if own.kind == "learned" else "that are parameters, the same everywhere"
+    fine = own.kind == "learned" and as_pair(spec.upsample) != (1, 1)
+    start = "at the start to the place of the output in its pixel" if fine else "zero at the start"
+    if own.origin == "center":
+        spread = "in all directions" if own.kind == "learned" else "at random"
+        start = f"measured from the {'place of the output' if fine else 'center'}, {spread} at the start"
+    gated = ", each times a generated gate" if own.gated else ""
+    bound = {"none": "", "image": ", clamped to the image"}.get(own.bound)
+    if bound is None:
+        rows, columns = as_pair(own.reach)
+        bound = f", {'clamped to' if own.bound == 'clamp' else 'by a tanh below'} {rows}x{columns} pixels"
+    return f"offsets {made}, {offset_sharing(spec)}, {start}{gated}{bound}"
+
+
+def offset_sharing(spec: ExtractorSpec) -> str:
+    """Return which channels share offsets."""
+    own = spec.offsets
+    if own.channels_per_group is not None:
+        return f"groups of {own.channels_per_group}" if own.channels_per_group > 1 else "each channel its own"
+    return f"{own.groups} group{'s' * (own.groups > 1)}"
 
 
 def _upsample(spec: ExtractorSpec) -> str:
@@ -172,7 +193,7 @@ def _sharing(spec: ExtractorSpec) -> str:
         )
         sizes = "" if dynamic.small_kernel_size is None else ", a kernel of either size each"
         parts.append(f"D: channels in {shared}{sizes}, {dynamic.channel_order}")
-    return "; ".join(parts) or f"offsets: channels in {spec.offsets.groups} group{'s' * (spec.offsets.groups > 1)}"
+    return "; ".join(parts) or f"offsets: channels in {offset_sharing(spec)}"
 
 
 def _generator(spec: ExtractorSpec) -> str:

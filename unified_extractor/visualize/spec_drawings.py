@@ -32,15 +32,20 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
     height, width = dy * (kh - 1) + 5, dx * (kw - 1) + 5
     rows, columns = (a.ravel().astype(float) for a in np.mgrid[0 : dy * kh : dy, 0 : dx * kw : dx])
     corner, margin = (0.0, max(kh * dy, kw * dx) / 2) if spec.offsets.kind == "window_shift" else (2.0, 0.6)
+    spread = 0.6  # of the arrows
+    if spec.offsets.origin == "center":
+        above, left = as_pair(2 if spec.offsets.reach is None else spec.offsets.reach)
+        height, width, spread = 2 * above + 5, 2 * left + 5, max(above, left) / 2
+        rows, columns = np.full(kh * kw, float(above)), np.full(kh * kw, float(left))
     axis.set(xlim=(-margin, width - 0.4), ylim=(height - 0.4, -margin), aspect="equal", xticks=[], yticks=[])
     for row in range(height):
         for column in range(width):
             axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="0.85"))
     if spec.offsets.kind == "window_shift":
         axis.scatter(columns - dx * (kw // 2), rows - dy * (kh // 2), s=18, facecolors="none", edgecolors="0.5")
-    axis.scatter(columns + corner, rows + corner, s=24, color="0.55" if spec.offsets.kind == "learned" else "tab:blue")
-    if spec.offsets.kind == "learned":
-        arrows = np.random.default_rng(1).normal(0, 0.6, (2, kh * kw))
+    axis.scatter(columns + corner, rows + corner, s=24, color="0.55" if spec.offsets.are_trained else "tab:blue")
+    if spec.offsets.are_trained:
+        arrows = np.random.default_rng(1).normal(0, spread, (2, kh * kw))
         axis.quiver(
             columns + corner,
             rows + corner,
@@ -57,9 +62,11 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
         outputs = " (crosses: the outputs of the pixel in the middle)"
         _draw_outputs(axis, spec, (corner + dy * (kh - 1) // 2, corner + dx * (kw - 1) // 2))
     axis.set_title("where", fontsize=10)
+    trained = f" (gray: the {spec.offsets.origin}, arrows: an example)"
     marks = {
         "none": "",
-        "learned": " (gray: the grid, arrows: an example)",
+        "learned": trained,
+        "parameter": trained,
         "window_shift": " (rings: the same window without the shift)",
     }
     axis.set_xlabel(_wrapped(in_words(spec)["where"] + marks[spec.offsets.kind] + outputs), fontsize=7)
@@ -130,7 +137,8 @@ def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
         order = np.arange(channels)
         bars.append(("D", order % groups if dynamic.channel_order == "interleaved" else order * groups // channels))
     if not bars:  # what channels share are offsets
-        bars.append(("offsets", np.arange(channels) * min(channels, spec.offsets.groups) // channels))
+        groups = min(channels, channels // (spec.offsets.channels_per_group or channels) * spec.offsets.groups)
+        bars.append(("offsets", np.arange(channels) * groups // channels))
     for place, (_, kernels) in enumerate(bars):
         shades = kernels[:, None] * 7 % channels  # neighbors get distant colors, no two kernels the same
         axis.imshow(shades, cmap="turbo", extent=(place - 0.3, place + 0.3, 0, channels), vmin=0, vmax=channels - 1)
