@@ -340,6 +340,24 @@ def local_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bo
 
 
 @suggesting_arguments
+def deformable_attention(heads: int = 8, points: int = 4) -> ExtractorSpec:
+    """Return deformable attention (Deformable DETR, Zhu et al. 2021) on one map: a pixel generates where it looks, and the weights there.
+
+    Args:
+        heads: channel groups that each have points and weights of their own.
+        points: sampling points of a head.
+    """
+    _argument("heads", heads, int)
+    _argument("points", points, int)
+    return ExtractorSpec(
+        kernel_size=(1, points),
+        offsets=Offsets(kind="learned", groups=heads, origin="center"),
+        dynamic_kernel=DynamicKernel(source="generated", groups=heads, normalization="softmax", initial="zero"),
+        projection=Projection(input="affine", output="affine"),
+    )
+
+
+@suggesting_arguments
 def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bool = True) -> ExtractorSpec:
     """Return neighborhood attention (Hassani et al. 2023): local attention whose windows are shifted to lie inside the image."""
     return ExtractorSpec(

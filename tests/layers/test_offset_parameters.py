@@ -97,6 +97,46 @@ def test_bounded_offsets_are_those_of_torchvisions_deformable_convolution(kind, 
     assert_equal(layer, formula, torch.randn(2, 4, 6, 5))
 
 
+@pytest.mark.parametrize(("heads", "points", "stride"), [(2, 4, 1), (4, 3, 2), (1, 1, 1)])
+def test_deformable_attention_is_the_formula_of_its_paper_on_one_level(heads, points, stride):
+    """Zhu et al. 2021, equation 2: reference points are the centers of the pixels, in [0, 1]; offsets are divided by the map's size."""
+    layer = layer_of(ux.presets.deformable_attention(heads, points), 8, stride=stride)
+
+    def linear(module, image):
+        return F.conv2d(image, module.weight, module.bias).permute(0, 2, 3, 1)
+
+    def formula(x):
+        height, width = x.shape[2:]
+        query = F.avg_pool2d(x, stride, ceil_mode=True)
+        rows, columns = ((stride * torch.arange(n, dtype=x.dtype) + 0.5) for n in query.shape[2:])
+        reference = torch.stack([(columns / width).expand(len(rows), -1), (rows / height)[:, None].expand(-1, len(columns))], -1)
+        offsets = linear(layer.offsets.head, query).unflatten(3, (heads, points, 2)).flip(5)  # (x, y)
+        places = reference[None, :, :, None, None] + offsets / torch.tensor([width, height], dtype=x.dtype)
+        weights = linear(layer.kernel.head, query).unflatten(3, (heads, points)).softmax(4)
+        values, attended = linear(layer.value, x).permute(0, 3, 1, 2).unflatten(1, (heads, -1)), []
+        for h in range(heads):
+            grid = 2 * places[:, :, :, h].flatten(1, 2) - 1
+            sampled = F.grid_sample(values[:, h], grid, align_corners=False)
+            attended.append((sampled * weights[:, :, :, h].flatten(1, 2)[:, None]).sum(3))
+        return layer.projection(torch.cat(attended, 1).unflatten(2, query.shape[2:]))
+
+    assert_equal(layer, formula, torch.randn(2, 8, 5, 7))
+
+
+def test_deformable_attention_starts_as_published():
+    """The points of a head on a line, the i-th at distance i, heads in all directions; equal weights."""
+    layer = ux.UnifiedExtractor2d(16, 16, ux.presets.deformable_attention(8, 2))
+    offsets, weights = layer.generate(torch.randn(1, 16, 4, 4))
+    from_center = offsets[0, :, :, :, 2, 2] + torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+    around = torch.tensor([[0, 1], [1, 1], [1, 0], [1, -1], [0, -1], [-1, -1], [-1, 0], [-1, 1]], dtype=torch.float32)
+    torch.testing.assert_close(from_center, torch.stack([around, 2 * around], 1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights, torch.full_like(weights, 0.5))
+    fine = ux.ExtractorSpec(kernel_size=(1, 3), offsets=ux.Offsets(kind="learned", origin="center", groups=2), upsample=2)
+    offsets, _ = ux.UnifiedExtractor2d(4, 4, fine).generate(torch.randn(1, 4, 3, 3))
+    columns = offsets[0, :, :, 1].mean((2, 3)) + torch.arange(-1.0, 2)
+    torch.testing.assert_close(columns, torch.tensor([[1.0, 2, 3], [-1, -2, -3]]), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["learned", "parameter"])
 def test_offsets_start_at_zero_from_the_grid(kind):
     spec = ux.ExtractorSpec(static_kernel=ux.StaticKernel(channels="depthwise"), offsets=ux.Offsets(kind=kind), dilation=2)
