@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.support.rows import FACTORIAL_SWITCHES, factorial_rows, factorial_spec, row
-from unified_extractor.results.effects import effects, factorial
+from unified_extractor.results.effects import FACTORS, effects, factorial, switches
 from unified_extractor.results.intervals import draw_effects, draw_ranking
 from unified_extractor.results.record import RecordError
 
@@ -78,3 +78,25 @@ def test_figures_show_every_effect_and_every_variant_by_rank():
     means = {row.variant: np.mean([one.test_accuracy for one in rows if one.variant == row.variant]) for row in rows}
     (axis,) = draw_ranking(rows).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == sorted(means, key=means.__getitem__)
+
+
+def test_the_state_of_every_switch_stands_beside_the_ranking():
+    rows = [
+        *factorial_rows(lambda o, s, w, m, f: 0.5 + 0.02 * o + 0.01 * s),
+        row("view of a window", specs=[factorial_spec(1, 0, 0, 0, 0, generator={"view": "window"})], seed=0),
+        row("unlike stages", specs=[factorial_spec(1, 1, 0, 0, 0), factorial_spec(0, 1, 0, 0, 0)], seed=0),
+        row("of somebody else", specs=[], seed=0),
+    ]
+    states = switches(rows)
+    for variant in {one.variant for one in rows[:32]}:
+        assert states.loc[variant].tolist() == [name.split()[0] in variant.split("-") for name in FACTORIAL_SWITCHES], variant
+    assert states.loc["view of a window"].tolist() == [True, False, None, False, False]
+    assert states.loc["unlike stages"].tolist() == [None, True, False, False, False]
+    assert states.loc["of somebody else"].tolist() == [None] * len(FACTORS)
+    matrix, ranking = draw_ranking(rows, switches=states).axes
+    names = [label.get_text() for label in matrix.get_yticklabels()]
+    drawn = {(x, y) for line in matrix.lines if line.get_color() == "0.15" for x, y in zip(*line.get_data(), strict=True)}
+    assert drawn == {
+        (x, y) for y, name in enumerate(names) for x, factor in enumerate(FACTORS) if states.loc[name, factor] is True
+    }
+    assert not any(label.get_visible() and label.get_text() for label in ranking.get_yticklabels())

@@ -14,7 +14,7 @@ from rich.text import Text
 from unified_extractor.results.choosing import chooses, without_test_figures
 from unified_extractor.results.class_iou import class_iou
 from unified_extractor.results.comparison import Comparison, compare
-from unified_extractor.results.effects import effects
+from unified_extractor.results.effects import effects, switches
 from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.forest import draw_forest
 from unified_extractor.results.groups import by_accuracy, groups, title
@@ -188,7 +188,7 @@ def make_report(
         report.figures["gradient_norms"] = draw_gradient_norms(rows, colors=colors)
     if finished := [row for row in rows if row.planned_epochs is None]:
         _compare(report, finished, compare(finished, baseline=baseline, metric=metric), roles)
-        _draw(report, finished, metric, colors)
+        _draw(report, finished, metric, colors, switches(finished) if with_effects else None)
     if (per_class := class_iou(finished)) is not None:
         report.tables["class_iou"] = per_class
         report.captions["class_iou"] = f"{about}: intersection over union of each class, means over seeds"
@@ -226,9 +226,9 @@ def _compare(report: Report, rows: Sequence[Record], comparison: Comparison, rol
         )
 
 
-def _draw(report: Report, rows: Sequence[Record], metric: str, colors: Mapping[str, Any]) -> None:
-    """Add the figures of the variants' means."""
-    report.figures["ranking"] = draw_ranking(rows, metric, colors=colors)
+def _draw(report: Report, rows: Sequence[Record], metric: str, colors: Mapping[str, Any], states: pd.DataFrame | None) -> None:
+    """Add the figures of the variants' means; ``states`` of their switches are drawn beside the ranking."""
+    report.figures["ranking"] = draw_ranking(rows, metric, colors=colors, switches=states)
     costs = report.tables["summary"]["multiply_adds"]
     if len(costs) <= _MOST_POINTS and costs.max() > _COSTS_DIFFER * costs.min():
         report.figures["accuracy_cost"] = draw_accuracy_cost(rows, metric, colors=colors)

@@ -65,6 +65,28 @@ def factorial(rows: Sequence[Record]) -> pd.DataFrame:
     return largest.drop(columns=[name for name in FACTORS if name in largest and largest[name].nunique() < 2])
 
 
+def switches(rows: Sequence[Record]) -> pd.DataFrame:
+    """Return the state of every switch of :data:`FACTORS` in every variant, whether part of a factorial or not.
+
+    The index has the variants, a column each factor: True for on, False for off, None where the extractor has another value, several
+    specs that differ in it, or a spec that is not known.
+    """
+    states = {}
+    for variant, own in by_variant(rows).items():
+        specs = [asdict(ExtractorSpec(**spec)) for spec in own[0].specs]
+        states[variant] = {name: _state(specs, factor) for name, factor in FACTORS.items()}
+    return pd.DataFrame.from_dict(states, orient="index", dtype=object)
+
+
+def _state(specs: Sequence[Mapping[str, Any]], factor: Factor) -> bool | None:
+    """Return whether a switch is on in all of the specs; None where it is neither on nor off in all of them."""
+    values = [(spec[factor.part] if factor.part else spec)[factor.field] for spec in specs]
+    for state, value in ((True, factor.on), (False, factor.off)):
+        if values and all(found == value for found in values):
+            return state
+    return None
+
+
 def effects(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFrame:
     """Return main effects and two-way interactions of the rows' :func:`factorial`, by least squares.
 

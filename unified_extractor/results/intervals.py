@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -17,13 +18,21 @@ from unified_extractor.results.training_settings import differing
 from unified_extractor.results.training_settings import in_words as training_in_words
 
 
-def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy", *, colors: Mapping[str, Any] | None = None) -> Figure:
+def draw_ranking(
+    rows: Sequence[Record],
+    metric: str = "test_accuracy",
+    *,
+    colors: Mapping[str, Any] | None = None,
+    switches: pd.DataFrame | None = None,
+) -> Figure:
     """Return a figure of every variant's mean, the highest on top; small dots are seeds, bars 95 % t-intervals, absent with one seed.
 
     Args:
         rows: records of one group.
         metric: the field of the records that is shown.
         colors: colors of variants that other figures have too; None: those of the rows' variants by themselves.
+        switches: states of every variant's switches (:func:`~unified_extractor.results.effects.switches`), drawn as a matrix beside
+            the names.
 
     Raises:
         RecordError: the rows cannot be compared, or one has no such metric.
@@ -31,7 +40,11 @@ def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy", *, color
     scale, unit = scale_and_unit(metric)
     table = summary(rows, metric).sort_values(metric, ignore_index=True)
     figure = lines_figure(len(table))
-    axis = figure.subplots()
+    if switches is None:
+        axis = named = figure.subplots()
+    else:
+        named, axis = figure.subplots(1, 2, sharey=True, width_ratios=[len(switches.columns), 18])
+        _draw_switches(named, switches.loc[table["variant"]])
     places = {variant: place for place, variant in enumerate(table["variant"])}
     if (table["seeds"] > 1).any():
         seeds = [(scale * getattr(row, metric), places[row.variant]) for row in rows]
@@ -41,7 +54,7 @@ def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy", *, color
     for place, (variant, mean, bar) in enumerate(zip(table["variant"], scale * table[metric], bars, strict=True)):
         drawn = axis.errorbar(mean, place, xerr=bar, fmt="o", markersize=4, color=colors[variant], capsize=2, linewidth=1)
         drawn.lines[0].set_clip_on(False)  # whole at 100 %, where the axis ends
-    axis.set_yticks(range(len(table)), _labels(rows, table["variant"].tolist()), fontsize=8)
+    named.set_yticks(range(len(table)), _labels(rows, table["variant"].tolist()), fontsize=8)
     axis.set(xlabel=in_words(metric) + unit, ylim=(-0.7, len(table) - 0.3))
     if scale == 100:
         within_percent(axis, "x")
@@ -50,6 +63,19 @@ def draw_ranking(rows: Sequence[Record], metric: str = "test_accuracy", *, color
     several = "mean and 95 % t-interval over seeds" if bars.any() else "one seed each"
     axis.set_title(f"{title(rows)}: {several}", fontsize=9)
     return figure
+
+
+def _draw_switches(axis: Axes, switches: pd.DataFrame) -> None:
+    """Draw a column for each switch: a black square where it is on, a pale one where it is off, nothing where it is neither."""
+    for place, name in enumerate(switches):
+        for state, color in ((True, "0.15"), (False, "0.88")):
+            lines = np.flatnonzero([found is state for found in switches[name]])
+            axis.plot(np.full(len(lines), place), lines, "s", markersize=7, color=color)
+    axis.set_xticks(range(switches.shape[1]), switches.columns, rotation=90, fontsize=8)
+    axis.tick_params(axis="both", length=0)
+    axis.set_xlim(-0.7, switches.shape[1] - 0.3)
+    axis.spines[:].set_visible(False)
+    axis.text(0, 1, "on: black, off: pale", transform=axis.transAxes, fontsize=7, va="bottom")
 
 
 def draw_effects(table: pd.DataFrame, about: str, metric: str = "test_accuracy") -> Figure:
