@@ -55,7 +55,7 @@ wheel: .venv/installed-dev
 
 .venv/installed: pyproject.toml | .venv/bin/python
 	@echo "Installing unified_extractor and PyTorch into .venv: a few minutes the first time."
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[compiled]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,compiled]'
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python

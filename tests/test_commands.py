@@ -16,7 +16,7 @@ from tests.support.rows import row
 from unified_extractor.__main__ import main
 from unified_extractor.commands import visualize
 from unified_extractor.commands.describe import read_spec
-from unified_extractor.visualize.description import describe, formula, in_words
+from unified_extractor.description import describe, formula, in_words
 from unified_extractor.visualize.label_placement import wrapped
 from unified_extractor.visualize.spec_drawings import draw_operator
 
@@ -112,7 +112,7 @@ def test_describe_reads_a_spec_or_a_run(name, tmp_path, capsys):
         (["involution", "genrator.view=5"], "a spec has no field 'genrator.view', did you mean generator?"),
         (["involution", "kernel_size.x=5"], "kernel_size.x names a field of a value that has none"),
         (["deformable_convolution"], "needs version, for example"),
-        (["involution", "kernel_size=[3"], "while parsing a flow sequence"),
+        (["involution", "kernel_size=[3"], "kernel_size must be int or"),
         (["neighborhood_attention", "--size", "5"], "needs an image height of at least"),
     ],
 )

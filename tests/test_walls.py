@@ -1,4 +1,4 @@
-"""Who may import whom: spec <- ops <- layers <- models <- interop, and what stands beside them; ``names`` is open to all."""
+"""Who may import whom: spec <- ops <- layers <- models <- interop, and what stands beside them; all may import ``names`` and ``extras``."""
 
 import ast
 import subprocess
@@ -6,13 +6,10 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
-from unified_extractor.interop.files import needed
-
 PACKAGE = Path(__file__).parents[1] / "unified_extractor"
 ALLOWED = {
     "names": set(),
+    "extras": set(),
     "config_files": set(),
     "options": set(),
     "config_base": set(),
@@ -20,6 +17,7 @@ ALLOWED = {
     "task": set(),
     "presets": {"spec"},
     "named_specs": {"spec", "presets"},
+    "description": {"spec", "profiling"},
     "ops": {"spec", "ops"},
     "layers": {"spec", "named_specs", "ops", "layers"},
     "models": {"spec", "task", "presets", "named_specs", "ops", "layers", "profiling", "models"},
@@ -27,7 +25,7 @@ ALLOWED = {
     "profiling": {"spec", "named_specs", "ops", "layers", "profiling"},
     "analysis": {"profiling"},
     "results": {"options", "spec", "results"},
-    "visualize": {"spec", "ops", "layers", "profiling", "results", "visualize"},
+    "visualize": {"spec", "description", "ops", "layers", "profiling", "results", "visualize"},
     "data": {"task", "data"},
     "training": {
         "config_files",
@@ -46,6 +44,7 @@ ALLOWED = {
     "sweeps": {"spec", "named_specs", "data", "training", "profiling", "results", "sweeps"},
     "commands": {
         "spec",
+        "description",
         "named_specs",
         "presets",
         "layers",
@@ -59,9 +58,9 @@ ALLOWED = {
         "commands",
     },
     "__main__": {"config_files", "training", "commands"},
-    "__init__": {"spec", "task", "presets", "ops", "layers", "models", "interop", "analysis"},
+    "__init__": {"spec", "task", "presets", "ops", "layers", "models", "interop", "analysis", "data", "training", "visualize"},
 }
-STANDARD_LIBRARY_ONLY = {"names", "options", "config_base", "spec", "presets", "named_specs", "task"}
+STANDARD_LIBRARY_ONLY = {"extras", "names", "options", "config_base", "spec", "presets", "named_specs", "task"}
 FOREIGN = {
     "einops",
     "jsonargparse",
@@ -99,16 +98,16 @@ def test_every_room_imports_only_what_it_may():
         for name in imports(path):
             top, *rest = name.split(".")
             if top == "unified_extractor" and rest:
-                allowed = ALLOWED[room] | {"names"} | ({"presets"} if rest[0] == "presets" and room == "__init__" else set())
+                allowed = (
+                    ALLOWED[room] | {"names", "extras"} | ({"presets"} if rest[0] == "presets" and room == "__init__" else set())
+                )
                 assert rest[0] in allowed, f"{path.relative_to(PACKAGE)} may not import {name}"
 
 
 def test_the_spec_needs_the_standard_library_only():
-    """Reading and writing YAML files alone needs more, inside of two methods."""
     for room, path in rooms():
         if room in STANDARD_LIBRARY_ONLY:
-            allowed = {"yaml"} if room == "spec" else set()
-            assert not {name.split(".")[0] for name in imports(path)} & FOREIGN - allowed
+            assert not {name.split(".")[0] for name in imports(path)} & FOREIGN, path
 
 
 def test_a_backend_imports_neither_the_reference_nor_another_backend():
@@ -143,8 +142,11 @@ def test_tests_share_helpers_through_support_only():
 
 
 def test_importing_the_package_brings_nothing_that_only_some_need():
-    code = "import sys, unified_extractor; print(*{name.split('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = "import sys, unified_extractor; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = {name.split(".")[0] for name in modules}
+    slow = {f"unified_extractor.{name}" for name in ("analysis", "interop", "models", "profiling", "training", "visualize")}
+    assert not slow & set(modules)
     optional = {
         "huggingface_hub",
         "jsonargparse",
@@ -157,7 +159,7 @@ def test_importing_the_package_brings_nothing_that_only_some_need():
         "timm",
         "torchvision",
     }
-    assert not optional & set(loaded)
+    assert not optional & loaded
 
 
 def test_every_command_imports_without_what_only_some_systems_have():
@@ -168,9 +170,3 @@ def test_every_command_imports_without_what_only_some_systems_have():
     code += "\n".join(f"import unified_extractor.commands.{name}" for name in modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm.models", None)
-    with pytest.raises(ImportError, match=r"this needs timm: pip install 'unified-extractor\[interop\]'"):
-        needed("timm.models")

@@ -1,12 +1,21 @@
 """The generalized unfold: convolution, deformable convolution, involution and outlook attention as settings of one operator."""
 
-from unified_extractor import analysis, interop, models, presets
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from unified_extractor import presets
 from unified_extractor.layers import ExtractorConv2d, UnifiedExtractor2d, replace_convolutions
 from unified_extractor.ops.dispatch import backends
 from unified_extractor.ops.dynamic_kernels import AttentionKernel, LinearKernel
 from unified_extractor.ops.functional import extract, generalized_unfold
 from unified_extractor.spec import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel
 from unified_extractor.task import ImageTask
+
+if TYPE_CHECKING:
+    from unified_extractor import analysis, interop, models
+    from unified_extractor import data as data
+    from unified_extractor import training as training
+    from unified_extractor import visualize as visualize
 
 __version__ = "0.1.0"
 
@@ -31,3 +40,17 @@ __all__ = [
     "presets",
     "replace_convolutions",
 ]
+_LAZY = ("analysis", "data", "interop", "models", "training", "visualize")
+"""Modules that are imported when they are first used. ``import *`` leaves out those that need an extra."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return a module of the package that is not imported yet."""
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return all public names, those that are not imported yet among them."""
+    return sorted({*globals(), *_LAZY})

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import unified_extractor
-from unified_extractor.config_files import unreadable_config
+from unified_extractor.extras import MissingExtraError, require
 from unified_extractor.names import did_you_mean
 
 HELP = """usage: uniex COMMAND ...
@@ -23,6 +23,8 @@ HELP = """usage: uniex COMMAND ...
 Every command explains its options: uniex COMMAND --help"""
 _TRAINING = ("fit", "validate", "test", "predict")
 _ONLY_PRINTED = {"-h", "--help", "--print_config", "--dry_run"}
+_CORE = ("compile", "describe")
+"""The commands that need no extra."""
 _OTHERS = ("bench", "compile", "describe", "gpu", "report", "sweep", "visualize")
 
 
@@ -31,12 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and hasattr(signal, "SIGPIPE") and (words[:1] not in [["fit"], ["sweep"]] or _ONLY_PRINTED & set(words)):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as ``head`` may go away, and ends this process quietly
-    return _run(words)
+    try:
+        return _run(words)
+    except MissingExtraError as error:
+        print(f"uniex: error: {error}", file=sys.stderr)
+        return 2
 
 
 def _run(words: list[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("", [])
+    if command in _TRAINING + _OTHERS and command not in _CORE:
+        require("train", f"uniex {command}")
     if command in _TRAINING:
+        from unified_extractor.config_files import unreadable_config
+
         if reason := unreadable_config(words):
             print(f"uniex: error: {reason}", file=sys.stderr)
             return 2

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unified_extractor.config_base import Config, naming_unknown_fields
+from unified_extractor.extras import needed
 
 Pair = int | tuple[int, int]
 """One value for both axes, or (y, x)."""
@@ -372,9 +373,7 @@ class ExtractorSpec(Config):
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """Return the fields that differ from their defaults as YAML, and with ``path`` write them to that file."""
-        import yaml
-
-        text: str = yaml.safe_dump(asdict_changed(self), sort_keys=False)
+        text: str = needed("yaml").safe_dump(asdict_changed(self), sort_keys=False)
         if path is not None:
             Path(path).write_text(text)
         return text
@@ -621,8 +620,7 @@ def spec_in(path: str | Path) -> tuple[Path, Any]:
         OSError: the file cannot be read.
         ValueError: the file is no YAML, or files name each other in a circle.
     """
-    import yaml  # here: reading and writing files alone needs more than the standard library
-
+    yaml = needed("yaml")  # reading and writing files alone needs more than the standard library
     path, seen = Path(path), set()
     while path.resolve() not in seen:
         seen.add(path.resolve())

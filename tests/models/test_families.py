@@ -9,17 +9,19 @@ import re
 import pytest
 import timm.optim
 import torch
+import torchvision
 from timm.models import group_parameters
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops import MultiScaleRoIAlign, StochasticDepth
+from torchvision.ops import MultiScaleRoIAlign
 
 import unified_extractor as ux
 from tests.support.families import REDUCTIONS, SMALL, UNPUBLISHED, VARIANTS, WITH_STOCHASTIC_DEPTH
 from tests.support.presets import PRESETS
 from unified_extractor.models.arguments import drop_path_rates
+from unified_extractor.models.blocks import StochasticDepth
 from unified_extractor.models.staged import Stage
 from unified_extractor.models.volo import resized_embedding
 
@@ -233,6 +235,17 @@ def test_stochastic_depth_drops_branches_in_training_only(family):
         assert not torch.equal(network(x), network(x))
         network.eval()
         assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_stochastic_depth_is_torchvisions_in_training_and_evaluation(p):
+    ours, theirs, x = StochasticDepth(p), torchvision.ops.StochasticDepth(p, "row"), image(32, 2, 3, 4)
+    for training in (True, False):
+        found = [module.train(training)(x) for module in (ours, theirs) if torch.manual_seed(0)]
+        assert torch.equal(*found)
+    assert repr(ours) == f"StochasticDepth(p={p})"
+    with pytest.raises(ValueError, match=r"p must lie in 0 to 1, got 1\.5"):
+        StochasticDepth(1.5)
 
 
 def test_stochastic_depth_grows_linearly_over_all_blocks():

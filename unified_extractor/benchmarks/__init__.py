@@ -1,1 +1,5 @@
 """Benchmarks of the operator beside its baselines: what a user would run instead."""
+
+from unified_extractor.extras import require
+
+require("train", __name__)

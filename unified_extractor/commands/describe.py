@@ -1,20 +1,18 @@
 """The command ``uniex describe``: the formula of an extractor in words, its cost and its drawing."""
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from unified_extractor.description import describe
 from unified_extractor.layers import UnifiedExtractor2d
 from unified_extractor.named_specs import as_spec, preset_names, preset_spec
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import cost
-from unified_extractor.spec import ExtractorSpec, asdict_changed
-from unified_extractor.visualize.description import describe
-from unified_extractor.visualize.spec_drawings import draw_operator
+from unified_extractor.spec import ExtractorSpec
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,17 +31,19 @@ def main(arguments: Sequence[str]) -> int:
     try:
         spec = read_spec(given.extractor, given.options)
         if given.yaml:
-            print(yaml.safe_dump(asdict_changed(spec), sort_keys=False), end="")
+            print(spec.to_yaml(), end="")
             return 0
         layer = UnifiedExtractor2d(given.channels, given.channels, spec, given.stride)
         shape = (given.channels, given.size, given.size)
         title = Path(given.extractor).stem
         if given.picture:
+            from unified_extractor.visualize.spec_drawings import draw_operator  # here: the extra "train" alone can draw
+
             draw_operator(title, spec).savefig(given.picture, dpi=130)
         print(describe(title, spec, cost(layer, shape), shape))
         if given.picture:
             print(f"\n  drawn in {given.picture}")
-    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, OSError) as error:
         message = " ".join(str(error).split()).removeprefix(f"{given.extractor}: ")  # an error of the file names it
         parser.exit(2, f"uniex: error: {given.extractor}: {message}\n")
     return 0
@@ -69,7 +69,10 @@ def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"an option is written name=value, got {text!r}")
-    parsed = yaml.safe_load(value)
+    try:
+        parsed = json.loads(value)  # a number, true, null or a list
+    except ValueError:
+        return name, value
     return name, tuple(parsed) if isinstance(parsed, list) else parsed
 
 

@@ -1,5 +1,9 @@
 """Lightning data modules: labeled images in three splits."""
 
+from unified_extractor.extras import require
+
+require("train", __name__)
+
 from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.data_module import Loading, VisionDataModule
 from unified_extractor.data.digits import Digits

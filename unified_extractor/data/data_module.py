@@ -40,7 +40,7 @@ class Loading:
         num_workers: number of loading processes, 0 for none; unused if the images lie on the device.
         on_device: hold the images on the device as one tensor and augment whole batches there. By default this is done if the
             images fit into memory and the augmentation supports whole batches.
-        stateful: make checkpoints within an epoch exact (extra ``stateful``); checkpoints between epochs always are.
+        stateful: make checkpoints within an epoch exact; checkpoints between epochs always are.
         seed: seed of the order and augmentation of training images; by default that of ``lightning.seed_everything``.
     """
 
@@ -250,10 +250,8 @@ class VisionDataModule(L.LightningDataModule):
 
 
 def _stateful_loader() -> type[DataLoader[Any]]:
-    try:
-        from torchdata.stateful_dataloader import StatefulDataLoader
-    except ImportError as error:
-        raise DataError("needs torchdata: pip install 'unified-extractor[stateful]'", "loading.stateful") from error
+    from torchdata.stateful_dataloader import StatefulDataLoader  # here: only this option needs it
+
     loader: type[DataLoader[Any]] = StatefulDataLoader
     return loader
 

@@ -1,7 +1,6 @@
 """Weights in files that others wrote, read without running code in them."""
 
 import argparse
-import importlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unified_extractor.extras import needed
 from unified_extractor.names import did_you_mean
 
 _ENTRIES = (
@@ -36,15 +36,6 @@ _ENTRIES = (
 """Names under which training codes keep weights in a checkpoint; the first that is there is read, averages after the weights as trained."""
 _SAVED_WEIGHTS = "model.safetensors"
 """The file of weights in a folder of a saved network."""
-
-
-def needed(library: str) -> Any:
-    """Return the module of an optional library. Raise ``ImportError`` that says which extra installs it."""
-    try:
-        return importlib.import_module(library)
-    except ImportError as error:
-        package = library.split(".")[0]
-        raise ImportError(f"this needs {package}: pip install 'unified-extractor[interop]' ({error})") from error
 
 
 def read_file(path: str | Path) -> Any:

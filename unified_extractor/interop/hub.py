@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from unified_extractor.interop.files import needed
+from unified_extractor.extras import needed
 from unified_extractor.interop.saved import Network, load, save
 
 _hub = needed("huggingface_hub")

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 import unified_extractor.models as models
-from unified_extractor.interop.files import needed, read_file
+from unified_extractor.extras import needed
+from unified_extractor.interop.files import read_file
 from unified_extractor.names import did_you_mean
 from unified_extractor.options import present_class_path, with_present_names_of
 from unified_extractor.spec import ExtractorSpec, asdict_changed

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import unified_extractor.models as models
-from unified_extractor.interop.files import needed
+from unified_extractor.extras import needed
 
 _timm, _data = needed("timm.models"), needed("timm.data")
 

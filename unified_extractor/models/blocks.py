@@ -37,13 +37,35 @@ class LayerScale(nn.Module):
         return x * self.gamma[:, None, None]
 
 
+class StochasticDepth(nn.Module):
+    """Stochastic depth: in training, the map of a whole image is 0 with probability ``p``, and divided by ``1 - p`` otherwise.
+
+    It draws the numbers that ``torchvision.ops.StochasticDepth(p, "row")`` draws; torchvision itself is no package of the core.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p must lie in 0 to 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the input's shape ``[B, C, H, W]``."""
+        if not self.training or self.p == 0.0:
+            return x
+        kept = x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(1.0 - self.p)
+        return x * (kept if self.p == 1.0 else kept.div_(1.0 - self.p))
+
+    def extra_repr(self) -> str:
+        """Return the probability, for the printed network."""
+        return f"p={self.p}"
+
+
 def stochastic_depth(drop_path: float) -> dict[str, nn.Module]:
     """Return stochastic depth (Huang et al. 2016) under the name ``drop_path``, or nothing for a probability of 0."""
     if not drop_path:
         return {}
-    from torchvision.ops import StochasticDepth  # here: torchvision takes a second to import
-
-    return {"drop_path": StochasticDepth(drop_path, "row")}
+    return {"drop_path": StochasticDepth(drop_path)}
 
 
 def pointwise_mlp(channels: int, ratio: float, *, output_bias: bool = True) -> nn.Sequential:

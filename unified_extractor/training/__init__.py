@@ -1,6 +1,10 @@
 """The training of networks with Lightning: the task module, its optimizer, and runs with their records. The command line is in
 ``training.cli``."""
 
+from unified_extractor.extras import require
+
+require("train", __name__)
+
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.finished_run import load_run

@@ -9,8 +9,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from unified_extractor.description import formula, in_words, is_one_for_the_image
 from unified_extractor.spec import ExtractorSpec, as_pair
-from unified_extractor.visualize.description import formula, in_words, is_one_for_the_image
 
 
 def draw_operator(title: str, spec: ExtractorSpec) -> Figure:

@@ -11,6 +11,7 @@ An output finer than the image (``upsample``) has no loops of its own: it is one
 
 from torch import Tensor
 
+from unified_extractor.extras import install_command
 from unified_extractor.ops.backends.compiled.recomputing import is_possible_in_loops, pays_in_loops
 from unified_extractor.ops.call import Call
 from unified_extractor.ops.cost import work_in_registers
@@ -33,7 +34,7 @@ class Compiled:
         try:
             import numba
         except ImportError as error:  # missing, or made for another numpy
-            return f"it needs numba: pip install 'unified-extractor[compiled]' ({error})"
+            return f"it needs numba: {install_command('compiled')} ({error})"
         return "NUMBA_DISABLE_JIT is set" if getattr(numba.config, "DISABLE_JIT", 0) else None
 
     def refuses_because(self, call: Call) -> str | None:
