@@ -23,6 +23,11 @@ MODES = {
         {"static_kernel": (2, 3, 4, 2, 2), "dynamic_kernel": (2, 2, 2, 4, *SIZE), "offsets": (2, 1, 4, 2, *SIZE)},
         {},
     ),
+    "channel kernel": ({"dynamic_kernel": (2, 2, 4, *SIZE), "channel_kernel": (2, 4, 4), "bias": (4,)}, {}),
+    "channel kernel, residual": (
+        {"static_kernel": (3, 4, 2, 2), "dynamic_kernel": (2, 2, 4, *SIZE), "channel_kernel": (2, 4, 1)},
+        {"combine": "residual"},
+    ),
     "offsets": ({"offsets": (2, 2, 4, 2, *SIZE), "dynamic_kernel": (2, 2, 4, *SIZE)}, {}),
     "offsets, dense": ({"offsets": (2, 2, 4, 2, *SIZE), "static_kernel": (3, 4, 2, 2)}, {}),
     "upsample": ({"dynamic_kernel": (2, 2, 4, 10, 12), "offsets": (2, 1, 4, 2, 10, 12)}, {"upsample": 2}),
@@ -62,6 +67,7 @@ def test_compiled_without_graph_breaks_equals_uncompiled(mode):
 def test_the_chosen_backend_compiles_without_graph_breaks():
     assert_compiled_is_equal("gather", "aot_eager")
     assert_compiled_is_equal("terms", "aot_eager", backend="compiled")
+    assert_compiled_is_equal("channel kernel", "aot_eager", backend="compiled")
 
 
 def test_inductor_equals_uncompiled():

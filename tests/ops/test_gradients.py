@@ -26,6 +26,7 @@ SHAPES = {
     "fine_row": (1, 1, 4, 1, 6),
     "fine_offsets": (1, 1, 4, 2, 4, 3),
     "bias": (2,),
+    "per_channel_and_image": (1, 2, 4),
 }
 MODES = {
     "window sum": ({}, {}),
@@ -46,6 +47,12 @@ MODES = {
     ),
     "terms, dense": ({"static_kernel": "dense_terms", "dynamic_kernel": "gates"}, {}),
     "terms, dense, per image": ({"static_kernel": "dense_terms", "dynamic_kernel": "gates_per_image"}, {}),
+    "channel kernel": ({"dynamic_kernel": "shared", "channel_kernel": "per_channel_and_image", "bias": "bias"}, {}),
+    "channel kernel, dense, residual": (
+        {"static_kernel": "dense", "dynamic_kernel": "shared", "channel_kernel": "per_channel_and_image"},
+        {"combine": "residual"},
+    ),
+    "channel kernel, fold": ({"dynamic_kernel": "fold", "channel_kernel": "per_channel_and_image"}, {"aggregation": "fold"}),
     "offsets": ({"offsets": "offsets"}, {}),
     "offsets, dense": ({"offsets": "offsets", "static_kernel": "dense"}, {}),
     "offsets, generated": ({"offsets": "shared_offsets", "dynamic_kernel": "per_channel"}, {}),

@@ -25,6 +25,15 @@ CALLS = {
     ),
     "terms": ({"x": (2, 4, *SIZE), "static_kernel": (2, 4, 1, 2, 2), "dynamic_kernel": (2, 2, 2, 1, *SIZE)}, {}),
     "terms per image": ({"x": (2, 4, *SIZE), "static_kernel": (2, 6, 2, 2, 2), "dynamic_kernel": (2, 2, 1, 1, 1, 1)}, {}),
+    "channel kernel": (
+        {
+            "x": (2, 4, *SIZE),
+            "dynamic_kernel": (2, 2, TAPS, *SIZE),
+            "channel_kernel": (2, 4, TAPS),
+            "static_kernel": (3, 4, 2, 2),
+        },
+        {"combine": "residual"},
+    ),
     "offsets": ({"x": (2, 4, *SIZE), "dynamic_kernel": (2, 2, TAPS, *SIZE), "offsets": (2, 2, TAPS, 2, *SIZE)}, {}),
     "offsets, dense": ({"x": (2, 4, *SIZE), "static_kernel": (3, 4, 2, 2), "offsets": (2, 1, TAPS, 2, 1, *SIZE[1:])}, {}),
     "fold": ({"x": (2, 4, *SIZE), "dynamic_kernel": (2, 2, TAPS, TAPS, *SIZE)}, {"aggregation": "fold"}),

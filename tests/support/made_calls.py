@@ -12,9 +12,10 @@ from unified_extractor.ops import checks, dispatch
 
 def made_call(
     channels=4, size=(3, 4), kernel_size=2, *, batch=1, static=None, kernels=0, offset_groups=0, shared=(), shared_offsets=(),
-    dtype=torch.float64, aggregation="gather", terms=0, per_tap=True, **options
+    dtype=torch.float64, aggregation="gather", terms=0, per_tap=True, channel_kernel=0, **options
 ):  # fmt: skip
-    """Keyword arguments of `extract`; static: [O, C/groups], kernels: G, offset_groups: F, shared: axes of one value for all, terms: M."""
+    """Keyword arguments of `extract`; static: [O, C/groups], kernels: G, offset_groups: F, shared: axes of one value for all, terms: M,
+    channel_kernel: its taps."""
     generator = torch.Generator().manual_seed(channels)
     geometry = {"stride": 1, "padding": 1, "dilation": 1, "upsample": 1} | options
     out = output_size(size, kernel_size, *(geometry[name] for name in ("stride", "padding", "dilation", "upsample")))
@@ -35,6 +36,8 @@ def made_call(
             2,
             *(1 if axis in shared_offsets else n for axis, n in enumerate(out)),
         )
+    if channel_kernel:
+        shapes["channel_kernel"] = (batch, channels, channel_kernel)
     tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for name, shape in shapes.items()}
     return tensors | {"kernel_size": kernel_size, "padding": 1, "aggregation": aggregation} | options
 
@@ -74,6 +77,9 @@ BLOCKS = {
     "terms, a value a tap": {"channels": 48, "static": (48, 1), "kernels": 3, "terms": 2, "offset_groups": 2, "stride": 2},
     "terms, a kernel a row": {"channels": 20, "static": (20, 1), "kernels": 1, "terms": 2, "per_tap": False, "shared": (1,)},
     "terms, dense": {"channels": 20, "static": (8, 20), "kernels": 2, "terms": 2, "size": (3, 4)},
+    "channel kernel": {"channels": 33, "kernels": 3, "channel_kernel": 9, "size": (4, 5)},
+    "channel kernel, dense, offsets": {"channels": 20, "static": (24, 20), "kernels": 1, "channel_kernel": 9, "offset_groups": 2},
+    "channel kernel, add": {"channels": 20, "static": (20, 1), "kernels": 2, "channel_kernel": 1, "combine": "add"},
     "upsample": {"channels": 33, "kernels": 3, "upsample": (1, 2), "size": (3, 4)},
     "upsample, dense, offsets": {"channels": 20, "static": (24, 20), "offset_groups": 2, "upsample": 2, "size": (2, 3)},
     "fold": {"channels": 40, "kernels": 2, "aggregation": "fold", "size": (4, 5)},

@@ -113,13 +113,16 @@ def extract(
     combine="multiply",
     aggregation="gather",
     upsample=1,
+    channel_kernel=None,
 ):
-    """All of DESIGN section 1: gather -> [B,O,Ho,Wo], fold -> [B,C,H,W]."""
+    """All of DESIGN section 1: gather -> [B,O,Ho,Wo], fold -> [B,C,H,W]. channel_kernel [B,C,K|1] multiplies the dynamic one."""
     batch, channels, height, width = x.shape
     read = unfold(x, kernel_size, offsets, stride, padding, dilation, upsample)
     taps, out = read.shape[2], read.shape[3:]
     if static_kernel is not None and static_kernel.ndim == 5:
         weight = window_kernels(static_kernel, dynamic_kernel, channels, taps, out)
+        if channel_kernel is not None:
+            weight = torch.einsum("bockhw,bck->bockhw", weight, channel_kernel.expand(-1, -1, taps))
         y = torch.einsum("bockhw,bckhw->bohw", weight, read)
         return y if bias is None else y + bias[:, None, None]
     identity = torch.eye(channels, dtype=x.dtype)[:, :, None].expand(-1, -1, taps)
@@ -129,6 +132,8 @@ def extract(
     spread = one_hot_groups(dynamic_kernel.shape[1], channels, x)
     axes = [taps] * (dynamic_kernel.ndim - 4)
     dynamic = torch.einsum("bg...,gc->bc...", dynamic_kernel, spread).expand(-1, -1, *axes, *out)
+    if channel_kernel is not None:
+        dynamic = torch.einsum("bc...khw,bck->bc...khw", dynamic, channel_kernel.expand(-1, -1, taps))
     if aggregation == "gather":
         if combine == "add":
             y = torch.einsum("ock,bckhw->bohw", static, read) + torch.einsum("bckhw,bckhw->bchw", dynamic, read)

@@ -64,6 +64,10 @@ def plain_terms_of_taps(x, static_kernel, dynamic_kernel):
     return sum(plain_both(x, kernel, dynamic) for kernel, dynamic in terms)
 
 
+def plain_decoupled(x, dynamic_kernel, channel_kernel):
+    return (shared(dynamic_kernel, x.shape[1]) * channel_kernel[..., None, None] * columns(x)).sum(2)
+
+
 def plain_upsampled(x, dynamic_kernel):
     """CARAFE's reassembly: output pixel (Y, X) sums the window around pixel (Y // sy, X // sx)."""
     windows = columns(x).repeat_interleave(UPSAMPLE[0], 3).repeat_interleave(UPSAMPLE[1], 4)
@@ -89,6 +93,7 @@ MODES = {
         {},
     ),
     "terms per image": (plain_terms, {"static_kernel": (3, 6, 8, 3, 3), "dynamic_kernel": (2, 3, 1, 1, 1, 1)}, {}),
+    "channel kernel": (plain_decoupled, {"dynamic_kernel": (2, 2, 9, *SIZE), "channel_kernel": (2, 8, 9)}, {}),
     "upsample": (plain_upsampled, {"x": (2, 8, 3, 4), "dynamic_kernel": (2, 2, 9, *SIZE)}, {"upsample": UPSAMPLE}),
     "fold": (plain_fold, {"dynamic_kernel": (2, 2, 9, 9, *SIZE)}, {"aggregation": "fold"}),
     "deformable": (

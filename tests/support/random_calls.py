@@ -109,6 +109,9 @@ def random_call(seed):
         "offsets": offsets,
         "bias": normal(outputs) if rng.random() < 0.5 else None,
     }
+    rng_channel = random.Random(f"channel kernel {seed}")
+    if rng_channel.random() < 0.2:
+        call["channel_kernel"] = normal(batch, channels, rng_channel.choice((1, taps, taps)))
     if rng.random() < 0.5:
         call = {name: None if t is None else relayout(t, rng.choice(LAYOUTS)) for name, t in call.items()}
     return call | {

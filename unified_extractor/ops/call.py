@@ -29,6 +29,8 @@ class Call(NamedTuple):
     geometry: Geometry
     aggregation: Aggregation = "gather"
     combine: Combine = "multiply"
+    channel_kernel: Tensor | None = None
+    """``[B, C, K]``, what the dynamic kernel is multiplied by: one for each channel and image, K may be 1; None: 1."""
 
     @property
     def channels(self) -> int:
@@ -59,6 +61,11 @@ class Call(NamedTuple):
         """True for a dynamic kernel that has one value for all taps of a window."""
         kernel = self.stored_kernel
         return kernel is not None and self.aggregation == "gather" and kernel.shape[-3] == 1 < self.geometry.taps
+
+    @property
+    def has_kernel_of_image(self) -> bool:
+        """True for dynamic kernels that are the same for all windows, also where there is none but a channel kernel."""
+        return self.computed_kernel is None and (self.stored_kernel is None or self.stored_kernel.shape[-2:] == (1, 1))
 
     @property
     def terms(self) -> int:

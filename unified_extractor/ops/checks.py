@@ -41,6 +41,7 @@ def call(
     combine: Combine = "multiply",
     aggregation: Aggregation = "gather",
     upsample: Ints = 1,
+    channel_kernel: Tensor | None = None,
 ) -> Call:
     """Check the arguments of :func:`unified_extractor.extract` and build the call, its tensors in autocast's dtype where that is on.
 
@@ -48,10 +49,10 @@ def call(
     """
     lower = autocast_dtype(x)
     if lower is not None:
-        x, static_kernel, bias = (lowered(value, lower) for value in (x, static_kernel, bias))
+        x, static_kernel, bias, channel_kernel = (lowered(value, lower) for value in (x, static_kernel, bias, channel_kernel))
         dynamic_kernel = _lowered_kernel(dynamic_kernel, lower)
     numbers = (kernel_size, stride, padding, dilation, upsample)
-    tensors = (static_kernel, dynamic_kernel, offsets, bias)
+    tensors = (static_kernel, dynamic_kernel, offsets, bias, channel_kernel)
     key, checked = _signature(x, numbers, tensors, combine, aggregation), None
     if key is not None:
         try:
@@ -61,14 +62,14 @@ def call(
     if checked is None:
         checked = geometry(x, *numbers)
         if aggregation != "unfold":
-            _operator(x, static_kernel, dynamic_kernel, offsets, bias, checked, combine, aggregation)
+            _operator(x, *tensors, checked, combine, aggregation)
         elif offsets is not None:
             check_offsets(x, offsets, checked)
         if key is not None:
             if len(_CHECKED) >= _MOST_CHECKED:
                 _CHECKED.clear()
             _CHECKED[key] = checked
-    return Call(x, static_kernel, dynamic_kernel, offsets, bias, checked, aggregation, combine)
+    return Call(x, static_kernel, dynamic_kernel, offsets, bias, checked, aggregation, combine, channel_kernel)
 
 
 def _signature(x: Any, numbers: tuple[Any, ...], tensors: tuple[Any, ...], combine: Any, aggregation: Any) -> Any:
@@ -144,6 +145,7 @@ def _operator(
     dynamic_kernel: Any,
     offsets: Any,
     bias: Any,
+    channel_kernel: Any,
     geometry: Geometry,
     combine: Any,
     aggregation: Any,
@@ -166,9 +168,11 @@ def _operator(
         _attention(x, dynamic_kernel, offsets, geometry, aggregation)
     elif dynamic_kernel is not None:
         _dynamic(x, dynamic_kernel, geometry, aggregation, terms=static_kernel is not None and static_kernel.dim() == 5)
+    if channel_kernel is not None:
+        _channel_kernel(x, channel_kernel, geometry)
     if offsets is not None:
         check_offsets(x, offsets, geometry)
-    _combination(static_kernel, dynamic_kernel, combine, aggregation, channels)
+    _combination(static_kernel, channel_kernel if dynamic_kernel is None else dynamic_kernel, combine, aggregation, channels)
     if bias is not None:
         companion("bias", bias, "[O]", x)
         if bias.shape != (out_channels,):
@@ -305,6 +309,13 @@ def _dynamic(x: Tensor, dynamic_kernel: Any, geometry: Geometry, aggregation: st
         raise ValueError(
             f"dynamic_kernel must be {layout} with K={geometry.taps} taps{or_one}, got shape {list(dynamic_kernel.shape)}"
         )
+
+
+def _channel_kernel(x: Tensor, channel_kernel: Any, geometry: Geometry) -> None:
+    companion("channel_kernel", channel_kernel, "[B, C, K]", x)
+    if channel_kernel.shape[:2] != x.shape[:2] or channel_kernel.shape[2] not in (1, geometry.taps):
+        expected = f"[B, C, K] = {[*x.shape[:2], geometry.taps]} or with K=1, one value for all taps"
+        raise ValueError(f"channel_kernel must have shape {expected}, got {list(channel_kernel.shape)}")
 
 
 def check_offsets(x: Tensor, offsets: Any, geometry: Geometry, of: str = "x") -> None:

@@ -20,6 +20,7 @@ def multiply_adds(
     gates: int = 0,
     terms: int = 1,
     of_image: bool = False,
+    channel_kernel: bool = False,
 ) -> int:
     """Return the multiply-adds of the operator: a fixed number for each tap of each window and each channel.
 
@@ -35,11 +36,12 @@ def multiply_adds(
         gates: output channels that a dynamic kernel of one value a window multiplies.
         terms: M, products of a static and a dynamic kernel that are summed.
         of_image: several terms have one dynamic kernel for all windows, so that their kernels are summed once an image.
+        channel_kernel: the dynamic kernel is multiplied by one for each channel and image.
     """
     if of_image and terms > 1:
         mixing = terms * channels * static_outputs * geometry.taps
-        return _values(geometry, channels) * (static_outputs + SAMPLE * has_offsets) + mixing
-    per_value = terms * (static_outputs + results) + SAMPLE * has_offsets
+        return _values(geometry, channels) * (static_outputs + SAMPLE * has_offsets + channel_kernel) + mixing
+    per_value = terms * (static_outputs + results) + SAMPLE * has_offsets + channel_kernel
     return _values(geometry, channels) * per_value + terms * gates * geometry.positions
 
 
@@ -82,6 +84,7 @@ def pass_multiply_adds(call: Call) -> tuple[int, int]:
         "gates": call.output_shape()[1] if call.has_gate else 0,
         "terms": max(call.terms, 1),
         "of_image": call.terms > 0 and call.kernel_shape()[-2:] == [1, 1],
+        "channel_kernel": call.channel_kernel is not None,
     }
     kernel = 0 if call.computed_kernel is None else kernel_multiply_adds(call.computed_kernel, call.geometry)
     forward = multiply_adds(call.geometry, call.channels, **terms) + kernel
@@ -94,7 +97,8 @@ def work_in_registers(call: Call) -> int:
 
     These are the multiply-adds at one position for at most 16 channels that share a kernel; a bilinear sample counts a hundredfold.
     """
-    shared = call.channels // call.kernel_groups
+    has_own_kernels = call.channel_kernel is not None and call.has_kernel_of_image
+    shared = 1 if has_own_kernels else call.channels // call.kernel_groups
     if call.has_dense_kernel and call.static_kernel is not None:
         shared = min(shared, call.static_kernel.shape[-3])
     return (

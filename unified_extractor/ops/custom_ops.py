@@ -59,6 +59,7 @@ _NO_KERNEL = (None, None, None, 1.0, "none", 0)
 
 def flattened(call: Call) -> tuple[Any, ...]:
     """Return a call as an operator's arguments; a bias and queries of a similarity are not among them."""
+    assert call.channel_kernel is None, "backends leave it to calls without one"
     kernel = call.computed_kernel
     if isinstance(kernel, LinearKernel):
         computed: tuple[Any, ...] = (*kernel, 0)

@@ -57,7 +57,7 @@ def _choose(call: Call, backend: str | None, kernel_memory: KernelMemory) -> Bac
         raise ValueError(f"backend={backend!r} is not usable here: {reason}")
     if kernel_memory == "recompute" and call.computed_kernel is not None:
         able = [b.name for b in BACKENDS if b.recomputes(call, demanded=True)]
-        if not able or backend in able:
+        if not able or backend in able or call.channel_kernel is not None:
             return named
         raise ValueError(
             f"kernel_memory='recompute' needs a backend that does not store the kernel, {' or '.join(map(repr, able))}, "
@@ -77,6 +77,8 @@ def _recomputes(backend: Backend, call: Call, kernel_memory: KernelMemory) -> bo
     assert kernel is not None
     if kernel_memory == "store":
         return False
+    if call.channel_kernel is not None:
+        return False  # the images become groups of channels, each with a feature of its own
     if call.combine == "residual" and (kernel.normalization != "none" or is_scaled_to_nothing(kernel, call.x)):
         return False  # 1 + D has no such form
     return backend.recomputes(call, demanded=kernel_memory == "recompute")

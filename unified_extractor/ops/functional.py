@@ -7,6 +7,7 @@ positions.
     gather  y[b,o,p]    = bias[o] + sum_k sum_c  S[o,c,k] * D[b,g(c),k,p] * x~[b,c,k,p]
     terms   y[b,o,p]    = bias[o] + sum_m sum_k sum_c  S_m[o,c,k] * D_m[b,g(c),k,p] * x~[b,c,k,p]
     fine    upsample s: window p of the output sits where window floor(p / s) of stride 1 sits
+    channel D[b,g(c),k,p] * E[b,c,k] stands in the place of D[b,g(c),k,p], with a channel kernel E
     fold    z[b,c,i,p]  = sum_k D[b,g(c),i,k,p] * S[c,k] * x~[b,c,k,p],   y = bias + (z_i added where tap i of window p lies)
 """
 
@@ -62,6 +63,7 @@ def extract(
     kernel_size: Ints,
     static_kernel: Tensor | None = None,
     dynamic_kernel: DynamicKernel = None,
+    channel_kernel: Tensor | None = None,
     offsets: Tensor | None = None,
     bias: Tensor | None = None,
     stride: Ints = 1,
@@ -86,12 +88,15 @@ def extract(
             axis of the taps may be 1, too: a gate, one value for all taps. None: 1.
             With M terms a value for all taps mixes M whole convolutions, and another way at every position.
             A :class:`LinearKernel` or :class:`AttentionKernel` in its place is what the kernel is computed from.
+        channel_kernel: E, ``[B, C, K]``, a second dynamic kernel: one for each channel and image, the axis of the taps may be 1. D*E stands
+            in the place of D, in a fold ``D[i, k] * E[k]``, whatever ``combine`` is; without a dynamic kernel D is 1. The product is not
+            stored.
         offsets: ``[B, F, K, 2, Ho, Wo]``, (y, x) in pixels; see :func:`generalized_unfold`.
         bias: ``[O]``.
         stride: pixels between windows, an int or (y, x). Gather shrinks the map by it, fold does not.
         padding: zeros around the image in pixels, an int or (y, x), or "same".
         dilation: pixels between taps, an int or (y, x).
-        combine: "multiply" S*D, "add" S + D (needs O = C), "residual" S*(1 + D); the latter two need both kernels.
+        combine: "multiply" S*D, "add" S + D (needs O = C), "residual" S*(1 + D); the latter two need a static and a dynamic kernel.
         aggregation: "gather": one output a window. "fold": K outputs a window, added at the pixels its taps cover on the regular
             grid; takes S depthwise or none.
         upsample: s, an int or (y, x): the output is s times as fine as that of stride 1, and its window p sits where window
@@ -99,7 +104,7 @@ def extract(
         kernel_memory: for a dynamic kernel that is computed. "auto": the faster way. "store": the kernel is a tensor that autograd
             saves for backward. "recompute": the kernel is computed where it is used and again in backward, also where that is
             slower, so that autograd does not save it; the backends "compiled" and "triton" do so, except for a normalized kernel
-            with ``combine="residual"`` and for attention at offsets.
+            with ``combine="residual"``, for attention at offsets and beside a ``channel_kernel``.
         backend: None chooses; a name from :func:`unified_extractor.backends` demands that one.
 
     x, kernels and bias share one dtype, offsets may be float32 when that is half precision. Under autocast all of them are
@@ -116,7 +121,19 @@ def extract(
     if kernel_memory != "auto":
         checks.one_of("kernel_memory", kernel_memory, dispatch.KERNEL_MEMORY)
     call = checks.call(
-        x, kernel_size, static_kernel, dynamic_kernel, offsets, bias, stride, padding, dilation, combine, aggregation, upsample
+        x,
+        kernel_size,
+        static_kernel,
+        dynamic_kernel,
+        offsets,
+        bias,
+        stride,
+        padding,
+        dilation,
+        combine,
+        aggregation,
+        upsample,
+        channel_kernel,
     )
     return dispatch.run(call, backend, kernel_memory)
 

@@ -19,7 +19,7 @@ Aggregate = Callable[[Call], Tensor]
 
 def is_convolution(call: Call) -> bool:
     """Return whether a call is a convolution (or a window sum), which torch runs best."""
-    return call.aggregation == "gather" and call.offsets is None and call.dynamic_kernel is None
+    return call.aggregation == "gather" and call.offsets is None and call.dynamic_kernel is None and call.channel_kernel is None
 
 
 def run_rewritten(

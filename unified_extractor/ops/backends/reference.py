@@ -11,6 +11,9 @@ from unified_extractor.ops.call import Call
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.geometry import Geometry
 
+_LETTERS = {"gather": "b c k -> b c k 1 1", "fold": "b c k -> b c 1 k 1 1"}
+"""The axes of a channel kernel beside those of a dynamic kernel that is written out."""
+
 
 class Reference:
     """The backend that is the definition."""
@@ -91,6 +94,8 @@ def _aggregate(call: Call) -> Tensor:
         return _sum_of_terms(call, columns)
     static = _every_channel_pair(call.static_kernel, x, geometry)
     dynamic = _every_channel(call.stored_kernel, x, geometry, call.aggregation)
+    if call.channel_kernel is not None:
+        dynamic = dynamic * rearrange(call.channel_kernel, _LETTERS[call.aggregation])
     if call.aggregation == "fold":
         diagonal = einsum(static, "c c k -> c k")
         y = _fold(einsum(dynamic, diagonal, columns, "b c i k h w, c k, b c k h w -> b c i h w"), geometry)
@@ -108,6 +113,8 @@ def _sum_of_terms(call: Call, columns: Tensor) -> Tensor:
     assert call.stored_kernel is not None
     static = torch.stack([_every_channel_pair(kernel, call.x, call.geometry) for kernel in call.static_kernel])
     dynamic = torch.stack([_every_channel(kernel, call.x, call.geometry, "gather") for kernel in call.stored_kernel.unbind(1)])
+    if call.channel_kernel is not None:
+        dynamic = dynamic * rearrange(call.channel_kernel, _LETTERS["gather"])
     y = einsum(static, dynamic, columns, "m o c k, m b c k h w, b c k h w -> b o h w")
     return y if call.bias is None else y + rearrange(call.bias, "o -> o 1 1")
 

@@ -6,7 +6,8 @@ Runs everything, float32 and float64; half precision is computed in float32. Ref
 
 A double backward runs the eager backend's formula. Channels of a group are worked off in blocks of 16 (float32, AVX-512; 8 with AVX2),
 so groups of fewer channels leave lanes idle; where that makes it slower than the eager backend, it is not chosen by itself.
-An output finer than the image (``upsample``) has no loops of its own: it is one call for each sub-position.
+An output finer than the image (``upsample``) has no loops of its own: it is one call for each sub-position. Nor has a channel kernel, with
+which images become groups of channels.
 """
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from unified_extractor.extras import install_command
 from unified_extractor.ops.backends.compiled.recomputing import is_possible_in_loops, pays_in_loops
 from unified_extractor.ops.call import Call
+from unified_extractor.ops.channel_kernels import run_channel_kernel
 from unified_extractor.ops.cost import work_in_registers
 from unified_extractor.ops.geometry import precision
 from unified_extractor.ops.rewrites import is_convolution, run_rewritten
@@ -57,6 +59,8 @@ class Compiled:
         """Return the output of a call."""
         if call.geometry.upsample != (1, 1):
             return run_sub_positions(call, self.run)
+        if call.channel_kernel is not None:
+            return run_channel_kernel(call, self.run)
         from unified_extractor.ops.backends.compiled.launch import OPERATORS
 
         def aggregate(call: Call) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from unified_extractor.ops.backends.eager import columns
 from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum
 from unified_extractor.ops.call import Call
+from unified_extractor.ops.channel_kernels import run_channel_kernel
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry, composing_is_cheaper
 from unified_extractor.ops.onnx_nodes import deform_conv, is_deform_conv
@@ -42,6 +43,8 @@ class Eager:
         """Return the output of a call."""
         if call.geometry.upsample != (1, 1):
             return run_sub_positions(call, self.run)
+        if call.channel_kernel is not None:
+            return run_channel_kernel(call, self.run)
         if call.aggregation == "unfold":
             return columns.columns(call.x, call.offsets, call.geometry) if _has_columns(call) else _sample(call)
         if call.aggregation == "similarity":

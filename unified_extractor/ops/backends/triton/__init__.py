@@ -14,7 +14,8 @@ A convolution without dynamic kernel and offsets is torch's own. In half precisi
 multiple of sixteen neighboring channels, runs as matrix products (``banded/``). A double backward runs the eager backend's formula. The
 gradient of an image that offsets sample is added up by atomics in float32 or, under ``torch.use_deterministic_algorithms``, sorted by
 pixel. A fold whose taps have offsets samples every tap once for each output it has a part in: K times as often as it must. An output
-finer than the image (``upsample``) has no kernels of its own: it is one call for each sub-position.
+finer than the image (``upsample``) has no kernels of its own: it is one call for each sub-position. Nor has a channel kernel, with which
+images become groups of channels; an image whose channels are neighbors is copied for it.
 
 The first call of every kind compiles its kernels and measures a few configurations (``tuning.py``), kept on disk by Triton. Before a CUDA
 graph is captured one call should have run, as torch asks anyway.
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.call import Call
+from unified_extractor.ops.channel_kernels import run_channel_kernel
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.rewrites import is_convolution, run_rewritten
 from unified_extractor.ops.tracing import opaque_because
@@ -76,6 +78,8 @@ class Triton:
         """Return the output of a call."""
         if call.geometry.upsample != (1, 1):
             return run_sub_positions(call, self.run)
+        if call.channel_kernel is not None:
+            return run_channel_kernel(call, self.run)
         from unified_extractor.ops.backends.triton.launch import OPERATORS
 
         if call.aggregation in ("unfold", "similarity"):
