@@ -43,6 +43,7 @@ PRESETS = {
     "outlook_attention": presets.outlook_attention(),
     "squeeze_excitation": presets.squeeze_excitation(),
     "unified": presets.unified(),
+    "window_attention": presets.window_attention(),
 }
 DIGITS = {
     "convolution": presets.convolution(),

@@ -151,6 +151,7 @@ CONTRADICTIONS = [
         },
         "'interleaved' contradicts static_kernel.channels='none', offsets.groups=1 or offsets.channels_per_group=1",
     ),
+    ({"static_kernel": DENSE, "offsets": Offsets(kind="block"), "padding": 0}, "offsets.kind='block' needs padding='same'"),
     ({"dynamic_kernel": GENERATED, "padding": 0}, "padding=0 contradicts generator.view=1"),
     ({"dynamic_kernel": GATE, "aggregation": "fold"}, "dynamic_kernel.per_tap=False contradicts aggregation='fold'"),
     ({"static_kernel": DENSE, "terms": 2}, "terms=2 needs dynamic_kernel.source 'generated', got 'none'"),
@@ -170,7 +171,7 @@ CONTRADICTIONS = [
     ),
     (
         {"dynamic_kernel": GENERATED, "generator": Generator(view="pooled"), "offsets": LEARNED},
-        "generator.view='pooled', of one value for each tap, needs offsets.kind 'none' or 'parameter' or 'window_shift', got 'learned'",
+        "generator.view='pooled', of one value for each tap, needs offsets.kind 'none' or 'parameter' or 'window_shift' or 'block', got 'learned'",
     ),
     (
         MIXED | {"dynamic_kernel": GENERATED, "generator": Generator(view="runs")},
@@ -228,6 +229,12 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: Offsets(kind="parameter", bound="image", reach=1), "others have none, got bound='image', reach=1"),
         (lambda: Offsets(kind="parameter", bound="clamp", reach=(1, -1)), r"offsets.reach must be at least 0, got \(1, -1\)"),
         (lambda: presets.dcls(extent=(3, 4)), r"^extent must be odd, .* got \(3, 4\)"),
+        (lambda: Offsets(halo=1), "offsets.halo=1 needs offsets.kind 'block', got 'none'"),
+        (lambda: Offsets(kind="block", groups=2), "offsets.groups=2 needs offsets.kind 'learned' or 'parameter', got 'block'"),
+        (lambda: Offsets(kind="block", block_start=-1), "offsets.block_start must be at least 0, got -1"),
+        (lambda: presets.window_attention(4, halo=2), r"2\*offsets.halo \+ offsets.block_start, .* got kernel_size=4, halo=2"),
+        (lambda: presets.window_attention(5, halo=(0, 1), block_start=(0, 3)), r"got kernel_size=5, .* block_start=\(0, 3\)"),
+        (lambda: presets.window_attention(heads=0), "^heads must be at least 1, got 0"),
         (lambda: presets.dcls(taps=0), "^taps must be at least 1, got 0"),
         (lambda: Generator(view="window", pixel_shuffle=True), "generator.pixel_shuffle=True needs generator.view in output"),
         (lambda: presets.dysample(style="lq"), "^style must be one of"),
@@ -352,7 +359,9 @@ def random_spec(rng):
             "activation": rng.choice(["none", "relu", "gelu"]),
             "pixel_shuffle": rng.random() < 0.15,
         }
-    offsets = {"kind": rng.choice(["none", "learned", "parameter", "window_shift"])}
+    offsets = {"kind": rng.choice(["none", "learned", "parameter", "window_shift", "block"])}
+    if offsets["kind"] == "block":
+        offsets |= {"halo": rng.choice([0, 0, 1, (0, 1)]), "block_start": rng.choice([0, 0, 1, (1, 2)])}
     offsets |= {rng.choice(["groups", "groups", "channels_per_group"]): rng.choice([1, 1, 2])}
     if offsets["kind"] in ("learned", "parameter"):
         offsets |= {"bound": rng.choice(["none", "image", "clamp", "tanh"]), "origin": rng.choice(["grid", "center"])}

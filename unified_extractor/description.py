@@ -118,7 +118,11 @@ def describe(title: str, spec: ExtractorSpec, cost: Cost, shape: tuple[int, int,
 def _where(spec: ExtractorSpec) -> str:
     own = spec.offsets
     if not own.are_trained:
-        return {"none": "on the regular grid", "window_shift": "on a grid shifted as a whole to stay inside the image"}[own.kind]
+        return {
+            "none": "on the regular grid",
+            "window_shift": "on a grid shifted as a whole to stay inside the image",
+            "block": f"on a grid shifted as a whole onto {_block(spec)}",
+        }[own.kind]
     made = "generated from the input" if own.kind == "learned" else "that are parameters, the same everywhere"
     fine = own.kind == "learned" and as_pair(spec.upsample) != (1, 1)
     start = "at the start to the place of the output in its pixel" if fine else "zero at the start"
@@ -131,6 +135,16 @@ def _where(spec: ExtractorSpec) -> str:
         rows, columns = as_pair(own.reach)
         bound = f", {'clamped to' if own.bound == 'clamp' else 'by a tanh below'} {rows}x{columns} pixels"
     return f"offsets {made}, {offset_sharing(spec)}, {start}{gated}{bound}"
+
+
+def _block(spec: ExtractorSpec) -> str:
+    """Return the block of a pixel, and what its windows see of others."""
+    halo, start = as_pair(spec.offsets.halo), as_pair(spec.offsets.block_start)
+    rows, columns = (k - 2 * h for k, h in zip(as_pair(spec.kernel_size), halo, strict=True))
+    around = "" if halo == (0, 0) else " and a halo of {}x{}".format(*halo)
+    return f"the block of {rows}x{columns} taps of its pixel{around}" + (
+        "" if start == (0, 0) else ", blocks beginning at {}x{}".format(*start)
+    )
 
 
 def offset_sharing(spec: ExtractorSpec) -> str:

@@ -369,6 +369,29 @@ def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_posit
 
 
 @suggesting_arguments
+def window_attention(
+    kernel_size: Pair = 7, heads: int = 1, block_start: Pair = 0, halo: Pair = 0, relative_position: bool = True
+) -> ExtractorSpec:
+    """Return window attention: the pixels of a block attend to all of it (Swin, Liu et al. 2021), or beyond it (HaloNet, Vaswani et al.
+    2021).
+
+    Args:
+        kernel_size: taps of the window, which the pixels of a block have in common.
+        heads: channel groups that each have a query, keys and values.
+        block_start: place of the first whole block; half of a block for every other layer of Swin, "shifted windows".
+        halo: taps of the window beyond its block, on each side.
+        relative_position: add a learned bias of the relative position of query and key.
+    """
+    _argument("heads", heads, int)
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        offsets=Offsets(kind="block", halo=halo, block_start=block_start),
+        dynamic_kernel=local_attention(kernel_size, heads, relative_position).dynamic_kernel,
+        projection=Projection(input="affine", output="affine"),
+    )
+
+
+@suggesting_arguments
 def contmix(kernel_size: Pair = 7, small_kernel_size: Pair = 5, heads: int = 4, regions: Pair = 7) -> ExtractorSpec:
     """Return ContMix (OverLoCK, Lou and Yu 2025): a pixel's likeness to regions of the image makes kernels of two sizes.
 

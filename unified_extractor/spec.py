@@ -28,10 +28,11 @@ Pair = int | tuple[int, int]
 class Offsets(Config):
     """The distance of every sampling point from the regular grid."""
 
-    kind: Literal["none", "learned", "parameter", "window_shift"] = "none"
+    kind: Literal["none", "learned", "parameter", "window_shift", "block"] = "none"
     """``none``: the regular grid. ``learned``: generated from the input (deformable convolution). ``parameter``: learned as parameters, the
     same at every position of every image (DCLS). ``window_shift``: a window at the border is shifted as a whole, to lie inside the image
-    (neighborhood attention)."""
+    (neighborhood attention). ``block``: the image is cut into blocks, and the windows of all pixels of a block are moved onto the block
+    (Swin)."""
     groups: int = 1
     """Number of channel groups that each have offsets of their own."""
     channels_per_group: int | None = None
@@ -50,21 +51,32 @@ class Offsets(Config):
     ``clamp``: every offset is clamped to ``reach``. ``tanh``: it is ``reach`` times its hyperbolic tangent."""
     reach: Pair | None = None
     """The largest offset, (y, x), of ``bound`` ``clamp`` and ``tanh``, in pixels before ``scale``."""
+    halo: Pair = 0
+    """Number of taps, (y, x), that windows reach beyond their block on each side: a block has ``kernel_size - 2*halo`` taps (HaloNet)."""
+    block_start: Pair = 0
+    """Place, (y, x) in taps, at which the first whole block begins; a part of one lies before it (the shifted windows of Swin)."""
 
     @property
     def are_trained(self) -> bool:
         """Return whether training moves the sampling points, which so lie between pixels."""
         return self.kind in ("learned", "parameter")
 
+    @property
+    def shifts_windows(self) -> bool:
+        """Return whether windows are shifted as a whole, by whole pixels."""
+        return self.kind in ("window_shift", "block")
+
     def _check(self) -> None:
         _at_least("offsets.groups", self.groups, 1)
         _at_least("offsets.channels_per_group", 1 if self.channels_per_group is None else self.channels_per_group, 1)
         _at_least("offsets.reach", 0 if self.reach is None else self.reach, 0)
+        _at_least("offsets.halo", self.halo, 0)
+        _at_least("offsets.block_start", self.block_start, 0)
         if not math.isfinite(self.scale):
             raise ValueError(f"offsets.scale must be finite, got {self.scale}")
         for name, value in self.changed().items():
             if name != "kind":
-                kinds = ("learned",) if name in ("scale", "gated") else ("learned", "parameter")
+                kinds = _KINDS_OF_OFFSETS.get(name, ("learned", "parameter"))
                 _needs(f"offsets.{name}={value!r}", ("offsets.kind", self.kind, kinds))
         if self.channels_per_group is not None and self.groups != 1:
             raise ValueError(
@@ -75,6 +87,10 @@ class Offsets(Config):
             raise ValueError(
                 f"offsets.bound 'clamp' and 'tanh' need offsets.reach, others have none, got bound={self.bound!r}, reach={self.reach}"
             )
+
+
+_KINDS_OF_OFFSETS = {"scale": ("learned",), "gated": ("learned",), "halo": ("block",), "block_start": ("block",)}
+"""The kinds of offsets that a field belongs to; the others belong to trained ones."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -479,6 +495,13 @@ class ExtractorSpec(Config):
             )
         if self.offsets.kind == "window_shift" and not self._has_center:
             raise ValueError(f"offsets.kind='window_shift' needs an odd kernel_size, got kernel_size={self.kernel_size}")
+        own = self.offsets
+        axes = zip(as_pair(self.kernel_size), as_pair(own.halo), as_pair(own.block_start), strict=True)
+        if any(kernel - 2 * halo <= start for kernel, halo, start in axes):
+            raise ValueError(
+                "kernel_size must be more than 2*offsets.halo + offsets.block_start, as a whole block begins within the extent of the first, "
+                f"got kernel_size={self.kernel_size}, halo={own.halo}, block_start={own.block_start}"
+            )
         if self.keeps_size:
             return
         if self.offsets.origin == "center":
@@ -489,7 +512,7 @@ class ExtractorSpec(Config):
                 "window's center pixel, which needs padding='same'; or take view='window', 'global', 'pooled' or 'runs'"
             )
         for name, value in (("offsets.kind", self.offsets.kind), ("dynamic_kernel.source", self.dynamic_kernel.source)):
-            if value in ("window_shift", "similarity", "regions"):
+            if value in ("window_shift", "block", "similarity", "regions"):
                 raise ValueError(f"{name}={value!r} needs padding='same', got padding={self.padding}")
 
     def _check_pooled_view(self) -> None:
@@ -497,7 +520,7 @@ class ExtractorSpec(Config):
         if view not in ("pooled", "runs"):
             return
         rules: list[tuple[str, Any, tuple[Any, ...]]] = [
-            ("offsets.kind", self.offsets.kind, ("none", "parameter", "window_shift")),
+            ("offsets.kind", self.offsets.kind, ("none", "parameter", "window_shift", "block")),
             ("aggregation", self.aggregation, ("gather",)),
             ("dynamic_kernel.per_tap", self.dynamic_kernel.per_tap, (True,)),
             ("dynamic_kernel.remove_center", self.dynamic_kernel.remove_center, (False,)),

@@ -58,7 +58,7 @@ def interleaved(spec):
     return dataclasses.replace(spec.dynamic_kernel, channel_order="interleaved")
 
 
-def tap_bias(table, geometry):
+def tap_bias(table, geometry, spec):
     rows, columns = ((k - 1) // 2 for k in geometry.kernel_size)
     return table[:, rows : rows + geometry.kernel_size[0], columns : columns + geometry.kernel_size[1]].flatten(1)[
         :, :, None, None

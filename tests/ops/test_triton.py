@@ -528,6 +528,7 @@ PRESETS = {
     "outlook_attention": {"kernel_size": 2, "heads": 2},
     "local_attention": {"kernel_size": 3, "heads": 2},
     "neighborhood_attention": {"kernel_size": (1, 3), "heads": 2},
+    "window_attention": {"kernel_size": (2, 3), "heads": 2, "block_start": (1, 0), "halo": (0, 1)},
     "attconv": {"kernel_size": (1, 3)},
     "deformable_attention": {"heads": 2, "points": 3},
     "dcls": {"taps": 3, "extent": (1, 5)},

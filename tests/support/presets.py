@@ -15,6 +15,8 @@ def all_presets():
             yield from ((f"{name}_v{v}", presets.deformable_convolution(v)) for v in (1, 2, 3, 4))
         elif name == "contmix":
             yield name, presets.contmix(3, (1, 3))  # the default's taps at shifted windows take many operations
+        elif name == "window_attention":
+            yield name, presets.window_attention((4, 6), heads=2, block_start=(2, 1), halo=(0, 1))
         elif name == "dcls":
             yield name, presets.dcls(6, (5, 3))  # the default's 34 bilinear taps take many operations
         elif name not in UPSAMPLERS:
@@ -45,6 +47,7 @@ PRESETS = dict(all_presets())
 """Specs whose output at stride 1 has the size of the image."""
 
 COUNTED = [
-    pytest.param(name, marks=pytest.mark.thorough) if name in ("neighborhood_attention", "contmix") else name for name in PRESETS
+    pytest.param(name, marks=pytest.mark.thorough) if name in ("neighborhood_attention", "window_attention", "contmix") else name
+    for name in PRESETS
 ]
 """Names for tests that count operations: where windows are shifted at the border, there are very many."""

@@ -12,6 +12,7 @@ from unified_extractor.layers.generators import Feature, GeneratedKernel, Simila
 from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
 from unified_extractor.layers.offsets import LearnedOffsets, ParameterOffsets
 from unified_extractor.layers.regions import RegionKernel, in_one_window
+from unified_extractor.layers.shifts import shift
 from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import checks
 from unified_extractor.ops.autocast import autocasts
@@ -20,7 +21,6 @@ from unified_extractor.ops.dispatch import KERNEL_MEMORY, KernelMemory
 from unified_extractor.ops.epilogue import center_blended, mixed_bias, modulated, overlap_normalized
 from unified_extractor.ops.functional import extract
 from unified_extractor.ops.geometry import Geometry
-from unified_extractor.ops.offsets import window_shift
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -219,9 +219,9 @@ class UnifiedExtractor2d(nn.Module):
             return self.offsets(feature, geometry)
         if self.spec.offsets.kind == "parameter":
             return self.offsets(geometry).expand(x.shape[0], -1, -1, -1, -1, -1)
-        if self.spec.offsets.kind == "window_shift":
+        if self.spec.offsets.shifts_windows:
             options: Any = {"dtype": torch.promote_types(x.dtype, torch.float32), "device": x.device}
-            shifts = torch.cat([window_shift(window, **options) for window in self.windows(geometry)], 1)
+            shifts = torch.cat([shift(self.spec, window, **options) for window in self.windows(geometry)], 1)
             return shifts.expand(x.shape[0], shifts.shape[1], geometry.taps, 2, *geometry.output)
         return None
 

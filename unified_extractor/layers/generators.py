@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import SameConv2d, average_pooled, cell_means, hidden_layer, input_projection
+from unified_extractor.layers.shifts import position_bias, position_table
 from unified_extractor.ops.dynamic_kernels import (
     NORMALIZATIONS,
     AttentionKernel,
@@ -21,7 +22,6 @@ from unified_extractor.ops.dynamic_kernels import (
 )
 from unified_extractor.ops.functional import similarity
 from unified_extractor.ops.geometry import Geometry
-from unified_extractor.ops.offsets import relative_positions
 from unified_extractor.ops.tracing import with_plain_strides
 from unified_extractor.ops.upsampling import fine_values
 from unified_extractor.spec import ExtractorSpec, Generator, as_pair
@@ -219,20 +219,6 @@ class GeneratedKernel(nn.Module):
         return LinearKernel(feature, weight, bias, self.scale, self.normalization)
 
 
-def position_table(groups: int, kernel_size: tuple[int, int], spec: ExtractorSpec) -> nn.Parameter:
-    """Return learned biases ``[G, kh, kw]`` of the taps; where windows are shifted ``[G, 2kh-1, 2kw-1]``, of true relative positions."""
-    extent = tuple(2 * k - 1 for k in kernel_size) if spec.offsets.kind == "window_shift" else kernel_size
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(groups, *extent), std=0.02))
-
-
-def position_bias(table: Tensor, geometry: Geometry) -> Tensor:
-    """Return the bias of every tap of a table of :func:`position_table`, ``[G, K, Ho or 1, Wo or 1]``."""
-    if table.shape[1:] == geometry.kernel_size:
-        return table.flatten(1)[:, :, None, None]
-    rows, columns = relative_positions(geometry, table.device)
-    return table[:, rows, columns]
-
-
 class SimilarityKernel(nn.Module):
     """The dynamic kernel of attention: products of query and keys inside the window, plus a bias of their relative position."""
 
@@ -259,7 +245,7 @@ class SimilarityKernel(nn.Module):
             dilation=self.spec.dilation,
         )
         if self.position is not None:
-            values = values + position_bias(self.position, geometry)
+            values = values + position_bias(self.position, geometry, self.spec)
         normalization = self.spec.dynamic_kernel.normalization
         return normalized(without_outside_taps(values, geometry, offsets, normalization), normalization)
 

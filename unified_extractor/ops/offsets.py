@@ -101,7 +101,7 @@ def window_shift(geometry: Geometry, *, dtype: torch.dtype, device: torch.device
         ValueError: the image has fewer than ``kernel_size`` pixels in a residue class of ``dilation``.
     Source: Hassani et al., Neighborhood Attention Transformer (CVPR 2023); dilated: Hassani and Shi (2022).
     """
-    shifts = []
+    starts = []
     for axis, name in ((0, "height"), (1, "width")):
         size, kernel, dilation = geometry.image[axis], geometry.kernel_size[axis], geometry.dilation[axis]
         if size < kernel * dilation:
@@ -110,27 +110,61 @@ def window_shift(geometry: Geometry, *, dtype: torch.dtype, device: torch.device
                 f"got {name}={size}, kernel_size={kernel}, dilation={dilation}"
             )
         center = geometry.window_starts(axis, torch.int64, device)
-        residue, index = center % dilation, center // dilation
-        available = (size - residue + dilation - 1) // dilation
-        start = index - kernel // 2
-        shifts.append((torch.minimum(start.clamp(min=0), available - kernel) - start) * dilation)
+        available = (size - center % dilation + dilation - 1) // dilation
+        starts.append(torch.minimum((center // dilation - kernel // 2).clamp(min=0), available - kernel))
+    return _shift_to(starts, geometry).to(dtype)
+
+
+def block_shift(
+    geometry: Geometry, halo: tuple[int, int], block_start: tuple[int, int], *, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return the offsets that move every window onto the block of its pixel: ``[1, 1, 1, 2, Ho, Wo]``, pixels.
+
+    Blocks are of the members of a residue class of the dilation, ``kernel_size - 2*halo`` of them. Windows may leave the image.
+
+    Args:
+        geometry: the sizes of the call.
+        halo: taps that a window has beyond its block on each side, (y, x).
+        block_start: place of the first whole block, (y, x) in taps.
+        dtype: dtype of the result.
+        device: device of the result.
+    Sources: Liu et al., Swin Transformer (ICCV 2021); with a halo: Vaswani et al., Scaling Local Self-Attention (HaloNet, CVPR 2021).
+    """
+    starts = []
+    for axis in (0, 1):
+        block = geometry.kernel_size[axis] - 2 * halo[axis]
+        index = geometry.window_starts(axis, torch.int64, device) // geometry.dilation[axis]
+        first = index - (index + block - block_start[axis]) % block
+        starts.append(first - halo[axis])
+    return _shift_to(starts, geometry).to(dtype)
+
+
+def _shift_to(starts: list[Tensor], geometry: Geometry) -> Tensor:
+    """Return the offsets ``[1, 1, 1, 2, Ho, Wo]`` of windows whose first taps become those members of their pixel's residue class."""
+    shifts = []
+    for axis, start in enumerate(starts):
+        center, dilation = geometry.window_starts(axis, start.dtype, start.device), geometry.dilation[axis]
+        shifts.append(center % dilation + start * dilation - (center - geometry.padding[axis]))
     rows, columns = shifts[0][:, None].expand(geometry.output), shifts[1][None, :].expand(geometry.output)
-    return torch.stack([rows, columns])[None, None, None].to(dtype)
+    return torch.stack([rows, columns])[None, None, None]
 
 
-def relative_positions(geometry: Geometry, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return how many taps lie between the pixel of a shifted window and each of its taps, as indices ``0 .. 2k-2``.
+def relative_positions(geometry: Geometry, shift: Tensor, largest: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return how many taps lie between the pixel of a shifted window and each of its taps, as indices ``0 .. 2*largest``.
+
+    Args:
+        geometry: the sizes of the call.
+        shift: ``[1, 1, 1, 2, Ho, Wo]``, whole pixels.
+        largest: the largest number of taps, (y, x), on either side of a pixel.
 
     Returns:
-        Rows and columns, ``[K, Ho, Wo]``: indices into a table of position biases ``[2kh-1, 2kw-1]``.
+        Rows and columns, ``[K, Ho, Wo]``: indices into a table of position biases.
     """
-    shift = window_shift(geometry, dtype=torch.float32, device=device)
     indices = []
     for axis in (0, 1):
-        kernel = geometry.kernel_size[axis]
-        taps = torch.tensor([tap[axis] for tap in geometry.tap_indices], device=device)
-        shifted = shift[0, 0, 0, axis].long() // geometry.dilation[axis]
-        indices.append(taps[:, None, None] - kernel // 2 + shifted + kernel - 1)
+        taps = torch.tensor([tap[axis] for tap in geometry.tap_indices], device=shift.device)
+        first = (shift[0, 0, 0, axis].long() - geometry.padding[axis]) // geometry.dilation[axis]
+        indices.append(taps[:, None, None] + first + largest[axis])
     return indices[0], indices[1]
 
 

@@ -31,7 +31,7 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
     (kh, kw), (dy, dx) = as_pair(spec.kernel_size), as_pair(spec.dilation)
     height, width = dy * (kh - 1) + 5, dx * (kw - 1) + 5
     rows, columns = (a.ravel().astype(float) for a in np.mgrid[0 : dy * kh : dy, 0 : dx * kw : dx])
-    corner, margin = (0.0, max(kh * dy, kw * dx) / 2) if spec.offsets.kind == "window_shift" else (2.0, 0.6)
+    corner, margin = (0.0, max(kh * dy, kw * dx) / 2) if spec.offsets.shifts_windows else (2.0, 0.6)
     spread = 0.6  # of the arrows
     if spec.offsets.origin == "center":
         above, left = as_pair(2 if spec.offsets.reach is None else spec.offsets.reach)
@@ -41,8 +41,9 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
     for row in range(height):
         for column in range(width):
             axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="0.85"))
-    if spec.offsets.kind == "window_shift":
-        axis.scatter(columns - dx * (kw // 2), rows - dy * (kh // 2), s=18, facecolors="none", edgecolors="0.5")
+    if spec.offsets.shifts_windows:
+        above, left = (d * ((k - 1) // 2 - h) for d, k, h in zip((dy, dx), (kh, kw), as_pair(spec.offsets.halo), strict=True))
+        axis.scatter(columns - left, rows - above, s=18, facecolors="none", edgecolors="0.5")
     axis.scatter(columns + corner, rows + corner, s=24, color="0.55" if spec.offsets.are_trained else "tab:blue")
     if spec.offsets.are_trained:
         arrows = np.random.default_rng(1).normal(0, spread, (2, kh * kw))
@@ -62,12 +63,14 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
         outputs = " (crosses: the outputs of the pixel in the middle)"
         _draw_outputs(axis, spec, (corner + dy * (kh - 1) // 2, corner + dx * (kw - 1) // 2))
     axis.set_title("where", fontsize=10)
+    shifted = " (rings: the same window without the shift)"
     trained = f" (gray: the {spec.offsets.origin}, arrows: an example)"
     marks = {
         "none": "",
         "learned": trained,
         "parameter": trained,
-        "window_shift": " (rings: the same window without the shift)",
+        "window_shift": shifted,
+        "block": shifted,
     }
     axis.set_xlabel(_wrapped(in_words(spec)["where"] + marks[spec.offsets.kind] + outputs), fontsize=7)
 
