@@ -171,7 +171,7 @@ CONTRADICTIONS = [
     ),
     (
         {"dynamic_kernel": GENERATED, "generator": Generator(view="pooled"), "offsets": LEARNED},
-        "generator.view='pooled', of one value for each tap, needs offsets.kind 'none' or 'parameter' or 'window_shift' or 'block', got 'learned'",
+        "of one value for each tap, needs offsets.kind 'none' or 'parameter' or 'window_shift' or 'block', got 'learned'",
     ),
     (
         MIXED | {"dynamic_kernel": GENERATED, "generator": Generator(view="runs")},

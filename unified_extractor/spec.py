@@ -499,7 +499,7 @@ class ExtractorSpec(Config):
         axes = zip(as_pair(self.kernel_size), as_pair(own.halo), as_pair(own.block_start), strict=True)
         if any(kernel - 2 * halo <= start for kernel, halo, start in axes):
             raise ValueError(
-                "kernel_size must be more than 2*offsets.halo + offsets.block_start, as a whole block begins within the extent of the first, "
+                "kernel_size must be more than 2*offsets.halo + offsets.block_start, as blocks begin within the first one's extent, "
                 f"got kernel_size={self.kernel_size}, halo={own.halo}, block_start={own.block_start}"
             )
         if self.keeps_size:

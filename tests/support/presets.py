@@ -47,7 +47,6 @@ PRESETS = dict(all_presets())
 """Specs whose output at stride 1 has the size of the image."""
 
 COUNTED = [
-    pytest.param(name, marks=pytest.mark.thorough) if name in ("neighborhood_attention", "window_attention", "contmix") else name
-    for name in PRESETS
+    pytest.param(name, marks=pytest.mark.thorough) if spec.offsets.shifts_windows else name for name, spec in PRESETS.items()
 ]
-"""Names for tests that count operations: where windows are shifted at the border, there are very many."""
+"""Names for tests that count operations: where windows are shifted, there are very many."""
