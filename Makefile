@@ -4,6 +4,7 @@
 #                 calls, shapes and layouts of the same laws, compilations for every GPU, kills and resumes of whole sweeps. Budget: 45 minutes
 # make slurm      sweeps and runs on a SLURM cluster of this machine; skipped, with the reason, where SLURM is missing. Budget: 5 minutes
 # make check      what a change must pass: lint, types, wheel, slurm, test. Budget: 17 minutes on two cores, with nothing cached
+# make docs       the documentation site in build/docs, without network; every warning is an error. Budget: 2 minutes
 # make gpu        on a machine with a GPU: values, speed, rivals, counters, tests, in at most nine minutes; ARGS=--list says what it would do
 # A second call reuses .venv. PYTHON names another interpreter, 3.11 or newer; WORKERS is the number of tests that run side by side.
 PYTHON ?= python3
@@ -15,7 +16,7 @@ SHELL := /bin/bash
 compile_ahead = { $(BIN)/python -m unified_extractor compile & $(BIN)/python -m unified_extractor compile --dtypes float64 & wait; } > /dev/null 2>&1
 timed = TIMEFORMAT="make $@: %lR of $(1) minutes"; time
 
-.PHONY: demo test thorough slurm gpu check lint types wheel clean
+.PHONY: demo test thorough slurm gpu docs check lint types wheel clean
 
 demo: .venv/installed
 	$(BIN)/python experiments/00_first_look/run.py
@@ -33,7 +34,11 @@ gpu: .venv/installed-dev
 	@$(call timed,9) $(BIN)/python -m unified_extractor gpu $(ARGS)
 
 check: .venv/installed-dev
-	@$(call timed,17) $(MAKE) --no-print-directory lint types wheel slurm test -j1
+	@$(call timed,17) $(MAKE) --no-print-directory lint types wheel docs slurm test -j1
+
+docs: .venv/installed-dev
+	@$(call timed,2) $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . build/docs
+	@echo "Open build/docs/index.html"
 
 lint: .venv/installed-dev
 	@$(call timed,1) { $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/cffconvert --validate --infile CITATION.cff; }

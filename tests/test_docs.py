@@ -1,0 +1,48 @@
+"""Every piece of Python in the README and the documentation runs, page by page, in the order in which a newcomer reads."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import unified_extractor as ux
+from tests.support.official_states import official_state
+from unified_extractor.named_specs import preset_names
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PIECE = re.compile(r"(<!-- not run: [^\n]+ -->\n)?```python\n(.*?)```", re.DOTALL)
+
+
+def pieces(page):
+    """Return the Python of a page that runs; above what does not, stands why."""
+    return [code for left_out, code in PIECE.findall(page.read_text()) if not left_out]
+
+
+PAGES = [page for page in (README, *sorted((ROOT / "docs").glob("*/*.md")), *(ROOT / "docs").glob("*.md")) if pieces(page)]
+
+
+def test_pages_have_python():
+    assert {"README.md", "start.md", "own_extractor.md", "pytorch_loop.md", "extend.md", "export.md"} <= {page.name for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if page.stem == "official_weights":
+        _write_official_file(tmp_path / "d1_224_84.2.pth.tar")
+    names: dict[str, object] = {}
+    for piece in pieces(page):
+        exec(piece, names)
+
+
+def test_the_readme_has_at_most_a_thousand_words_and_every_preset():
+    text = README.read_text()
+    assert len(text.split()) <= 1000
+    assert not {name for name in preset_names() if f"`{name}" not in text}
+
+
+def _write_official_file(file):
+    state = official_state(ux.models.volo_d1(), "volo", ("attn.", "mlp."))
+    torch.save({"state_dict": state | {"pos_embed": state["pos_embed"].permute(0, 2, 3, 1).contiguous()}}, file)
