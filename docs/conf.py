@@ -6,16 +6,24 @@ files of the repository where they lie, so that links between them work on the s
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import unified_extractor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from generated_pages import write_pages  # noqa: E402
+from generated_pages import write_pages
 
 project, author, release = "unified_extractor", "The unified_extractor authors", unified_extractor.__version__
 project_copyright = author
 root_doc = "docs/index"
-include_patterns = ["docs/**.md", "experiments/README.md", "experiments/*/README.md", "benchmarks/*.md", "paper_notes.md"]
+include_patterns = [
+    "docs/**.md",
+    "experiments/README.md",
+    "experiments/*/README.md",
+    "experiments/*/results/*.md",
+    "benchmarks/*.md",
+    "paper_notes.md",
+]
 exclude_patterns = [".*", "build", "runs", "data", "tests", "unified_extractor", "dist"]
 
 extensions = [
@@ -44,6 +52,15 @@ html_show_sourcelink = False
 templates_path: list[str] = []
 
 
-def setup(app: object) -> None:
+def setup(app: Any) -> None:
     """Write the generated pages before the sources are read."""
     write_pages(Path(__file__).parent / "generated")
+    app.connect("source-read", _add_title)
+
+
+def _add_title(app: object, page: str, source: list[str]) -> None:
+    """Write a title over a page that has none: the benchmarks' tables, as the command writes them."""
+    if not source[0].lstrip().startswith("# "):
+        source[0] = f"# Measured: {page.rpartition('/')[2].replace('_', ' ')}\n\n{source[0]}"
+    if "/results/" in page:  # a README links to it; the contents do not
+        source[0] = f"---\norphan: true\n---\n{source[0]}"

@@ -24,7 +24,9 @@ PAGES = [page for page in (README, *sorted((ROOT / "docs").glob("*/*.md")), *(RO
 
 
 def test_pages_have_python():
-    assert {"README.md", "start.md", "own_extractor.md", "pytorch_loop.md", "extend.md", "export.md"} <= {page.name for page in PAGES}
+    assert {"README.md", "start.md", "own_extractor.md", "pytorch_loop.md", "extend.md", "export.md"} <= {
+        page.name for page in PAGES
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
