@@ -41,6 +41,7 @@ PRESETS = {
     "ls_convolution": presets.ls_convolution(),
     "neighborhood_attention": presets.neighborhood_attention(),
     "outlook_attention": presets.outlook_attention(),
+    "qna": presets.qna(),
     "squeeze_excitation": presets.squeeze_excitation(),
     "unified": presets.unified(),
     "window_attention": presets.window_attention(),

@@ -258,6 +258,17 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         ),
         (lambda: dataclasses.replace(REGIONS, regions=0), "dynamic_kernel.regions must be at least 1, got 0"),
         (lambda: dataclasses.replace(REGIONS, initial="zero"), "initial='zero' contradicts dynamic_kernel.source='regions'"),
+        (
+            lambda: dataclasses.replace(REGIONS, learned_queries=2),
+            "learned_queries=2 needs dynamic_kernel.source 'similarity', got 'regions'",
+        ),
+        (lambda: dataclasses.replace(SIMILARITY, tap_scale=True), "tap_scale=True needs dynamic_kernel.learned_queries of at"),
+        (
+            lambda: dataclasses.replace(SIMILARITY, normalize_query=True),
+            "normalize_query=True needs dynamic_kernel.learned_queries",
+        ),
+        (lambda: dataclasses.replace(SIMILARITY, learned_queries=-1), "learned_queries must be at least 0, got -1"),
+        (lambda: presets.qna(queries=0), "^queries must be at least 1, got 0"),
         (lambda: presets.contmix(5, 7), "small_kernel_size must be kernel_size or an even number of taps less"),
         (lambda: presets.contmix(5, 2), "small_kernel_size=2, kernel_size=5"),
         (lambda: presets.contmix(heads=0), "^heads must be at least 1, got 0"),
@@ -339,6 +350,10 @@ def random_spec(rng):
         dynamic |= {"regions": rng.choice([1, 7, (2, 3)]), "small_kernel_size": rng.choice([None, None, 1, (1, 3)])}
     if source in ("regions", "similarity"):
         dynamic |= {"query_reduction": rng.choice([1, 2])}
+        dynamic |= {"learned_queries": rng.choice([0, 0, 1, 2])} if source == "similarity" else {}
+        dynamic |= (
+            {"normalize_query": rng.random() < 0.5, "tap_scale": rng.random() < 0.5} if dynamic.get("learned_queries") else {}
+        )
     if source != "none":
         dynamic |= {rng.choice(["groups", "channels_per_group"]): rng.choice([1, 2, 4])}
         dynamic |= {

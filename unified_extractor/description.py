@@ -171,12 +171,15 @@ def _weight(spec: ExtractorSpec) -> str:
     dynamic = spec.dynamic_kernel
     if dynamic.source != "none":
         regions = "{}x{} regions of the image, mapped to the taps".format(*as_pair(dynamic.regions))
-        source = {"generated": "generated", "similarity": "query-key products"}.get(
-            dynamic.source, f"products of query and {regions}"
+        queries = dynamic.learned_queries
+        products = (
+            f"products of {queries} learned quer{'ies' if queries > 1 else 'y'} and keys" if queries else "query-key products"
         )
+        source = {"generated": "generated", "similarity": products}.get(dynamic.source, f"products of query and {regions}")
         form = _NORMALIZATION.get(dynamic.normalization, f", {dynamic.normalization}")
         form += " over the terms" if dynamic.softmax_over == "terms" else ""
         position = ", with relative position" if dynamic.relative_position else ""
+        form += ", times a learned factor of each tap" * dynamic.tap_scale
         taps = "" if dynamic.per_tap else ", one value for all taps"
         where = "one for the whole image" if is_one_for_the_image(spec) else "its own at every position"
         parts.append(f"dynamic D, {source}, {where}{taps}{position}{form}")

@@ -5,6 +5,7 @@ no meaning.
 """
 
 import math
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from unified_extractor.names import did_you_mean, suggesting_arguments
@@ -389,6 +390,24 @@ def window_attention(
         dynamic_kernel=local_attention(kernel_size, heads, relative_position).dynamic_kernel,
         projection=Projection(input="affine", output="affine"),
     )
+
+
+@suggesting_arguments
+def qna(kernel_size: Pair = 3, heads: int = 1, queries: int = 2, normalize_query: bool = False) -> ExtractorSpec:
+    """Return QnA (Arar et al. 2022): local attention with learned queries, the same at every pixel, and a learned factor of each tap.
+
+    Args:
+        kernel_size: taps of the window.
+        heads: channel groups that each have a part of the queries, keys and values.
+        queries: number of queries, whose outputs are summed.
+        normalize_query: divide each query by its norm in every head.
+    """
+    _argument("heads", heads, int)
+    _argument("queries", queries, int)
+    _argument("normalize_query", normalize_query, bool)
+    attention = local_attention(kernel_size, heads)
+    dynamic = replace(attention.dynamic_kernel, learned_queries=queries, normalize_query=normalize_query, tap_scale=True)
+    return replace(attention, dynamic_kernel=dynamic)
 
 
 @suggesting_arguments

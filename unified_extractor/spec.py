@@ -139,6 +139,13 @@ class DynamicKernel(Config):
     """Switch for a learned bias of every relative position of query and key, or of every tap."""
     query_reduction: int = 1
     """Divisor of the number of channels, for those of query and keys."""
+    learned_queries: int = 0
+    """Number of queries that are parameters, the same at every pixel, in the place of the pixel's own; their kernels are summed (QnA).
+    0: the pixel's own query."""
+    normalize_query: bool = False
+    """Switch for learned queries that are divided by their norm in every head."""
+    tap_scale: bool = False
+    """Switch for a learned factor of every tap and learned query on the normalized values."""
     regions: Pair = 7
     """Numbers of regions, (y, x): cells of the image, over each of which it is averaged before the keys."""
     small_kernel_size: Pair | None = None
@@ -197,6 +204,7 @@ class DynamicKernel(Config):
         for name, value, sources in (
             ("relative_position", self.relative_position, ("similarity", "regions")),
             ("query_reduction", self.query_reduction, ("similarity", "regions")),
+            ("learned_queries", self.learned_queries, ("similarity",)),
             ("regions", self.regions, ("regions",)),
             ("small_kernel_size", self.small_kernel_size, ("regions",)),
         ):
@@ -204,6 +212,10 @@ class DynamicKernel(Config):
                 raise ValueError(
                     f"dynamic_kernel.{name}={value!r} needs dynamic_kernel.source {' or '.join(map(repr, sources))}, got {self.source!r}"
                 )
+        for name in ("normalize_query", "tap_scale"):
+            if getattr(self, name) and not self.learned_queries:
+                raise ValueError(f"dynamic_kernel.{name}=True needs dynamic_kernel.learned_queries of at least 1, got 0")
+        _at_least("dynamic_kernel.learned_queries", self.learned_queries, 0)
         _at_least("dynamic_kernel.query_reduction", self.query_reduction, 1)
         _at_least("dynamic_kernel.regions", self.regions, 1)
         _at_least("dynamic_kernel.small_kernel_size", self.small_kernel_size or 1, 1)

@@ -54,6 +54,9 @@ def test_a_key_that_does_not_fit_is_named_and_nothing_is_loaded(involution, chan
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
+QNA = {"in_channels": 8, "features": 8, "heads": 2, "kernel_size": 3}
+
+
 @pytest.mark.parametrize(
     ("operator", "arguments", "error", "message"),
     [
@@ -74,6 +77,9 @@ def test_a_key_that_does_not_fit_is_named_and_nothing_is_loaded(involution, chan
         ("idconv", {"dim": 8, "num_groups": 1}, ValueError, "num_groups must be more than 1, got 1"),
         ("contmix", {"dim": 8, "kernel_size": 4}, ValueError, "needs an odd kernel_size, got kernel_size=4"),
         ("large_kernel_attention", {"dim": 8, "d_model": 8}, TypeError, "exactly one of dim"),
+        ("qna", QNA | {"features": 12}, NotImplementedError, "features=12 differ from in_channels=8"),
+        ("qna", QNA | {"padding": 2}, NotImplementedError, "padding=2 with kernel_size=3 changes the map"),
+        ("qna", QNA | {"pos_embedding_type": "sine"}, NotImplementedError, "pos_embedding_type='sine'"),
         ("involutoin", {}, ValueError, "did you mean involution"),
         (["involution"], {}, ValueError, "operator must be one of"),
     ],

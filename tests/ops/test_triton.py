@@ -529,6 +529,7 @@ PRESETS = {
     "local_attention": {"kernel_size": 3, "heads": 2},
     "neighborhood_attention": {"kernel_size": (1, 3), "heads": 2},
     "window_attention": {"kernel_size": (2, 3), "heads": 2, "block_start": (1, 0), "halo": (0, 1)},
+    "qna": {"kernel_size": (1, 3), "heads": 2},
     "attconv": {"kernel_size": (1, 3)},
     "deformable_attention": {"heads": 2, "points": 3},
     "dcls": {"taps": 3, "extent": (1, 5)},

@@ -24,7 +24,10 @@ NO_ARGUMENTS = ("operator", "layout", "source", "mode")
 
 
 def arguments_of(official):
-    return official.get("arguments") or {name: value for name, value in official.items() if name not in NO_ARGUMENTS}
+    inferred = {"in_channels": official["channels"]} if official["operator"] == "qna" else {}
+    return inferred | official.get("arguments", {}) or {
+        name: value for name, value in official.items() if name not in NO_ARGUMENTS
+    }
 
 
 def build(official, kernel_memory="auto"):

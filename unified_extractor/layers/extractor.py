@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import average_pooled, input_projection
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel, head, offset_groups
+from unified_extractor.layers.learned_queries import LearnedQueryKernel
 from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
 from unified_extractor.layers.offsets import LearnedOffsets, ParameterOffsets
 from unified_extractor.layers.regions import RegionKernel, in_one_window
@@ -135,11 +136,12 @@ class UnifiedExtractor2d(nn.Module):
         elif spec.offsets.kind == "parameter":
             self.offsets = ParameterOffsets(offset_groups(spec, channels), spec)
         if spec.dynamic_kernel.source == "generated":
-            self.kernel: GeneratedKernel | SimilarityKernel | RegionKernel = GeneratedKernel(
+            self.kernel: GeneratedKernel | SimilarityKernel | LearnedQueryKernel | RegionKernel = GeneratedKernel(
                 self.feature, self.kernel_groups, channels // self.kernel_groups, spec, stride
             )
         elif spec.dynamic_kernel.source == "similarity":
-            self.kernel = SimilarityKernel(channels, self.kernel_groups, spec, stride)
+            kernel_of = LearnedQueryKernel if spec.dynamic_kernel.learned_queries else SimilarityKernel
+            self.kernel = kernel_of(channels, self.kernel_groups, spec, stride)
         elif spec.dynamic_kernel.source == "regions":
             self.kernel = RegionKernel(channels, _heads(spec, channels), spec, stride)
         if spec.center_feature_scale:

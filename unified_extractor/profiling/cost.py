@@ -200,7 +200,14 @@ def _operator_hook(counts: "Counter[str]") -> Any:
         geometry = layer.geometry(x)
         out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
         counts["operator"] += x.shape[0] * operator_multiply_adds(spec, geometry, layer.in_channels, out_channels)
-        if spec.dynamic_kernel.source == "similarity":
+        if (
+            spec.dynamic_kernel.learned_queries
+        ):  # one value a tap, head and query, of which the keys' map has been made by convolutions
+            values = layer.kernel_groups * spec.dynamic_kernel.learned_queries
+            weighted = int(spec.dynamic_kernel.tap_scale)
+            sampled = counting.multiply_adds(geometry, values, results=weighted, has_offsets=spec.offsets.are_trained)
+            counts["generator"] += x.shape[0] * sampled
+        elif spec.dynamic_kernel.source == "similarity":
             has_offsets = spec.offsets.are_trained
             queries = layer.in_channels // spec.dynamic_kernel.query_reduction
             products = counting.multiply_adds(geometry, queries, results=1, has_offsets=has_offsets)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from unified_extractor.interop.files import find_state_dict, read_file
@@ -164,6 +165,8 @@ def _converted(key: str, value: Tensor, own: Tensor, rule: Rule) -> Tensor:
         flat = (*own.shape[:2], *own.shape[3:])
     if value.dim() == 4 and own.dim() == 2:
         flat = (*own.shape, 1, 1)
+    if rule.shape is not None:
+        flat = torch.Size(rule.shape)
     if value.shape != flat:
         raise ValueError(f"state_dict[{key!r}] must have shape {list(flat)}, got {list(value.shape)}")
     return rule.convert(value).reshape(own.shape)

@@ -11,12 +11,12 @@ from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.layers.large_kernel_attention import LargeKernelAttention
 from unified_extractor.names import did_you_mean, suggesting_arguments
 from unified_extractor.ops import checks
-from unified_extractor.spec import Pair, as_pair
+from unified_extractor.spec import Pair, Projection, as_pair
 
 NOT_EXPRESSED = {
     "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
     "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
-    **dict.fromkeys(("ddf", "qna"), "it needs switches that the spec does not have"),
+    "ddf": "it needs switches that the spec does not have",
 }
 """Operators with official values that no layer here equals, and why."""
 
@@ -27,9 +27,9 @@ def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d | Larg
     Args:
         operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
             with the routing of its CondConvResidual), "gnconv" (HorNet), "idconv" (TransXNet's DynamicConv2d), "carafe"
-            (CARAFEPack), "dysample", "atconv" (AttNet), "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the
-            input of ``fusion_proj``) or "large_kernel_attention" (VAN's ``LKA`` for ``dim``, ``Attention`` for ``d_model``), which is a
-            module of two layers.
+            (CARAFEPack), "dysample", "atconv" (AttNet), "qna" (FusedKQnA, whose class infers ``in_channels``), "contmix" (the part of
+            OverLoCK's ContMixBlock from its normalized input to the input of ``fusion_proj``) or "large_kernel_attention" (VAN's ``LKA``
+            for ``dim``, ``Attention`` for ``d_model``), which is a module of two layers.
         arguments: of "involution", "outlook_attention" and "dcnv3" ``channels``, ``kernel_size`` and so on; of the others those of the
             official class.
 
@@ -134,6 +134,39 @@ def contmix(*, dim: int, kernel_size: int = 7, smk_size: int = 5, num_heads: int
 
 
 @suggesting_arguments
+def qna(
+    *,
+    in_channels: int,
+    features: int,
+    heads: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: int | None = None,
+    use_bias: bool = False,
+    pos_embedding_type: str | None = "relative_pos",
+    attn_scale: str | None = "normal",
+    normalize_q: bool = False,
+    n_queries: int = 1,
+) -> UnifiedExtractor2d:
+    """Return the layer of QnA's ``FusedKQnA``, whose input channels its class infers."""
+    if features != in_channels:
+        raise NotImplementedError(
+            f"features={features!r} differ from in_channels={in_channels!r}, values here have as many channels"
+        )
+    if padding not in (None, kernel_size // 2) or kernel_size % 2 == 0:
+        raise NotImplementedError(
+            f"padding={padding!r} with kernel_size={kernel_size!r} changes the map, attention here keeps its size: kernel_size//2, odd"
+        )
+    if pos_embedding_type not in (None, "relative_pos"):
+        raise NotImplementedError(f"pos_embedding_type={pos_embedding_type!r} is no bias of each tap: 'relative_pos' or None")
+    spec = presets.qna(kernel_size, heads, n_queries, normalize_q)
+    kind: Literal["linear", "affine"] = "affine" if use_bias else "linear"
+    dynamic = replace(spec.dynamic_kernel, relative_position=pos_embedding_type is not None, tap_scale=attn_scale is not None)
+    spec = replace(spec, dynamic_kernel=dynamic, projection=Projection(input=kind, output=kind))
+    return UnifiedExtractor2d(features, features, spec, stride)
+
+
+@suggesting_arguments
 def carafe(
     *,
     channels: int,
@@ -195,6 +228,7 @@ _BUILDERS: dict[str, Callable[..., UnifiedExtractor2d | LargeKernelAttention]] =
         gnconv,
         idconv,
         contmix,
+        qna,
         carafe,
         dysample,
         atconv,

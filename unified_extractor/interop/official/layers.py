@@ -87,6 +87,32 @@ def contmix(layer: UnifiedExtractor2d) -> Items:
         yield f"rpb{i + 1}", Rule(f"kernel.positions.{i}")
 
 
+def qna(layer: UnifiedExtractor2d) -> Items:
+    """Yield the rules of QnA: flax's matrices are transposed, and its queries come before heads, which come before ours."""
+    spec, heads = layer.spec, layer.kernel_groups
+    queries, taps = spec.dynamic_kernel.learned_queries, spec.taps
+
+    def by_head(value: Tensor) -> Tensor:
+        return value.reshape(taps, queries, heads).permute(2, 1, 0).contiguous()
+
+    yield "query", Rule("kernel.query")
+    yield "Wk", Rule("kernel.key.weight", _transposed)
+    if spec.projection.input == "affine":
+        yield "Wk_b", Rule("kernel.key.bias", torch.flatten, shape=(heads, layer.in_channels // heads))
+    if spec.dynamic_kernel.relative_position:
+        yield "rpe_bias", Rule("kernel.position", by_head, shape=(taps, queries * heads))
+    if spec.dynamic_kernel.tap_scale:
+        yield "attn_scale_weights", Rule("kernel.tap_scale", by_head, shape=(1, 1, taps, queries * heads))
+    for name, ours in (("to_v", "value"), ("to_out", "projection")):
+        yield f"{name}.kernel", Rule(f"{ours}.weight", _transposed)
+        if spec.projection.input == "affine":
+            yield f"{name}.bias", Rule(f"{ours}.bias")
+
+
+def _transposed(matrix: Tensor) -> Tensor:
+    return matrix.t().contiguous()
+
+
 def carafe(layer: UnifiedExtractor2d) -> Items:
     """Yield the rules of CARAFE, whose values of a pixel's outputs are those of a pixel shuffle, as ours."""
     yield from affine("channel_compressor", "feature.reduce.conv")

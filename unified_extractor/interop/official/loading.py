@@ -36,6 +36,7 @@ FAMILIES = {
     "gnconv": Family(UnifiedExtractor2d, layers.gnconv),
     "idconv": Family(UnifiedExtractor2d, layers.idconv),
     "contmix": Family(UnifiedExtractor2d, layers.contmix),
+    "qna": Family(UnifiedExtractor2d, layers.qna),
     "carafe": Family(UnifiedExtractor2d, layers.carafe),
     "dysample": Family(UnifiedExtractor2d, layers.dysample),
     "atconv": Family(UnifiedExtractor2d, layers.atconv),
@@ -57,6 +58,7 @@ def load_official(module: nn.Module, state_dict: Weights, family: str, *, which:
         family: the official code. Layers: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage, its
             pure torch or CUDA module), "condconv" (timm, with its ``routing``), "gnconv" (HorNet), "idconv" (TransXNet),
             "carafe" (of the authors or mmcv), "dysample", "contmix" (OverLoCK, the dynamic branch of its block), "atconv" (AttNet),
+            "qna" (FusedKQnA),
             "large_kernel_attention" (VAN).
             :func:`official_layer` builds modules of all of these. Networks: "rednet" (d-li14), "resnet" (torchvision), "volo" (sail-sg,
             timm), "internimage" (OpenGVLab, DCNv3).

@@ -26,6 +26,8 @@ class Rule(NamedTuple):
     """Function of the converted value and our parameter to the value in our size, where the value depends on the image's size."""
     second_half: str = ""
     """Name in our module of the second half of the rows, where the first half alone goes to ``ours``."""
+    shape: tuple[int, ...] | None = None
+    """Shape of the official value, where it has other axes than ours."""
     constant: Tensor | None = None
     """The only value that it may have, which nothing here needs: a constant that the official code keeps in its state."""
 
