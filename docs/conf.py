@@ -56,6 +56,7 @@ def setup(app: Any) -> None:
     """Write the generated pages before the sources are read."""
     write_pages(Path(__file__).parent / "generated")
     app.connect("source-read", _add_title)
+    app.connect("autodoc-process-docstring", _keep_colons, priority=1)  # before napoleon
 
 
 def _add_title(app: object, page: str, source: list[str]) -> None:
@@ -64,3 +65,9 @@ def _add_title(app: object, page: str, source: list[str]) -> None:
         source[0] = f"# Measured: {page.rpartition('/')[2].replace('_', ' ')}\n\n{source[0]}"
     if "/results/" in page:  # a README links to it; the contents do not
         source[0] = f"---\norphan: true\n---\n{source[0]}"
+
+
+def _keep_colons(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Begin the docstrings of fields with an empty line: napoleon takes what stands before a colon in the first one for a type."""
+    if what == "attribute":
+        lines.insert(0, "")

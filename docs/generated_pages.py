@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unified_extractor.__main__ import main
-from unified_extractor.named_specs import preset_names, spec_from_text
+from unified_extractor.named_specs import preset_names
 
 COMMANDS = {
     "fit": "Train a network, test its best epoch, write a record.",
@@ -49,7 +49,6 @@ def _presets(folder: Path) -> Iterator[str]:
             first = text.partition("\n")[2].rpartition("\n  drawn in")[0].strip("\n")
             sentence = f"[{name}](../reference/spec.md#presets)"
             yield f"## {call}\n\n{sentence}\n\n![Where, with which weight, who shares it: {call}]({picture})\n\n```text\n{first}\n```"
-            spec_from_text(call)
 
 
 def _command_line() -> Iterator[str]:
@@ -81,8 +80,8 @@ def _own(options: str, others: set[str]) -> Iterator[str]:
 
 
 def _printed(arguments: list[str]) -> str:
-    """Return what a command prints, on lines of at most a hundred characters."""
-    os.environ["COLUMNS"] = "100"
+    """Return what a command prints, on lines of at most 88 characters."""
+    os.environ["COLUMNS"] = "88"
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main(arguments)

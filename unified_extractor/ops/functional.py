@@ -116,7 +116,7 @@ def extract(
     Raises:
         ValueError, TypeError: wrong rank, size, dtype, device, name or combination; the message names the argument.
 
-    Source: DESIGN of this package; the equation and its special cases are in ``paper_notes.md``.
+    The equation and its special cases are in ``paper_notes.md``.
     """
     if kernel_memory != "auto":
         checks.one_of("kernel_memory", kernel_memory, dispatch.KERNEL_MEMORY)

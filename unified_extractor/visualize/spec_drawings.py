@@ -18,7 +18,7 @@ def draw_operator(title: str, spec: ExtractorSpec) -> Figure:
 
     The spec is no trained layer, so learned offsets and generated kernels are shown as fixed random numbers.
     """
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     where, weight, share = figure.subplots(1, 3)
     _draw_where(where, spec)
     _draw_weight(weight, spec)
@@ -72,7 +72,7 @@ def _draw_where(axis: Axes, spec: ExtractorSpec) -> None:
         "window_shift": shifted,
         "block": shifted,
     }
-    axis.set_xlabel(_wrapped(in_words(spec)["where"] + marks[spec.offsets.kind] + outputs), fontsize=7)
+    axis.set_xlabel(_wrapped(in_words(spec)["where"] + marks[spec.offsets.kind] + outputs), fontsize=8)
 
 
 def _draw_outputs(axis: Axes, spec: ExtractorSpec, pixel: tuple[float, float]) -> None:
@@ -113,7 +113,7 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
     axis.imshow(np.hstack([weights[0], gap, weights[1]]), cmap="RdBu_r", norm=Normalize(-limit, limit))
     axis.set(xticks=[(kw - 1) / 2, kw + (kw + 1) / 2], xticklabels=labels, yticks=[])
     axis.set_title("with which weight", fontsize=10)
-    axis.set_xlabel(_wrapped(in_words(spec)["weight"] + " (values: an example)"), fontsize=7)
+    axis.set_xlabel(_wrapped(in_words(spec)["weight"] + " (values: an example)"), fontsize=8)
 
 
 def _framed(kernel: "np.ndarray[Any, Any]", small: tuple[int, int]) -> "np.ndarray[Any, Any]":
@@ -149,8 +149,8 @@ def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
     axis.set_xticklabels([name for name, _ in bars])
     axis.set_ylabel(f"{channels} channels, one color a kernel", fontsize=8)
     axis.set_title("who shares it", fontsize=10)
-    axis.set_xlabel(_wrapped(in_words(spec)["shared by"]), fontsize=7)
+    axis.set_xlabel(_wrapped(in_words(spec)["shared by"]), fontsize=8)
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 56)
+    return textwrap.fill(text, 38)
