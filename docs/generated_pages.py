@@ -15,6 +15,8 @@ COMMANDS = {
     "validate": "Evaluate a checkpoint on the validation images. Its options are those of fit, and:",
     "test": "Evaluate a checkpoint on the test images. Its options are those of fit, and:",
     "predict": "Classify or segment images of your own. Its options are those of fit, and:",
+    "recipes": "",
+    "demo": "",
     "describe": "",
     "sweep": "",
     "report": "",

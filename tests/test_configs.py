@@ -177,7 +177,7 @@ def test_imagenet_runs_train_for_a_step_of_a_few_images(name: str, tmp_path: Pat
 
 
 def test_the_sweep_lists_its_cells(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    assert uniex(["sweep", str(CONFIGS / "sweeps" / "digits.yaml"), "--dry_run"]) == 0
+    assert uniex(["sweep", "sweeps/digits", "--dry_run"]) == 0
     assert not list(tmp_path.iterdir())
 
 

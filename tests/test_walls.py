@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "unified_extractor"
 ALLOWED = {
     "names": set(),
     "extras": set(),
-    "config_files": set(),
+    "recipes": set(),
+    "config_files": {"recipes"},
     "options": set(),
     "config_base": set(),
     "spec": {"config_base"},
@@ -26,7 +27,7 @@ ALLOWED = {
     "analysis": {"profiling"},
     "results": {"options", "spec", "results"},
     "visualize": {"spec", "description", "ops", "layers", "profiling", "results", "visualize"},
-    "data": {"task", "data"},
+    "data": {"recipes", "task", "data"},
     "training": {
         "config_files",
         "options",
@@ -41,8 +42,9 @@ ALLOWED = {
         "visualize",
     },
     "benchmarks": {"spec", "presets", "data", "ops", "layers", "models", "profiling", "results", "benchmarks"},
-    "sweeps": {"spec", "named_specs", "data", "training", "profiling", "results", "sweeps"},
+    "sweeps": {"recipes", "spec", "named_specs", "data", "training", "profiling", "results", "sweeps"},
     "commands": {
+        "recipes",
         "spec",
         "description",
         "named_specs",
@@ -60,7 +62,7 @@ ALLOWED = {
     "__main__": {"config_files", "training", "commands"},
     "__init__": {"spec", "task", "presets", "ops", "layers", "models", "interop", "analysis", "data", "training", "visualize"},
 }
-STANDARD_LIBRARY_ONLY = {"extras", "names", "options", "config_base", "spec", "presets", "named_specs", "task"}
+STANDARD_LIBRARY_ONLY = {"extras", "names", "recipes", "options", "config_base", "spec", "presets", "named_specs", "task"}
 FOREIGN = {
     "einops",
     "jsonargparse",

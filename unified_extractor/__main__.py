@@ -11,7 +11,9 @@ from unified_extractor.names import did_you_mean
 
 HELP = """usage: uniex COMMAND ...
 
-  fit, validate, test, predict   train a network, evaluate it, classify or segment images: uniex fit --config configs/digits/unified.yaml
+  fit, validate, test, predict   train a network, evaluate it, classify or segment images: uniex fit --config digits/unified
+  recipes                        the configurations that come with the package: uniex recipes; uniex recipes copy digits/unified mine.yaml
+  demo                           five extractors trained on digits, their table and pictures, in about a minute: uniex demo
   describe                       the formula of an extractor in words, its cost and its drawing: uniex describe involution
   bench                          the speed of the operator beside its baselines: uniex bench cpu
   gpu                            values, speed, counters and tests on a GPU, in nine minutes: uniex gpu --list
@@ -23,9 +25,9 @@ HELP = """usage: uniex COMMAND ...
 Every command explains its options: uniex COMMAND --help"""
 _TRAINING = ("fit", "validate", "test", "predict")
 _ONLY_PRINTED = {"-h", "--help", "--print_config", "--dry_run"}
-_CORE = ("compile", "describe")
+_CORE = ("compile", "describe", "recipes")
 """The commands that need no extra."""
-_OTHERS = ("bench", "compile", "describe", "gpu", "report", "sweep", "visualize")
+_OTHERS = ("bench", "compile", "demo", "describe", "gpu", "recipes", "report", "sweep", "visualize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,8 +47,9 @@ def _run(words: list[str]) -> int:
     if command in _TRAINING + _OTHERS and command not in _CORE:
         require("train", f"uniex {command}")
     if command in _TRAINING:
-        from unified_extractor.config_files import unreadable_config
+        from unified_extractor.config_files import unreadable_config, with_recipes
 
+        words = with_recipes(words)
         if reason := unreadable_config(words):
             print(f"uniex: error: {reason}", file=sys.stderr)
             return 2

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import yaml
 
+from unified_extractor.names import did_you_mean
+from unified_extractor.recipes import as_file, recipe_names
+
+_CONFIG = ("--config", "-c")
+
 
 def data_class(arguments: Sequence[str]) -> str | None:
     """Return the class of the data that a command line of ``uniex fit`` names last, by itself or in a file; ``None`` without one."""
     found: str | None = None
     for option, value in _options(arguments):
         try:
-            if option in ("--config", "-c"):
+            if option in _CONFIG:
                 content = yaml.safe_load(Path(value).read_text())
                 given = _class_path(content.get("data"), Path(value).parent) if isinstance(content, dict) else None
             elif option == "--data":
@@ -40,16 +45,30 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name, value if equals else following
 
 
+def with_recipes(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with the files of recipes for their names: ``--config digits/unified`` names a file anywhere."""
+    words, previous = [], ""
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        if previous in _CONFIG:
+            words.append(str(as_file(word)))
+        else:
+            words.append(f"{option}={as_file(value)}" if equals and option in _CONFIG else word)
+        previous = word
+    return words
+
+
 def unreadable_config(arguments: Sequence[str]) -> str | None:
     """Return the message for a ``--config`` file that is missing or not YAML, or ``None``: the parser's own message does not
     name the file."""
     for option, value in _options(arguments):
-        if option in ("--config", "-c"):
+        if option in _CONFIG:
             path = Path(value)
             try:
                 content = yaml.safe_load(path.read_text())
             except OSError as error:
-                return f"config: {path}: {error.strerror}"
+                known = did_you_mean(value, recipe_names()) or "; uniex recipes lists those that come with the package"
+                return f"config: {path}: {error.strerror}{known if isinstance(error, FileNotFoundError) else ''}"
             except yaml.MarkedYAMLError as error:
                 line = error.problem_mark.line + 1 if error.problem_mark else "?"
                 return f"config: {path} is not valid YAML, line {line}: {error.problem}"

@@ -12,13 +12,16 @@ from unified_extractor.layers import UnifiedExtractor2d
 from unified_extractor.named_specs import as_spec, preset_names, preset_spec
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import cost
+from unified_extractor.recipes import as_file
 from unified_extractor.spec import ExtractorSpec
 
 
 def main(arguments: Sequence[str]) -> int:
     """Describe a preset or a YAML file of spec fields. Return the exit code."""
     parser = argparse.ArgumentParser("uniex describe", description="Say in words and numbers what an extractor is, and draw it.")
-    parser.add_argument("extractor", help=f"a YAML file of spec fields, or a preset: {', '.join(preset_names())}")
+    parser.add_argument(
+        "extractor", help=f"a YAML file of spec fields or a recipe, or a preset or its call: {', '.join(preset_names())}"
+    )
     parser.add_argument(
         "options", nargs="*", metavar="option=value", help="options of the preset or fields of the file, such as kernel_size=5"
     )
@@ -50,13 +53,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:
-    """Return the spec of a preset or of a YAML file, with options of the preset and fields of the spec, such as ``generator.view=5``.
+    """Return the spec of a preset, of its call, of a YAML file or of a recipe.
+
+    ``options`` are options of the preset and fields of the spec, such as ``generator.view=5``.
 
     Raises:
         OSError, TypeError, ValueError: the file, a name or a value is wrong.
     """
-    changes = dict(_option(text) for text in options)
-    if Path(extractor).suffix in (".yaml", ".yml"):
+    changes, extractor = dict(_option(text) for text in options), str(as_file(extractor))
+    if Path(extractor).suffix in (".yaml", ".yml") or "(" in extractor:
         return _with_fields(as_spec(extractor), changes)
     if extractor not in preset_names():
         presets_are = did_you_mean(extractor, preset_names()) or f"; the presets are {', '.join(preset_names())}"

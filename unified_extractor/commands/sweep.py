@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from unified_extractor.recipes import as_file
 from unified_extractor.results.record import RecordError
 from unified_extractor.sweeps.cell import LOGS
 from unified_extractor.sweeps.cluster import Cluster, check_system, make_executor
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--reuse adds rows to the file of --rows, which is not given")
     try:
         return run_sweep(
-            read_grid(given.grid),
+            read_grid(as_file(given.grid)),
             rows=given.rows,
             reuse=given.reuse,
             workers=given.workers,
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex sweep", description="Train every cell of a grid: variants x settings x seeds.")
-    parser.add_argument("grid", type=Path, help="a YAML file with name, config, variants, seeds, and settings")
+    parser.add_argument("grid", type=Path, help="a YAML file with name, config, variants, seeds, and settings; or a recipe")
     parser.add_argument("--dry_run", action="store_true", help="print cells, states and estimated cost, do nothing")
     parser.add_argument("--commands", action="store_true", help="print the command of every cell too")
     parser.add_argument(

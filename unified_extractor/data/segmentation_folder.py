@@ -22,6 +22,7 @@ from unified_extractor.data.measured_normalization import MeasuredNormalization
 from unified_extractor.data.segmented_images import SegmentedFiles, UnlabeledSizedImages
 from unified_extractor.data.split_folders import SplitFolders
 from unified_extractor.data.splits import random_split
+from unified_extractor.recipes import as_file
 from unified_extractor.task import ImageTask
 
 IMAGES, LABELS = "images", "labels"
@@ -89,7 +90,7 @@ class SegmentationFolder(MeasuredNormalization):
         in_chans: Literal[1, 3] | None = None,
     ) -> None:
         super().__init__(batch_size, loading, predict_folder)
-        self.root, self.classes = Path(root), Path(classes) if classes else Path(root) / FILE
+        self.root, self.classes = Path(root), as_file(classes) if classes else Path(root) / FILE
         self.name = name or self.root.resolve().name
         self.image_size = image_size if isinstance(image_size, int) else (image_size[0], image_size[1])
         self.set_normalization(mean, std, in_chans)

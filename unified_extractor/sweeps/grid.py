@@ -3,10 +3,10 @@
 Example::
 
     name: digits_pair
-    config: ../configs/digits/involution.yaml
+    config: digits/involution
     variants:
       involution: {}
-      unified: {model.network.init_args.spec: ../configs/extractor/unified.yaml}
+      unified: {model.network.init_args.spec: unified}
     settings:
       model.optimization.learning_rate: [0.01, 0.003]
     seeds: [0, 1, 2]
@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from unified_extractor.names import did_you_mean
+from unified_extractor.recipes import as_file
 
 Options = Mapping[str, Any]
 _MERGE = "tag:yaml.org,2002:merge"
@@ -44,7 +45,8 @@ class Grid:
 
     Attributes:
         name: the question that the sweep answers; runs lie in ``<root>/<name>``.
-        config: the configuration files that every cell starts from, a later one counts more; in the grid file one needs no list.
+        config: the configuration files that every cell starts from, a later one counts more; in the grid file one needs no list, and a
+            recipe may stand for a file.
         variants: the variants that are compared, by name: the options in which each differs from ``config``. Variants called
             ``name@size`` are one extractor at several sizes: figures draw a line through them.
         seeds: the seeds of every variant in every setting.
@@ -102,7 +104,7 @@ def read_grid(path: Path) -> Grid:
     return Grid(
         **{
             **content,
-            "config": [_from_here(here, file) for file in _listed(content["config"])],
+            "config": [str(_config_file(here, file)) for file in _listed(content["config"])],
             "options": _files(here, content.get("options", {})),
             "variants": {name: _files(here, options or {}) for name, options in content["variants"].items()},
             "settings": {
@@ -179,7 +181,7 @@ def _check(path: Path, content: Mapping[str, Any]) -> None:
     if not _NAME.fullmatch(content["name"].replace("/", "")) or Path(content["name"]).is_absolute() or ".." in content["name"]:
         raise SweepError(f"{path}:name: must be letters, digits, _ . + @ - and /, got {content['name']!r}")
     for file in _listed(content["config"]):
-        if not isinstance(file, str) or not (path.parent / file).is_file():
+        if not isinstance(file, str) or not _config_file(path.parent, file).is_file():
             raise SweepError(f"{path}:config: no such file: {path.parent / str(file)}")
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds) or _repeated(seeds):
@@ -222,6 +224,12 @@ def _repeated(values: Sequence[Any]) -> bool:
 
 def _files(folder: Path, options: Options) -> dict[str, Any]:
     return {option: _from_here(folder, value) for option, value in options.items()}
+
+
+def _config_file(folder: Path, file: str) -> Path:
+    """Return a configuration file in ``folder``, relative to the working directory, or a recipe."""
+    there = (folder / file).is_file() and not Path(file).is_absolute()
+    return Path(os.path.relpath(folder / file)) if there else as_file(file)
 
 
 def _from_here(folder: Path, value: Any) -> Any:
