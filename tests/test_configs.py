@@ -29,6 +29,7 @@ PRESETS = {
     "deformable_convolution_v3": presets.deformable_convolution(3),
     "deformable_convolution_v4": presets.deformable_convolution(4),
     "dcls": presets.dcls(),
+    "ddf": presets.ddf(),
     "deformable_attention": presets.deformable_attention(),
     "dysample": presets.dysample(),
     "dynamic_convolution": presets.dynamic_convolution(),

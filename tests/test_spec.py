@@ -13,7 +13,7 @@ import torch
 
 import unified_extractor as ux
 from tests.support.presets import PRESETS, UPSAMPLERS
-from unified_extractor import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel, presets
+from unified_extractor import ChannelKernel, DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel, presets
 from unified_extractor.named_specs import preset_names
 from unified_extractor.profiling.cost import operator_multiply_adds
 from unified_extractor.spec import asdict_changed
@@ -117,7 +117,30 @@ def test_preset_options_are_the_documented_ones():
     ]
 
 
+CHANNELS = ChannelKernel(combine="multiply")
 CONTRADICTIONS = [
+    ({"static_kernel": DENSE, "channel_kernel": CHANNELS}, "channel_kernel.combine='multiply' needs a dynamic kernel beside it"),
+    (
+        {"dynamic_kernel": TWO_WINDOWS, "channel_kernel": CHANNELS},
+        "channel_kernel.combine='multiply' needs dynamic_kernel.small_kernel_size None, got 1",
+    ),
+    (
+        {"dynamic_kernel": dataclasses.replace(GENERATED, channel_order="interleaved"), "channel_kernel": CHANNELS},
+        "channel_kernel.combine='multiply' needs dynamic_kernel.channel_order 'contiguous', got 'interleaved'",
+    ),
+    (
+        {"dynamic_kernel": GENERATED, "aggregation": "fold", "channel_kernel": ChannelKernel(combine="add")},
+        "channel_kernel.combine='add' needs aggregation 'gather', got 'fold'",
+    ),
+    (MIXED | {"channel_kernel": ChannelKernel(combine="add")}, "channel_kernel.combine='add' needs terms 1, got 2"),
+    (
+        {
+            "dynamic_kernel": GENERATED,
+            "kernel_size": 1,
+            "channel_kernel": ChannelKernel(combine="add", normalization="standardized"),
+        },
+        "channel_kernel.normalization='standardized' needs a kernel_size of more than one tap, got kernel_size=1",
+    ),
     ({}, "static_kernel.channels and dynamic_kernel.source"),
     ({"static_kernel": DENSE, "aggregation": "fold"}, "aggregation='fold' needs static_kernel.channels"),
     ({"static_kernel": DEPTHWISE, "dynamic_kernel": GENERATED, "combine": "add", "aggregation": "fold"}, "combine='add'"),
@@ -271,6 +294,15 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: presets.qna(queries=0), "^queries must be at least 1, got 0"),
         (lambda: presets.contmix(5, 7), "small_kernel_size must be kernel_size or an even number of taps less"),
         (lambda: presets.contmix(5, 2), "small_kernel_size=2, kernel_size=5"),
+        (lambda: dataclasses.replace(GENERATED, gain=0), "dynamic_kernel.gain must be finite and not 0, got 0"),
+        (lambda: dataclasses.replace(SIMILARITY, gain=2), "dynamic_kernel.gain=2.0 needs dynamic_kernel.source 'generated'"),
+        (lambda: Generator(view="window", downsample="skip"), "generator.downsample='skip' needs generator.view in output"),
+        (lambda: ChannelKernel(learned_gain=True), "channel_kernel.learned_gain=True contradicts channel_kernel.combine='none'"),
+        (
+            lambda: ChannelKernel(combine="add", generator=Generator()),
+            "channel_kernel.combine='add' needs channel_kernel.generator.view 'global', 'pooled' or 'runs', got 1",
+        ),
+        (lambda: presets.ddf(combine="mul"), "^combine must be one of"),
         (lambda: presets.contmix(heads=0), "^heads must be at least 1, got 0"),
         (lambda: DynamicKernel(source="similarity", groups=1, remove_center=True), "remove_center=True contradicts"),
         (lambda: DynamicKernel(source="similarity", groups=1, per_tap=False), "per_tap=False contradicts dynamic_kernel.source"),
@@ -363,6 +395,7 @@ def random_spec(rng):
         dynamic |= {"remove_center": rng.random() < 0.2, "relative_position": rng.random() < 0.3}
         dynamic |= {"per_tap": rng.random() < 0.7, "softmax_over": rng.choice(["taps", "taps", "terms"])}
         dynamic |= {"initial": rng.choice(["random", "random", "random", "one"])}
+        dynamic |= {"gain": rng.choice([1.0, 1.0, 0.5])} if source == "generated" else {}
     generator = {}
     if source == "generated" or rng.random() < 0.3:
         generator = {
@@ -373,6 +406,7 @@ def random_spec(rng):
             "norm": rng.choice(["none", "batch", "layer"]),
             "activation": rng.choice(["none", "relu", "gelu"]),
             "pixel_shuffle": rng.random() < 0.15,
+            "downsample": rng.choice(["average", "average", "skip"]),
         }
     offsets = {"kind": rng.choice(["none", "learned", "parameter", "window_shift", "block"])}
     if offsets["kind"] == "block":
@@ -392,6 +426,7 @@ def random_spec(rng):
         "static_kernel": {"channels": rng.choice(["none", "dense", "depthwise"]), "groups": rng.choice([1, 1, 2])},
         "dynamic_kernel": dynamic,
         "generator": generator,
+        "channel_kernel": random_channel_kernel(rng),
         "terms": rng.choice([1, 1, 2, 3]),
         "combine": rng.choice(["multiply", "multiply", "add", "residual"]),
         "aggregation": rng.choice(["gather", "gather", "fold"]),
@@ -407,7 +442,27 @@ def random_spec(rng):
     }
 
 
+def random_channel_kernel(rng):
+    combine = rng.choice(["none", "none", "multiply", "add"])
+    if combine == "none":
+        return {}
+    return {
+        "combine": combine,
+        "generator": {"view": rng.choice(["global", "pooled", "runs"]), "reduction": rng.choice([None, 1, 2]), "norm": "batch"},
+        "normalization": rng.choice(["none", "softmax", "sigmoid", "centered", "standardized"]),
+        "learned_gain": rng.random() < 0.5,
+    }
+
+
 FOCUS = {
+    "a channel kernel": lambda fields, rng: fields | {
+        "dynamic_kernel": {"source": "generated", "groups": 2, "normalization": rng.choice(["none", "standardized"])},
+        "channel_kernel": {
+            "combine": rng.choice(["multiply", "add"]),
+            "generator": {"view": rng.choice(["global", "pooled"]), "reduction": 2},
+            "learned_gain": rng.random() < 0.5,
+        },
+    },
     "anything": lambda fields, rng: fields,
     "a pooled view": lambda fields, rng: fields | {
         "dynamic_kernel": fields["dynamic_kernel"] | {"source": "generated", "groups": None, "channels_per_group": rng.choice([1, 2])},
@@ -429,6 +484,7 @@ FOCUS = {
         ("anything", 70),
         ("a pooled view", 15),
         ("regions", 15),
+        ("a channel kernel", 20),
         *(pytest.param(name, 300, marks=pytest.mark.thorough) for name in FOCUS),
     ],
 )

@@ -8,7 +8,7 @@ from unified_extractor.layers import ExtractorConv2d, UnifiedExtractor2d, replac
 from unified_extractor.ops.dispatch import backends
 from unified_extractor.ops.dynamic_kernels import AttentionKernel, LinearKernel
 from unified_extractor.ops.functional import extract, generalized_unfold
-from unified_extractor.spec import DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel
+from unified_extractor.spec import ChannelKernel, DynamicKernel, ExtractorSpec, Generator, Offsets, Projection, StaticKernel
 from unified_extractor.task import ImageTask
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionKernel",
+    "ChannelKernel",
     "DynamicKernel",
     "ExtractorConv2d",
     "ExtractorSpec",

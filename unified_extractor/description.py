@@ -18,11 +18,12 @@ def formula(spec: ExtractorSpec) -> str:
     static = {"none": "", "dense": f"S[{m}o,c,k]", "depthwise": f"S[{m}c,k]"}[spec.static_kernel.channels]
     axes = ["i"] * fold + ["k"] * spec.dynamic_kernel.per_tap + ["p"] * (not is_one_for_the_image(spec))
     dynamic = "" if spec.dynamic_kernel.source == "none" else f"D[{','.join([f'{m}g(c)', *axes])}]"
+    joined = {"none": dynamic, "multiply": f"{dynamic} E[c,k]", "add": f"({dynamic} + E[c,k])"}[spec.channel_kernel.combine]
     bias_weight = "mean_D[m,g(c)]" if spec.generator.view == "pooled" else dynamic
     weight = {
-        "multiply": " ".join(filter(None, (static, dynamic))),
-        "add": f"({static} + [o=c] {dynamic})" if spec.static_kernel.channels == "dense" else f"({static} + {dynamic})",
-        "residual": f"{static} (1 + {dynamic})",
+        "multiply": " ".join(filter(None, (static, joined))),
+        "add": f"({static} + [o=c] {joined})" if spec.static_kernel.channels == "dense" else f"({static} + {joined})",
+        "residual": f"{static} (1 + {joined})",
     }[spec.combine]
     value = "v" if spec.projection.input != "none" else "x"
     fine = f"(p + 1/2)/{spec.upsample} - 1/2" if spec.offsets.kind == "learned" else f"floor(p/{spec.upsample})"
@@ -77,6 +78,8 @@ def in_words(spec: ExtractorSpec) -> dict[str, str]:
     }
     if spec.generates:
         words["generator"] = _generator(spec)
+    if spec.channel_kernel.combine != "none":
+        words["channels"] = _channel_kernel(spec)
     words["aggregation"] = "gather: one output a window" if spec.aggregation == "gather" else "fold: K outputs a window, added"
     if as_pair(spec.upsample) != (1, 1):
         words["upsample"] = _upsample(spec)
@@ -182,7 +185,9 @@ def _weight(spec: ExtractorSpec) -> str:
         form += ", times a learned factor of each tap" * dynamic.tap_scale
         taps = "" if dynamic.per_tap else ", one value for all taps"
         where = "one for the whole image" if is_one_for_the_image(spec) else "its own at every position"
-        parts.append(f"dynamic D, {source}, {where}{taps}{position}{form}")
+        factor = f", times {dynamic.gain:.3g}" if dynamic.gain != 1 else ""
+        joined = {"none": "", "multiply": ", times E", "add": ", plus E"}[spec.channel_kernel.combine]
+        parts.append(f"dynamic D, {source}, {where}{taps}{position}{form}{factor}{joined}")
     if not parts:
         return "none: the samples of a window are summed"
     return (
@@ -190,6 +195,14 @@ def _weight(spec: ExtractorSpec) -> str:
         if len(parts) == 2 and spec.combine != "multiply"
         else "; times ".join(parts)
     )
+
+
+def _channel_kernel(spec: ExtractorSpec) -> str:
+    own = spec.channel_kernel
+    form = _NORMALIZATION.get(own.normalization, f", {own.normalization}")
+    gain = ", times a learned factor" if own.learned_gain else ""
+    generator = _generator(own.as_dynamic_kernel(spec.kernel_size))
+    return f"E, a dynamic kernel of each channel, one for the whole image{form}{gain}; {generator}"
 
 
 def is_one_for_the_image(spec: ExtractorSpec) -> bool:
@@ -210,6 +223,8 @@ def _sharing(spec: ExtractorSpec) -> str:
         )
         sizes = "" if dynamic.small_kernel_size is None else ", a kernel of either size each"
         parts.append(f"D: channels in {shared}{sizes}, {dynamic.channel_order}")
+    if spec.channel_kernel.combine != "none":
+        parts.append("E: no channel shares")
     return "; ".join(parts) or f"offsets: channels in {offset_sharing(spec)}"
 
 
@@ -226,6 +241,7 @@ def _generator(spec: ExtractorSpec) -> str:
     if view is None:
         rows, columns = as_pair(generator.view)
         view = "the window's own pixel" if rows == columns == 1 else f"{rows}x{columns} pixels"
+        view += ", at a stride without averaging" if generator.downsample == "skip" else ""
     steps = ["pixel shuffle"] * generator.pixel_shuffle + [f"sees {view}"]
     if generator.reduces:
         steps.append(f"{generator.hidden_channels or f'C/{generator.reduction}'} hidden channels")

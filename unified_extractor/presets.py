@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from unified_extractor.names import did_you_mean, suggesting_arguments
 from unified_extractor.spec import (
+    ChannelKernel,
     DynamicKernel,
     ExtractorSpec,
     Generator,
@@ -116,6 +117,38 @@ def attconv(kernel_size: Pair = 3, activation: Literal["relu", "gelu"] = "gelu")
         dynamic_kernel=DynamicKernel(source="generated", channels_per_group=1, normalization="centered"),
         generator=Generator(view="runs", reduction=1, activation=activation),
         projection=Projection(input="affine", output="affine"),
+    )
+
+
+@suggesting_arguments
+def ddf(
+    kernel_size: Pair = 3, heads: int = 1, combine: Literal["multiply", "add"] = "multiply", reduction: int = 5
+) -> ExtractorSpec:
+    """Return the decoupled dynamic filter DDF (Zhou et al. 2021): a kernel a position, from its pixel, joined by a kernel a channel and
+    image; both with zero mean and unit deviation over the taps.
+
+    Args:
+        kernel_size: taps of the window.
+        heads: groups of channels that each have a kernel a position.
+        combine: "multiply" the two kernels, or "add" them.
+        reduction: divisor of the channels between the mean of the image and the kernels of the channels.
+    """
+    _argument("heads", heads, int)
+    _argument("reduction", reduction, int)
+    if combine not in ("multiply", "add"):
+        raise ValueError(f"combine must be one of ('multiply', 'add'), got {combine!r}")
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        dynamic_kernel=DynamicKernel(
+            source="generated", groups=heads, normalization="standardized", gain=math.sqrt(2 / math.prod(as_pair(kernel_size)))
+        ),
+        generator=Generator(downsample="skip"),
+        channel_kernel=ChannelKernel(
+            combine=combine,
+            generator=Generator(view="global", reduction=reduction, activation="relu"),
+            normalization="standardized",
+            learned_gain=True,
+        ),
     )
 
 

@@ -133,6 +133,8 @@ class DynamicKernel(Config):
     """The axis of a softmax. ``terms``: the values of all terms sum to one, as they mix several static kernels."""
     scale_by_head_dim: bool = False
     """Switch for a factor (C / G)^-0.5 on the values before the normalization, as in attention."""
+    gain: float = 1.0
+    """Constant factor on the values after the normalization (DDF)."""
     remove_center: bool = False
     """Switch for a zero at the central tap, which is then neither generated nor normalized (DCNv3)."""
     relative_position: bool = False
@@ -168,6 +170,8 @@ class DynamicKernel(Config):
         _at_least("dynamic_kernel.groups", 1 if self.groups is None else self.groups, 1)
         _at_least("dynamic_kernel.channels_per_group", 1 if self.channels_per_group is None else self.channels_per_group, 1)
         self._check_query()
+        if not math.isfinite(self.gain) or self.gain == 0:
+            raise ValueError(f"dynamic_kernel.gain must be finite and not 0, got {self.gain}")
         if self.initial == "one" and self.normalization != "none":
             raise ValueError(f"dynamic_kernel.initial='one' contradicts dynamic_kernel.normalization={self.normalization!r}")
         if self.initial == "zero" and self.normalization == "standardized":
@@ -202,6 +206,7 @@ class DynamicKernel(Config):
 
     def _check_query(self) -> None:
         for name, value, sources in (
+            ("gain", self.gain, ("generated",)),
             ("relative_position", self.relative_position, ("similarity", "regions")),
             ("query_reduction", self.query_reduction, ("similarity", "regions")),
             ("learned_queries", self.learned_queries, ("similarity",)),
@@ -240,6 +245,9 @@ class Generator(Config):
     extractor's own window, in pixels. ``global``: the whole image. ``pooled``: the image as means over as many cells as the window has
     taps, each of which generates the value of its tap (IDConv). ``runs``: such means over runs of the flattened image; one linear map,
     shared by all kernels, turns those of a hidden channel into the taps of its kernel (ATConv)."""
+    downsample: Literal["average", "skip"] = "average"
+    """Way to the output positions of a stride. ``average``: over the pixels between them, before all else. ``skip``: the convolution over
+    the view has the stride, and a view of one pixel is that of the window's center (DDF)."""
     view_convolution: Literal["depthwise", "dense"] = "depthwise"
     """``depthwise``: a depthwise convolution over the view, then 1x1 heads. ``dense``: the heads are convolutions over the view."""
     reduction: int | None = None
@@ -294,8 +302,11 @@ class Generator(Config):
                 raise ValueError(
                     "generator.pointwise=True contradicts generator.view_convolution='dense': the heads see all channels already"
                 )
-        if self.pixel_shuffle and isinstance(self.view, str):
-            raise ValueError(f"generator.pixel_shuffle=True needs generator.view in output positions, got view={self.view!r}")
+        for name, switch in (("pixel_shuffle", self.pixel_shuffle), ("downsample", self.downsample == "skip")):
+            if switch and isinstance(self.view, str):
+                raise ValueError(
+                    f"generator.{name}={getattr(self, name)!r} needs generator.view in output positions, got view={self.view!r}"
+                )
         hidden = self.reduces or self.pointwise or (self.looks_around and self.view_convolution == "depthwise")
         for name, value in (("norm", self.norm), ("activation", self.activation)):
             if value != "none" and not hidden:
@@ -303,6 +314,35 @@ class Generator(Config):
                     f"generator.{name}={value!r} has nothing to act on: set generator.reduction, generator.pointwise or a wider "
                     "depthwise generator.view"
                 )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ChannelKernel(Config):
+    """A second dynamic kernel E: one for each channel and image, generated from the whole image."""
+
+    combine: Literal["none", "multiply", "add"] = "none"
+    """What stands in the place of the dynamic kernel D. ``none``: D itself. ``multiply``: D*E. ``add``: D + E."""
+    generator: Generator = field(default_factory=lambda: Generator(view="global"))
+    """The network that generates E, with the view ``global``, ``pooled`` or ``runs``."""
+    normalization: Literal["none", "softmax", "sigmoid", "centered", "standardized"] = "none"
+    """Function applied to the generated values; all but the sigmoid run over the taps."""
+    learned_gain: bool = False
+    """Switch for a learned factor on every value after the normalization, one for each channel and tap."""
+
+    def _check(self) -> None:
+        for name, value in self.changed().items():
+            if self.combine == "none":
+                raise ValueError(f"channel_kernel.{name}={value!r} contradicts channel_kernel.combine='none'")
+        if not self.generator.is_one_for_all_positions:
+            raise ValueError(
+                f"channel_kernel.combine={self.combine!r} needs channel_kernel.generator.view 'global', 'pooled' or 'runs', got "
+                f"{self.generator.view!r}"
+            )
+
+    def as_dynamic_kernel(self, kernel_size: Pair) -> "ExtractorSpec":
+        """Return the spec of an extractor whose dynamic kernel this is."""
+        dynamic = DynamicKernel(source="generated", channels_per_group=1, normalization=self.normalization)
+        return ExtractorSpec(kernel_size=kernel_size, dynamic_kernel=dynamic, generator=self.generator)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -343,6 +383,8 @@ class ExtractorSpec(Config):
     """The kernel that is computed from the input, D."""
     generator: Generator = field(default_factory=Generator)
     """The network that generates D and learned offsets."""
+    channel_kernel: ChannelKernel = field(default_factory=ChannelKernel)
+    """A second dynamic kernel, of each channel, that joins D."""
     terms: int = 1
     """M, the number of pairs of a static and a dynamic kernel, whose products are summed to the kernel of a window."""
     combine: Literal["multiply", "add", "residual"] = "multiply"
@@ -413,6 +455,7 @@ class ExtractorSpec(Config):
             _at_least("padding", self.padding, 0)
         self._check_kernels()
         self._check_terms()
+        self._check_channel_kernel()
         self._check_sampling()
         self._check_pooled_view()
         self._check_small_window()
@@ -487,6 +530,29 @@ class ExtractorSpec(Config):
                 ("none", "softmax", "sigmoid", "centered", "standardized"),
             ),
         )
+
+    def _check_channel_kernel(self) -> None:
+        own, dynamic = self.channel_kernel, self.dynamic_kernel
+        if own.combine == "none":
+            return
+        what = f"channel_kernel.combine={own.combine!r}"
+        if dynamic.source == "none":
+            raise ValueError(
+                f"{what} needs a dynamic kernel beside it, got dynamic_kernel.source='none': a kernel of each channel alone is "
+                "dynamic_kernel.channels_per_group=1 with generator.view='global'"
+            )
+        _needs(
+            what,
+            ("dynamic_kernel.small_kernel_size", dynamic.small_kernel_size, (None,)),
+            ("dynamic_kernel.channel_order", dynamic.channel_order, ("contiguous",)),
+        )
+        if own.combine == "add":
+            _needs(what, ("aggregation", self.aggregation, ("gather",)), ("terms", self.terms, (1,)))
+        if self.taps == 1 and own.normalization in ("softmax", "centered", "standardized"):
+            raise ValueError(
+                f"channel_kernel.normalization={own.normalization!r} needs a kernel_size of more than one tap, got "
+                f"kernel_size={self.kernel_size}"
+            )
 
     def _check_sampling(self) -> None:
         if self.generator.changed() and not self.generates:
@@ -619,7 +685,7 @@ class ExtractorSpec(Config):
         return self.padding == "same" or [2 * p for p in as_pair(self.padding)] == reach
 
 
-for _one in (Offsets, StaticKernel, DynamicKernel, Generator, Projection, ExtractorSpec):
+for _one in (Offsets, StaticKernel, DynamicKernel, Generator, ChannelKernel, Projection, ExtractorSpec):
     naming_unknown_fields(_one)
 
 

@@ -9,7 +9,7 @@ import unified_extractor as ux
 from tests.support.official_files import FILES, assert_official_values, build
 from tests.support.preset_formulas import assert_equal, deformable_formula, layer_of
 from unified_extractor.interop.official import layers
-from unified_extractor.layers import generators, offsets, regions
+from unified_extractor.layers import channel_kernels, generators, offsets, regions
 from unified_extractor.layers.blocks import cell_means
 from unified_extractor.ops import dynamic_kernels
 
@@ -142,6 +142,18 @@ MISTAKES = {
     "samples at the border blended with zeros": (
         official_values("dysample_c16_x2_pl"),
         lambda m: m.setattr(offsets, "inside_image", lambda o, geometry: o),
+    ),
+    "a channel's taps before channels": (
+        official_values("ddf_c16"),
+        lambda m: after(m, channel_kernels.ChannelKernel, lambda e: e.transpose(1, 2).reshape(e.shape)),
+    ),
+    "a spatial kernel's taps column by column": (
+        official_values("ddf_c20"),
+        lambda m: after(m, generators.GeneratedKernel, lambda d: d.unflatten(2, (3, 3)).transpose(2, 3).flatten(2, 3)),
+    ),
+    "filters that are joined by the other rule": (
+        official_values("ddf_c20"),
+        lambda m: built_with(m, channel_kernel=lambda spec: dataclasses.replace(spec.channel_kernel, combine="multiply")),
     ),
     "sub-positions column by column": (
         official_values("carafe_c12"),

@@ -75,6 +75,8 @@ QNA = {"in_channels": 8, "features": 8, "heads": 2, "kernel_size": 3}
         ("atconv", {"dim": 8, "act_layer": "Tanh"}, NotImplementedError, "act_layer='Tanh'"),
         ("atconv", {"dim": 8, "act_layer": torch.nn.GELU, "bias": False}, NotImplementedError, "bias=False"),
         ("idconv", {"dim": 8, "num_groups": 1}, ValueError, "num_groups must be more than 1, got 1"),
+        ("ddf", {"in_channels": 16, "kernel_combine": "sum"}, ValueError, "kernel_combine must be one of"),
+        ("ddf", {"in_channels": 4}, ValueError, "se_ratio must leave a channel, got in_channels=4, se_ratio=0.2"),
         ("contmix", {"dim": 8, "kernel_size": 4}, ValueError, "needs an odd kernel_size, got kernel_size=4"),
         ("large_kernel_attention", {"dim": 8, "d_model": 8}, TypeError, "exactly one of dim"),
         ("qna", QNA | {"features": 12}, NotImplementedError, "features=12 differ from in_channels=8"),

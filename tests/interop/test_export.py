@@ -24,6 +24,7 @@ NETWORKS = {
     "volo with offsets and fold": lambda: SMALL["volo"](10, ux.presets.unified(aggregation="fold")),
     "internimage": lambda: SMALL["internimage"](10),
     "an upsampler": lambda: ux.UnifiedExtractor2d(3, 3, ux.presets.carafe(groups=3, hidden_channels=4)),
+    "a channel kernel": lambda: ux.UnifiedExtractor2d(3, 3, ux.presets.ddf(reduction=1)),
     "resnet with attention": lambda: SMALL["resnet"](10, ux.presets.local_attention(3, heads=4)),
 }
 

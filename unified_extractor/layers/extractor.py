@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import average_pooled, input_projection
+from unified_extractor.layers.channel_kernels import ChannelKernel
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel, head, offset_groups
 from unified_extractor.layers.learned_queries import LearnedQueryKernel
 from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
@@ -144,6 +145,7 @@ class UnifiedExtractor2d(nn.Module):
             self.kernel = kernel_of(channels, self.kernel_groups, spec, stride)
         elif spec.dynamic_kernel.source == "regions":
             self.kernel = RegionKernel(channels, _heads(spec, channels), spec, stride)
+        self.channel_kernel = None if spec.channel_kernel.combine == "none" else ChannelKernel(channels, channels, spec)
         if spec.center_feature_scale:
             self.center_gate = head(self.feature, self.kernel_groups, spec, stride, initial=0.0)
 
@@ -193,7 +195,8 @@ class UnifiedExtractor2d(nn.Module):
         """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
         ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, M terms: ``[B, M, G, K, h, w]``, a gate: 1 in the
         place of K), h and w being Ho, Wo, or 1 for a global or pooled view, and for offsets that are parameters; None for what the spec
-        does not have. Of two windows, kernels and shifts of the smaller come first, zeros around its taps.
+        does not have. Of two windows, kernels and shifts of the smaller come first, zeros around its taps. The child ``channel_kernel``
+        gives the kernel ``[B, C, K]`` that joins the dynamic one, where there is one.
         """
         geometry = self.geometry(x)
         feature = self.feature(x) if self.spec.generates else None
@@ -245,7 +248,7 @@ class UnifiedExtractor2d(nn.Module):
         kernel = self._computed_kernel(x, feature, offsets, geometry)
         if kernel is None:
             kernel = self._dynamic_kernel(x, feature, offsets, geometry)
-        y = self._extract(value, kernel, offsets, geometry)
+        y = self._extract_joined(x, value, kernel, offsets, geometry)
         if spec.bias != "mixed":
             return y
         if spec.generator.view == "pooled":
@@ -254,22 +257,39 @@ class UnifiedExtractor2d(nn.Module):
         assert self.bias is not None
         return y + mixed_bias(kernel, self.bias)
 
-    def _extract(self, value: Tensor, kernel: DynamicKernel, offsets: Tensor | None, geometry: Geometry) -> Tensor:
-        return extract(
-            value,
-            kernel_size=geometry.kernel_size,
-            static_kernel=self.static_kernel,
-            dynamic_kernel=kernel,
-            offsets=offsets,
-            bias=self._inner_bias,
-            stride=self.stride,
-            padding="same" if self.spec.keeps_size else self.spec.padding,
-            dilation=self.spec.dilation,
-            combine=self.spec.combine,
-            aggregation=self.spec.aggregation,
-            upsample=self.spec.upsample,
-            kernel_memory=self.kernel_memory,
-        )
+    def _extract_joined(
+        self, x: Tensor, value: Tensor, kernel: DynamicKernel, offsets: Tensor | None, geometry: Geometry
+    ) -> Tensor:
+        """Apply the operator with a dynamic kernel that the channel kernel joins, where there is one."""
+        if self.channel_kernel is None:
+            return self._extract(value, kernel, offsets, geometry)
+        channel_kernel: Tensor = self.channel_kernel(x)
+        if self.spec.channel_kernel.combine == "multiply":
+            return self._extract(value, kernel, offsets, geometry, channel_kernel=channel_kernel)
+        changes: dict[str, Any] = {"channel_kernel": channel_kernel, "bias": None, "combine": "multiply"}
+        if self.spec.combine == "add":  # S + D + E
+            changes["static_kernel"] = None
+        return self._extract(value, kernel, offsets, geometry) + self._extract(value, None, offsets, geometry, **changes)
+
+    def _extract(
+        self, value: Tensor, kernel: DynamicKernel, offsets: Tensor | None, geometry: Geometry, **changes: Any
+    ) -> Tensor:
+        """Apply the operator as the spec says, but for arguments that are changed."""
+        arguments: dict[str, Any] = {
+            "kernel_size": geometry.kernel_size,
+            "static_kernel": self.static_kernel,
+            "dynamic_kernel": kernel,
+            "offsets": offsets,
+            "bias": self._inner_bias,
+            "stride": self.stride,
+            "padding": "same" if self.spec.keeps_size else self.spec.padding,
+            "dilation": self.spec.dilation,
+            "combine": self.spec.combine,
+            "aggregation": self.spec.aggregation,
+            "upsample": self.spec.upsample,
+            "kernel_memory": self.kernel_memory,
+        }
+        return extract(value, **(arguments | changes))
 
     def _modulation(self, x: Tensor) -> Tensor:
         """Return what the output is multiplied by before its activation, at the output positions."""

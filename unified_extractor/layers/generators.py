@@ -18,6 +18,7 @@ from unified_extractor.ops.dynamic_kernels import (
     LinearKernel,
     centered,
     normalized,
+    scaled,
     without_outside_taps,
 )
 from unified_extractor.ops.functional import similarity
@@ -33,7 +34,7 @@ class Feature(nn.Module):
     def __init__(self, channels: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
         generator = spec.generator
-        self.view, self.stride = generator.view, stride
+        self.view, self.stride, self.skips = generator.view, stride, generator.downsample == "skip"
         self.cells = (1, spec.taps) if generator.view == "runs" else as_pair(spec.kernel_size)
         self.upsample = as_pair(spec.upsample) if generator.pixel_shuffle else (1, 1)
         channels //= prod(self.upsample)
@@ -56,9 +57,15 @@ class Feature(nn.Module):
             x = cell_means(x, self.cells)
         elif self.view == "runs":
             x = cell_means(with_plain_strides(x).flatten(2).unsqueeze(2), self.cells)
-        elif self.view != "window" and self.stride != (1, 1):
-            x = average_pooled(x, self.stride)
+        elif self.stride != (1, 1):
+            x = self._at_output_positions(x)
         return self._hidden(x)
+
+    def _at_output_positions(self, x: Tensor) -> Tensor:
+        """Return an image as the layers take it, before which the stride is made; those of a wider view may have it themselves."""
+        if self.view == "window" or (self.skips and self.view not in (1, (1, 1))):
+            return x
+        return x[:, :, :: self.stride[0], :: self.stride[1]] if self.skips else average_pooled(x, self.stride)
 
     def of_mean(self, x: Tensor) -> Tensor:
         """Return the feature ``[B, hidden, 1, 1]`` of the mean of an image ``[B, C, H, W]``."""
@@ -109,7 +116,8 @@ def _view_convolution(
 ) -> SameConv2d:
     """Return a convolution over the generator's view; over the extractor's own window it has the extractor's geometry."""
     if spec.generator.view != "window":
-        return SameConv2d(in_channels, out_channels, as_pair(spec.generator.view), groups=groups, bias=bias)
+        steps = stride if spec.generator.downsample == "skip" else 1
+        return SameConv2d(in_channels, out_channels, as_pair(spec.generator.view), stride=steps, groups=groups, bias=bias)
     return SameConv2d(
         in_channels,
         out_channels,
@@ -157,7 +165,7 @@ class GeneratedKernel(nn.Module):
         self.remove_center, self.per_tap = dynamic.remove_center, dynamic.per_tap
         self.normalization = dynamic.normalization
         self.terms, self.over_terms = spec.terms, dynamic.softmax_over == "terms"
-        self.scale = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0
+        self.scale, self.gain = head_dim**-0.5 if dynamic.scale_by_head_dim else 1.0, dynamic.gain
         self.pooled = spec.generator.view in ("pooled", "runs")
         emitted = spec.taps - dynamic.remove_center if dynamic.per_tap else 1
         self.shape: tuple[int, ...] = (groups, emitted) if spec.aggregation == "gather" else (groups, emitted, emitted)
@@ -168,7 +176,7 @@ class GeneratedKernel(nn.Module):
         self.channels = values // spec.taps if self.pooled else values * prod(self.sub_positions)
         emitted_offsets = offset_channels(spec, offset_groups(spec, groups * head_dim))
         surplus = -(self.channels + emitted_offsets) % spec.generator.head_multiple
-        initial = {"random": None, "zero": 0.0, "one": 1 / self.scale}[dynamic.initial]
+        initial = {"random": None, "zero": 0.0, "one": 1 / (self.scale * self.gain)}[dynamic.initial]
         if spec.generator.view == "runs":
             if feature.channels != groups:
                 raise ValueError(
@@ -193,7 +201,7 @@ class GeneratedKernel(nn.Module):
         if self.normalization == "group_norm":
             values = self.norm(values)
         values = values.unflatten(1, (*self.shape[:-1], -1) if self.pooled else self.shape) * self.scale
-        values = self._normalized(values)
+        values = scaled(self._normalized(values), self.gain)
         return with_zero_center(values, self.taps, -3) if self.remove_center else values
 
     def _normalized(self, values: Tensor) -> Tensor:
@@ -208,6 +216,7 @@ class GeneratedKernel(nn.Module):
             or self.head.kernel_size != (1, 1)
             or self.normalization not in NORMALIZATIONS
             or self.remove_center
+            or self.gain != 1
             or self.terms > 1
             or self.pooled
             or not self.per_tap

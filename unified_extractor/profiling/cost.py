@@ -98,7 +98,8 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
     For each tap of each window this is: 4 for each channel for a bilinear sample at an offset that is trained; 1 for each channel (fold: K)
     for a dynamic kernel; 1 for each pair of input and output channels within a group for a static kernel. A gate is 1 for each output
     of a window. Each of several terms is counted like that; where they have one dynamic kernel for all windows, static kernels are mixed
-    once an image, 1 for each of their numbers. A fold is counted by its own formula of K*K products, even if it runs as a gather.
+    once an image, 1 for each of their numbers. A channel kernel is 1 for each channel; where it is added to the dynamic kernel, it is a
+    kernel of its own. A fold is counted by its own formula of K*K products, even if it runs as a gather.
 
     Args:
         spec: spec of the extractor, or a preset's name or call.
@@ -113,15 +114,21 @@ def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channe
         return sum(counting.multiply_adds(window, channels // 2, results=1) for window in windows)
     static_outputs = {"none": 0, "depthwise": 1, "dense": out_channels // static.groups}[static.channels]
     results = 0 if dynamic.source == "none" or not dynamic.per_tap else geometry.taps if spec.aggregation == "fold" else 1
-    return counting.multiply_adds(
+    has_offsets, channel_kernel = spec.offsets.are_trained, spec.channel_kernel.combine
+    added = 0
+    if channel_kernel == "add":
+        beside = 0 if spec.combine == "add" else static_outputs
+        added = counting.multiply_adds(geometry, channels, static_outputs=beside, results=1, has_offsets=has_offsets)
+    return added + counting.multiply_adds(
         geometry,
         channels,
         static_outputs=static_outputs,
         results=results,
-        has_offsets=spec.offsets.are_trained,
+        has_offsets=has_offsets,
         gates=0 if dynamic.per_tap else out_channels,
         terms=spec.terms,
         of_image=spec.generator.is_one_for_all_positions,
+        channel_kernel=channel_kernel == "multiply",
     )
 
 

@@ -99,6 +99,9 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
         dynamic = [d - d.mean((1, 2), keepdims=True) / 2 for d in dynamic]
     if spec.dynamic_kernel.normalization == "standardized":
         dynamic = [(d - d.mean((1, 2), keepdims=True)) / d.std((1, 2), ddof=1, keepdims=True) for d in dynamic]
+    if spec.channel_kernel.combine != "none":  # one channel's, the same at both positions
+        channel = random.normal(size=(1, kh, kw))
+        dynamic = [d * channel if spec.channel_kernel.combine == "multiply" else d + channel for d in dynamic]
     weights = {
         "multiply": [static * d for d in dynamic],
         "add": [static + d for d in dynamic],
@@ -139,6 +142,8 @@ def _draw_sharing(axis: Axes, spec: ExtractorSpec) -> None:
         groups = min(channels, windows * (dynamic.groups or max(1, channels // (dynamic.channels_per_group or 1))))
         order = np.arange(channels)
         bars.append(("D", order % groups if dynamic.channel_order == "interleaved" else order * groups // channels))
+    if spec.channel_kernel.combine != "none":
+        bars.append(("E", np.arange(channels)))
     if not bars:  # what channels share are offsets
         groups = min(channels, channels // (spec.offsets.channels_per_group or channels) * spec.offsets.groups)
         bars.append(("offsets", np.arange(channels) * groups // channels))

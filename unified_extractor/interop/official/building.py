@@ -16,7 +16,6 @@ from unified_extractor.spec import Pair, Projection, as_pair
 NOT_EXPRESSED = {
     "mambaout_gated_conv": "the block has a norm and a skip, and some of its hidden channels pass by the convolution",
     "conv2former_modulation": "a GELU stands between the 1x1 convolution before the window and the window",
-    "ddf": "it needs switches that the spec does not have",
 }
 """Operators with official values that no layer here equals, and why."""
 
@@ -27,9 +26,9 @@ def official_layer(operator: str, **arguments: Any) -> UnifiedExtractor2d | Larg
     Args:
         operator: "involution" (d-li14), "outlook_attention" (sail-sg VOLO), "dcnv3" (OpenGVLab InternImage), "condconv" (timm's CondConv2d,
             with the routing of its CondConvResidual), "gnconv" (HorNet), "idconv" (TransXNet's DynamicConv2d), "carafe"
-            (CARAFEPack), "dysample", "atconv" (AttNet), "qna" (FusedKQnA, whose class infers ``in_channels``), "contmix" (the part of
-            OverLoCK's ContMixBlock from its normalized input to the input of ``fusion_proj``) or "large_kernel_attention" (VAN's ``LKA``
-            for ``dim``, ``Attention`` for ``d_model``), which is a module of two layers.
+            (CARAFEPack), "dysample", "atconv" (AttNet), "ddf" (DDFPack), "qna" (FusedKQnA, whose class infers ``in_channels``),
+            "contmix" (the part of OverLoCK's ContMixBlock from its normalized input to the input of ``fusion_proj``) or
+            "large_kernel_attention" (VAN's ``LKA`` for ``dim``, ``Attention`` for ``d_model``), which is a module of two layers.
         arguments: of "involution", "outlook_attention" and "dcnv3" ``channels``, ``kernel_size`` and so on; of the others those of the
             official class.
 
@@ -210,6 +209,35 @@ def atconv(*, dim: int, act_layer: type[nn.Module] | str, kernel_size: int = 3, 
 
 
 @suggesting_arguments
+def ddf(
+    *,
+    in_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    head: int = 1,
+    se_ratio: float = 0.2,
+    nonlinearity: str = "relu",
+    kernel_combine: Literal["mul", "add"] = "mul",
+) -> UnifiedExtractor2d:
+    """Return the layer of ``DDFPack``; at a stride its images have sizes that are multiples of it."""
+    if kernel_combine not in ("mul", "add"):
+        raise ValueError(f"kernel_combine must be one of ('mul', 'add'), got {kernel_combine!r}")
+    hidden = int(in_channels * se_ratio)
+    if hidden < 1:
+        raise ValueError(f"se_ratio must leave a channel, got in_channels={in_channels}, se_ratio={se_ratio}")
+    spec = presets.ddf(kernel_size, head, "multiply" if kernel_combine == "mul" else "add")
+    generator = replace(spec.channel_kernel.generator, reduction=None, hidden_channels=hidden)
+    spec = replace(
+        spec,
+        dilation=dilation,
+        dynamic_kernel=replace(spec.dynamic_kernel, gain=nn.init.calculate_gain(nonlinearity) / kernel_size),  # type: ignore[arg-type]
+        channel_kernel=replace(spec.channel_kernel, generator=generator),
+    )
+    return UnifiedExtractor2d(in_channels, in_channels, spec, stride)
+
+
+@suggesting_arguments
 def large_kernel_attention(*, dim: int | None = None, d_model: int | None = None) -> LargeKernelAttention:
     """Return the module of VAN's ``LKA`` or ``Attention``."""
     channels = d_model if dim is None else dim
@@ -232,6 +260,7 @@ _BUILDERS: dict[str, Callable[..., UnifiedExtractor2d | LargeKernelAttention]] =
         carafe,
         dysample,
         atconv,
+        ddf,
         large_kernel_attention,
     )
 }

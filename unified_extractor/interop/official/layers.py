@@ -143,6 +143,14 @@ def atconv(layer: UnifiedExtractor2d) -> Items:
     yield from affine("proj", "projection")
 
 
+def ddf(layer: UnifiedExtractor2d) -> Items:
+    """Yield the rules of DDF: the spatial branch makes the kernel of each position, the channel branch that of each channel."""
+    yield from affine("spatial_branch.0", "kernel.head")
+    yield from affine("channel_branch.1", "channel_kernel.feature.reduce.conv")
+    yield from affine("channel_branch.3", "channel_kernel.kernel.head")
+    yield "channel_branch.4.std", Rule("channel_kernel.gain")
+
+
 def large_kernel_attention(module: LargeKernelAttention) -> Items:
     """Yield the rules of VAN's LKA: conv0, conv_spatial, conv1; of its Attention, with projections and that inside."""
     prefix = "spatial_gating_unit." if module.projected else ""

@@ -40,6 +40,7 @@ FAMILIES = {
     "carafe": Family(UnifiedExtractor2d, layers.carafe),
     "dysample": Family(UnifiedExtractor2d, layers.dysample),
     "atconv": Family(UnifiedExtractor2d, layers.atconv),
+    "ddf": Family(UnifiedExtractor2d, layers.ddf),
     "large_kernel_attention": Family(LargeKernelAttention, layers.large_kernel_attention),
     "rednet": Family(RedNet, networks.rednet),
     "resnet": Family(ResNet, networks.resnet),
