@@ -137,6 +137,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a variant that is a list": ({"variants": {"a": [1]}}, "grids/grid.yaml:variants.a: must be 'option: value' lines, got [1]"),
     "no seeds": ({"seeds": []}, "grids/grid.yaml:seeds: must be a list of different whole numbers, got []"),
     "a seed twice": ({"seeds": [1, 1]}, "grids/grid.yaml:seeds: must be a list of different whole numbers, got [1, 1]"),
+    "a seed that no run takes": ({"seeds": [0, 2**32]}, "grids/grid.yaml:seeds: must lie in 0..4294967295, got 4294967296"),
     "a seed that is true": ({"seeds": [True]}, "grids/grid.yaml:seeds: must be a list of different whole numbers, got [True]"),
     "a setting without a list": (
         {"settings": {"a.b": 1}},
@@ -246,6 +247,27 @@ def test_estimates_follow_the_work(tmp_path: Path):
     assert many.seconds > few.seconds
     assert few.left("unfinished", 4) == pytest.approx(0.6)
     assert (few.left("new", 4), few.left("finished", 4)) == (1, 0)
+
+
+def test_a_variant_is_built_once_for_all_its_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    alone = [plan_cells(read_grid(write_grid(tmp_path, seeds=[seed])))[0] for seed in (0, 1)]
+    built = []
+    monkeypatch.setattr(
+        "unified_extractor.sweeps.plan.planned", lambda *given, **more: built.append(given) or planned(*given, **more)
+    )
+    together = plan_cells(read_grid(write_grid(tmp_path, seeds=[0, 1])))
+    assert len(built) == len({cell.cell.point.label for cell in together})
+    first = [cell for cell in together if cell.cell.point.label == alone[0].cell.point.label]
+    assert [cell.cell.arguments for cell in first] == [cell.cell.arguments for cell in alone]
+    assert len({(cell.parameters, cell.multiply_adds, cell.seconds, cell.device) for cell in first}) == 1
+
+
+def test_a_variant_is_timed_where_a_seed_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    states = iter(["finished", "finished", "new", "new"])
+    monkeypatch.setattr("unified_extractor.sweeps.cell.Cell.state", lambda cell: next(states))
+    first, second, third = plan_cells(read_grid(write_grid(tmp_path, seeds=[0, 1, 2], variants={"plain": {}})))
+    assert first.seconds == 0
+    assert second.seconds == third.seconds > 0
 
 
 def test_a_device_that_is_elsewhere_costs_multiply_adds(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):

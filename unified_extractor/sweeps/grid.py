@@ -186,6 +186,8 @@ def _check(path: Path, content: Mapping[str, Any]) -> None:
     seeds = content["seeds"]
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds) or _repeated(seeds):
         raise SweepError(f"{path}:seeds: must be a list of different whole numbers, got {seeds!r}")
+    if wrong := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise SweepError(f"{path}:seeds: must lie in 0..{2**32 - 1}, got {wrong[0]}")
     _check_options(path, "options", content.get("options", {}))
     if not isinstance(content["variants"], dict) or not content["variants"]:
         raise SweepError(f"{path}:variants: must be 'name: options' lines, at least one, got {content['variants']!r}")

@@ -95,8 +95,32 @@ def plan_cells(grid: Grid, *, elsewhere: bool = False, kept: KeptRows | None = N
     return planner.with_measured(list(cells.values()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Variant:
+    """What cells that differ in their seed alone have in common: their settings, and the figures of :class:`PlannedCell`.
+
+    ``seconds`` is 0 where no step was timed, since no cell of the variant had anything to do.
+    """
+
+    settings: Namespace
+    extractor: str
+    parameters: int
+    multiply_adds: int
+    training_multiply_adds: int
+    epochs: int
+    seconds: float | None
+    device: str
+    gpus: int
+
+    def at(self, cell: Cell, state: State) -> PlannedCell:
+        """Return one of the cells."""
+        figures = {field: value for field, value in vars(self).items() if field != "settings"}
+        done = cell.epochs_done() if state in ("unfinished", "running") else 0
+        return PlannedCell(cell=cell, state=state, epochs_done=done, **figures)
+
+
 class _Planner:
-    """A planner of one cell after the other, which counts and times only once what cells have in common."""
+    """A planner of one cell after the other, which builds, counts and times only once what cells have in common."""
 
     def __init__(self, grid: Grid, elsewhere: bool, kept: KeptRows) -> None:
         self._grid, self._elsewhere, self._kept = grid, elsewhere, kept
@@ -105,39 +129,47 @@ class _Planner:
         self._start_up: float | None = None
         self._before: PlannedRun | None = None
         self._settings: dict[str, Namespace] = {}
+        self._variants: dict[str, _Variant] = {}
 
     def plan(self, point: Point) -> PlannedCell:
         """Return a cell with its costs: those in its row if it has one, for which nothing is built and no image read."""
         with _undisturbed():
             if (found := self._kept_row(point)) is not None:
                 return _finished(as_cell(self._grid, point, found.config_hash, kept=True), found)
-            run = self._planned(point)
-            if self._start_up is None:  # what this process has done so far is about what fit does before its first step
-                self._start_up = min(time.process_time(), _AT_MOST_START_UP)
-            cell = as_cell(self._grid, point, run.config_hash)
-            key, work = work_key(run), schedule(run)
-            if key not in self._multiply_adds:
-                self._multiply_adds[key] = multiply_adds(run.module.network, run.data.image_shape)
+            variant = self._variants.get(point.label)
+            if variant is None:
+                variant = self._built(point)
+            variant.settings.seed_everything = point.seed
+            cell = as_cell(self._grid, point, config_hash(variant.settings))
             state = cell.state()
-            device = run.device_missing or device_name(run.trainer.strategy.root_device)
-            seconds = None
-            if not run.device_missing:
-                if key not in self._times and state != "finished":
-                    self._times[key] = step_time(run, self._multiply_adds[key])
-                seconds = self._start_up + self._times[key].run(work) if key in self._times else 0.0
-            return PlannedCell(
-                cell=cell,
-                extractor=extractor_line(run.module.network),
-                parameters=sum(parameter.numel() for parameter in run.module.network.parameters()),
-                multiply_adds=self._multiply_adds[key],
-                training_multiply_adds=TRAINING * self._multiply_adds[key] * work.images * work.epochs,
-                epochs=work.epochs,
-                seconds=seconds,
-                device=device,
-                gpus=1 if "cuda" in str(run.trainer.strategy.root_device) and run.settings.trainer.devices in (1, "1") else 0,
-                state=state,
-                epochs_done=cell.epochs_done() if state in ("unfinished", "running") else 0,
-            )
+            if variant.seconds == 0 and state != "finished":  # the seeds before were finished
+                variant = self._built(point, state)
+            return variant.at(cell, state)
+
+    def _built(self, point: Point, state: State | None = None) -> _Variant:
+        """Return what the cells of a point's variant have in common, by its run with the seed of the point."""
+        run = self._planned(point)
+        if self._start_up is None:  # what this process has done so far is about what fit does before its first step
+            self._start_up = min(time.process_time(), _AT_MOST_START_UP)
+        key, work = work_key(run), schedule(run)
+        if key not in self._multiply_adds:
+            self._multiply_adds[key] = multiply_adds(run.module.network, run.data.image_shape)
+        state = state or as_cell(self._grid, point, run.config_hash).state()
+        if key not in self._times and state != "finished" and not run.device_missing:
+            self._times[key] = step_time(run, self._multiply_adds[key])
+        seconds = self._start_up + self._times[key].run(work) if key in self._times else 0.0
+        variant = self._variants[point.label] = _Variant(
+            settings=run.settings,
+            extractor=extractor_line(run.module.network),
+            parameters=sum(parameter.numel() for parameter in run.module.network.parameters()),
+            multiply_adds=self._multiply_adds[key],
+            training_multiply_adds=TRAINING * self._multiply_adds[key] * work.images * work.epochs,
+            epochs=work.epochs,
+            seconds=None if run.device_missing else seconds,
+            device=run.device_missing or device_name(run.trainer.strategy.root_device),
+            gpus=1 if "cuda" in str(run.trainer.strategy.root_device) and run.settings.trainer.devices in (1, "1") else 0,
+        )
+        return variant
 
     def with_measured(self, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
         """Return the cells with the seconds of finished cells of the same variant and device, where there are any, as estimate."""
