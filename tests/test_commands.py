@@ -18,7 +18,7 @@ from unified_extractor.commands import visualize
 from unified_extractor.commands.describe import read_spec
 from unified_extractor.description import describe, formula, in_words
 from unified_extractor.visualize.label_placement import wrapped
-from unified_extractor.visualize.spec_drawings import draw_operator
+from unified_extractor.visualize.spec_drawings import operator
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -83,7 +83,7 @@ def test_every_preset_has_words_and_a_drawing(name):
     assert ("S[" in formula(spec)) == (spec.static_kernel.channels != "none")
     assert ("D[" in formula(spec)) == (spec.dynamic_kernel.source != "none")
     assert "None" not in "".join(in_words(spec).values())
-    draw_operator(name, spec).canvas.draw()
+    operator(name, spec).canvas.draw()
 
 
 def test_describe_yaml_is_the_spec(tmp_path, capsys):

@@ -40,9 +40,9 @@ def main(arguments: Sequence[str]) -> int:
         shape = (given.channels, given.size, given.size)
         title = Path(given.extractor).stem
         if given.picture:
-            from unified_extractor.visualize.spec_drawings import draw_operator  # here: the extra "train" alone can draw
+            from unified_extractor.visualize.spec_drawings import operator  # here: the extra "train" alone can draw
 
-            draw_operator(title, spec).savefig(given.picture, dpi=130)
+            operator(title, spec).savefig(given.picture, dpi=130)
         print(describe(title, spec, cost(layer, shape), shape))
         if given.picture:
             print(f"\n  drawn in {given.picture}")

@@ -1,5 +1,25 @@
-"""Figures of results, and drawings of kernels, sampling points and receptive fields."""
+"""Figures of layers, networks and runs: each function returns a matplotlib figure, which a notebook shows and ``savefig`` writes."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from unified_extractor.extras import require
 
+if TYPE_CHECKING:
+    from unified_extractor.visualize.network_figures import kernels, receptive_fields, windows
+    from unified_extractor.visualize.run_figures import accuracy_cost, curves, forest, ranking
+    from unified_extractor.visualize.spec_drawings import operator
+
 require("train", __name__)
+
+__all__ = ["accuracy_cost", "curves", "forest", "kernels", "operator", "ranking", "receptive_fields", "windows"]
+_MODULES = {"network_figures": ("kernels", "receptive_fields", "windows"), "spec_drawings": ("operator",)}
+"""Modules to their functions; those of finished runs are in ``run_figures``, which imports statistics."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function from its module, which is imported when it is first used."""
+    if name in __all__:
+        module = next((module for module, names in _MODULES.items() if name in names), "run_figures")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

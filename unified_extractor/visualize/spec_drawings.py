@@ -13,7 +13,7 @@ from unified_extractor.description import formula, in_words, is_one_for_the_imag
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
-def draw_operator(title: str, spec: ExtractorSpec) -> Figure:
+def operator(title: str, spec: ExtractorSpec) -> Figure:
     """Draw a spec in three panels: where the taps look, with which weights, and which channels share them.
 
     The spec is no trained layer, so learned offsets and generated kernels are shown as fixed random numbers.

@@ -12,7 +12,14 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from unified_extractor.visualize.label_placement import wrapped
-from unified_extractor.visualize.window_values import WindowReading, extractor_inputs, kernel_variation, output_size, read_window
+from unified_extractor.visualize.window_values import (
+    WindowReading,
+    extractor_inputs,
+    extractor_with_input,
+    kernel_variation,
+    output_size,
+    read_window,
+)
 
 WINDOW_COLORS = ("tab:orange", "tab:cyan", "tab:pink")
 _CAPTION = """Dots, lines and frame of one color: one window. Lines join neighboring taps, the square is the upper left one;
@@ -28,12 +35,16 @@ def draw_windows(networks: Mapping[str, nn.Module], image: Tensor, *, layer: int
     """Draw a row for each network: the sampling points of three windows on the image, and the weights of their taps.
 
     Args:
-        networks: trained networks by name, on the CPU.
+        networks: trained networks by name, on any device.
         image: input of the networks, ``[1, C, H, W]``.
         layer: number of the extractor in each network, counted from the input.
         shown: image to draw, ``[h, w]`` or ``[h, w, 3]`` in 0..1; by default the first channel of ``image``.
+
+    Raises:
+        ValueError: a network has no such extractor.
     """
-    return _draw_rows({name: extractor_inputs(network, image)[layer] for name, network in networks.items()}, image, shown)
+    rows = {name: extractor_with_input(network, image, layer) for name, network in networks.items()}
+    return _draw_rows(rows, image, shown)
 
 
 def draw_stages(network: nn.Module, image: Tensor, *, shown: Tensor | None = None) -> Figure:

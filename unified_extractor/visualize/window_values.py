@@ -1,5 +1,6 @@
 """The values of single windows of a layer on an image: the positions of their taps and the weights."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,25 @@ def extractor_inputs(network: nn.Module, image: Tensor) -> list[tuple[Any, Tenso
         for handle in handles:
             handle.remove()
     return seen
+
+
+def extractor_with_input(network: nn.Module, image: Tensor, layer: int) -> tuple[Any, Tensor]:
+    """Return the extractor of this number, counted from the input, and its input for an image, both on the CPU.
+
+    Args:
+        network: a layer or network, on any device.
+        image: input of the network, ``[1, C, H, W]``, on any device.
+        layer: number of the extractor.
+
+    Raises:
+        ValueError: the network has no such extractor.
+    """
+    device = next((parameter.device for parameter in network.parameters()), image.device)
+    found = extractor_inputs(network, image.to(device))
+    if not 0 <= layer < len(found):
+        raise ValueError(f"layer must be below the number of extractors of {type(network).__name__}, {len(found)}, got {layer}")
+    extractor, x = found[layer]
+    return copy.deepcopy(extractor).cpu(), x.cpu()
 
 
 @torch.no_grad()
