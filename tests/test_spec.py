@@ -291,6 +291,11 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
             "normalize_query=True needs dynamic_kernel.learned_queries",
         ),
         (lambda: dataclasses.replace(SIMILARITY, learned_queries=-1), "learned_queries must be at least 0, got -1"),
+        (lambda: dataclasses.replace(REGIONS, relative_position="query"), "relative_position='query' needs .*'similarity', got"),
+        (
+            lambda: dataclasses.replace(SIMILARITY, relative_position="query", learned_queries=1),
+            "relative_position='query' needs dynamic_kernel.learned_queries=0, .* got 1",
+        ),
         (lambda: presets.qna(queries=0), "^queries must be at least 1, got 0"),
         (lambda: presets.contmix(5, 7), "small_kernel_size must be kernel_size or an even number of taps less"),
         (lambda: presets.contmix(5, 2), "small_kernel_size=2, kernel_size=5"),
@@ -392,7 +397,7 @@ def random_spec(rng):
             "normalization": rng.choice(["none", "softmax", "sigmoid", "group_norm", "centered", "standardized"]),
         }
         dynamic |= {"channel_order": rng.choice(["contiguous", "interleaved"]), "scale_by_head_dim": rng.random() < 0.5}
-        dynamic |= {"remove_center": rng.random() < 0.2, "relative_position": rng.random() < 0.3}
+        dynamic |= {"remove_center": rng.random() < 0.2, "relative_position": rng.choice([False, False, True, "query"])}
         dynamic |= {"per_tap": rng.random() < 0.7, "softmax_over": rng.choice(["taps", "taps", "terms"])}
         dynamic |= {"initial": rng.choice(["random", "random", "random", "one"])}
         dynamic |= {"gain": rng.choice([1.0, 1.0, 0.5])} if source == "generated" else {}

@@ -182,6 +182,7 @@ def _weight(spec: ExtractorSpec) -> str:
         form = _NORMALIZATION.get(dynamic.normalization, f", {dynamic.normalization}")
         form += " over the terms" if dynamic.softmax_over == "terms" else ""
         position = ", with relative position" if dynamic.relative_position else ""
+        position += " times the query" * (dynamic.relative_position == "query")
         form += ", times a learned factor of each tap" * dynamic.tap_scale
         taps = "" if dynamic.per_tap else ", one value for all taps"
         where = "one for the whole image" if is_one_for_the_image(spec) else "its own at every position"

@@ -22,6 +22,7 @@ from unified_extractor.spec import (
 )
 
 GateActivation = Literal["identity", "sigmoid", "silu", "gelu"]
+RelativePosition = bool | Literal["query"]
 
 
 @suggesting_arguments
@@ -357,7 +358,7 @@ def outlook_attention(kernel_size: Pair = 3, heads: int = 1, qkv_bias: bool = Fa
 
 
 @suggesting_arguments
-def local_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bool = True) -> ExtractorSpec:
+def local_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: RelativePosition = True) -> ExtractorSpec:
     """Return local self-attention (Ramachandran et al. 2019): softmax of query-key products in the window, inside the image."""
     _argument("heads", heads, int)
     return ExtractorSpec(
@@ -392,7 +393,7 @@ def deformable_attention(heads: int = 8, points: int = 4) -> ExtractorSpec:
 
 
 @suggesting_arguments
-def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: bool = True) -> ExtractorSpec:
+def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_position: RelativePosition = True) -> ExtractorSpec:
     """Return neighborhood attention (Hassani et al. 2023): local attention whose windows are shifted to lie inside the image."""
     return ExtractorSpec(
         kernel_size=kernel_size,
@@ -404,7 +405,7 @@ def neighborhood_attention(kernel_size: Pair = 7, heads: int = 1, relative_posit
 
 @suggesting_arguments
 def window_attention(
-    kernel_size: Pair = 7, heads: int = 1, block_start: Pair = 0, halo: Pair = 0, relative_position: bool = True
+    kernel_size: Pair = 7, heads: int = 1, block_start: Pair = 0, halo: Pair = 0, relative_position: RelativePosition = True
 ) -> ExtractorSpec:
     """Return window attention: the pixels of a block attend to all of it (Swin, Liu et al. 2021), or beyond it (HaloNet, Vaswani et al.
     2021).
@@ -414,7 +415,8 @@ def window_attention(
         heads: channel groups that each have a query, keys and values.
         block_start: place of the first whole block; half of a block for every other layer of Swin, "shifted windows".
         halo: taps of the window beyond its block, on each side.
-        relative_position: add a learned bias of the relative position of query and key.
+        relative_position: add a learned bias of the relative position of query and key (Swin); "query": the query's product with a learned
+            vector of it (HaloNet).
     """
     _argument("heads", heads, int)
     return ExtractorSpec(

@@ -137,8 +137,9 @@ class DynamicKernel(Config):
     """Constant factor on the values after the normalization (DDF)."""
     remove_center: bool = False
     """Switch for a zero at the central tap, which is then neither generated nor normalized (DCNv3)."""
-    relative_position: bool = False
-    """Switch for a learned bias of every relative position of query and key, or of every tap."""
+    relative_position: bool | Literal["query"] = False
+    """Switch for a learned bias of every relative position of query and key, or of every tap. ``query``: the product of the query with a
+    learned vector of the relative row plus one of the relative column (HaloNet)."""
     query_reduction: int = 1
     """Divisor of the number of channels, for those of query and keys."""
     learned_queries: int = 0
@@ -205,10 +206,11 @@ class DynamicKernel(Config):
                     )
 
     def _check_query(self) -> None:
+        of_query = ("similarity",) if self.relative_position == "query" else ("similarity", "regions")
         for name, value, sources in (
             ("gain", self.gain, ("generated",)),
-            ("relative_position", self.relative_position, ("similarity", "regions")),
             ("query_reduction", self.query_reduction, ("similarity", "regions")),
+            ("relative_position", self.relative_position, of_query),
             ("learned_queries", self.learned_queries, ("similarity",)),
             ("regions", self.regions, ("regions",)),
             ("small_kernel_size", self.small_kernel_size, ("regions",)),
@@ -217,6 +219,11 @@ class DynamicKernel(Config):
                 raise ValueError(
                     f"dynamic_kernel.{name}={value!r} needs dynamic_kernel.source {' or '.join(map(repr, sources))}, got {self.source!r}"
                 )
+        if self.relative_position == "query" and self.learned_queries:
+            raise ValueError(
+                "dynamic_kernel.relative_position='query' needs dynamic_kernel.learned_queries=0, as the product with a query that is a "
+                f"parameter is a bias, got {self.learned_queries}"
+            )
         for name in ("normalize_query", "tap_scale"):
             if getattr(self, name) and not self.learned_queries:
                 raise ValueError(f"dynamic_kernel.{name}=True needs dynamic_kernel.learned_queries of at least 1, got 0")

@@ -1,5 +1,6 @@
 """Windows that are moved onto blocks equal attention inside blocks, cut out of the image as in the papers, with every gradient."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -122,8 +123,46 @@ def test_whole_offsets_cost_no_bilinear_samples():
     assert parts.parameters == 4 * (16 * 16 + 16) + 2 * 7 * 7
 
 
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("halo", [0, 1])
-def test_one_exported_layer_serves_named_ranges_of_sizes(halo):
-    layer = layer_of(ux.presets.window_attention(4, heads=2, halo=halo, block_start=1), 8).float()
-    assert_one_program_serves_a_range(layer, torch.randn(2, 8, 9, 8), 3, [(1, 3, 4), (3, 11, 6)])
+@pytest.mark.parametrize("relative_position", [True, "query"])
+def test_one_exported_layer_serves_named_ranges_of_sizes(relative_position):
+    spec = ux.presets.window_attention(4, heads=2, halo=1, block_start=1, relative_position=relative_position)
+    assert_one_program_serves_a_range(layer_of(spec, 8).float(), torch.randn(2, 8, 9, 8), 3, [(1, 3, 4), (3, 11, 6)])
+
+
+def test_products_of_query_and_position_are_counted_once_for_every_row_and_column():
+    spec = ux.presets.local_attention((3, 5), heads=2, relative_position="query")
+    cost = ux.analysis.cost(ux.UnifiedExtractor2d(16, 16, spec), (16, 6, 7))
+    assert cost.multiply_adds_by_part["generator"] == 42 * (2 * 16 * 16 + 15 * 16 + (3 + 5) * 16)
+    assert cost.parameters == 4 * (16 * 16 + 16) + (3 + 5) * 8
+
+
+class Interior(torch.nn.Module):
+    """What a layer gives at pixels whose windows lie inside the image."""
+
+    def __init__(self, layer, border):
+        super().__init__()
+        self.layer, self.border = layer, border
+
+    def forward(self, x):
+        return self.layer(x)[:, :, self.border : -self.border, self.border : -self.border]
+
+
+def test_positions_of_the_query_inside_the_image_are_those_of_timms_halo_attention():
+    """At the border timm's zeros take part in the softmax, ours are left out."""
+    halo_attn = pytest.importorskip("timm.layers.halo_attn")
+    heads, block, halo = 2, 2, 1
+    spec = ux.presets.window_attention(block + 2 * halo, heads, halo=halo, relative_position="query")
+    layer = layer_of(replace(spec, projection=ux.Projection(input="linear")), 8)
+    peer = halo_attn.HaloAttn(8, num_heads=heads, dim_head=4, block_size=block, halo_size=halo, scale_pos_embed=True).double()
+    kernel = layer.kernel
+
+    def formula(x):
+        key_and_value = torch.stack([part.weight.unflatten(0, (heads, -1)) for part in (kernel.key, layer.value)], 1)
+        vectors = {
+            f"pos_embed.{name}_rel": F.pad(table, (0, 0, 2 * halo, 0))
+            for name, table in (("height", kernel.position.rows), ("width", kernel.position.columns))
+        }
+        weights = {"q.weight": kernel.query.weight, "kv.weight": key_and_value.flatten(0, 2)} | vectors
+        return torch.func.functional_call(peer, weights, (x,))[:, :, block:-block, block:-block]
+
+    assert_equal(Interior(layer, block), formula, torch.randn(2, 8, 6, 8))

@@ -3,6 +3,7 @@
 Involution, outlook attention and DCNv3 are held to official values in ``test_official_values.py``.
 """
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -232,6 +233,43 @@ def test_local_attention_is_its_formula(kernel_size, stride, dilation, size):
         return oracles.local_attention(x, *attention_heads(layer), **options, relative_bias=layer.kernel.position)
 
     assert_equal(layer, formula, torch.randn(2, 8, *size))
+
+
+@pytest.mark.parametrize(("kind", "stride", "dilation"), [("none", 1, 1), ("none", 2, 2), ("window_shift", 1, 1)])
+def test_positions_of_the_query_are_the_formula_of_local_attention_with_them(kind, stride, dilation):
+    """Ramachandran et al. 2019, equation 2: ``softmax(q . k + q . r)``, r of the relative row and column of every key."""
+    spec = presets.local_attention((3, 5), heads=2, relative_position="query")
+    layer = layer_of(replace(spec, dilation=dilation, offsets=ux.Offsets(kind=kind)), 8, stride=stride)
+    vectors = layer.kernel.position
+
+    def formula(x):
+        height, width = x.shape[2:]
+        q, k, v, output = attention_heads(layer)
+        pooled = F.avg_pool2d(x, stride, ceil_mode=True)
+        q = oracles.pixelwise(pooled, q).unflatten(1, (2, -1)) / 2
+        k, v = (oracles.pixelwise(x, head).unflatten(1, (2, -1)) for head in (k, v))
+        outputs = []
+        for row, column in itertools.product(range(0, height, stride), range(0, width, stride)):
+            axes = []
+            for place, size, kernel in ((row, height, 3), (column, width, 5)):
+                centered = [place + dilation * (i - kernel // 2) for i in range(kernel)]
+                shifted = oracles.neighbours(place, size, kernel, dilation).tolist() if kind == "window_shift" else centered
+                axes.append([i for i in shifted if 0 <= i < size])
+            middle = (2, 4) if kind == "window_shift" else (1, 2)
+            taps = list(itertools.product(*axes))
+            rows, columns = zip(*taps, strict=True)
+            r = torch.stack(
+                [
+                    vectors.rows[(y - row) // dilation + middle[0]] + vectors.columns[(z - column) // dilation + middle[1]]
+                    for y, z in taps
+                ]
+            )
+            query = q[..., row // stride, column // stride]
+            logits = torch.einsum("bge,bgek->bgk", query, k[..., rows, columns]) + torch.einsum("bge,ke->bgk", query, r)
+            outputs.append(torch.einsum("bgk,bgek->bge", logits.softmax(2), v[..., rows, columns]).flatten(1))
+        return oracles.pixelwise(torch.stack(outputs, 2).unflatten(2, pooled.shape[2:]), output)
+
+    assert_equal(layer, formula, torch.randn(2, 8, 6, 7))
 
 
 def test_local_attention_with_a_window_that_covers_the_map_is_global_self_attention():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import SameConv2d, average_pooled, cell_means, hidden_layer, input_projection
-from unified_extractor.layers.shifts import position_bias, position_table
+from unified_extractor.layers.shifts import PositionVectors, position_bias, position_table
 from unified_extractor.ops.dynamic_kernels import (
     NORMALIZATIONS,
     AttentionKernel,
@@ -229,7 +229,8 @@ class GeneratedKernel(nn.Module):
 
 
 class SimilarityKernel(nn.Module):
-    """The dynamic kernel of attention: products of query and keys inside the window, plus a bias of their relative position."""
+    """The dynamic kernel of attention: products of query and keys inside the window, plus a bias of their relative position, or the
+    query's product with a vector of that."""
 
     def __init__(self, channels: int, groups: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
@@ -238,14 +239,17 @@ class SimilarityKernel(nn.Module):
         self.scale = (channels // groups) ** -0.5 if dynamic.scale_by_head_dim else 1.0
         self.query = input_projection(channels, channels // dynamic.query_reduction, spec)
         self.key = input_projection(channels, channels // dynamic.query_reduction, spec)
-        self.position: nn.Parameter | None = None
-        if dynamic.relative_position:
+        self.position: nn.Parameter | PositionVectors | None = None
+        if dynamic.relative_position == "query":
+            self.position = PositionVectors(channels // dynamic.query_reduction // groups, spec)
+        elif dynamic.relative_position:
             self.position = position_table(groups, as_pair(spec.kernel_size), spec)
 
     def forward(self, x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         """Return ``[B, G, K, Ho, Wo]`` of an image ``[B, C, H, W]`` and the offsets of its sampling points."""
+        query = self._scaled_query(x)
         values = similarity(
-            self._scaled_query(x),
+            query,
             self.key(x),
             self.spec.kernel_size,
             heads=self.groups,
@@ -253,14 +257,16 @@ class SimilarityKernel(nn.Module):
             stride=self.stride,
             dilation=self.spec.dilation,
         )
-        if self.position is not None:
+        if isinstance(self.position, PositionVectors):
+            values = values + self.position(query, geometry)
+        elif self.position is not None:
             values = values + position_bias(self.position, geometry, self.spec)
         normalization = self.spec.dynamic_kernel.normalization
         return normalized(without_outside_taps(values, geometry, offsets, normalization), normalization)
 
     def as_attention(self, x: Tensor, offsets: Tensor | None) -> AttentionKernel | None:
         """Return query, keys and position, where these make the kernel: on the regular grid, and nothing observes this module's calls."""
-        if offsets is not None or not _is_untouched(self, SimilarityKernel):
+        if offsets is not None or isinstance(self.position, PositionVectors) or not _is_untouched(self, SimilarityKernel):
             return None
         normalization = self.spec.dynamic_kernel.normalization
         assert normalization in ("none", "softmax", "sigmoid")  # the spec refuses the others beside query-key products
