@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unified_extractor import data as data
     from unified_extractor import training as training
     from unified_extractor import visualize as visualize
+    from unified_extractor.training.trained import load as load
 
 __version__ = "0.1.0"
 
@@ -46,7 +47,9 @@ _LAZY = ("analysis", "data", "interop", "models", "training", "visualize")
 
 
 def __getattr__(name: str) -> Any:
-    """Return a module of the package that is not imported yet."""
+    """Return a module of the package that is not imported yet, or ``load``, which needs one."""
+    if name == "load":
+        return importlib.import_module(f"{__name__}.training.trained").load
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -54,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Return all public names, those that are not imported yet among them."""
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "load"})

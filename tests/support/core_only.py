@@ -125,6 +125,7 @@ def refusals() -> Iterator[str]:
         "ux.training": lambda: ux.training,
         "ux.data": lambda: ux.data,
         "ux.visualize": lambda: ux.visualize,
+        "ux.load": lambda: ux.load("runs"),
         "spec.to_yaml": lambda: ux.presets.involution().to_yaml(),
         "spec.from_yaml": lambda: ux.ExtractorSpec.from_yaml("spec.yaml"),
         "ux.interop.save": lambda: ux.interop.save(network, "folder"),

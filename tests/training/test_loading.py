@@ -7,11 +7,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import unified_extractor as ux
 from tests.support.tiny_runs import in_this_process, write_config
-from unified_extractor.data import Digits
+from unified_extractor.data import Digits, ImageTransform
 from unified_extractor.models import ExtractorNet
 from unified_extractor.results.record import read_rows
 from unified_extractor.training import ConfigurationError, ImageClassifier, load_run
@@ -88,6 +89,51 @@ def test_a_network_of_another_package_is_given():
     assert torch.equal(model.eval()(IMAGES), trained.eval()(IMAGES))
     with pytest.raises(ConfigurationError, match=r"written by another architecture: it has another shape of 1\.bias"):
         ImageClassifier.load_from_checkpoint(file, network=network(7))
+
+
+@pytest.mark.parametrize("place", ["version_0", "..", "checkpoints/best.ckpt", "saved"])
+def test_a_trained_network_is_loaded_with_its_classes_and_transform(place: str, trained: Path):
+    expected, data = load_run(trained)
+    source = {"version_0": trained, "..": trained.parent, "saved": Path("saved")}.get(place, trained / place)
+    if place == "saved":
+        ux.interop.save(expected, "saved")  # type: ignore[arg-type]
+    network, class_names, transform = ux.load(str(source))
+    assert class_names == data.class_names
+    assert not network.training
+    pixels = data.images("test")[5][0]
+    Image.fromarray(pixels[0].numpy()).save("five.png")
+    for image in (pixels, "five.png", Path("five.png"), Image.open("five.png")):
+        assert torch.equal(transform(image), data.normalize(pixels[None])[0])
+    assert torch.equal(network(IMAGES), expected(IMAGES))
+
+
+def test_what_is_no_trained_network_is_refused(trained: Path):
+    with pytest.raises(
+        ConfigurationError, match="nowhere is no folder of a run, no checkpoint, and no folder of a saved network"
+    ):
+        ux.load("nowhere")
+    ux.interop.save(ExtractorNet(10, ux.presets.convolution(), widths=[8], depths=[1]), "untrained")
+    with pytest.raises(ConfigurationError, match="untrained does not say the classes of its network"):
+        ux.load("untrained")
+    transform = ux.load(trained).transform
+    with pytest.raises(ValueError, match=r"image must be uint8 \[1, h, w\], got torch.float32 \[1, 8, 8\]"):
+        transform(IMAGES[0])
+    with pytest.raises(TypeError, match="image must be a file, an image of Pillow or a tensor, got int"):
+        transform(3)
+
+
+def test_the_transform_crops_for_classes_and_resizes_for_label_maps():
+    pixels = torch.randint(0, 256, (3, 20, 40), dtype=torch.uint8)
+    common = {"class_names": ["a", "b"], "mean": [0.5] * 3, "std": [0.25] * 3}
+    cropped = ImageTransform(ux.ImageTask(**common, image_size=10, resize=20))(pixels)
+    torch.testing.assert_close(cropped, (pixels[:, 5:15, 15:25] / 255 - 0.5) / 0.25)
+    colors = [[0, 0, 0], [255, 255, 255]]
+    for size, shape in (((20, 40), (3, 20, 40)), ((10, 24), (3, 10, 24)), (16, (3, 16, 16))):
+        resized = ImageTransform(ux.ImageTask(**common, image_size=size, colors=colors))(pixels)
+        assert resized.shape == shape
+    torch.testing.assert_close(
+        ImageTransform(ux.ImageTask(**common, image_size=(20, 40), colors=colors))(pixels), (pixels / 255 - 0.5) / 0.25
+    )
 
 
 def test_a_network_that_is_gone_is_named(trained: Path):

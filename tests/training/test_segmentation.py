@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import unified_extractor as ux
 from tests.support.refusals import refused
 from tests.support.segmentation import COUNTS, IGNORED, SIZE, segmentation_folder, write_segmentation_config
 from tests.support.tiny_runs import in_this_process
@@ -124,8 +125,13 @@ def test_predictions_are_label_maps_in_the_colors_of_the_classes_at_the_size_of_
     for label, color in enumerate(COLORS):
         assert (colors[labels == label] == color).all()
     network, data = load_run(RUN)
+    loaded, class_names, transform = ux.load(RUN)
+    assert list(class_names) == NAMES
+    prepared = transform(photos / "more" / "a.png")
+    assert torch.equal(prepared, data.normalize(data.unlabeled([photos / "more" / "a.png"])[0][0][None])[0])
     with torch.no_grad():
-        logits = network(data.normalize(data.unlabeled([photos / "more" / "a.png"])[0][0][None]))
+        logits = network(prepared[None])
+        assert torch.equal(loaded(prepared[None]), logits)
     expected = torch.nn.functional.interpolate(logits, (17, 31), mode="bilinear").argmax(1)[0]
     assert torch.equal(torch.from_numpy(np.array(Image.open("maps/a_2.png"))).long(), expected)
     error = refused(capsys, *call[:-4], "--data.predict_folder", "maps", "--output", "maps")

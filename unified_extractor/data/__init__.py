@@ -10,6 +10,7 @@ from unified_extractor.data.digits import Digits
 from unified_extractor.data.errors import DataError
 from unified_extractor.data.image_data_module import ImageDataModule
 from unified_extractor.data.image_folder import ImageFolder
+from unified_extractor.data.image_transform import ImageTransform
 from unified_extractor.data.joint_augmentation import JointAugmentation
 from unified_extractor.data.segmentation_folder import SegmentationFolder
 from unified_extractor.data.torchvision_sets import CIFAR10, CIFAR100, FashionMNIST
@@ -23,6 +24,7 @@ __all__ = [
     "FashionMNIST",
     "ImageDataModule",
     "ImageFolder",
+    "ImageTransform",
     "JointAugmentation",
     "Loading",
     "SegmentationFolder",

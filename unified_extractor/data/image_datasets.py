@@ -162,19 +162,33 @@ def read_image(path: Path, format: ImageFormat) -> Tensor:
     try:
         # a path would be mapped into memory, where Pillow turns gray TIFF files wrongly
         with path.open("rb") as file, Image.open(file) as opened:
-            opened.load()  # TIFF files turn themselves, and then say that they are upright
-            turn = _turn(opened)
-            upright = _eight_bits(opened)
-            upright = upright.transpose(turn) if turn is not None else upright
-            if upright.has_transparency_data:
-                upright = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-            pixels = np.array(upright.convert("L" if format.in_chans == 1 else "RGB"))
+            image = pixels(opened, format.in_chans)
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not a readable image (of a format that is not known)") from error
     except Exception as error:  # Pillow's decoders raise whatever the damaged bytes make them raise
         raise DataError(f"{path}: not a readable image ({type(error).__name__}: {error})".replace("\n", " ")) from error
-    image = torch.from_numpy(pixels).reshape(*pixels.shape[:2], format.in_chans).permute(2, 0, 1).contiguous()
+    return in_format(image, format)
+
+
+def pixels(image: Image.Image, in_chans: int) -> Tensor:
+    """Return an image of Pillow as uint8 [in_chans, H, W], upright and with white behind what is transparent.
+
+    Raises:
+        ValueError: its gray levels have no known range.
+    """
+    image.load()  # TIFF files turn themselves, and then say that they are upright
+    turn = _turn(image)
+    upright = _eight_bits(image)
+    upright = upright.transpose(turn) if turn is not None else upright
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    values = np.array(upright.convert("L" if in_chans == 1 else "RGB"))
+    return torch.from_numpy(values).reshape(*values.shape[:2], in_chans).permute(2, 0, 1).contiguous()
+
+
+def in_format(image: Tensor, format: ImageFormat) -> Tensor:
+    """Return an image uint8 [C, h, w] resized and cropped to a format."""
     shorter = format.resize or format.size
     if format.whole or (shorter == format.size and image.shape[1:] == (format.size, format.size)):
         return image

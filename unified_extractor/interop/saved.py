@@ -15,7 +15,9 @@ from unified_extractor.options import present_class_path, with_present_names_of
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 from unified_extractor.task import ImageTask
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
+"""The file of a saved network's configuration."""
+_WEIGHTS = "model.safetensors"
 _SPECS = ("spec", "published", "upsampler")
 """Arguments of networks that are specs or lists of them."""
 
@@ -46,7 +48,7 @@ def save(network: Network, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _WEIGHTS).write_bytes(content)
-    (folder / _CONFIG).write_text(text + "\n")
+    (folder / CONFIG).write_text(text + "\n")
 
 
 def load(folder: str | Path) -> Network:
@@ -56,7 +58,7 @@ def load(folder: str | Path) -> Network:
         FileNotFoundError: the folder lacks one of the two files.
         ValueError: a file is broken, the network's class is unknown, or weights and configuration do not belong together.
     """
-    path = Path(folder) / _CONFIG
+    path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:

@@ -9,5 +9,6 @@ from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.finished_run import load_run
 from unified_extractor.training.segmenter import Segmenter
+from unified_extractor.training.trained import Trained, load
 
-__all__ = ["ConfigurationError", "ImageClassifier", "Segmenter", "load_run"]
+__all__ = ["ConfigurationError", "ImageClassifier", "Segmenter", "Trained", "load", "load_run"]
