@@ -218,6 +218,7 @@ CONTRADICTIONS = [
     ),
     ({"upsample": 2, "static_kernel": DENSE, "modulation": "silu"}, "upsample=2 needs modulation 'none', got 'silu'"),
     ({"dynamic_kernel": GENERATED, "generator": Generator(pixel_shuffle=True)}, "generator.pixel_shuffle=True needs upsample"),
+    ({"dynamic_kernel": GENERATED, "generator": Generator(guide="output")}, "generator.guide='output' needs upsample of more"),
     (
         {"dynamic_kernel": dataclasses.replace(GATE, normalization="group_norm"), "generator": Generator(view="global")},
         "dynamic_kernel.normalization='group_norm' contradicts generator.view='global'",
@@ -301,6 +302,8 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         (lambda: presets.contmix(5, 2), "small_kernel_size=2, kernel_size=5"),
         (lambda: dataclasses.replace(GENERATED, gain=0), "dynamic_kernel.gain must be finite and not 0, got 0"),
         (lambda: dataclasses.replace(SIMILARITY, gain=2), "dynamic_kernel.gain=2.0 needs dynamic_kernel.source 'generated'"),
+        (lambda: Generator(guide="output", pixel_shuffle=True), "pixel_shuffle=True contradicts generator.guide='output'"),
+        (lambda: Generator(view="global", guide="output"), "generator.guide='output' needs generator.view in output positions"),
         (lambda: Generator(view="window", downsample="skip"), "generator.downsample='skip' needs generator.view in output"),
         (lambda: ChannelKernel(learned_gain=True), "channel_kernel.learned_gain=True contradicts channel_kernel.combine='none'"),
         (

@@ -243,7 +243,8 @@ def _generator(spec: ExtractorSpec) -> str:
         rows, columns = as_pair(generator.view)
         view = "the window's own pixel" if rows == columns == 1 else f"{rows}x{columns} pixels"
         view += ", at a stride without averaging" if generator.downsample == "skip" else ""
-    steps = ["pixel shuffle"] * generator.pixel_shuffle + [f"sees {view}"]
+    steps = ["pixel shuffle"] * generator.pixel_shuffle + ["a guide of the output's size"] * (generator.guide == "output")
+    steps += [f"sees {view}"]
     if generator.reduces:
         steps.append(f"{generator.hidden_channels or f'C/{generator.reduction}'} hidden channels")
     if generator.looks_around:

@@ -266,6 +266,9 @@ class Generator(Config):
     pixel_shuffle: bool = False
     """Switch for a pixel shuffle of the image before all else, to the positions of the output that ``upsample`` makes finer: the generator
     works there, with a part of the channels."""
+    guide: Literal["image", "output"] = "image"
+    """Size of the guide, another map from which kernels and offsets are generated where the layer is given one. ``image``: that of the
+    image. ``output``: that of the output that ``upsample`` makes finer; the layer then needs a guide (joint upsampling)."""
     norm: Literal["none", "batch", "layer"] = "none"
     """Normalization after every hidden convolution."""
     activation: Literal["none", "relu", "gelu"] = "none"
@@ -309,8 +312,12 @@ class Generator(Config):
                 raise ValueError(
                     "generator.pointwise=True contradicts generator.view_convolution='dense': the heads see all channels already"
                 )
-        for name, switch in (("pixel_shuffle", self.pixel_shuffle), ("downsample", self.downsample == "skip")):
-            if switch and isinstance(self.view, str):
+        if self.pixel_shuffle and self.guide == "output":
+            raise ValueError(
+                "generator.pixel_shuffle=True contradicts generator.guide='output', which has the positions of the output"
+            )
+        for name, default in (("pixel_shuffle", False), ("downsample", "average"), ("guide", "image")):
+            if getattr(self, name) != default and isinstance(self.view, str):
                 raise ValueError(
                     f"generator.{name}={getattr(self, name)!r} needs generator.view in output positions, got view={self.view!r}"
                 )
@@ -424,8 +431,14 @@ class ExtractorSpec(Config):
         """Return for how many windows, (y, x), each position of the generator emits kernels and offsets: for those of a pixel, or for one
         where all positions are alike or the generator works at those of the output.
         """
-        single = self.generator.is_one_for_all_positions or self.generator.pixel_shuffle
+        works_at_outputs = self.generator.pixel_shuffle or self.generator.guide == "output"
+        single = self.generator.is_one_for_all_positions or works_at_outputs
         return (1, 1) if single else as_pair(self.upsample)
+
+    @property
+    def reads_guide(self) -> bool:
+        """Return whether anything is computed from a guide, where the layer is given one."""
+        return self.generates or self.dynamic_kernel.source != "none"
 
     @property
     def generates(self) -> bool:
@@ -670,8 +683,9 @@ class ExtractorSpec(Config):
     def _check_upsample(self) -> None:
         _at_least("upsample", self.upsample, 1)
         if as_pair(self.upsample) == (1, 1):
-            if self.generator.pixel_shuffle:
-                raise ValueError("generator.pixel_shuffle=True needs upsample of more than 1, got upsample=1")
+            for name, default in (("pixel_shuffle", False), ("guide", "image")):
+                if (value := getattr(self.generator, name)) != default:
+                    raise ValueError(f"generator.{name}={value!r} needs upsample of more than 1, got upsample=1")
             return
         _needs(
             f"upsample={self.upsample}",

@@ -1,6 +1,7 @@
 """The one layer: any extractor a spec can describe."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from unified_extractor.layers.blocks import average_pooled, input_projection
 from unified_extractor.layers.channel_kernels import ChannelKernel
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel, head, offset_groups
+from unified_extractor.layers.guides import check_guide_channels, guide_size, source_of_kernels
 from unified_extractor.layers.learned_queries import LearnedQueryKernel
 from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
 from unified_extractor.layers.offsets import LearnedOffsets, ParameterOffsets
@@ -41,6 +43,9 @@ class UnifiedExtractor2d(nn.Module):
             "auto": the faster of the two ways. "store": it is saved for backward. "recompute": it is computed where it is used and
             again in backward, also where that is slower. A kernel module that was wrapped, parametrized or given hooks is called,
             and its result stored.
+        guide_channels: channels of the guide, another map from which ``forward(x, guide)`` generates kernels and offsets, query and
+            keys too, at the same positions: of the size of the image or, with ``generator.guide="output"``, of the output. None: those
+            of the image, and the guide may be left out.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, H', W']``; for padding "same" H' is ceil(H / downsampling) * upsampling.
@@ -49,6 +54,7 @@ class UnifiedExtractor2d(nn.Module):
         downsampling: by how much the map shrinks, an int or (y, x): ``stride`` for gather, 1 for fold.
         upsampling: by how much it grows, an int or (y, x): ``spec.upsample``, beside which the stride is 1.
         kernel_groups: G, the dynamic kernels a position; 1 where there is none.
+        guide_channels: channels of the map that kernels and offsets are generated from.
         kernel_memory: as given; it may be changed at any time. The child ``kernel`` is called only where its result is stored
             because of what was done to it.
 
@@ -67,6 +73,7 @@ class UnifiedExtractor2d(nn.Module):
         stride: int | tuple[int, int] = 1,
         *,
         kernel_memory: KernelMemory = "auto",
+        guide_channels: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
@@ -79,6 +86,9 @@ class UnifiedExtractor2d(nn.Module):
         self.in_channels, self.out_channels, self.spec, self.stride = in_channels, out_channels, spec, stride
         checks.one_of("kernel_memory", kernel_memory, KERNEL_MEMORY)
         self.kernel_memory = kernel_memory
+        if guide_channels is not None:
+            check_guide_channels(spec, guide_channels)
+        self.guide_channels = in_channels if guide_channels is None else guide_channels
         self.downsampling, self.upsampling = stride if spec.aggregation == "gather" else 1, spec.upsample
         self.kernel_groups = _heads(spec, in_channels) * (1 if spec.dynamic_kernel.small_kernel_size is None else 2)
         aggregated = self._check_channels()
@@ -104,11 +114,11 @@ class UnifiedExtractor2d(nn.Module):
                 f"offsets.groups must divide the heads of dynamic_kernel.source='similarity', got {groups} groups and "
                 f"{self.kernel_groups} heads"
             )
-        _check_heads(spec, channels)
-        if spec.generator.pixel_shuffle and channels % math.prod(as_pair(spec.upsample)):
+        _check_heads(spec, channels, self.guide_channels)
+        if spec.generator.pixel_shuffle and self.guide_channels % math.prod(as_pair(spec.upsample)):
             raise ValueError(
-                "generator.pixel_shuffle=True needs in_channels that the outputs of a pixel divide, "
-                f"got in_channels={channels}, spec.upsample={spec.upsample}"
+                f"generator.pixel_shuffle=True needs {self._source_channels} that the outputs of a pixel divide, "
+                f"got {self._source_channels}={self.guide_channels}, spec.upsample={spec.upsample}"
             )
         dense = spec.static_kernel.channels == "dense"
         if not dense and spec.projection.output == "none" and self.out_channels != channels:
@@ -129,7 +139,7 @@ class UnifiedExtractor2d(nn.Module):
     def _add_generator(self, stride: tuple[int, int]) -> None:
         spec, channels = self.spec, self.in_channels
         if spec.generates:
-            self.feature = Feature(channels, spec, stride)
+            self.feature = Feature(self.guide_channels, spec, stride)
         if spec.offsets.kind == "learned":
             self.offsets: LearnedOffsets | ParameterOffsets = LearnedOffsets(
                 self.feature, offset_groups(spec, channels), spec, stride
@@ -142,10 +152,12 @@ class UnifiedExtractor2d(nn.Module):
             )
         elif spec.dynamic_kernel.source == "similarity":
             kernel_of = LearnedQueryKernel if spec.dynamic_kernel.learned_queries else SimilarityKernel
-            self.kernel = kernel_of(channels, self.kernel_groups, spec, stride)
+            self.kernel = kernel_of(self.guide_channels, self.kernel_groups, spec, stride)
         elif spec.dynamic_kernel.source == "regions":
-            self.kernel = RegionKernel(channels, _heads(spec, channels), spec, stride)
-        self.channel_kernel = None if spec.channel_kernel.combine == "none" else ChannelKernel(channels, channels, spec)
+            self.kernel = RegionKernel(self.guide_channels, _heads(spec, channels), spec, stride)
+        self.channel_kernel = (
+            None if spec.channel_kernel.combine == "none" else ChannelKernel(channels, self.guide_channels, spec)
+        )
         if spec.center_feature_scale:
             self.center_gate = head(self.feature, self.kernel_groups, spec, stride, initial=0.0)
 
@@ -164,18 +176,26 @@ class UnifiedExtractor2d(nn.Module):
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as in the constructor; running statistics start again too."""
         with torch.device("cpu"):
-            fresh = UnifiedExtractor2d(self.in_channels, self.out_channels, self.spec, self.stride)
+            guide_channels = self.guide_channels if self.spec.reads_guide else None
+            fresh = UnifiedExtractor2d(self.in_channels, self.out_channels, self.spec, self.stride, guide_channels=guide_channels)
         self.load_state_dict(fresh.state_dict())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output ``[B, O, H', W']`` for an image ``[B, C, H, W]``."""
-        if (node := traced_as_leaf(self, x)) is not None:
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Return the output ``[B, O, H', W']`` for an image ``[B, C, H, W]``.
+
+        Args:
+            x: image that is sampled.
+            guide: map that kernels, offsets, query and keys come from, ``[B, guide_channels, H, W]``, or of the output's size where the
+                spec says ``generator.guide="output"``; None: the image.
+        """
+        if (node := traced_as_leaf(self, x, guide)) is not None:
             return node
         geometry = self.geometry(x)
-        feature = self.feature(x) if self.spec.generates else None
-        offsets = self._offsets(x, feature, geometry)
+        source = source_of_kernels(self.spec, x, guide, self.guide_channels, geometry)
+        feature = self.feature(source) if self.spec.generates else None
+        offsets = self._offsets(source, feature, geometry)
         value = self._group_contiguous(self.value(x) if self.spec.projection.input != "none" else x)
-        y = self._aggregate(x, value, feature, offsets, geometry)
+        y = self._aggregate(source, value, feature, offsets, geometry)
         if self.spec.overlap_normalize:
             y = overlap_normalized(y, geometry)
         if self.spec.center_feature_scale:
@@ -191,17 +211,26 @@ class UnifiedExtractor2d(nn.Module):
         """Raise ``NotImplementedError`` when ``torch.jit.script`` compiles this layer."""
         refuse_scripting(self)
 
-    def generate(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the fields that the layer generates from an image: offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel
-        ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, M terms: ``[B, M, G, K, h, w]``, a gate: 1 in the
-        place of K), h and w being Ho, Wo, or 1 for a global or pooled view, and for offsets that are parameters; None for what the spec
-        does not have. Of two windows, kernels and shifts of the smaller come first, zeros around its taps. The child ``channel_kernel``
-        gives the kernel ``[B, C, K]`` that joins the dynamic one, where there is one.
+    def generate(self, x: Tensor, guide: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the fields that the layer generates from an image, or from its guide.
+
+        These are offsets ``[B, F, K, 2, h, w]`` in pixels, and the dynamic kernel ``[B, G, K, h, w]`` (fold: ``[B, G, K, K, h, w]``, M
+        terms: ``[B, M, G, K, h, w]``, a gate: 1 in the place of K), h and w being Ho, Wo, or 1 for a global or pooled view, and for
+        offsets that are parameters; None for what the spec does not have. Of two windows, kernels and shifts of the smaller come first,
+        zeros around its taps. The child ``channel_kernel`` gives the kernel ``[B, C, K]`` that joins the dynamic one, where there is one.
         """
         geometry = self.geometry(x)
-        feature = self.feature(x) if self.spec.generates else None
-        offsets = self._offsets(x, feature, geometry)
-        return offsets, self._dynamic_kernel(x, feature, offsets, geometry)
+        source = source_of_kernels(self.spec, x, guide, self.guide_channels, geometry)
+        feature = self.feature(source) if self.spec.generates else None
+        offsets = self._offsets(source, feature, geometry)
+        return offsets, self._dynamic_kernel(source, feature, offsets, geometry)
+
+    def guide_shape(self, input_shape: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the shape of the guide that this layer needs beside an image of shape ``[B, C, H, W]``; None where it needs none."""
+        if self.guide_channels == self.in_channels and self.spec.generator.guide == "image":
+            return None
+        geometry = self.geometry(torch.empty(tuple(input_shape), device="meta", dtype=next(self.parameters()).dtype))
+        return (input_shape[0], self.guide_channels, *guide_size(self.spec, geometry))
 
     def geometry(self, x: Tensor) -> Geometry:
         """Return the geometry of this layer on an image. Raise ``ValueError`` or ``TypeError`` if the image does not fit."""
@@ -308,6 +337,11 @@ class UnifiedExtractor2d(nn.Module):
         return None
 
     @property
+    def _source_channels(self) -> str:
+        """The argument that says how many channels the map has that kernels and offsets are generated from."""
+        return "in_channels" if self.guide_channels == self.in_channels else "guide_channels"
+
+    @property
     def _inner_bias(self) -> Tensor | None:
         """The bias where the operator adds it: only a dense static kernel leaves the channels in their final order."""
         return self.bias if self.spec.static_kernel.channels == "dense" and self.spec.bias is True else None
@@ -325,7 +359,8 @@ class UnifiedExtractor2d(nn.Module):
         """Return the call that makes this layer."""
         stride = "" if self.stride == 1 else f", stride={self.stride}"
         memory = "" if self.kernel_memory == "auto" else f", kernel_memory={self.kernel_memory!r}"
-        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride}{memory})"
+        guide = "" if self.guide_channels == self.in_channels else f", guide_channels={self.guide_channels}"
+        return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.spec!r}{stride}{memory}{guide})"
 
 
 def _heads(spec: ExtractorSpec, channels: int) -> int:
@@ -339,14 +374,14 @@ def _heads(spec: ExtractorSpec, channels: int) -> int:
     return groups
 
 
-def _check_heads(spec: ExtractorSpec, channels: int) -> None:
+def _check_heads(spec: ExtractorSpec, channels: int, guide_channels: int) -> None:
     """Raise ``ValueError`` where queries have no equal number of channels for each head, or where two windows have none for each kernel."""
     heads, dynamic = _heads(spec, channels), spec.dynamic_kernel
-    _divides("dynamic_kernel.query_reduction", dynamic.query_reduction, "in_channels", channels)
-    if dynamic.query_reduction > 1:
-        _divides(
-            "dynamic_kernel.groups", heads, "in_channels // dynamic_kernel.query_reduction", channels // dynamic.query_reduction
-        )
+    source = "in_channels" if guide_channels == channels else "guide_channels"
+    _divides("dynamic_kernel.query_reduction", dynamic.query_reduction, source, guide_channels)
+    if dynamic.source in ("similarity", "regions"):
+        queries = guide_channels // dynamic.query_reduction
+        _divides("dynamic_kernel.groups", heads, f"{source} // dynamic_kernel.query_reduction", queries)
     if dynamic.small_kernel_size is not None:
         _divides("kernels of both windows, 2 * dynamic_kernel.groups", 2 * heads, "in_channels", channels)
 

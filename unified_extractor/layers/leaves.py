@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 
-def traced_as_leaf(module: nn.Module, x: Tensor | Proxy) -> Any:
+def traced_as_leaf(module: nn.Module, *inputs: Tensor | Proxy | None) -> Any:
     """Return the node of a call of this module in the graph of ``torch.fx`` where it is traced, else None."""
-    if not isinstance(x, Proxy):
+    proxy = next((value for value in inputs if isinstance(value, Proxy)), None)
+    if proxy is None:
         return None
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x,), {})  # type: ignore[attr-defined]
+    return proxy.tracer.create_proxy("call_module", proxy.tracer.path_of_module(module), inputs, {})  # type: ignore[attr-defined]
 
 
 def refuse_scripting(module: nn.Module) -> NoReturn:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import cost as counting
 from unified_extractor.ops.geometry import Geometry
@@ -87,9 +88,8 @@ def saved_activation_bytes(module: nn.Module, input_shape: tuple[int, ...]) -> i
     """
     shape = _batched(module, input_shape)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        state = _state(module, "cpu")
-        x = torch.empty(shape)
-        return saved_bytes(lambda: torch.func.functional_call(module, state, (x,)), x, *state.values())
+        state, inputs = _state(module, "cpu"), _inputs(module, shape, "cpu")
+        return saved_bytes(lambda: torch.func.functional_call(module, state, inputs), *inputs, *state.values())
 
 
 def operator_multiply_adds(spec: ExtractorSpec | str, geometry: Geometry, channels: int, out_channels: int) -> int:
@@ -203,7 +203,7 @@ def _is_child(name: str, parent: str) -> bool:
 
 def _operator_hook(counts: "Counter[str]") -> Any:
     def count(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        spec, (x,) = layer.spec, inputs
+        spec, x = layer.spec, inputs[0]
         geometry = layer.geometry(x)
         out_channels = layer.out_channels if spec.static_kernel.channels == "dense" else layer.in_channels
         counts["operator"] += x.shape[0] * operator_multiply_adds(spec, geometry, layer.in_channels, out_channels)
@@ -216,7 +216,7 @@ def _operator_hook(counts: "Counter[str]") -> Any:
             counts["generator"] += x.shape[0] * sampled
         elif spec.dynamic_kernel.source == "similarity":
             has_offsets = spec.offsets.are_trained
-            queries = layer.in_channels // spec.dynamic_kernel.query_reduction
+            queries = layer.guide_channels // spec.dynamic_kernel.query_reduction
             products = counting.multiply_adds(geometry, queries, results=1, has_offsets=has_offsets)
             counts["generator"] += x.shape[0] * products
 
@@ -228,18 +228,23 @@ def _nothing(*_: Any) -> None:
 
 
 def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:
-    x = torch.empty(shape, device="meta", requires_grad=True)
-    state = _state(module, "meta")
+    state, inputs = _state(module, "meta"), [x.requires_grad_() for x in _inputs(module, shape, "meta")]
 
     def forward_and_backward() -> None:
-        torch.func.functional_call(module, state, (x,)).sum().backward()
+        torch.func.functional_call(module, state, tuple(inputs)).sum().backward()
 
-    return peak_bytes(forward_and_backward, x, *state.values())
+    return peak_bytes(forward_and_backward, *inputs, *state.values())
 
 
 def on_meta(module: nn.Module, shape: tuple[int, ...]) -> Any:
     """Return a module's output for an input of this shape on the meta device, where nothing is computed or compiled."""
-    return torch.func.functional_call(module, _state(module, "meta"), (torch.empty(shape, device="meta"),))
+    return torch.func.functional_call(module, _state(module, "meta"), _inputs(module, shape, "meta"))
+
+
+def _inputs(module: nn.Module, shape: tuple[int, ...], device: str) -> tuple[Tensor, ...]:
+    """Return an image of this shape, and the guide that the module needs beside it, without values."""
+    guide_shape = module.guide_shape(shape) if isinstance(module, UnifiedExtractor2d) else None
+    return tuple(torch.empty(one, device=device) for one in (shape, guide_shape) if one is not None)
 
 
 def _state(module: nn.Module, device: str) -> dict[str, Tensor]:

@@ -98,6 +98,9 @@ def _generated(layer: Any, x: Tensor) -> tuple[Tensor | None, Tensor | None, Geo
     offsets, dynamic = layer.generate(x)
     if dynamic is None:
         return offsets, None, geometry
+    if layer.channel_kernel is not None:
+        first = layer.channel_kernel(x)[:, :1, :, None, None]
+        dynamic = dynamic * first if spec.channel_kernel.combine == "multiply" else dynamic + first
     if spec.aggregation == "fold":
         if _composes(layer):
             dynamic, geometry = compose_fold(dynamic, geometry), composed_geometry(geometry)
