@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from tests.support.refusals import refused
-from tests.support.rows import ROW, factorial_rows, row
+from tests.support.rows import ROW, SWITCHES_FILE, factorial_rows, row
 from unified_extractor.__main__ import main
 from unified_extractor.commands.report import make_report
 from unified_extractor.results.comparison import compare
@@ -274,7 +274,7 @@ def test_chosen_variants_are_reported_in_the_order_asked_for(tmp_path, capsys):
 def test_effects_and_gradients_are_made_when_asked_for(tmp_path, capsys):
     norms = [EpochMetrics(**asdict(ROW.curve[0]) | {"gradient_norms": [0.5, 0.25]})]
     rows = [replace(row, curve=norms) for row in factorial_rows(lambda *levels: 0.5 + 0.02 * levels[0], noise=0.01)]
-    output = report(tmp_path, rows, "--effects", "--gradients")
+    output = report(tmp_path, rows, "--effects", str(SWITCHES_FILE), "--gradients")
     assert files(output) - TABLES - FIGURES == {"effects.csv", "effects.md", "effects.tex", "effects.png", "gradient_norms.png"}
     table = pd.read_csv(output / "effects.csv").set_index("effect")
     assert f"{100 * table.loc['offsets', 'test_accuracy_difference']:+.2f}" in (output / "effects.md").read_text()
@@ -284,7 +284,9 @@ def test_effects_and_gradients_are_made_when_asked_for(tmp_path, capsys):
     assert not files(output) - TABLES - FIGURES
     write_rows(without := tmp_path / "without.jsonl", rows_of())
     assert "has no gradient norms of its stages" in refused(capsys, "report", without, "--gradients")
-    assert "effects need a factorial of at least two switches" in refused(capsys, "report", without, "--effects")
+    assert "effects need a factorial of at least two switches" in refused(
+        capsys, "report", without, "--effects", str(SWITCHES_FILE)
+    )
 
 
 def run_folders(root, rows):

@@ -2,10 +2,12 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from unified_extractor.results.record import EpochMetrics, Record
+from unified_extractor.results.switches import read_switches
 
 ROW = Record(
     schema=2,
@@ -77,6 +79,8 @@ def segmented(variant="involution", seed=0, **fields):
     )
 
 
+SWITCHES_FILE = Path(__file__).parents[2] / "experiments" / "01_unified" / "switches.yaml"
+SWITCHES = read_switches(SWITCHES_FILE)
 FACTORIAL_SWITCHES = ("offsets", "static kernel", "wide view", "softmax", "fold")
 
 

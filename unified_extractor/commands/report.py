@@ -14,7 +14,7 @@ from rich.text import Text
 from unified_extractor.results.choosing import chooses, without_test_figures
 from unified_extractor.results.class_iou import class_iou
 from unified_extractor.results.comparison import Comparison, compare
-from unified_extractor.results.effects import effects, switches
+from unified_extractor.results.effects import effects
 from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.forest import draw_forest
 from unified_extractor.results.groups import by_accuracy, groups, title
@@ -26,6 +26,7 @@ from unified_extractor.results.record import Record, RecordError, write_rows
 from unified_extractor.results.sources import find_rows, unfinished_runs
 from unified_extractor.results.statements import statements
 from unified_extractor.results.statistics import summary
+from unified_extractor.results.switches import Switch, read_switches, states
 from unified_extractor.results.tables import as_latex, as_rich, formatted, in_words, results_table
 from unified_extractor.results.training_settings import differing, told_apart, without_repeats
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves, draw_gradient_norms
@@ -98,7 +99,12 @@ def main(arguments: Sequence[str]) -> int:
         metavar="ROLE=VARIANT",
         help="roles such as control=static, a color each in the main figure",
     )
-    parser.add_argument("--effects", action="store_true", help="also what the switches of a factorial of extractors do")
+    parser.add_argument(
+        "--effects",
+        type=Path,
+        metavar="SWITCHES.yaml",
+        help="also what the switches of a factorial of extractors do, named in a file as `wide view: {generator.view: [1, 7]}`",
+    )
     parser.add_argument("--gradients", action="store_true", help="also the norms of the stages' gradients over the epochs")
     parser.add_argument(
         "--unfinished", action="store_true", help="also runs that are not finished, marked, with what they have so far"
@@ -114,6 +120,7 @@ def main(arguments: Sequence[str]) -> int:
         left_out += untested
         if given.variants:
             rows = chosen(rows, given.variants)
+        switches = read_switches(given.effects) if given.effects else ()
         named = told_apart(renamed(rows, given.rename))
         found, roles = groups(named), roles_of(named, given.roles)
         colors = variant_colors((row.variant for row in named), by_accuracy(named, given.baseline))
@@ -122,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
                 own,
                 baseline=given.baseline,
                 metric=given.metric,
-                with_effects=given.effects,
+                switches=switches,
                 with_gradients=given.gradients,
                 colors=colors,
                 roles=roles,
@@ -156,7 +163,7 @@ def make_report(
     *,
     baseline: str | None = None,
     metric: str | None = None,
-    with_effects: bool = False,
+    switches: Sequence[Switch] = (),
     with_gradients: bool = False,
     colors: Mapping[str, Any] | None = None,
     roles: Mapping[str, str] | None = None,
@@ -170,7 +177,7 @@ def make_report(
 
     Raises:
         RecordError: the rows cannot be compared, the baseline is none of their variants, or a row lacks the metric; with
-            ``with_effects``, the rows are no factorial design; with ``with_gradients``, a row has no gradient norms.
+            ``switches``, the rows are no factorial design of them; with ``with_gradients``, a row has no gradient norms.
     """
     untested = chooses(rows[0].budget)
     metric = metric or f"{'val' if untested else 'test'}_{rows[0].score}"
@@ -188,12 +195,12 @@ def make_report(
         report.figures["gradient_norms"] = draw_gradient_norms(rows, colors=colors)
     if finished := [row for row in rows if row.planned_epochs is None]:
         _compare(report, finished, compare(finished, baseline=baseline, metric=metric), roles)
-        _draw(report, finished, metric, colors, switches(finished) if with_effects else None)
+        _draw(report, finished, metric, colors, states(finished, switches) if switches else None)
     if (per_class := class_iou(finished)) is not None:
         report.tables["class_iou"] = per_class
         report.captions["class_iou"] = f"{about}: intersection over union of each class, means over seeds"
-    if with_effects:
-        table = report.tables["effects"] = effects(finished, metric)
+    if switches:
+        table = report.tables["effects"] = effects(finished, switches, metric)
         report.captions["effects"] = (
             f"{about}: what a switch adds to {in_words(metric)}, averaged over the others; a x b: by how much more b adds where a is on; "
             f"least squares, each 95 % interval by itself, {len(table)} comparisons made; p corrected for their number by Holm's method"
@@ -226,9 +233,9 @@ def _compare(report: Report, rows: Sequence[Record], comparison: Comparison, rol
         )
 
 
-def _draw(report: Report, rows: Sequence[Record], metric: str, colors: Mapping[str, Any], states: pd.DataFrame | None) -> None:
-    """Add the figures of the variants' means; ``states`` of their switches are drawn beside the ranking."""
-    report.figures["ranking"] = draw_ranking(rows, metric, colors=colors, switches=states)
+def _draw(report: Report, rows: Sequence[Record], metric: str, colors: Mapping[str, Any], switches: pd.DataFrame | None) -> None:
+    """Add the figures of the variants' means; the states of their ``switches`` are drawn beside the ranking."""
+    report.figures["ranking"] = draw_ranking(rows, metric, colors=colors, switches=switches)
     costs = report.tables["summary"]["multiply_adds"]
     if len(costs) <= _MOST_POINTS and costs.max() > _COSTS_DIFFER * costs.min():
         report.figures["accuracy_cost"] = draw_accuracy_cost(rows, metric, colors=colors)

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,81 +11,31 @@ from unified_extractor.results.groups import by_variant
 from unified_extractor.results.paired import holm
 from unified_extractor.results.record import Record, RecordError
 from unified_extractor.results.statistics import CONFIDENCE, values_of
-from unified_extractor.spec import ExtractorSpec
+from unified_extractor.results.switches import Switch, rest, whole_specs
 
 
-class Factor(NamedTuple):
-    """A switch with two levels."""
+def factorial(rows: Sequence[Record], switches: Sequence[Switch]) -> pd.DataFrame:
+    """Return the largest set of rows whose extractors differ in the switches alone: variant, seed, and a column of bools a switch.
 
-    part: str
-    """The part of the spec it belongs to."""
-    field: str
-    off: Any
-    on: Any
-
-
-FACTORS: Mapping[str, Factor] = {
-    "offsets": Factor("offsets", "kind", "none", "learned"),
-    "static kernel": Factor("static_kernel", "channels", "none", "depthwise"),
-    "wide view": Factor("generator", "view", 1, 7),
-    "softmax": Factor("dynamic_kernel", "normalization", "none", "softmax"),
-    "fold": Factor("", "aggregation", "gather", "fold"),
-}
-"""The switches whose effects are estimated. The rows of a factorial all have a generated kernel."""
-
-
-def factorial(rows: Sequence[Record]) -> pd.DataFrame:
-    """Return the largest set of rows whose extractors differ in :data:`FACTORS` alone: variant, seed, and a column of bools a factor.
-
-    The index is that of ``rows``. Factors in which the set does not differ have no column.
+    The index is that of ``rows``. Switches in which the set does not differ have no column.
 
     Raises:
-        RecordError: the rows cannot be compared, see :func:`by_variant`.
+        RecordError: the rows cannot be compared, see :func:`by_variant`, or one has a spec of another version.
     """
     by_variant(rows)
     families: dict[str, dict[int, dict[str, object]]] = {}
     for index, row in enumerate(rows):
-        try:
-            specs = {ExtractorSpec(**spec) for spec in row.specs}
-        except TypeError as error:
-            raise RecordError(f"{row.place} has a spec of another version: {error}") from error
-        if not specs:
-            continue
-        rest, levels = asdict(specs.pop()), {}
-        for name, factor in FACTORS.items():
-            fields = rest[factor.part] if factor.part else rest
-            if fields[factor.field] in (factor.off, factor.on):  # any other value stays, and tells families apart
-                levels[name] = fields.pop(factor.field) == factor.on
-        if not specs and levels.keys() == FACTORS.keys() and rest["dynamic_kernel"]["source"] != "none":
-            family = families.setdefault(json.dumps(rest, sort_keys=True), {})
+        specs = whole_specs(row)
+        levels = {switch.name: switch.state(specs) for switch in switches}
+        if (common := rest(specs, switches)) is not None and None not in levels.values():
+            family = families.setdefault(json.dumps(common, sort_keys=True), {})
             family[index] = {"variant": row.variant, "seed": row.seed, **levels}
     largest = pd.DataFrame.from_dict(max(families.values(), key=len, default={}), orient="index")
-    return largest.drop(columns=[name for name in FACTORS if name in largest and largest[name].nunique() < 2])
+    names = [switch.name for switch in switches if switch.name in largest]
+    return largest.drop(columns=[name for name in names if largest[name].nunique() < 2])
 
 
-def switches(rows: Sequence[Record]) -> pd.DataFrame:
-    """Return the state of every switch of :data:`FACTORS` in every variant, whether part of a factorial or not.
-
-    The index has the variants, a column each factor: True for on, False for off, None where the extractor has another value, several
-    specs that differ in it, or a spec that is not known.
-    """
-    states = {}
-    for variant, own in by_variant(rows).items():
-        specs = [asdict(ExtractorSpec(**spec)) for spec in own[0].specs]
-        states[variant] = {name: _state(specs, factor) for name, factor in FACTORS.items()}
-    return pd.DataFrame.from_dict(states, orient="index", dtype=object)
-
-
-def _state(specs: Sequence[Mapping[str, Any]], factor: Factor) -> bool | None:
-    """Return whether a switch is on in all of the specs; None where it is neither on nor off in all of them."""
-    values = [(spec[factor.part] if factor.part else spec)[factor.field] for spec in specs]
-    for state, value in ((True, factor.on), (False, factor.off)):
-        if values and all(found == value for found in values):
-            return state
-    return None
-
-
-def effects(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFrame:
+def effects(rows: Sequence[Record], switches: Sequence[Switch], metric: str = "test_accuracy") -> pd.DataFrame:
     """Return main effects and two-way interactions of the rows' :func:`factorial`, by least squares.
 
     A main effect is how much the metric is higher with the switch on, averaged over the others. An interaction is by how much one
@@ -101,8 +49,8 @@ def effects(rows: Sequence[Record], metric: str = "test_accuracy") -> pd.DataFra
     """
     import statsmodels.formula.api as smf
 
-    design = factorial(rows)
-    names = [name for name in FACTORS if name in design]
+    design = factorial(rows, switches)
+    names = [switch.name for switch in switches if switch.name in design]
     terms = [(name,) for name in names] + list(itertools.combinations(names, 2))
     seeds = design["seed"].nunique() if len(design) else 0
     if len(names) < 2 or len(design) <= len(terms) + seeds:

@@ -31,7 +31,7 @@ def draw_ranking(
         rows: records of one group.
         metric: the field of the records that is shown.
         colors: colors of variants that other figures have too; None: those of the rows' variants by themselves.
-        switches: states of every variant's switches (:func:`~unified_extractor.results.effects.switches`), drawn as a matrix beside
+        switches: states of every variant's switches (:func:`~unified_extractor.results.switches.states`), drawn as a matrix beside
             the names.
 
     Raises:
