@@ -419,7 +419,8 @@ def random_spec(rng):
     offsets = {"kind": rng.choice(["none", "learned", "parameter", "window_shift", "block"])}
     if offsets["kind"] == "block":
         offsets |= {"halo": rng.choice([0, 0, 1, (0, 1)]), "block_start": rng.choice([0, 0, 1, (1, 2)])}
-    offsets |= {rng.choice(["groups", "groups", "channels_per_group"]): rng.choice([1, 1, 2])}
+    if offsets["kind"] in ("learned", "parameter") or rng.random() < 0.1:
+        offsets |= {rng.choice(["groups", "groups", "channels_per_group"]): rng.choice([1, 1, 2])}
     if offsets["kind"] in ("learned", "parameter"):
         offsets |= {"bound": rng.choice(["none", "image", "clamp", "tanh"]), "origin": rng.choice(["grid", "center"])}
         offsets |= {
@@ -477,6 +478,19 @@ FOCUS = {
         "generator": {"view": rng.choice(["pooled", "runs"]), "reduction": rng.choice([1, 2]), "activation": "relu"},
         "offsets": {"kind": rng.choice(["none", "window_shift"])},
     },
+    "sampling points": lambda fields, rng: fields | {
+        "offsets": rng.choice([
+            {"kind": "block", "halo": rng.choice([0, (0, 1)]), "block_start": rng.choice([0, (1, 0)])},
+            {"kind": rng.choice(["learned", "parameter"]), rng.choice(["groups", "channels_per_group"]): rng.choice([1, 2]),
+             "origin": rng.choice(["grid", "center"])} | rng.choice([{}, {"bound": "image"}, {"bound": "tanh", "reach": 2}]),
+        ]),
+        "kernel_size": rng.choice([3, (2, 5)]), "padding": "same",
+    },
+    "learned queries": lambda fields, rng: fields | {
+        "dynamic_kernel": {"source": "similarity", "groups": 2, "learned_queries": rng.choice([1, 3]), "tap_scale": rng.random() < 0.5,
+                           "relative_position": rng.random() < 0.5, "normalization": rng.choice(["none", "softmax", "sigmoid"])},
+        "generator": {}, "terms": 1,
+    },
     "regions": lambda fields, rng: fields | {
         "dynamic_kernel": fields["dynamic_kernel"] | {"source": "regions", "groups": 2, "channels_per_group": None},
         "offsets": {"kind": rng.choice(["none", "window_shift", "learned"])},
@@ -492,6 +506,8 @@ FOCUS = {
         ("anything", 70),
         ("a pooled view", 15),
         ("regions", 15),
+        ("sampling points", 20),
+        ("learned queries", 10),
         ("a channel kernel", 20),
         *(pytest.param(name, 300, marks=pytest.mark.thorough) for name in FOCUS),
     ],

@@ -9,7 +9,7 @@ import unified_extractor as ux
 from tests.support.official_files import FILES, assert_official_values, build
 from tests.support.preset_formulas import assert_equal, deformable_formula, layer_of
 from unified_extractor.interop.official import layers
-from unified_extractor.layers import channel_kernels, generators, offsets, regions
+from unified_extractor.layers import channel_kernels, generators, learned_queries, offsets, regions
 from unified_extractor.layers.blocks import cell_means
 from unified_extractor.ops import dynamic_kernels
 
@@ -134,6 +134,16 @@ MISTAKES = {
     "position of the tap in the window instead of the true one": (
         official_values("contmix_c12_k5_s3_h1_eval"),
         lambda m: m.setattr(regions, "position_bias", tap_bias),
+    ),
+    "heads before queries": (
+        official_values("qna_c16_h2"),
+        lambda m: m.setattr(
+            learned_queries.LearnedQueryKernel, "_queries", lambda self: self.scale * self.query.view(4, -1, 1, 1)
+        ),
+    ),
+    "weight of taps outside the image": (
+        official_values("qna_c12_h3"),
+        lambda m: m.setattr(learned_queries, "without_outside_taps", lambda values, *_: values),
     ),
     "offsets of an upsampler as (x, y)": (
         official_values("dysample_c16_x2_lp"),
