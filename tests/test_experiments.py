@@ -19,14 +19,16 @@ import yaml
 from tests.support.rows import row
 from unified_extractor.models.matched_net import TOLERANCE, MatchedNet
 from unified_extractor.results.correct_images import unpacked
+from unified_extractor.results.effects import factorial
 from unified_extractor.results.record import FORMER_HASHES, read_rows, write_rows
+from unified_extractor.results.switches import read_switches
 from unified_extractor.spec import ExtractorSpec
 from unified_extractor.sweeps.grid import Grid, points, read_grid
 from unified_extractor.training.run.settings_hash import config_hash
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 GRIDS = sorted(EXPERIMENTS.glob("*/*.yaml"))
-GRIDS = [path for path in GRIDS if path.parent.name != "protocol"]
+GRIDS = [path for path in GRIDS if path.parent.name != "protocol" and path.name != "switches.yaml"]
 ROWS = sorted(path for path in EXPERIMENTS.glob("*/results/*.jsonl") if path.parts[-3] != "00_first_look")
 NETWORK = "model.network.init_args."
 
@@ -74,6 +76,13 @@ def test_rows_of_a_file_are_of_one_cost_and_one_data_set(path):
     for size, figure in itertools.product(sizes, ("parameters", "multiply_adds")):
         values = [getattr(row, figure) for row in rows if row.variant.split(" ")[0].partition("@")[2] == size]
         assert max(values) <= (1 + TOLERANCE) / (1 - TOLERANCE) * min(values)
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*/switches.yaml")), ids=lambda path: path.parent.name)
+def test_switches_are_those_of_a_factorial_of_committed_rows(path):
+    switches = read_switches(path)
+    rows = [read_rows([file]) for file in ROWS if file.parts[-3] == path.parent.name]
+    assert any(len(factorial(own, switches).columns) == 2 + len(switches) for own in rows)
 
 
 QUESTION = re.compile(r"(?P<budget>\w+)-(?P<data>[a-z0-9_]+?)(-on_(?P<accelerator>\w+?))?(-rates)?")
