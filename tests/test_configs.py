@@ -43,6 +43,7 @@ PRESETS = {
     "neighborhood_attention": presets.neighborhood_attention(),
     "outlook_attention": presets.outlook_attention(),
     "qna": presets.qna(),
+    "pac": presets.pac(),
     "squeeze_excitation": presets.squeeze_excitation(),
     "unified": presets.unified(),
     "window_attention": presets.window_attention(),

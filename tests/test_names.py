@@ -29,7 +29,8 @@ def test_the_nearest_name_is_suggested_and_none_where_none_is_near():
     [
         (
             lambda: ux.DynamicKernel(source="generatd", groups=1),
-            "DynamicKernel.source must be one of ('none', 'generated', 'similarity', 'regions'), got 'generatd', did you mean generated?",
+            "DynamicKernel.source must be one of ('none', 'generated', 'similarity', 'gaussian', 'regions'), got 'generatd', "
+            "did you mean generated?",
         ),
         (lambda: ux.ExtractorSpec(padding="smae"), "must be int or tuple[int, int] or 'same', got 'smae', did you mean same?"),
         (lambda: ux.Generator(view="windw"), "'pooled' or 'runs', got 'windw', did you mean window?"),

@@ -25,6 +25,7 @@ GROUP_NORMED = DynamicKernel(source="generated", groups=2, normalization="group_
 OVER_TERMS = DynamicKernel(source="generated", groups=2, normalization="softmax", softmax_over="terms")
 STANDARDIZED = DynamicKernel(source="generated", groups=2, normalization="standardized")
 MIXED = {"static_kernel": DEPTHWISE, "dynamic_kernel": GATE, "terms": 2}
+GAUSSIAN = DynamicKernel(source="gaussian", groups=2)
 SIMILARITY = DynamicKernel(source="similarity", groups=2)
 REGIONS = DynamicKernel(source="regions", groups=2)
 TWO_WINDOWS = DynamicKernel(source="regions", groups=2, small_kernel_size=1)
@@ -156,6 +157,12 @@ CONTRADICTIONS = [
     ({"dynamic_kernel": TWO_WINDOWS, "static_kernel": DENSE}, "small_kernel_size needs static_kernel.channels 'none'"),
     ({"dynamic_kernel": TWO_WINDOWS, "offsets": LEARNED}, "small_kernel_size needs offsets.kind 'none' or 'window_shift'"),
     ({"dynamic_kernel": SIMILARITY, "generator": Generator(reduction=4)}, "has nothing to generate"),
+    (
+        {"dynamic_kernel": GAUSSIAN, "offsets": LEARNED},
+        "source='gaussian' needs offsets.kind 'none' or 'window_shift' or 'block'",
+    ),
+    ({"dynamic_kernel": GAUSSIAN, "padding": 0}, "dynamic_kernel.source='gaussian' needs padding='same', got padding=0"),
+    ({"dynamic_kernel": GAUSSIAN, "upsample": 2}, "upsample=2 needs dynamic_kernel.source"),
     ({"dynamic_kernel": SIMILARITY, "padding": 0}, "dynamic_kernel.source='similarity' needs padding='same'"),
     (
         {"dynamic_kernel": SIMILARITY, "offsets": Offsets(kind="learned", groups=3)},
@@ -312,6 +319,11 @@ def test_fields_that_contradict_each_other_are_named(fields, message):
         ),
         (lambda: presets.ddf(combine="mul"), "^combine must be one of"),
         (lambda: presets.contmix(heads=0), "^heads must be at least 1, got 0"),
+        (
+            lambda: dataclasses.replace(GAUSSIAN, normalization="sigmoid"),
+            "'sigmoid' contradicts dynamic_kernel.source='gaussian'",
+        ),
+        (lambda: dataclasses.replace(GAUSSIAN, query_reduction=2), "query_reduction=2 needs dynamic_kernel.source"),
         (lambda: DynamicKernel(source="similarity", groups=1, remove_center=True), "remove_center=True contradicts"),
         (lambda: DynamicKernel(source="similarity", groups=1, per_tap=False), "per_tap=False contradicts dynamic_kernel.source"),
         (lambda: dataclasses.replace(GATE, normalization="softmax"), "'softmax' is of several taps, it contradicts"),
@@ -384,7 +396,7 @@ def test_a_wrong_type_or_name_is_an_error_that_names_the_field(fields, error, me
 
 def random_spec(rng):
     """Return any combination of switches, legal or not."""
-    source = rng.choice(["none", "generated", "generated", "similarity", "regions"])
+    source = rng.choice(["none", "generated", "generated", "similarity", "gaussian", "regions"])
     dynamic = {"source": source}
     if source == "regions":
         dynamic |= {"regions": rng.choice([1, 7, (2, 3)]), "small_kernel_size": rng.choice([None, None, 1, (1, 3)])}

@@ -178,7 +178,12 @@ def _weight(spec: ExtractorSpec) -> str:
         products = (
             f"products of {queries} learned quer{'ies' if queries > 1 else 'y'} and keys" if queries else "query-key products"
         )
-        source = {"generated": "generated", "similarity": products}.get(dynamic.source, f"products of query and {regions}")
+        source = {
+            "generated": "generated",
+            "similarity": products,
+            "gaussian": "exp(-d^2/2) of the distance d between its pixel and each tap",
+            "regions": f"products of query and {regions}",
+        }[dynamic.source]
         form = _NORMALIZATION.get(dynamic.normalization, f", {dynamic.normalization}")
         form += " over the terms" if dynamic.softmax_over == "terms" else ""
         position = ", with relative position" if dynamic.relative_position else ""

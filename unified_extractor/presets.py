@@ -154,6 +154,22 @@ def ddf(
 
 
 @suggesting_arguments
+def pac(kernel_size: Pair = 5, dilation: Pair = 1, bias: bool = True) -> ExtractorSpec:
+    """Return pixel-adaptive convolution, PAC (Su et al. 2019): a dense static kernel times a Gaussian of the distance of a guide's values.
+
+    The guide is what the layer is given as one, ``layer(x, guide)``; without it the image. Its scale is that of the Gaussian.
+    """
+    _argument("bias", bias, bool)
+    return ExtractorSpec(
+        kernel_size=kernel_size,
+        dilation=dilation,
+        static_kernel=StaticKernel(channels="dense"),
+        dynamic_kernel=DynamicKernel(source="gaussian", groups=1),
+        bias=bias,
+    )
+
+
+@suggesting_arguments
 def gated_convolution(kernel_size: Pair = 7, activation: GateActivation = "gelu") -> ExtractorSpec:
     """Return a gated convolution: a depthwise convolution between 1x1 convolutions, times a pointwise gate.
 

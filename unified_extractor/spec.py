@@ -114,8 +114,10 @@ class StaticKernel(Config):
 class DynamicKernel(Config):
     """The kernel that is computed from the input, another one at every position; the channels of a group share it."""
 
-    source: Literal["none", "generated", "similarity", "regions"] = "none"
+    source: Literal["none", "generated", "similarity", "gaussian", "regions"] = "none"
     """``generated``: by the :class:`Generator`. ``similarity``: products of query and keys inside the window (attention).
+    ``gaussian``: exp(-d^2/2) of the distance d between the values at the window's pixel and at each tap, without parameters (PAC); a
+    softmax divides it by its sum over the taps.
     ``regions``: products of query and the keys of a few regions of the image, which one linear map turns into values of the taps (ContMix).
     ``none``: no dynamic kernel."""
     groups: int | None = None
@@ -183,8 +185,10 @@ class DynamicKernel(Config):
             raise ValueError(
                 f"dynamic_kernel.softmax_over='terms' needs dynamic_kernel.normalization='softmax', got {self.normalization!r}"
             )
-        if self.source in ("similarity", "regions"):
+        if self.source in ("similarity", "gaussian", "regions"):
+            own_rules = (("normalization", "sigmoid"), ("scale_by_head_dim", True)) if self.source == "gaussian" else ()
             for name, value in (
+                *own_rules,
                 ("remove_center", True),
                 ("initial", "zero"),
                 ("initial", "one"),
@@ -591,6 +595,8 @@ class ExtractorSpec(Config):
                 f"offsets.groups must divide dynamic_kernel.groups where dynamic_kernel.source='similarity', "
                 f"got offsets.groups={offset_groups}, dynamic_kernel.groups={heads}"
             )
+        if self.dynamic_kernel.source == "gaussian":
+            _needs("dynamic_kernel.source='gaussian'", ("offsets.kind", self.offsets.kind, ("none", "window_shift", "block")))
         if self.offsets.kind == "window_shift" and not self._has_center:
             raise ValueError(f"offsets.kind='window_shift' needs an odd kernel_size, got kernel_size={self.kernel_size}")
         own = self.offsets
@@ -610,7 +616,7 @@ class ExtractorSpec(Config):
                 "window's center pixel, which needs padding='same'; or take view='window', 'global', 'pooled' or 'runs'"
             )
         for name, value in (("offsets.kind", self.offsets.kind), ("dynamic_kernel.source", self.dynamic_kernel.source)):
-            if value in ("window_shift", "block", "similarity", "regions"):
+            if value in ("window_shift", "block", "similarity", "gaussian", "regions"):
                 raise ValueError(f"{name}={value!r} needs padding='same', got padding={self.padding}")
 
     def _check_pooled_view(self) -> None:
@@ -649,7 +655,7 @@ class ExtractorSpec(Config):
             raise ValueError(f"aggregation='fold' only multiplies, got combine={self.combine!r}")
         if fold and self.static_kernel.channels == "dense":
             raise ValueError("aggregation='fold' needs static_kernel.channels 'depthwise' or 'none', got 'dense'")
-        if fold and self.dynamic_kernel.source in ("similarity", "regions"):
+        if fold and self.dynamic_kernel.source in ("similarity", "gaussian", "regions"):
             raise ValueError(
                 f"aggregation='fold' needs a kernel of K*K values, dynamic_kernel.source={self.dynamic_kernel.source!r} gives K"
             )

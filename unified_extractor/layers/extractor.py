@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unified_extractor.layers.blocks import average_pooled, input_projection
 from unified_extractor.layers.channel_kernels import ChannelKernel
+from unified_extractor.layers.gaussian_kernel import GaussianKernel
 from unified_extractor.layers.generators import Feature, GeneratedKernel, SimilarityKernel, head, offset_groups
 from unified_extractor.layers.guides import check_guide_channels, guide_size, source_of_kernels
 from unified_extractor.layers.learned_queries import LearnedQueryKernel
@@ -147,12 +148,14 @@ class UnifiedExtractor2d(nn.Module):
         elif spec.offsets.kind == "parameter":
             self.offsets = ParameterOffsets(offset_groups(spec, channels), spec)
         if spec.dynamic_kernel.source == "generated":
-            self.kernel: GeneratedKernel | SimilarityKernel | LearnedQueryKernel | RegionKernel = GeneratedKernel(
-                self.feature, self.kernel_groups, channels // self.kernel_groups, spec, stride
+            self.kernel: GeneratedKernel | SimilarityKernel | LearnedQueryKernel | GaussianKernel | RegionKernel = (
+                GeneratedKernel(self.feature, self.kernel_groups, channels // self.kernel_groups, spec, stride)
             )
         elif spec.dynamic_kernel.source == "similarity":
             kernel_of = LearnedQueryKernel if spec.dynamic_kernel.learned_queries else SimilarityKernel
             self.kernel = kernel_of(self.guide_channels, self.kernel_groups, spec, stride)
+        elif spec.dynamic_kernel.source == "gaussian":
+            self.kernel = GaussianKernel(self.kernel_groups, spec, stride)
         elif spec.dynamic_kernel.source == "regions":
             self.kernel = RegionKernel(self.guide_channels, _heads(spec, channels), spec, stride)
         self.channel_kernel = (
@@ -229,7 +232,8 @@ class UnifiedExtractor2d(nn.Module):
         """Return the shape of the guide that this layer needs beside an image of shape ``[B, C, H, W]``; None where it needs none."""
         if self.guide_channels == self.in_channels and self.spec.generator.guide == "image":
             return None
-        geometry = self.geometry(torch.empty(tuple(input_shape), device="meta", dtype=next(self.parameters()).dtype))
+        parameter = next(self.parameters(), torch.empty(0))
+        geometry = self.geometry(torch.empty(tuple(input_shape), device="meta", dtype=parameter.dtype))
         return (input_shape[0], self.guide_channels, *guide_size(self.spec, geometry))
 
     def geometry(self, x: Tensor) -> Geometry:
@@ -265,7 +269,7 @@ class UnifiedExtractor2d(nn.Module):
         if self.spec.dynamic_kernel.source == "regions":
             windows = self.windows(geometry)
             return in_one_window(self.kernel(x, windows), windows)
-        return self.kernel(x, offsets, geometry) if self.spec.dynamic_kernel.source == "similarity" else None
+        return self.kernel(x, offsets, geometry) if self.spec.dynamic_kernel.source in ("similarity", "gaussian") else None
 
     def _aggregate(self, x: Tensor, value: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         """Apply the operator to ``value``, with the dynamic kernel or, where there is such a form, with what it is computed from."""
@@ -379,7 +383,7 @@ def _check_heads(spec: ExtractorSpec, channels: int, guide_channels: int) -> Non
     heads, dynamic = _heads(spec, channels), spec.dynamic_kernel
     source = "in_channels" if guide_channels == channels else "guide_channels"
     _divides("dynamic_kernel.query_reduction", dynamic.query_reduction, source, guide_channels)
-    if dynamic.source in ("similarity", "regions"):
+    if dynamic.source in ("similarity", "gaussian", "regions"):
         queries = guide_channels // dynamic.query_reduction
         _divides("dynamic_kernel.groups", heads, f"{source} // dynamic_kernel.query_reduction", queries)
     if dynamic.small_kernel_size is not None:

@@ -22,7 +22,7 @@ from unified_extractor.ops.dynamic_kernels import (
     without_outside_taps,
 )
 from unified_extractor.ops.functional import similarity
-from unified_extractor.ops.geometry import Geometry
+from unified_extractor.ops.geometry import Geometry, at_centers
 from unified_extractor.ops.tracing import with_plain_strides
 from unified_extractor.ops.upsampling import fine_values
 from unified_extractor.spec import ExtractorSpec, Generator, as_pair
@@ -65,7 +65,7 @@ class Feature(nn.Module):
         """Return an image as the layers take it, before which the stride is made; those of a wider view may have it themselves."""
         if self.view == "window" or (self.skips and self.view not in (1, (1, 1))):
             return x
-        return x[:, :, :: self.stride[0], :: self.stride[1]] if self.skips else average_pooled(x, self.stride)
+        return at_centers(x, self.stride) if self.skips else average_pooled(x, self.stride)
 
     def of_mean(self, x: Tensor) -> Tensor:
         """Return the feature ``[B, hidden, 1, 1]`` of the mean of an image ``[B, C, H, W]``."""

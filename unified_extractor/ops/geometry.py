@@ -68,6 +68,11 @@ class Geometry(NamedTuple):
         return slice(start, start + self.stride[axis] * (self.output[axis] - 1) + 1, self.stride[axis])
 
 
+def at_centers(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Return the pixels of an image at the centers of windows that are ``stride`` apart, ``[B, C, ceil(H/stride), ceil(W/stride)]``."""
+    return x if stride == (1, 1) else F.avg_pool2d(x, 1, stride)  # exporters prove its size, and not that of a slice
+
+
 def padded(x: Tensor, geometry: Geometry) -> Tensor:
     """Return the image between its zeros, so that ``geometry.slices`` are its pixels."""
     (top, left), (bottom, right) = geometry.padding, geometry.padding_after

@@ -214,9 +214,11 @@ def _operator_hook(counts: "Counter[str]") -> Any:
             weighted = int(spec.dynamic_kernel.tap_scale)
             sampled = counting.multiply_adds(geometry, values, results=weighted, has_offsets=spec.offsets.are_trained)
             counts["generator"] += x.shape[0] * sampled
-        elif spec.dynamic_kernel.source == "similarity":
+        elif spec.dynamic_kernel.source in ("similarity", "gaussian"):
             has_offsets = spec.offsets.are_trained
             queries = layer.guide_channels // spec.dynamic_kernel.query_reduction
+            if spec.dynamic_kernel.source == "gaussian":
+                queries += layer.kernel_groups  # half the square at the tap, of each head
             products = counting.multiply_adds(geometry, queries, results=1, has_offsets=has_offsets)
             counts["generator"] += x.shape[0] * products
 

@@ -92,7 +92,9 @@ def _draw_weight(axis: Axes, spec: ExtractorSpec) -> None:
     values = (terms, kh, kw) if spec.dynamic_kernel.per_tap else (terms, 1, 1)
     has_dynamic = spec.dynamic_kernel.source != "none"
     dynamic = [np.ones((terms, kh, kw)) * (random.normal(size=values) if has_dynamic else 1) for _ in range(2)]
-    if spec.dynamic_kernel.normalization == "softmax":
+    if spec.dynamic_kernel.source == "gaussian":
+        dynamic = [np.exp(-d * d / 2) for d in dynamic]
+    elif spec.dynamic_kernel.normalization == "softmax":
         axes = 0 if spec.dynamic_kernel.softmax_over == "terms" else (1, 2)
         dynamic = [np.exp(d) / np.exp(d).sum(axes, keepdims=True) for d in dynamic]
     if spec.dynamic_kernel.normalization == "centered":

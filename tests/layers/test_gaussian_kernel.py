@@ -1,0 +1,92 @@
+"""Kernels of distances: pixel-adaptive convolution and the joint bilateral filter, as formulas on unfolded windows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import unified_extractor as ux
+from tests.support.preset_formulas import assert_backend_equals_reference, layer_of
+from unified_extractor import presets
+from unified_extractor.analysis import cost
+from unified_extractor.spec import DynamicKernel, ExtractorSpec, Offsets
+
+
+def windows(x, kernel_size, stride, dilation):
+    """[B, C, K, Ho, Wo], zeros outside."""
+    padding = dilation * (kernel_size - 1) // 2
+    height, width = (-(-size // stride) for size in x.shape[2:])
+    return F.unfold(x, kernel_size, dilation, padding, stride).view(*x.shape[:2], -1, height, width)
+
+
+def gaussians(guide, kernel_size, stride, dilation):
+    """Su et al. 2019, equation 3, for one group: differences written out."""
+    differences = windows(guide, kernel_size, stride, dilation) - guide[:, :, None, ::stride, ::stride]
+    return (-differences.square().sum(1, keepdim=True) / 2).exp()
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "dilation"), [(5, 1, 1), (3, 2, 1), (3, 1, 2), (3, 2, 2)])
+def test_pac_is_the_formula_of_its_paper(kernel_size, stride, dilation):
+    torch.manual_seed(0)
+    layer = ux.UnifiedExtractor2d(4, 6, presets.pac(kernel_size, dilation), stride, guide_channels=3).double()
+    torch.nn.init.normal_(layer.bias)
+    x, guide = (torch.randn(2, channels, 7, 6, dtype=torch.float64, requires_grad=True) for channels in (4, 3))
+
+    def formula(x, guide):
+        columns = windows(x, kernel_size, stride, dilation) * gaussians(guide, kernel_size, stride, dilation)
+        return torch.einsum("ock,bckhw->bohw", layer.static_kernel.flatten(2), columns) + layer.bias[:, None, None]
+
+    inputs = (x, guide, *layer.parameters())
+    y, expected = layer(x, guide), formula(x, guide)
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    cotangent = torch.randn_like(y)
+    for ours, theirs in zip(*(torch.autograd.grad(z, inputs, cotangent) for z in (y, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_with_a_softmax_it_is_the_joint_bilateral_filter_of_every_head():
+    spec = ExtractorSpec(kernel_size=3, dynamic_kernel=DynamicKernel(source="gaussian", groups=2, normalization="softmax"))
+    x, guide = torch.randn(1, 4, 5, 6, dtype=torch.float64), torch.randn(1, 6, 5, 6, dtype=torch.float64)
+    inside = windows(torch.ones_like(guide[:, :1]), 3, 1, 1)
+    parts = []
+    for values, own in zip(x.chunk(2, 1), guide.chunk(2, 1), strict=True):
+        weights = gaussians(own, 3, 1, 1) * inside
+        parts.append((windows(values, 3, 1, 1) * weights).sum(2) / weights.sum(2))
+    layer = ux.UnifiedExtractor2d(4, 4, spec, guide_channels=6)
+    torch.testing.assert_close(layer(x, guide), torch.cat(parts, 1))
+    assert not list(layer.parameters())
+
+
+@pytest.mark.parametrize("backend", [name for name in ("compiled", "eager") if ux.backends()[name] is None])
+def test_every_backend_gives_the_references_values(backend, monkeypatch):
+    assert_backend_equals_reference(backend, layer_of(presets.pac(3), 4), monkeypatch)
+
+
+def test_a_shifted_window_compares_the_pixel_with_the_taps_that_it_has():
+    spec = ExtractorSpec(
+        kernel_size=3, offsets=Offsets(kind="window_shift"), dynamic_kernel=DynamicKernel(source="gaussian", groups=1)
+    )
+    x = torch.randn(1, 2, 5, 6, dtype=torch.float64)
+    kernel = ux.UnifiedExtractor2d(2, 2, spec).generate(x)[1]
+    corner = (x[:, :, :3, :3] - x[:, :, :1, :1]).square().sum(1).flatten(1)
+    torch.testing.assert_close(kernel[:, 0, :, 0, 0], (-corner / 2).exp())
+
+
+def test_a_constant_is_no_distance_and_half_precision_compares_in_float32():
+    """Values around 100 have no digits left for their squares in half precision."""
+    guide = torch.randn(1, 3, 6, 7, dtype=torch.float64)
+    layer = ux.UnifiedExtractor2d(3, 3, replace(presets.pac(3), bias=False))
+    expected = layer.generate(guide.float())[1]
+    torch.testing.assert_close(layer.generate(guide.float() + 1000)[1], expected, rtol=1e-3, atol=1e-3)
+    half = layer.half().generate((guide + 100).half())[1]
+    assert half.dtype == torch.float16
+    of_rounded = layer.double().generate((guide + 100).half().double())[1]
+    torch.testing.assert_close(half.double()[..., 1:-1, 1:-1], of_rounded[..., 1:-1, 1:-1], rtol=2e-3, atol=2e-3)
+
+
+def test_the_cost_counts_a_product_for_each_channel_of_the_guide_and_each_head():
+    layer = ux.UnifiedExtractor2d(4, 6, presets.pac(3), guide_channels=5)
+    counted = cost(layer, (4, 5, 7)).multiply_adds_by_part
+    assert counted["generator"] == 9 * 35 * (5 + 1)
+    assert counted["operator"] == 9 * 35 * (4 * 6 + 4)

@@ -1,0 +1,46 @@
+"""A dynamic kernel of distances: how far the value at each tap is from the value at the window's center.
+
+B batch, R channels of the feature, G heads, K taps, H, W image, Ho, Wo output positions.
+"""
+
+import torch
+from torch import Tensor
+
+from unified_extractor.ops.autocast import full_precision
+from unified_extractor.ops.checks import Ints
+from unified_extractor.ops.functional import similarity
+from unified_extractor.ops.geometry import at_centers, precision
+
+
+def gaussian_exponents(
+    feature: Tensor, kernel_size: Ints, *, heads: int, offsets: Tensor | None, stride: tuple[int, int], dilation: Ints
+) -> Tensor:
+    """Return minus half the squared distance between the center of every window and its taps, summed over the channels of a head.
+
+    It is computed as products, ``f_i . f_j - |f_j|^2 / 2 - |f_i|^2 / 2``, so that no difference of every channel and tap is stored. The
+    distance does not change when a constant is subtracted from all values; the mean is, which leaves the products no more digits than
+    they need. A tap outside the image, where the operator samples zero anyway, has the value of no distance.
+
+    Args:
+        feature: image whose values are compared, ``[B, R, H, W]``.
+        kernel_size: taps of the window, an int or (y, x); padding is "same".
+        heads: G, contiguous channel groups that each have distances of their own.
+        offsets: whole numbers of pixels ``[B, 1, K, 2, Ho, Wo]`` added to the regular grid, or None.
+        stride: pixels between windows, (y, x).
+        dilation: pixels between taps, an int or (y, x).
+
+    Returns:
+        ``[B, G, K, Ho, Wo]`` in at least float32.
+    Source: Su et al., Pixel-Adaptive Convolutional Neural Networks (CVPR 2019).
+    """
+    with full_precision(feature):
+        wide = feature.to(precision(feature))
+        wide = wide - wide.mean((2, 3), keepdim=True).detach()
+        by_head = wide.unflatten(1, (heads, -1))
+        halves = by_head.square().sum(2) / 2  # [B, G, H, W]
+        keys = torch.cat([by_head, -halves.unsqueeze(2)], 2).flatten(1, 2)
+        queries = torch.cat([by_head, torch.ones_like(halves).unsqueeze(2)], 2).flatten(1, 2)
+        products = similarity(
+            at_centers(queries, stride), keys, kernel_size, heads=heads, offsets=offsets, stride=stride, dilation=dilation
+        )
+        return products - at_centers(halves, stride).unsqueeze(2)
