@@ -17,6 +17,7 @@ from unified_extractor.layers.blocks import AveragePool
 from unified_extractor.layers.drop_in import ExtractorConv2d
 from unified_extractor.layers.placed import placed_extractor
 
+BLOCKS = ux.presets.window_attention(6, heads=2, halo=1, block_start=2, relative_position="query")
 NETWORKS = {
     "rednet26": lambda: ux.models.rednet26(10),
     "volo_d1": lambda: ux.models.volo_d1(10, img_size=64),
@@ -25,6 +26,9 @@ NETWORKS = {
     "internimage": lambda: SMALL["internimage"](10),
     "an upsampler": lambda: ux.UnifiedExtractor2d(3, 3, ux.presets.carafe(groups=3, hidden_channels=4)),
     "a channel kernel": lambda: ux.UnifiedExtractor2d(3, 3, ux.presets.ddf(reduction=1)),
+    "points, blocks and learned queries": lambda: ux.models.extractor_net(
+        10, [ux.presets.dcls(4, 5), BLOCKS, ux.presets.qna(3, heads=2)], widths=(4, 8, 8), depths=(1, 1, 1)
+    ),
     "resnet with attention": lambda: SMALL["resnet"](10, ux.presets.local_attention(3, heads=4)),
 }
 
