@@ -75,6 +75,7 @@ def test_channels_last_and_sliced_images_give_the_same(make):
     torch.testing.assert_close(layer(x.contiguous(memory_format=torch.channels_last)), expected)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "name", ["deformable_convolution_v3", "involution", "outlook_attention", "neighborhood_attention", "unified"]
 )

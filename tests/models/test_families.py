@@ -315,7 +315,7 @@ def test_bfloat16_autocast_trains_near_full_precision(family):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @families
 def test_networks_compile_without_graph_breaks(family):
     torch._dynamo.reset()

@@ -106,7 +106,7 @@ def differentiable(case):
 DIFFERENTIABLE = [*LEAVES, "similarity", "similarity, offsets"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", DIFFERENTIABLE)
 def test_second_gradients_equal_finite_differences(case):
     assert gradgradcheck(*differentiable(case))

@@ -44,7 +44,7 @@ SEEDS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @both_ways(SEEDS)
 def test_random_call_equals_the_reference(case, poisoned_device_memory):
     call = random_call(case)
@@ -145,14 +145,14 @@ CHANNELS_LAST = (
 )
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @both_ways({name: name in ORDERED for name in CASES})
 def test_case_equals_the_reference(case, poisoned_device_memory):
     call = made_call(**CASES[case])
     assert_same(run(call), reference(call))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @both_ways({name: name in ORDERED[:2] for name in CHANNELS_LAST})
 def test_channels_last_in_is_channels_last_out_and_equals_the_reference(case, poisoned_device_memory):
     call = made_call(**CASES[case])
@@ -188,7 +188,7 @@ NEIGHBORS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("case", NEIGHBORS)
 def test_taps_that_are_neighbors_in_memory_equal_the_reference(case, layout, poisoned_device_memory):
@@ -252,7 +252,7 @@ def test_gradients_may_have_any_memory_layout(case, layout):
     assert_same(run(call, changed), reference(call, changed))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @both_ways({name: "offset_groups" in case for name, case in TENSORS.items()})
 def test_only_the_gradients_asked_for_are_computed_and_they_are_the_same(case, poisoned_device_memory):
     call = on_device(made_call(**TENSORS[case]))
@@ -377,7 +377,7 @@ HEADS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @both_ways({name: "offset_groups" in case for name, case in HEADS.items()})
 def test_similarity_equals_the_reference(case, layout, poisoned_device_memory):
@@ -488,7 +488,7 @@ def test_similarity_keeps_the_laws_of_torch(case, layout):
     opcheck(torch.ops.unified_extractor.triton_similarity, (*tensors, 2, flattened(call)[4]))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("case", ["gather", "fold", "similarity"])
 def test_compiled_without_graph_breaks_equals_uncompiled(case, dynamic):
@@ -504,6 +504,7 @@ def test_compiled_without_graph_breaks_equals_uncompiled(case, dynamic):
         assert_same(run(made, lambda _, **call: traced(**call)), reference(made, lambda b, **call: 2 * function(b, **call)))
 
 
+@pytest.mark.thorough
 def test_inductor_equals_uncompiled():
     torch._dynamo.reset()
     call = made_call(**TENSORS["gather"])
@@ -571,7 +572,7 @@ def forced(monkeypatch):
     return force
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("case", PRESETS)
 def test_a_preset_equals_the_reference(case, stride, forced):

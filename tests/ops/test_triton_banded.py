@@ -95,7 +95,7 @@ def random_banded_call(seed):
     return call
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("seed", range(40_000, 40_030))
 def test_random_call_is_at_most_twice_as_wrong_as_plain_torch(seed, poisoned_device_memory, kernels_run):
     call = random_banded_call(seed)

@@ -32,7 +32,7 @@ def laid_as_the_image(backend, **call):
     return y.permute(0, 2, 3, 1) if call["x"].stride(1) == 1 else y
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
 @pytest.mark.parametrize("poisoned_device_memory", ["atomics", "sorted"], indirect=True)
 @pytest.mark.parametrize("case", CASES)

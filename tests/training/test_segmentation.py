@@ -145,6 +145,7 @@ def test_predictions_are_label_maps_in_the_colors_of_the_classes_at_the_size_of_
     assert Path("both/a.png").read_bytes() == before
 
 
+@pytest.mark.thorough  # the classifier's own test holds what both share
 def test_killed_in_the_middle_of_an_epoch_it_ends_as_an_unbroken_run(tmp_path, trained):
     killed = {"class_path": "tests.support.tiny_runs.Interrupt", "init_args": {"step": 3, "marker": "killed"}}
     command = ("fit", "--config", write_segmentation_config(tmp_path, trained / "scenes", trainer__callbacks=[killed]))
