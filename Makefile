@@ -3,8 +3,8 @@
 # make thorough   every case of every test. Adds to `make test` what is marked `thorough` or left out by `sampled(n)`: more random
 #                 calls, shapes and layouts of the same laws, compilations for every GPU, kills and resumes of whole sweeps. Budget: 45 minutes
 # make slurm      sweeps and runs on a SLURM cluster of this machine; skipped, with the reason, where SLURM is missing. Budget: 5 minutes
-# make check      what a change must pass: lint, types, wheel, docs, slurm, test. Budget: 19 minutes on two cores, with nothing cached
-# make docs       the documentation site in build/docs, without network; every warning is an error. Budget: 2 minutes
+# make check      what a change must pass: lint, types, wheel, docs, slurm, test. Budget: 20 minutes on two cores, with nothing cached
+# make docs       the documentation site in build/docs, without network; every warning is an error. Budget: 3 minutes
 # make gpu        on a machine with a GPU: values, speed, rivals, counters, tests, in at most nine minutes; ARGS=--list says what it would do
 # A second call reuses .venv. PYTHON names another interpreter, 3.11 or newer; WORKERS is the number of tests that run side by side.
 PYTHON ?= python3
@@ -34,10 +34,10 @@ gpu: .venv/installed-dev
 	@$(call timed,9) $(BIN)/python -m unified_extractor gpu $(ARGS)
 
 check: .venv/installed-dev
-	@$(call timed,19) $(MAKE) --no-print-directory lint types wheel docs slurm test -j1
+	@$(call timed,20) $(MAKE) --no-print-directory lint types wheel docs slurm test -j1
 
 docs: .venv/installed-dev
-	@$(call timed,2) $(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -c docs . build/docs
+	@$(call timed,3) $(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -c docs . build/docs
 	@echo "Open build/docs/index.html"
 
 lint: .venv/installed-dev

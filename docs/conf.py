@@ -57,7 +57,8 @@ def setup(app: Any) -> None:
     """Write the generated pages before the sources are read."""
     write_pages(Path(__file__).parent / "generated")
     app.connect("source-read", _add_title)
-    app.connect("autodoc-process-docstring", _keep_colons, priority=1)  # before napoleon
+    app.connect("autodoc-process-docstring", _remember, priority=1)  # before napoleon, which is 500
+    app.connect("autodoc-process-docstring", _restore, priority=900)
 
 
 def _add_title(app: object, page: str, source: list[str]) -> None:
@@ -68,7 +69,16 @@ def _add_title(app: object, page: str, source: list[str]) -> None:
         source[0] = f"---\norphan: true\n---\n{source[0]}"
 
 
-def _keep_colons(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Begin the docstrings of fields with an empty line: napoleon takes what stands before a colon in the first one for a type."""
+_fields: dict[str, list[str]] = {}
+
+
+def _remember(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Keep the docstring of a field as it is: napoleon takes what stands before a colon in its first line for a type."""
     if what == "attribute":
-        lines.insert(0, "")
+        _fields[name] = list(lines)
+
+
+def _restore(app: object, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Write the docstring of a field back."""
+    if what == "attribute":
+        lines[:] = _fields.pop(name, lines)

@@ -45,6 +45,14 @@ def test_the_readme_has_at_most_a_thousand_words_and_every_preset():
     assert not {name for name in preset_names() if f"`{name}" not in text}
 
 
+def test_the_reference_has_every_public_name():
+    text = "\n".join(page.read_text() for page in (ROOT / "docs/reference").glob("*.md"))
+    whole = set(re.findall(r"automodule:: unified_extractor\.(\w+)", text))  # of these every public name
+    named = set(re.findall(r"auto(?:class|function):: (?:unified_extractor\.)?(\w+)", text))
+    assert not set(ux.__all__) - named - whole
+    assert set(ux.visualize.__all__) <= named
+
+
 def _write_official_file(file):
     state = official_state(ux.models.volo_d1(), "volo", ("attn.", "mlp."))
     torch.save({"state_dict": state | {"pos_embed": state["pos_embed"].permute(0, 2, 3, 1).contiguous()}}, file)

@@ -1,6 +1,8 @@
 """The examples run, and do what they say."""
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,28 @@ def small_network():
     return ux.models.extractor_net(10, ux.presets.depthwise_convolution(), widths=(8, 12, 16), depths=(1, 1, 1))
 
 
+QUICK = {"EPOCHS, SEEDS = 8, 3": "EPOCHS, SEEDS = 1, 1", "STEPS = 150": "STEPS = 2", "for _ in range(8):": "for _ in range(1):"}
+"""Lines of notebooks that say how long they train, and what the tests put in their place."""
+NOTEBOOKS = {"compare_extractors": 1, "first_steps": 1, "what_an_extractor_sees": 1, "write_a_new_extractor": 0}
+"""Notebooks, and how many of these lines each has."""
+
+
 def test_every_example_is_known_to_these_tests():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {"fpn_neck"}
+    assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == NOTEBOOKS.keys()
+
+
+@pytest.mark.parametrize(("name", "long_lines"), NOTEBOOKS.items())
+def test_a_notebook_runs_and_was_saved_as_it_ran(name, long_lines, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = [cell for cell in json.loads((EXAMPLES / f"{name}.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    code = re.sub(r"(?m)^%.*$", "", "\n".join("".join(cell["source"]) for cell in cells))
+    assert sum(code.count(line) for line in QUICK) == long_lines
+    for line, quick in QUICK.items():
+        code = code.replace(line, quick)
+    exec(code, {})
 
 
 def test_the_neck_prints_maps_and_costs(capsys):
