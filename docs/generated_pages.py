@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from unified_extractor.__main__ import main
+from unified_extractor.__main__ import _OTHERS, _TRAINING, main
 from unified_extractor.named_specs import preset_names
 
 COMMANDS = {
@@ -55,6 +55,7 @@ def _presets(folder: Path) -> Iterator[str]:
 
 def _command_line() -> Iterator[str]:
     """Yield the sections of the page of all commands."""
+    assert COMMANDS.keys() == {*_TRAINING, *_OTHERS}, "the page of all commands has one more or less"
     yield "# Command line"
     yield f"```text\n{_printed(['--help']).strip()}\n```"
     of_fit: set[str] = set()
@@ -87,4 +88,4 @@ def _printed(arguments: list[str]) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main(arguments)
-    return out.getvalue()
+    return out.getvalue().replace("\b", "")
