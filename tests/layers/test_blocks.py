@@ -123,6 +123,7 @@ def test_whole_offsets_cost_no_bilinear_samples():
     assert parts.parameters == 4 * (16 * 16 + 16) + 2 * 7 * 7
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("relative_position", [True, "query"])
 def test_one_exported_layer_serves_named_ranges_of_sizes(relative_position):
     spec = ux.presets.window_attention(4, heads=2, halo=1, block_start=1, relative_position=relative_position)
