@@ -133,6 +133,16 @@ def assert_equal_in_onnxruntime(network, path, *batches):
             torch.testing.assert_close(torch.from_numpy(given), network(images), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
+def test_onnxruntime_gives_the_values_of_a_layer_with_a_guide(tmp_path):
+    layer = ux.UnifiedExtractor2d(4, 6, ux.presets.pac(3), guide_channels=3).eval()
+    inputs = torch.randn(2, 4, 6, 7), torch.randn(2, 3, 6, 7)
+    torch.onnx.export(layer, inputs, tmp_path / "layer.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+    (given,) = session.run(None, {i.name: value.numpy() for i, value in zip(session.get_inputs(), inputs, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(given), layer(*inputs).detach(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.sampled(16)
 @pytest.mark.parametrize("stride", [1, 2, (1, 3)])
 @pytest.mark.parametrize("name", PRESETS)

@@ -515,6 +515,9 @@ def test_inductor_equals_uncompiled():
 
 
 PRESETS = {
+    "ddf": {"reduction": 2, "heads": 2},
+    "ddf added": {"reduction": 2, "combine": "add"},
+    "pac": {"kernel_size": 3},
     "convolution": {"groups": 2, "bias": True},
     "grouped_convolution": {},
     "depthwise_convolution": {},
