@@ -9,6 +9,7 @@ import torch
 import unified_extractor as ux
 from tests.support.official_states import official_state
 from unified_extractor.named_specs import preset_names
+from unified_extractor.recipes import recipe_file
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -20,7 +21,8 @@ def pieces(page):
     return [code for left_out, code in PIECE.findall(page.read_text()) if not left_out]
 
 
-PAGES = [page for page in (README, *sorted((ROOT / "docs").glob("*/*.md")), *(ROOT / "docs").glob("*.md")) if pieces(page)]
+SITE = [README, *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "generated")]
+PAGES = [page for page in SITE if pieces(page)]
 
 
 def test_pages_have_python():
@@ -43,6 +45,18 @@ def test_the_readme_has_at_most_a_thousand_words_and_every_preset():
     text = README.read_text()
     assert len(text.split()) <= 1000
     assert not {name for name in preset_names() if f"`{name}" not in text}
+
+
+COMMANDS = [command for page in SITE for command in re.findall(r"uniex [a-z]+ [^`\n]*", page.read_text())]
+
+
+def test_commands_of_the_documentation_name_recipes_and_files_that_exist():
+    named = [name for command in COMMANDS for name in re.findall(r"(?:--config|uniex sweep) ([\w./]+)", command)]
+    own = {"FILE", "NAME", "mine.yaml", "grid.yaml"}  # the reader's, and those of runs
+    named = [name for name in named if name not in own and not name.startswith("runs/")]
+    assert len(named) >= 8
+    for name in named:
+        assert (ROOT / name).is_file() or recipe_file(name).is_file(), name
 
 
 def test_the_reference_has_every_public_name():
