@@ -18,6 +18,7 @@ import yaml
 
 from tests.support.rows import row
 from unified_extractor.models.matched_net import TOLERANCE, MatchedNet
+from unified_extractor.named_specs import as_spec
 from unified_extractor.results.correct_images import unpacked
 from unified_extractor.results.effects import factorial
 from unified_extractor.results.record import FORMER_HASHES, read_rows, write_rows
@@ -37,7 +38,7 @@ def spec_of(value, folder):
     """Return the spec, or one a stage, of a grid's option."""
     if isinstance(value, list):
         return [spec_of(one, folder) for one in value]
-    return ExtractorSpec(**(yaml.safe_load(Path(value).read_text()) if isinstance(value, str) else value))
+    return as_spec(value)
 
 
 @cache
