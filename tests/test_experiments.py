@@ -80,10 +80,18 @@ def test_rows_of_a_file_are_of_one_cost_and_one_data_set(path):
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*/switches.yaml")), ids=lambda path: path.parent.name)
-def test_switches_are_those_of_a_factorial_of_committed_rows(path):
-    switches = read_switches(path)
-    rows = [read_rows([file]) for file in ROWS if file.parts[-3] == path.parent.name]
-    assert any(len(factorial(own, switches).columns) == 2 + len(switches) for own in rows)
+def test_switches_are_those_of_a_factorial_of_a_grid(path, monkeypatch):
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    switches, designs = read_switches(path), []
+    for grid in (read_grid(file) for file in GRIDS if file.parent == path.parent):
+        specs = {name: spec_of(options[f"{NETWORK}spec"], path.parent) for name, options in grid.variants.items()}
+        every = {name: own if isinstance(own, list) else [own] for name, own in specs.items()}
+        cells = [row(name, specs=[asdict(spec) for spec in own]) for name, own in every.items()]
+        designs.append(factorial(cells, switches))
+    largest = max(designs, key=len)
+    assert set(largest) == {"variant", "seed", *(switch.name for switch in switches)}
+    assert len(largest) >= 2 ** (len(switches) - 1)
+    assert all(largest[switch.name].mean() == 0.5 for switch in switches)
 
 
 QUESTION = re.compile(r"(?P<budget>\w+)-(?P<data>[a-z0-9_]+?)(-on_(?P<accelerator>\w+?))?(-rates)?")
