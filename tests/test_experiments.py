@@ -139,7 +139,7 @@ def hashes_of_cells(run, rows):
                 / ("-".join([*own_name, run.title(given["budget"], options)]) + "-rates.jsonl")
             )
         variant, _, rate = one.variant.partition(" learning_rate=")
-        if given and not rate:
+        if given and not rate and run.LEARNING_RATE not in grid.variants[variant]:  # whose options state it
             if path not in rates:
                 rates[path] = run.chosen_rates(run.accuracies(grid, path))
             rate = rates[path][variant]
