@@ -2,7 +2,7 @@
 
 Command: python docs/pictures/windows_on_a_photograph.py [FILE.png]
 
-Each extractor is trained, for a minute or two on two CPU cores, to remove noise from the photograph: an output is the weighted sum of the
+Each extractor is trained, for half a minute on a CPU core, to remove noise from the photograph: an output is the weighted sum of the
 noisy pixels in a window. What is generated from the image, kernels and offsets, comes from the same small convolutional network.
 The picture shows where the taps of two windows look after that, and their weights; it compares no accuracies.
 
@@ -211,6 +211,7 @@ def _draw_window(
 
 def main(file: str = str(Path(__file__).with_suffix(".png"))) -> None:
     """Train the extractors and write the picture."""
+    torch.set_num_threads(1)  # rounding, and so the picture, depends on their number
     photo, extractors = photograph(), []
     for column in COLUMNS:
         torch.manual_seed(0)
