@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import unified_extractor as ux
 from tests.support import oracles
@@ -47,6 +48,14 @@ def test_without_another_it_is_a_dynamic_kernel_of_the_image(backend):
     actual, expected = (values_and_gradients(lambda **c: ux.extract(**c, backend=backend), c) for c in (call, as_dynamic))
     expected["channel_kernel"] = expected.pop("dynamic_kernel")[..., 0, 0]
     assert_same(actual, expected)
+
+
+def test_a_kernel_of_each_image_runs_as_one_convolution_of_all_images():
+    """Torch's counter sees a convolution's products, and no other."""
+    call = made_call(channels=4, size=(6, 7), kernel_size=3, batch=2, kernels=2, shared=(0, 1), static=(4, 1))
+    with FlopCounterMode(display=False) as counter:
+        ux.extract(**call, backend="eager")
+    assert counter.get_flop_counts()["Global"] == {torch.ops.aten.convolution: 2 * 2 * 4 * 9 * 42}
 
 
 @pytest.mark.parametrize("memory", ["auto", "store", "recompute"])

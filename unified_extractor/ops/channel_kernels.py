@@ -35,6 +35,23 @@ def run_channel_kernel(call: Call, run: Run) -> Tensor:
     return static_part + _images_as_groups(dynamic_part, run)
 
 
+def is_convolution_of_images(call: Call) -> bool:
+    """Return whether a call with one dynamic kernel for all windows is best run as a convolution of every image: measured on CPUs."""
+    kernel, taps = call.stored_kernel, call.geometry.taps
+    if kernel is None or kernel.shape[-2:] != (1, 1) or kernel.shape[2] != taps or taps == 1 or call.terms:
+        return False
+    plain = call.aggregation == "gather" and call.offsets is None and call.combine == "multiply"
+    return plain and call.x.shape[0] > 0 and call.x.device.type == "cpu" and not needs_plain_operations()
+
+
+def convolve_images(call: Call, run: Run) -> Tensor:
+    """Return the output of such a call, by one convolution whose groups are the images' channels."""
+    kernel = call.stored_kernel
+    assert kernel is not None
+    by_channel = kernel[..., 0, 0].repeat_interleave(call.channels // kernel.shape[1], 1)
+    return _images_as_groups(call._replace(dynamic_kernel=None, channel_kernel=by_channel), run)
+
+
 def _product(call: Call) -> Tensor:
     """Return the product of both dynamic kernels: with C groups, and all taps."""
     dynamic, channel_kernel, taps = call.stored_kernel, call.channel_kernel, call.geometry.taps
@@ -53,11 +70,10 @@ def _images_as_groups(call: Call, run: Run) -> Tensor:
     """Return the output of a call that multiplies: of one image with B*C channels, whose static kernels are those of every image."""
     batch, bias = call.x.shape[0], call.bias
     kernel, axis = call.stored_kernel, 1 if call.terms else 0
-    assert kernel is not None
     one_image = call._replace(
         x=call.x.flatten(0, 1).unsqueeze(0),
         static_kernel=_static_kernels(call),
-        dynamic_kernel=kernel.transpose(0, axis).flatten(axis, axis + 1).unsqueeze(0),
+        dynamic_kernel=None if kernel is None else kernel.transpose(0, axis).flatten(axis, axis + 1).unsqueeze(0),
         channel_kernel=None,
         offsets=None if call.offsets is None else call.offsets.flatten(0, 1).unsqueeze(0),
         bias=None,

@@ -6,12 +6,14 @@ An exported program has the columns, and few operations; so has a call under ``t
 is torch's own.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from unified_extractor.ops.backends.eager import columns
 from unified_extractor.ops.backends.eager.sums import Sample, TapProducts, TapSum
 from unified_extractor.ops.call import Call
-from unified_extractor.ops.channel_kernels import run_channel_kernel
+from unified_extractor.ops.channel_kernels import convolve_images, is_convolution_of_images, run_channel_kernel
 from unified_extractor.ops.dynamic_kernels import AttentionKernel
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry, composing_is_cheaper
 from unified_extractor.ops.onnx_nodes import deform_conv, is_deform_conv
@@ -76,6 +78,8 @@ def _aggregate(call: Call) -> Tensor:
     geometry, fold = call.geometry, call.aggregation == "fold"
     if needs_plain_operations():
         return columns.product(call)
+    if is_convolution_of_images(call):
+        return convolve_images(call, partial(run_rewritten, aggregate=_aggregate))
     if fold and static_kernel is None and offsets is None and dynamic_kernel is not None:
         per_position = dynamic_kernel.shape[-2:] == geometry.output  # a kernel of the whole image is never expanded
         if per_position and composing_is_cheaper(geometry, channels=x.shape[1], groups=dynamic_kernel.shape[1]):
