@@ -18,7 +18,6 @@ from unified_extractor.spec import (
     Pair,
     Projection,
     StaticKernel,
-    as_pair,
 )
 
 GateActivation = Literal["identity", "sigmoid", "silu", "gelu"]
@@ -141,7 +140,10 @@ def ddf(
     return ExtractorSpec(
         kernel_size=kernel_size,
         dynamic_kernel=DynamicKernel(
-            source="generated", groups=heads, normalization="standardized", gain=math.sqrt(2 / math.prod(as_pair(kernel_size)))
+            source="generated",
+            groups=heads,
+            normalization="standardized",
+            gain=math.sqrt(2 / math.prod(_pair("kernel_size", kernel_size))),
         ),
         generator=Generator(downsample="skip"),
         channel_kernel=ChannelKernel(
@@ -278,11 +280,9 @@ def dcls(taps: int = 34, extent: Pair = 17) -> ExtractorSpec:
         extent: pixels of the window around the output, an odd number, within which the positions stay.
     """
     _argument("taps", taps, int)
-    for size in extent if isinstance(extent, tuple | list) else (extent,):
-        _argument("extent", size, int)
-        if size % 2 == 0:
-            raise ValueError(f"extent must be odd, as it is around the output's pixel, got {extent}")
-    rows, columns = as_pair(extent)
+    rows, columns = _pair("extent", extent)
+    if rows % 2 == 0 or columns % 2 == 0:
+        raise ValueError(f"extent must be odd, as it is around the output's pixel, got {extent}")
     return ExtractorSpec(
         kernel_size=(1, taps),
         offsets=Offsets(kind="parameter", channels_per_group=1, origin="center", bound="clamp", reach=(rows // 2, columns // 2)),
@@ -550,3 +550,13 @@ def _argument(name: str, value: Any, kind: type, at_least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {at_least}, got {value}")
     if kind is float and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    """Return an int or (y, x), each at least 1, as (y, x). Raise ``TypeError`` or ``ValueError`` for anything else."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2 or any(type(size) is not int for size in values):
+        raise TypeError(f"{name} must be an int or a pair (y, x) of ints, got {value!r}")
+    if min(values) < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    return values
