@@ -85,6 +85,15 @@ def test_a_constant_is_no_distance_and_half_precision_compares_in_float32():
     torch.testing.assert_close(half.double()[..., 1:-1, 1:-1], of_rounded[..., 1:-1, 1:-1], rtol=2e-3, atol=2e-3)
 
 
+def test_rounding_makes_no_weight_larger_than_that_of_no_distance():
+    """Squares of values around 10,000 have no digits left for distances in float32."""
+    torch.manual_seed(0)
+    x = 1e4 * torch.randn(1, 4, 6, 6)
+    kernel = ux.UnifiedExtractor2d(4, 4, presets.pac(3)).generate(x)[1]
+    assert kernel.min() >= 0
+    assert kernel.max() <= 1
+
+
 def test_the_cost_counts_a_product_for_each_channel_of_the_guide_and_each_head():
     layer = ux.UnifiedExtractor2d(4, 6, presets.pac(3), guide_channels=5)
     counted = cost(layer, (4, 5, 7)).multiply_adds_by_part

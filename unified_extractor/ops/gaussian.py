@@ -43,4 +43,5 @@ def gaussian_exponents(
         products = similarity(
             at_centers(queries, stride), keys, kernel_size, heads=heads, offsets=offsets, stride=stride, dilation=dilation
         )
-        return products - at_centers(halves, stride).unsqueeze(2)
+        exponents = products - at_centers(halves, stride).unsqueeze(2)
+        return exponents - exponents.detach().clamp(min=0)  # no distance is negative, the rounding of large products may be
