@@ -141,3 +141,10 @@ def test_the_joined_kernel_is_formed_nowhere():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.setdefault(t.data_ptr(), t.nbytes) and t, lambda t: t):
         layer(x)
     assert max(sizes.values()) < 9 * x.nbytes / 4
+
+
+def test_a_view_of_runs_names_the_field_of_the_channel_kernel():
+    dynamic = DynamicKernel(source="generated", groups=1)
+    own = ChannelKernel(combine="multiply", generator=Generator(view="runs", reduction=2))
+    with pytest.raises(ValueError, match=r"^channel_kernel\.generator\.view='runs' .* 2 hidden channels for 4 kernels"):
+        ux.UnifiedExtractor2d(4, 4, ExtractorSpec(dynamic_kernel=dynamic, channel_kernel=own))

@@ -119,7 +119,7 @@ def test_runs_of_the_flattened_image_make_the_taps_by_one_map_of_all_kernels(ker
 
 def test_runs_need_a_hidden_channel_for_each_kernel():
     spec = ux.presets.attconv()
-    with pytest.raises(ValueError, match=r"generator\.reduction=2 and 4 hidden channels for 8 of dynamic_kernel.groups"):
+    with pytest.raises(ValueError, match=r"generator\.reduction=2 and 4 hidden channels for 8 kernels"):
         ux.UnifiedExtractor2d(8, 8, replace(spec, generator=replace(spec.generator, reduction=2)))
     fields = {
         "generator": replace(spec.generator, reduction=2),

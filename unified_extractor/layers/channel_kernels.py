@@ -17,7 +17,10 @@ class ChannelKernel(nn.Module):
         super().__init__()
         own, once = spec.channel_kernel.as_dynamic_kernel(spec.kernel_size), (1, 1)
         self.feature = Feature(inputs, own, once)
-        self.kernel = GeneratedKernel(self.feature, channels, 1, own, once)
+        try:
+            self.kernel = GeneratedKernel(self.feature, channels, 1, own, once)
+        except ValueError as error:
+            raise ValueError(f"channel_kernel.{error}") from error
         self.gain: nn.Parameter | None = None
         if spec.channel_kernel.learned_gain:
             self.gain = nn.Parameter(torch.randn(channels * spec.taps) * (2 / spec.taps) ** 0.5)  # as published

@@ -181,7 +181,7 @@ class GeneratedKernel(nn.Module):
             if feature.channels != groups:
                 raise ValueError(
                     "generator.view='runs' needs one hidden channel for each kernel, got generator.reduction="
-                    f"{spec.generator.reduction} and {feature.channels} hidden channels for {groups} of dynamic_kernel.groups"
+                    f"{spec.generator.reduction} and {feature.channels} hidden channels for {groups} kernels"
                 )
             self.head: nn.Conv2d | nn.Linear = _started(nn.Linear(spec.taps, spec.taps), initial)
         else:
