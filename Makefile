@@ -48,7 +48,7 @@ types: .venv/installed-dev
 
 # The built package, in an environment without the checkout, brings everything it needs: it trains from an empty folder.
 wheel: .venv/installed-dev
-	@$(call timed,1) bash .ci/wheel
+	@$(call timed,2) bash .ci/wheel
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
