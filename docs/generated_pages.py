@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": "",
     "report": "",
     "visualize": "",
+    "explore": "",
     "bench": "",
     "gpu": "",
     "compile": "",

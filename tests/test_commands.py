@@ -1,4 +1,4 @@
-"""``uniex describe`` and ``visualize``: what they print, draw and refuse."""
+"""``uniex describe``, ``visualize`` and ``explore``: what they print, draw and refuse."""
 
 import shutil
 import signal
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import unified_extractor as ux
 from tests.support.presets import PRESETS, UPSAMPLERS
@@ -143,11 +144,24 @@ def test_visualize_draws_trained_networks(runs, tmp_path, capsys):
     assert (tmp_path / "windows.png").stat().st_size > 10_000
 
 
+def test_explore_writes_a_page_of_trained_networks(runs, tmp_path, capsys):
+    page, photo = tmp_path / "page.html", tmp_path / "photo.png"
+    assert main(["explore", str(runs), "--output", str(page)]) == 0
+    assert "2 networks" in capsys.readouterr().out
+    assert '"size":[8,8],' in page.read_text()
+    Image.new("RGB", (40, 30)).save(photo)
+    best = runs / "digits" / "unified" / "version_0" / "checkpoints" / "best.ckpt"
+    assert main(["explore", str(best), "--image", str(photo), "--output", str(page)]) == 0
+    assert '"size":[480,480],' in page.read_text()
+    assert "has no test images: name a photograph with --image FILE" in refused(capsys, "explore", best)
+    assert "nowhere.png" in refused(capsys, "explore", best, "--image", tmp_path / "nowhere.png")
+
+
 def test_networks_are_called_by_their_variants_and_runs_of_one_variant_by_their_seeds():
-    assert visualize._names([row("static"), row("offsets")]) == ["static", "offsets"]
-    assert visualize._names([row("static", 0), row("static", 1)]) == ["static seed=0", "static seed=1"]
+    assert visualize.run_names([row("static"), row("offsets")]) == ["static", "offsets"]
+    assert visualize.run_names([row("static", 0), row("static", 1)]) == ["static seed=0", "static seed=1"]
     runs = [row("static", 0, source="a/version_0"), row("static", 0, source="a/version_1"), row("offsets", 1, source="b")]
-    assert visualize._names(runs) == ["static seed=0 a/version_0", "static seed=0 a/version_1", "offsets seed=1 b"]
+    assert visualize.run_names(runs) == ["static seed=0 a/version_0", "static seed=0 a/version_1", "offsets seed=1 b"]
     assert wrapped("offsets-static-residual-wide") == "offsets-\nstatic-\nresidual-wide"
     assert wrapped("deformable_convolution_v2") == "deformable_\nconvolution_v2"
 

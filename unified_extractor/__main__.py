@@ -21,13 +21,14 @@ HELP = """usage: uniex COMMAND ...
   sweep                          a grid of variants, settings and seeds, each cell trained: uniex sweep grid.yaml --workers 2
   report                         tables, statistics and figures of finished runs: uniex report runs/digits
   visualize                      sampling points and kernels of trained networks: uniex visualize runs/digits
+  explore                        an interactive page of where trained networks look: uniex explore runs/digits --image photo.jpg
 
 Every command explains its options: uniex COMMAND --help"""
 _TRAINING = ("fit", "validate", "test", "predict")
 _ONLY_PRINTED = {"-h", "--help", "--print_config", "--dry_run"}
 _CORE = ("compile", "describe", "recipes")
 """The commands that need no extra."""
-_OTHERS = ("bench", "compile", "demo", "describe", "gpu", "recipes", "report", "sweep", "visualize")
+_OTHERS = ("bench", "compile", "demo", "describe", "explore", "gpu", "recipes", "report", "sweep", "visualize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         runs = find_runs(given.folders, unfinished=given.unfinished)
         left_out = unfinished_runs(given.folders, taken=given.unfinished)
-        names = _names([read_run(run) for run in runs])
+        names = run_names([read_run(run) for run in runs])
         loaded = dict(zip(names, map(load_run, runs), strict=True))
         data = next(iter(loaded.values()))[1]
         for name, (network, other) in loaded.items():
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _names(rows: Sequence[Record]) -> list[str]:
+def run_names(rows: Sequence[Record]) -> list[str]:
     """Return the names of the variants, with seeds where several runs share a name, and folders where they share the seed too."""
     variants = [row.variant for row in rows]
     seeds = [f"{row.variant} seed={row.seed}" for row in rows]

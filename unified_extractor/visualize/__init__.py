@@ -1,4 +1,4 @@
-"""Figures of layers, networks and runs: each function returns a matplotlib figure, which a notebook shows and ``savefig`` writes."""
+"""Figures of layers, networks and runs: matplotlib figures, which a notebook shows and ``savefig`` writes, and an interactive page."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from unified_extractor.extras import require
 
 if TYPE_CHECKING:
-    from unified_extractor.visualize.network_figures import kernels, receptive_fields, windows
+    from unified_extractor.visualize.network_figures import explore, kernels, receptive_fields, windows
     from unified_extractor.visualize.run_figures import accuracy_cost, curves, forest, ranking
     from unified_extractor.visualize.spec_drawings import operator
 
 require("train", __name__)
 
-__all__ = ["accuracy_cost", "curves", "forest", "kernels", "operator", "ranking", "receptive_fields", "windows"]
-_MODULES = {"network_figures": ("kernels", "receptive_fields", "windows"), "spec_drawings": ("operator",)}
+__all__ = ["accuracy_cost", "curves", "explore", "forest", "kernels", "operator", "ranking", "receptive_fields", "windows"]
+_MODULES = {"network_figures": ("explore", "kernels", "receptive_fields", "windows"), "spec_drawings": ("operator",)}
 """Modules to their functions; those of finished runs are in ``run_figures``, which imports statistics."""
 
 

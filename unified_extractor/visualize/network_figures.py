@@ -1,11 +1,13 @@
 """Figures of trained layers and networks on images, for notebooks and scripts."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from unified_extractor.visualize.interactive_page import write_page
 from unified_extractor.visualize.kernel_drawings import draw_kernels
 from unified_extractor.visualize.receptive_field import draw_receptive_fields
 from unified_extractor.visualize.window_drawings import draw_windows
@@ -63,6 +65,28 @@ def receptive_fields(networks: Networks, images: Tensor) -> Figure:
         images: what they take, ``[B, C, H, W]``; fields are means over them.
     """
     return draw_receptive_fields(_by_name(networks), images)
+
+
+def explore(networks: Networks, image: Tensor, path: str | Path, *, shown: Tensor | None = None) -> Path:
+    """Write an interactive page, one HTML file that needs no network, and return its path.
+
+    A pointer, a finger or the arrow keys move over the image; for each network the page shows where the taps of the windows there
+    look, with which weights, layer by layer and group by group, and on which pixels the layer's output depends.
+
+    Example:
+        ``ux.visualize.explore({"before": before, "after": after}, image, "explore.html")``
+
+    Args:
+        networks: a layer or network on any device, or several by name.
+        image: what they take, ``[C, H, W]`` or ``[1, C, H, W]``.
+        path: the HTML file.
+        shown: image to draw, as in :func:`windows`; any size.
+
+    Raises:
+        ValueError: the image has another rank, there is no network, or one has no extractor.
+    """
+    batch = _one_image(image)
+    return write_page({name: (network, batch) for name, network in _by_name(networks).items()}, _picture(batch, shown), path)
 
 
 def _by_name(networks: Networks) -> Mapping[str, nn.Module]:

@@ -1,7 +1,7 @@
 """The effective receptive field: the pixels on which the center of a stage's output depends, and how strongly (Luo et al.
 2016)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,40 @@ def effective_receptive_field(network: Any, images: Tensor, *, stage: int) -> Te
     (gradient,) = torch.autograd.grad(seen[0][:, :, height // 2, width // 2].sum(), x)
     strength = gradient.abs().sum(1)
     return (strength / strength.sum((1, 2), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)).mean(0)
+
+
+def receptive_fields_of_layers(
+    network: nn.Module, image: Tensor, layers: Sequence[nn.Module], grids: Sequence[tuple[Tensor, ...]]
+) -> list[Tensor]:
+    """Return how strongly layers' outputs at several positions depend on each pixel of an image ``[1, C, H, W]``.
+
+    Channels at a position are summed, and the magnitude of their gradient is summed over the image's channels.
+
+    Args:
+        network: the network of the layers; it runs in eval mode.
+        image: its input, on its device.
+        layers: modules of the network that run once.
+        grids: rows and columns of output positions, for each layer; a field is computed at each of their pairs.
+
+    Returns:
+        Fields ``[rows * columns, H, W]`` for each layer.
+    """
+    x = image.detach().clone().requires_grad_()
+    outputs: dict[nn.Module, Tensor] = {}
+    handles = [layer.register_forward_hook(lambda module, inputs, output: outputs.update({module: output})) for layer in layers]
+    try:
+        with eval_mode(network), torch.enable_grad():
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    fields = []
+    for layer, grid in zip(layers, grids, strict=True):
+        sums = outputs[layer].sum((0, 1))
+        values = [sums[row, column] for row in grid[0].tolist() for column in grid[1].tolist()]
+        gradients = [torch.autograd.grad(value, x, retain_graph=True, allow_unused=True)[0] for value in values]
+        fields.append(torch.stack([torch.zeros_like(x[0, 0]) if g is None else g.abs().sum((0, 1)) for g in gradients]))
+    return fields
 
 
 def half_radius(field: Tensor) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unified_extractor.layers.generators import offset_groups
 from unified_extractor.ops.fold_as_gather import compose_fold, composed_geometry
 from unified_extractor.ops.geometry import Geometry
 from unified_extractor.profiling.extractors import eval_mode, extractors
@@ -58,17 +59,49 @@ def extractor_with_input(network: nn.Module, image: Tensor, layer: int) -> tuple
     return copy.deepcopy(extractor).cpu(), x.cpu()
 
 
-@torch.no_grad()
 def read_window(layer: Any, x: Tensor, position: tuple[int, int]) -> WindowReading:
     """Return the window at an output position (row, column) of a layer with the input ``x``, ``[1, C, H, W]``.
 
     A fold is read as the gather that is equal to it, so there ``position`` is a pixel of the output map. A fold with offsets or a
     static kernel is equal to no gather: it is read with the weights of the window's center output.
     """
-    offsets, dynamic, geometry = _generated(layer, x)
-    weights = _weights(layer, None if dynamic is None else _at(dynamic, position))
-    rows, columns = _positions(geometry, position, None if offsets is None else _at(offsets[0, 0], position))
-    return WindowReading(*(values.view(geometry.kernel_size) for values in (rows, columns, weights)))
+    row, column = (torch.tensor([index]) for index in position)
+    reading = read_windows(layer, x, (row, column))
+    return WindowReading(reading.rows[0], reading.columns[0], reading.weights[0])
+
+
+@torch.no_grad()
+def read_windows(layer: Any, x: Tensor, positions: tuple[Tensor, Tensor], *, channel: int = 0) -> WindowReading:
+    """Return the windows at P output positions, as :func:`read_window`, each field ``[P, kh, kw]``.
+
+    Args:
+        layer: an extractor.
+        x: its input, ``[1, C, H, W]``.
+        positions: rows and columns of the output positions, ``[P]`` each.
+        channel: input channel, and with it the group of offsets and of the dynamic kernel, counted so that the channels of a group are
+            contiguous. Weights are those between it and the first output channel that reads it.
+    """
+    offsets, dynamic, geometry = _generated(layer, x, channel)
+    weights = _weights(layer, None if dynamic is None else _at(dynamic, positions).movedim(-1, 0), channel)
+    shifts = (
+        None if offsets is None else _at(offsets[0, channel * offsets.shape[1] // layer.in_channels], positions).movedim(-1, 0)
+    )
+    rows, columns = _positions(geometry, positions, shifts)
+    shape = (len(positions[0]), *geometry.kernel_size)
+    return WindowReading(*(values.expand(shape[0], -1).reshape(shape) for values in (rows, columns, weights)))
+
+
+def group_channels(layer: Any) -> list[int]:
+    """Return the first channel of each group whose windows differ from those of the others, for :func:`read_windows`.
+
+    These are the groups of the dynamic kernel and of the offsets, or without them those of the static kernel.
+    """
+    spec, channels = layer.spec, layer.in_channels
+    groups = [layer.kernel_groups] * (spec.dynamic_kernel.source != "none")
+    groups += [offset_groups(spec, channels)] * spec.offsets.are_trained
+    if not groups and layer.static_kernel is not None:
+        groups = [channels // layer.static_kernel.shape[-3]]
+    return sorted({group * channels // count for count in groups or [1] for group in range(count)})
 
 
 @torch.no_grad()
@@ -78,10 +111,10 @@ def kernel_variation(layer: Any, x: Tensor) -> float:
     That is the root mean square of a kernel minus the mean kernel over that of a kernel: 0 for one kernel everywhere, 1 for kernels
     whose mean over positions is zero.
     """
-    dynamic = _generated(layer, x)[1]
+    dynamic = _generated(layer, x, 0)[1]
     if dynamic is None:
         return 0.0
-    kernels = _weights(layer, dynamic.flatten(-2).movedim(-1, 0))  # [positions, K]
+    kernels = _weights(layer, dynamic.flatten(-2).movedim(-1, 0), 0)  # [positions, K]
     size = kernels.square().mean().sqrt()
     return float((kernels - kernels.mean(0)).square().mean().sqrt() / size) if size else 0.0
 
@@ -92,15 +125,17 @@ def output_size(layer: Any, x: Tensor) -> tuple[int, int]:
     return geometry.image if layer.spec.aggregation == "fold" and _composes(layer) else geometry.output
 
 
-def _generated(layer: Any, x: Tensor) -> tuple[Tensor | None, Tensor | None, Geometry]:
-    """Return offsets, the dynamic kernel of the first group ``[K, Ho, Wo]``, of all terms ``[M, K, Ho, Wo]``, and its windows' geometry."""
+def _generated(layer: Any, x: Tensor, channel: int) -> tuple[Tensor | None, Tensor | None, Geometry]:
+    """Return offsets, the dynamic kernel of a channel ``[K, Ho, Wo]``, of all terms ``[M, K, Ho, Wo]``, and its windows' geometry."""
     spec, geometry = layer.spec, layer.geometry(x)
     offsets, dynamic = layer.generate(x)
     if dynamic is None:
         return offsets, None, geometry
+    axis = 2 if spec.terms > 1 else 1
+    dynamic = dynamic.narrow(axis, channel * dynamic.shape[axis] // layer.in_channels, 1)
     if layer.channel_kernel is not None:
-        first = layer.channel_kernel(x)[:, :1, :, None, None]
-        dynamic = dynamic * first if spec.channel_kernel.combine == "multiply" else dynamic + first
+        own = layer.channel_kernel(x)[:, channel : channel + 1, :, None, None]
+        dynamic = dynamic * own if spec.channel_kernel.combine == "multiply" else dynamic + own
     if spec.aggregation == "fold":
         if _composes(layer):
             dynamic, geometry = compose_fold(dynamic, geometry), composed_geometry(geometry)
@@ -114,27 +149,36 @@ def _composes(layer: Any) -> bool:
     return layer.spec.offsets.kind == "none" and layer.static_kernel is None
 
 
-def _weights(layer: Any, dynamic: Tensor | None) -> Tensor:
-    """Return the combined kernel ``[..., K]`` of the first channels."""
+def _weights(layer: Any, dynamic: Tensor | None, channel: int) -> Tensor:
+    """Return the combined kernel ``[..., K]`` of a channel."""
     if dynamic is not None and not layer.spec.dynamic_kernel.per_tap:
         dynamic = dynamic.expand(*dynamic.shape[:-1], layer.spec.taps)
     if layer.static_kernel is None:
         return torch.ones(layer.spec.taps) if dynamic is None else dynamic
-    static = layer.static_kernel.detach()[..., 0, 0, :, :].flatten(-2)
+    static = _static_kernel(layer, channel)
     if dynamic is None:
         return static
     weights = {"multiply": static * dynamic, "add": static + dynamic, "residual": static * (1 + dynamic)}[layer.spec.combine]
     return weights.sum(-2) if layer.spec.terms > 1 else weights
 
 
-def _positions(geometry: Geometry, position: tuple[int, int], offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+def _static_kernel(layer: Any, channel: int) -> Tensor:
+    """Return the static kernel ``[K]``, or ``[M, K]``, between a channel and the first output channel that reads it."""
+    static = layer.static_kernel.detach()
+    outputs, per_group = static.shape[-4:-2]
+    group = channel // per_group
+    return static[..., group * outputs * per_group // layer.in_channels, channel % per_group, :, :].flatten(-2)
+
+
+def _positions(geometry: Geometry, positions: tuple[Tensor, Tensor], offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return rows and columns of the taps ``[P, K]``, for offsets ``[P, K, 2]``."""
     taps = torch.tensor(geometry.tap_indices, dtype=torch.float32)
-    start = [position[a] // geometry.upsample[a] * geometry.stride[a] - geometry.padding[a] for a in (0, 1)]
-    grid = taps * torch.tensor(geometry.dilation) + torch.tensor(start)
-    return (grid if offsets is None else grid + offsets).unbind(1)  # type: ignore[return-value]
+    starts = [positions[a] // geometry.upsample[a] * geometry.stride[a] - geometry.padding[a] for a in (0, 1)]
+    grid = taps * torch.tensor(geometry.dilation) + torch.stack(starts, 1)[:, None]
+    return (grid if offsets is None else grid + offsets).unbind(2)  # type: ignore[return-value]
 
 
-def _at(field: Tensor, position: tuple[int, int]) -> Tensor:
-    """Return a field ``[..., Ho or 1, Wo or 1]`` at one position."""
-    row, column = (p if size > 1 else 0 for p, size in zip(position, field.shape[-2:], strict=True))
-    return field[..., row, column]
+def _at(field: Tensor, positions: tuple[Tensor, Tensor]) -> Tensor:
+    """Return a field ``[..., Ho or 1, Wo or 1]`` at P positions, ``[..., P]``."""
+    rows, columns = (p if size > 1 else torch.zeros_like(p) for p, size in zip(positions, field.shape[-2:], strict=True))
+    return field[..., rows, columns]
