@@ -11,11 +11,13 @@ from PIL import Image
 from torch import nn
 
 import unified_extractor as ux
+from tests.support.presets import PRESETS
 from tests.support.tiny_runs import in_this_process, write_config
 from unified_extractor.data import Digits, ImageTransform
 from unified_extractor.models import ExtractorNet
 from unified_extractor.results.record import read_rows
 from unified_extractor.training import ConfigurationError, ImageClassifier, load_run
+from unified_extractor.training.architecture import layer_specs
 from unified_extractor.training.mixup import Mixup
 from unified_extractor.training.optimization import Optimization
 
@@ -142,3 +144,10 @@ def test_a_network_that_is_gone_is_named(trained: Path):
     torch.save(content, "gone.ckpt")
     with pytest.raises(ConfigurationError, match=r"gone.ckpt: its network cannot be made: .*nowhere"):
         ImageClassifier.load_from_checkpoint("gone.ckpt")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_specs_that_a_checkpoint_keeps_are_those_of_layers(name: str):
+    """A part of a layer with a spec would make the checkpoints that were written before it unreadable."""
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), ux.UnifiedExtractor2d(16, 16, PRESETS[name]))
+    assert list(layer_specs(network)) == ["1"]

@@ -16,11 +16,11 @@ class GaussianKernel(nn.Module):
 
     def __init__(self, heads: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
-        self.heads, self.spec, self.stride = heads, spec, stride
+        self.heads, self._spec, self.stride = heads, spec, stride
 
     def forward(self, x: Tensor, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         """Return ``[B, G, K, Ho, Wo]`` of an image ``[B, C, H, W]`` and whole-number offsets of its sampling points."""
-        spec = self.spec
+        spec = self._spec
         sizes = {"stride": self.stride, "dilation": spec.dilation}
         exponents = gaussian_exponents(x, spec.kernel_size, heads=self.heads, offsets=offsets, **sizes)  # type: ignore[arg-type]
         if spec.dynamic_kernel.normalization == "none":

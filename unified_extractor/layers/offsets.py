@@ -18,7 +18,7 @@ class LearnedOffsets(nn.Module):
 
     def __init__(self, feature: Feature, groups: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
-        self.spec, self.shape = spec, (groups, *_shape(spec))
+        self._spec, self.shape = spec, (groups, *_shape(spec))
         channels = offset_channels(spec, groups)
         self.head = head(feature, channels, spec, stride, initial=0.0)
         self.gate = head(feature, channels, spec, stride, initial=0.0, bias=False) if spec.offsets.gated else None
@@ -30,9 +30,9 @@ class LearnedOffsets(nn.Module):
     def forward(self, feature: Tensor, geometry: Geometry) -> Tensor:
         """Return offsets ``[B, F, K, 2, h, w]``, (y, x) in pixels, of a feature ``[B, hidden, h, w]``; upsampled, at the fine grid."""
         values = self.head(feature) if self.gate is None else self.head(feature) * self.gate(feature).sigmoid()
-        offsets = fine_values(with_plain_strides(values), self.spec.sub_positions).unflatten(1, self.shape)
+        offsets = fine_values(with_plain_strides(values), self._spec.sub_positions).unflatten(1, self.shape)
         places = None if geometry.upsample == (1, 1) else sub_pixel_offsets(geometry, offsets)
-        return _from_grid(offsets, self.spec, geometry, places)
+        return _from_grid(offsets, self._spec, geometry, places)
 
 
 class ParameterOffsets(nn.Module):
@@ -40,14 +40,14 @@ class ParameterOffsets(nn.Module):
 
     def __init__(self, groups: int, spec: ExtractorSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self._spec = spec
         self.points = nn.Parameter(torch.zeros(groups, *_shape(spec)))
         if spec.offsets.origin == "center":
             nn.init.normal_(self.points, std=0.5)  # as published
 
     def forward(self, geometry: Geometry) -> Tensor:
         """Return offsets ``[1, F, K, 2, 1, 1]``, (y, x) in pixels; clamped to the image ``[1, F, K, 2, Ho, Wo]``."""
-        return _from_grid(self.points[None, ..., None, None], self.spec, geometry)
+        return _from_grid(self.points[None, ..., None, None], self._spec, geometry)
 
 
 def _shape(spec: ExtractorSpec) -> tuple[int, int]:
