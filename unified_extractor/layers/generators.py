@@ -235,7 +235,7 @@ class SimilarityKernel(nn.Module):
     def __init__(self, channels: int, groups: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
         dynamic = spec.dynamic_kernel
-        self.spec, self.groups, self.stride = spec, groups, stride
+        self._spec, self.groups, self.stride = spec, groups, stride
         self.scale = (channels // groups) ** -0.5 if dynamic.scale_by_head_dim else 1.0
         self.query = input_projection(channels, channels // dynamic.query_reduction, spec)
         self.key = input_projection(channels, channels // dynamic.query_reduction, spec)
@@ -251,24 +251,24 @@ class SimilarityKernel(nn.Module):
         values = similarity(
             query,
             self.key(x),
-            self.spec.kernel_size,
+            self._spec.kernel_size,
             heads=self.groups,
             offsets=offsets,
             stride=self.stride,
-            dilation=self.spec.dilation,
+            dilation=self._spec.dilation,
         )
         if isinstance(self.position, PositionVectors):
             values = values + self.position(query, geometry)
         elif self.position is not None:
-            values = values + position_bias(self.position, geometry, self.spec)
-        normalization = self.spec.dynamic_kernel.normalization
+            values = values + position_bias(self.position, geometry, self._spec)
+        normalization = self._spec.dynamic_kernel.normalization
         return normalized(without_outside_taps(values, geometry, offsets, normalization), normalization)
 
     def as_attention(self, x: Tensor, offsets: Tensor | None) -> AttentionKernel | None:
         """Return query, keys and position, where these make the kernel: on the regular grid, and nothing observes this module's calls."""
         if offsets is not None or isinstance(self.position, PositionVectors) or not _is_untouched(self, SimilarityKernel):
             return None
-        normalization = self.spec.dynamic_kernel.normalization
+        normalization = self._spec.dynamic_kernel.normalization
         assert normalization in ("none", "softmax", "sigmoid")  # the spec refuses the others beside query-key products
         return AttentionKernel(self._scaled_query(x), self.key(x), self.groups, self.position, normalization)
 

@@ -24,7 +24,7 @@ class RegionKernel(nn.Module):
     def __init__(self, channels: int, heads: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
         dynamic, small = spec.dynamic_kernel, spec.dynamic_kernel.small_kernel_size
-        self.spec, self.heads, self.stride, self.normalization = spec, heads, stride, dynamic.normalization
+        self._spec, self.heads, self.stride, self.normalization = spec, heads, stride, dynamic.normalization
         self.regions = as_pair(dynamic.regions)
         self.scale = (channels // heads) ** -0.5 if dynamic.scale_by_head_dim else 1.0
         self.query = input_projection(channels, channels // dynamic.query_reduction, spec)
@@ -44,7 +44,7 @@ class RegionKernel(nn.Module):
         kernels = values.split([window.taps for window in windows], 2)
         if self.positions:
             tables = zip(kernels, self.positions, windows, strict=True)
-            kernels = tuple(kernel + position_bias(table, window, self.spec) for kernel, table, window in tables)
+            kernels = tuple(kernel + position_bias(table, window, self._spec) for kernel, table, window in tables)
         return [normalized(kernel, self.normalization) for kernel in kernels]
 
 
