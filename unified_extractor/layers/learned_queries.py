@@ -24,7 +24,7 @@ class LearnedQueryKernel(nn.Module):
     def __init__(self, channels: int, groups: int, spec: ExtractorSpec, stride: tuple[int, int]) -> None:
         super().__init__()
         dynamic, queries = spec.dynamic_kernel, spec.dynamic_kernel.learned_queries
-        self.spec, self.groups, self.stride = spec, groups, stride
+        self._spec, self.groups, self.stride = spec, groups, stride
         self.scale = (channels // groups) ** -0.5 if dynamic.scale_by_head_dim else 1.0
         self.query = nn.Parameter(torch.randn(queries, channels // dynamic.query_reduction))
         self.key = input_projection(channels, channels // dynamic.query_reduction, spec)
@@ -39,15 +39,15 @@ class LearnedQueryKernel(nn.Module):
         """Return ``[B, G, K, Ho, Wo]`` of an image ``[B, C, H, W]`` and the offsets of its sampling points."""
         values = generalized_unfold(
             F.conv2d(self.key(x), self._queries(), groups=self.groups),
-            self.spec.kernel_size,
+            self._spec.kernel_size,
             offsets=offsets,
             stride=self.stride,
             padding="same",
-            dilation=self.spec.dilation,
+            dilation=self._spec.dilation,
         )
         if self.position is not None:
-            values = values + position_bias(self.position, geometry, self.spec)
-        normalization = self.spec.dynamic_kernel.normalization
+            values = values + position_bias(self.position, geometry, self._spec)
+        normalization = self._spec.dynamic_kernel.normalization
         kernels = normalized(without_outside_taps(values, geometry, offsets, normalization), normalization)
         kernels = kernels.unflatten(1, (self.groups, -1))
         if self.tap_scale is not None:
@@ -57,6 +57,6 @@ class LearnedQueryKernel(nn.Module):
     def _queries(self) -> Tensor:
         """Return the queries of every head, scaled, as the weight of a convolution ``[G*M, E/G, 1, 1]``."""
         queries = self.query.unflatten(1, (self.groups, -1))
-        if self.spec.dynamic_kernel.normalize_query:
+        if self._spec.dynamic_kernel.normalize_query:
             queries = queries / (queries.norm(dim=2, keepdim=True) + 1e-6)
         return self.scale * queries.transpose(0, 1).flatten(0, 1)[:, :, None, None]

@@ -32,7 +32,7 @@ class PositionVectors(nn.Module):
     def __init__(self, head_dim: int, spec: ExtractorSpec) -> None:
         super().__init__()
         rows, columns = _extent(as_pair(spec.kernel_size), spec)
-        self.spec = spec
+        self._spec = spec
         self.rows = nn.Parameter(head_dim**-0.5 * torch.randn(rows, head_dim))
         self.columns = nn.Parameter(head_dim**-0.5 * torch.randn(columns, head_dim))
 
@@ -40,9 +40,9 @@ class PositionVectors(nn.Module):
         """Return the products ``[B, G, K, Ho, Wo]`` of queries ``[B, E, Ho, Wo]`` with the vector of every tap."""
         query = query.unflatten(1, (-1, self.rows.shape[1]))
         by_row, by_column = (torch.einsum("bgeyx,re->bgryx", query, table) for table in (self.rows, self.columns))
-        if not self.spec.offsets.shifts_windows:
+        if not self._spec.offsets.shifts_windows:
             return (by_row[:, :, :, None] + by_column[:, :, None]).flatten(2, 3)
-        places = (index.expand(*by_row.shape[:2], -1, -1, -1) for index in _places(geometry, self.spec, query.device))
+        places = (index.expand(*by_row.shape[:2], -1, -1, -1) for index in _places(geometry, self._spec, query.device))
         return by_row.gather(2, next(places)) + by_column.gather(2, next(places))
 
 
