@@ -29,9 +29,9 @@ def test_a_network_saved_under_former_names_gives_its_former_logits():
 def test_a_name_that_no_option_ever_had_is_refused(tmp_path):
     folder = shutil.copytree(SAVED, tmp_path / "network")
     config = json.loads((folder / "config.json").read_text())
-    config["spec"][0]["dynamic_kernel"]["normalises"] = "softmax"
+    config["spec"][0]["dynamic_kernel"]["normalizatoin"] = "softmax"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="dynamic_kernel has no field 'normalises', did you mean normalization"):
+    with pytest.raises(ValueError, match="dynamic_kernel has no field 'normalizatoin', did you mean normalization"):
         ux.interop.load(folder)
 
 
