@@ -263,7 +263,7 @@ def test_a_variant_is_built_once_for_all_its_seeds(tmp_path: Path, monkeypatch: 
 
 
 def test_a_variant_is_timed_where_a_seed_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    states = iter(["finished", "finished", "new", "new"])
+    states = iter(["finished", "finished", "new", "new", "new"])
     monkeypatch.setattr("unified_extractor.sweeps.cell.Cell.state", lambda cell: next(states))
     first, second, third = plan_cells(read_grid(write_grid(tmp_path, seeds=[0, 1, 2], variants={"plain": {}})))
     assert first.seconds == 0

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -95,30 +95,6 @@ def plan_cells(grid: Grid, *, elsewhere: bool = False, kept: KeptRows | None = N
     return planner.with_measured(list(cells.values()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Variant:
-    """What cells that differ in their seed alone have in common: their settings, and the figures of :class:`PlannedCell`.
-
-    ``seconds`` is 0 where no step was timed, since no cell of the variant had anything to do.
-    """
-
-    settings: Namespace
-    extractor: str
-    parameters: int
-    multiply_adds: int
-    training_multiply_adds: int
-    epochs: int
-    seconds: float | None
-    device: str
-    gpus: int
-
-    def at(self, cell: Cell, state: State) -> PlannedCell:
-        """Return one of the cells."""
-        figures = {field: value for field, value in vars(self).items() if field != "settings"}
-        done = cell.epochs_done() if state in ("unfinished", "running") else 0
-        return PlannedCell(cell=cell, state=state, epochs_done=done, **figures)
-
-
 class _Planner:
     """A planner of one cell after the other, which builds, counts and times only once what cells have in common."""
 
@@ -129,37 +105,39 @@ class _Planner:
         self._start_up: float | None = None
         self._before: PlannedRun | None = None
         self._settings: dict[str, Namespace] = {}
-        self._variants: dict[str, _Variant] = {}
+        self._variants: dict[str, tuple[Namespace, PlannedCell]] = {}
 
     def plan(self, point: Point) -> PlannedCell:
         """Return a cell with its costs: those in its row if it has one, for which nothing is built and no image read."""
         with _undisturbed():
             if (found := self._kept_row(point)) is not None:
                 return _finished(as_cell(self._grid, point, found.config_hash, kept=True), found)
-            variant = self._variants.get(point.label)
-            if variant is None:
-                variant = self._built(point)
-            variant.settings.seed_everything = point.seed
-            cell = as_cell(self._grid, point, config_hash(variant.settings))
+            settings, first = self._variants.get(point.label) or self._built(point)
+            settings.seed_everything = point.seed
+            cell = as_cell(self._grid, point, config_hash(settings))
             state = cell.state()
-            if variant.seconds == 0 and state != "finished":  # the seeds before were finished
-                variant = self._built(point, state)
-            return variant.at(cell, state)
+            if first.seconds == 0 and state != "finished":  # the seeds before were finished, so that no step was timed
+                _, first = self._built(point)
+            done = cell.epochs_done() if state in ("unfinished", "running") else 0
+            return replace(first, cell=cell, state=state, epochs_done=done)
 
-    def _built(self, point: Point, state: State | None = None) -> _Variant:
-        """Return what the cells of a point's variant have in common, by its run with the seed of the point."""
+    def _built(self, point: Point) -> tuple[Namespace, PlannedCell]:
+        """Return the settings of a point's variant and its cell at the point's seed, and keep both for the seeds that follow.
+
+        The cell's seconds are 0 if there is nothing to do in it: no step is timed for that.
+        """
         run = self._planned(point)
         if self._start_up is None:  # what this process has done so far is about what fit does before its first step
             self._start_up = min(time.process_time(), _AT_MOST_START_UP)
-        key, work = work_key(run), schedule(run)
+        cell = as_cell(self._grid, point, run.config_hash)
+        key, work, state = work_key(run), schedule(run), cell.state()
         if key not in self._multiply_adds:
             self._multiply_adds[key] = multiply_adds(run.module.network, run.data.image_shape)
-        state = state or as_cell(self._grid, point, run.config_hash).state()
         if key not in self._times and state != "finished" and not run.device_missing:
             self._times[key] = step_time(run, self._multiply_adds[key])
         seconds = self._start_up + self._times[key].run(work) if key in self._times else 0.0
-        variant = self._variants[point.label] = _Variant(
-            settings=run.settings,
+        planned_cell = PlannedCell(
+            cell=cell,
             extractor=extractor_line(run.module.network),
             parameters=sum(parameter.numel() for parameter in run.module.network.parameters()),
             multiply_adds=self._multiply_adds[key],
@@ -168,8 +146,11 @@ class _Planner:
             seconds=None if run.device_missing else seconds,
             device=run.device_missing or device_name(run.trainer.strategy.root_device),
             gpus=1 if "cuda" in str(run.trainer.strategy.root_device) and run.settings.trainer.devices in (1, "1") else 0,
+            state=state,
+            epochs_done=0,
         )
-        return variant
+        self._variants[point.label] = run.settings, planned_cell
+        return run.settings, planned_cell
 
     def with_measured(self, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
         """Return the cells with the seconds of finished cells of the same variant and device, where there are any, as estimate."""
@@ -183,7 +164,7 @@ class _Planner:
         for planned_cell in cells:
             found = measured.get((planned_cell.cell.point.label, planned_cell.device))
             if found and planned_cell.seconds is not None:
-                planned_cell = _with_seconds(planned_cell, start_up + statistics.median(found))
+                planned_cell = replace(planned_cell, seconds=start_up + statistics.median(found))
             result.append(planned_cell)
         return result
 
@@ -279,10 +260,6 @@ def _finished(cell: Cell, row: Record) -> PlannedCell:
         state="finished",
         epochs_done=row.epochs,
     )
-
-
-def _with_seconds(planned_cell: PlannedCell, seconds: float) -> PlannedCell:
-    return PlannedCell(**{**vars(planned_cell), "seconds": seconds})
 
 
 def _finished_seconds(cell: Cell) -> tuple[Record, float] | None:
