@@ -46,6 +46,7 @@ def test_rows_that_differ_in_more_than_the_switches_are_no_part_of_it():
         row("larger", specs=[factorial_spec(1, 1, 0, 0, 0, kernel_size=7)]),
         row("residual", specs=[factorial_spec(1, 1, 0, 0, 0, combine="residual")]),
         row("unknown", specs=[]),
+        row("a larger first stage", specs=[factorial_spec(1, 1, 0, 0, 0, kernel_size=7), factorial_spec(1, 1, 0, 0, 0)]),
         row("mixed", specs=[factorial_spec(1, 1, 0, 0, 0), factorial_spec(0, 1, 0, 0, 0)]),
     ]
     assert factorial([*others, *rows], SWITCHES)["variant"].tolist() == [row.variant for row in rows]
@@ -147,3 +148,8 @@ def test_a_file_of_switches_with_a_mistake_is_refused(text, message, tmp_path):
     (tmp_path / "switches.yaml").write_text(text)
     with pytest.raises(RecordError, match=f"switches.yaml.*{message}"):
         read_switches(tmp_path / "switches.yaml")
+
+
+def test_a_file_of_switches_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RecordError, match=r"none\.yaml: no such file; it names the switches"):
+        read_switches(tmp_path / "none.yaml")

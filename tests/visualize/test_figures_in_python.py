@@ -54,7 +54,7 @@ def test_an_operator_is_drawn():
             lambda: ux.visualize.windows(network(), torch.rand(3, 16, 16), layer=2),
             "number of extractors of ExtractorNet, 2, got 2",
         ),
-        (lambda: ux.visualize.windows(torch.nn.Identity(), torch.rand(3, 4, 4)), "number of extractors of Identity, 0, got 0"),
+        (lambda: ux.visualize.windows(torch.nn.Linear(2, 2), torch.rand(3, 4, 4)), "number of extractors of Linear, 0, got 0"),
         (
             lambda: ux.visualize.windows(network(), torch.rand(2, 3, 16, 16)),
             "[C, H, W] or [1, C, H, W], got shape [2, 3, 16, 16]",

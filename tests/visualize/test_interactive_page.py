@@ -144,7 +144,7 @@ def test_pointer_keys_and_address_choose_the_window(page, tmp_path):
     ("networks", "shown", "message"),
     [
         ({}, None, "networks must have at least one network, got none"),
-        ({"plain": torch.nn.Conv2d(3, 3, 1)}, None, "plain has no extractor, so there is no window to show"),
+        ({"plain": torch.nn.Linear(2, 2)}, None, "plain has no extractor, so there is no window to show"),
         ({"one": torch.nn.Identity()}, torch.rand(4), "shown must be [h, w] or [h, w, 3], got shape [4]"),
     ],
 )

@@ -46,6 +46,8 @@ def read_switches(path: Path) -> list[Switch]:
         RecordError: the file is no such mapping, or names a field that a spec does not have; the message names file and switch.
         OSError: it cannot be read.
     """
+    if not path.is_file():
+        raise RecordError(f"{path}: no such file; it names the switches, as in `wide view: {{generator.view: [1, 7]}}`")
     try:
         content = yaml.safe_load(path.read_text())
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -155,5 +155,7 @@ def _own_specs(network: nn.Module) -> list[Any]:
 
 
 def _layer_specs(network: nn.Module) -> dict[str, Any]:
-    specs = ((name, getattr(module, "spec", None)) for name, module in network.named_modules())
+    """Return the spec of every layer that has one. Parts of an extractor are no layers, whatever they keep of its spec."""
+    parts = {part for layer in extractors(network).values() for part in layer.modules() if part is not layer}
+    specs = ((name, getattr(module, "spec", None)) for name, module in network.named_modules() if module not in parts)
     return {name: spec for name, spec in specs if is_dataclass(spec) and not isinstance(spec, type)}

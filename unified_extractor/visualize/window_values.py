@@ -30,6 +30,8 @@ def extractor_inputs(network: nn.Module, image: Tensor) -> list[tuple[Any, Tenso
     """Return each extractor of the network, in order, with its input for an image ``[1, C, H, W]``, in eval mode."""
     seen: list[tuple[Any, Tensor]] = []
     layers = extractors(network).values()
+    if not layers:  # the network need not even take images: callers say that it has none
+        return seen
     handles = [layer.register_forward_pre_hook(lambda module, inputs: seen.append((module, inputs[0]))) for layer in layers]
     try:
         with eval_mode(network), torch.no_grad():
