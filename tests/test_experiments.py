@@ -121,13 +121,20 @@ def together(one, other):
     return both
 
 
-def hashes_of_cells(run, rows):
-    """Yield the hashes of the cells to which rows belong, by question, variant and seed; finals at the rates that the rows choose."""
+def grid_of(path, question, grids):
+    """Return the name of the grid that a row was run for, and the grid that states it today: the one after which the file is named."""
+    name = max((name for name in grids if question.startswith(name)), key=len)
+    named = [file for file in GRIDS if file.parent == path.parents[1] and path.stem.startswith(f"{file.stem}-")]
+    return name, read_grid(*named) if named else grids[name]
+
+
+def hashes_of_cells(run, file):
+    """Yield the hash of the cell to which each row of a file belongs; finals are at the rates that the rows choose."""
     grids = {grid.name: grid for grid in map(read_grid, GRIDS)}
     rates = {}
-    for one in rows:
-        name = max((name for name in grids if one.question.startswith(name)), key=len)
-        grid, given = grids[name], QUESTION.fullmatch(one.question.removeprefix(name).strip("/"))
+    for one in read_rows([file]):
+        name, grid = grid_of(file, one.question, grids)
+        given = QUESTION.fullmatch(one.question.removeprefix(name).strip("/"))
         experiment, *own_name = name.split("/")
         if given:
             options = argparse.Namespace(data=given["data"], accelerator=given["accelerator"], root=None)
@@ -154,7 +161,7 @@ def test_every_committed_row_is_that_of_a_cell_of_today(path, monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
     monkeypatch.syspath_prepend(EXPERIMENTS)
     rows = read_rows([path])
-    assert list(hashes_of_cells(importlib.import_module("run"), rows)) == [one.config_hash for one in rows]
+    assert list(hashes_of_cells(importlib.import_module("run"), path)) == [one.config_hash for one in rows]
     former = {line["former_hash"] for line in csv.DictReader((EXPERIMENTS / FORMER_HASHES).open())}
     for line, one in zip(path.read_text().splitlines(), rows, strict=True):
         kept = json.loads(line)
@@ -168,7 +175,7 @@ def test_grids_of_finished_experiments_state_every_option_that_their_rows_have()
     for path in ROWS:
         for line in path.read_text().splitlines():
             one = json.loads(line)
-            grid = grids[max((name for name in grids if one["question"].startswith(name)), key=len)]
+            _, grid = grid_of(path, one["question"], grids)
             spec = grid.variants[one["variant"].partition(" learning_rate=")[0]][f"{NETWORK}spec"]
             assert (spec if isinstance(spec, list) else [spec] * len(one["specs"])) == one["specs"], one["name"]
 
