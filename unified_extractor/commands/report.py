@@ -2,12 +2,10 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
@@ -18,11 +16,13 @@ from unified_extractor.results.effects import effects
 from unified_extractor.results.figure_style import variant_colors
 from unified_extractor.results.forest import draw_forest
 from unified_extractor.results.groups import by_accuracy, groups, title
+from unified_extractor.results.html import as_html
 from unified_extractor.results.intervals import draw_effects, draw_ranking
 from unified_extractor.results.markdown import as_markdown
 from unified_extractor.results.naming import chosen, renamed, roles_of
 from unified_extractor.results.paired import paired_differences
-from unified_extractor.results.record import Record, RecordError, write_rows
+from unified_extractor.results.record import Record, RecordError, write_rows, write_whole
+from unified_extractor.results.report import Report
 from unified_extractor.results.sources import find_rows, unfinished_runs
 from unified_extractor.results.statements import statements
 from unified_extractor.results.statistics import summary
@@ -32,6 +32,7 @@ from unified_extractor.results.training_settings import differing, told_apart, w
 from unified_extractor.visualize.result_figures import draw_accuracy_cost, draw_curves, draw_gradient_norms
 
 KINDS = ("csv", "md", "tex")
+_PAGE = "report.html"
 _MOST_CURVES, _MOST_POINTS = 14, 20
 """Largest number of variants in a figure of curves and in one of points: more cannot be told apart, so they get a ranking
 only."""
@@ -51,23 +52,6 @@ _SOMETIMES = (
 _COSTS_DIFFER = 1.1
 """Ratio of the largest to the smallest cost above which accuracy is drawn against cost; networks of matched cost differ by
 less."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The tables and figures of one group of records, by the names of their files.
-
-    Attributes:
-        tables: tables by name.
-        captions: caption of each table.
-        notes: what a table means, sentence by sentence, for those tables that need it.
-        figures: figures by name, not yet saved.
-    """
-
-    tables: dict[str, pd.DataFrame]
-    captions: dict[str, str]
-    notes: dict[str, list[str]] = field(default_factory=dict)
-    figures: dict[str, Figure]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -105,6 +89,11 @@ def main(arguments: Sequence[str]) -> int:
         metavar="SWITCHES.yaml",
         help="also what the switches of a factorial of extractors do, named in a file as `wide view: {generator.view: [1, 7]}`",
     )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help=f"also {_PAGE}, one page with all tables, figures and settings, which needs no other file",
+    )
     parser.add_argument("--gradients", action="store_true", help="also the norms of the stages' gradients over the epochs")
     parser.add_argument(
         "--unfinished", action="store_true", help="also runs that are not finished, marked, with what they have so far"
@@ -136,21 +125,27 @@ def main(arguments: Sequence[str]) -> int:
             )
             for name, own in found.items()
         }
+        page = as_html({name: (reports[name], found[name]) for name in reports}, left_out) if given.html else ""
         if given.rows is not None and given.rows.exists():
             raise FileExistsError(f"{given.rows} exists: rows are never overwritten")
         folders = [output / name if len(reports) > 1 else output for name in reports]
-        for folder in (*folders, *([given.rows.parent] if given.rows else ())):
+        for folder in (output, *folders, *([given.rows.parent] if given.rows else ())):
             folder.mkdir(parents=True, exist_ok=True)
         if given.rows is not None:
             write_rows(given.rows, finished := [row for row in rows if row.planned_epochs is None])
         for folder, report in zip(folders, reports.values(), strict=True):
             _write(report, folder)
+        (output / _PAGE).unlink(missing_ok=True)
+        if page:
+            write_whole(output / _PAGE, page)
     except (RecordError, OSError) as error:
         parser.exit(2, f"uniex: error: {error}\n")
     for folder, report in zip(folders, reports.values(), strict=True):
         _print(report)
         tables, figures = ",".join(report.tables), ",".join(report.figures)
         print(f"written: {folder}/{{{tables}}}.{{{','.join(KINDS)}}}, {folder}/{{{figures}}}.png")
+    if page:
+        print(f"written: {output / _PAGE}")
     if given.rows is not None:
         print(f"written: {given.rows}, {len(finished)} rows")
     for reason in left_out:
