@@ -19,6 +19,8 @@ SMALL = {
     "DCNv4": partial(cases.deformable_convolution_v4, 2, 16, 7),
     "outlook": partial(cases.outlook_attention, 2, 24, 8, 3),
     "mixture": partial(cases.mixture, 3, 2, 16, 7, 2),
+    "CARAFE": partial(cases.carafe, 2, 8, 5),
+    "DySample": partial(cases.dysample, 2, 8, 5, 2),
     "convolution": partial(cases.convolution, 2, 8, 9),
 }
 

@@ -37,6 +37,34 @@ def gated_convolutions(x: Tensor, static_kernel: Tensor, gates: Tensor) -> Tenso
     return torch.stack(outputs).sum(0)
 
 
+def unfold_reassembled(x: Tensor, logits: Tensor, kernel_size: int, factor: int) -> Tensor:
+    """Return CARAFE's reassembly as common code has it: the kernels ``[B, K*s*s, H, W]`` are shuffled to the pixels of the output, and the
+    image is repeated to its size before the windows are unfolded."""
+    kernel = F.pixel_shuffle(logits, factor).softmax(1)
+    repeated = F.interpolate(x, scale_factor=factor, mode="nearest")
+    windows = F.unfold(repeated, kernel_size, factor, kernel_size // 2 * factor)
+    return torch.einsum("bkyx,bckyx->bcyx", kernel, windows.view(*x.shape[:2], -1, *repeated.shape[2:]))
+
+
+def unfold_once_reassembled(x: Tensor, logits: Tensor, kernel_size: int, factor: int) -> Tensor:
+    """Return the same, with the windows unfolded once for all outputs of a pixel."""
+    kernel = logits.unflatten(1, (kernel_size**2, factor**2)).softmax(1)
+    windows = F.unfold(x, kernel_size, padding=kernel_size // 2).view(*x.shape[:2], -1, *x.shape[2:])
+    return F.pixel_shuffle(torch.einsum("bksyx,bckyx->bcsyx", kernel, windows).flatten(1, 2), factor)
+
+
+def grid_sample_upsampled(x: Tensor, values: Tensor, groups: int, factor: int) -> Tensor:
+    """Return DySample by one ``F.grid_sample`` of the groups' channels, from offsets ``[B, groups*2*s*s, H, W]``, (y, x)."""
+    height, width = x.shape[2:]
+    offsets = 0.25 * F.pixel_shuffle(values, factor).unflatten(1, (groups, 2)).flatten(0, 1)
+    rows, columns = ((torch.arange(n * factor, device=x.device, dtype=x.dtype) + 0.5) / factor for n in (height, width))
+    places = torch.stack([2 * (columns + offsets[:, 1]) / width - 1, 2 * (rows[:, None] + offsets[:, 0]) / height - 1], -1)
+    sampled = F.grid_sample(
+        x.reshape(-1, x.shape[1] // groups, height, width), places, padding_mode="border", align_corners=False
+    )
+    return sampled.view(x.shape[0], -1, height * factor, width * factor)
+
+
 def _grid_sampled(x: Tensor, offsets: Tensor, kernel_size: int) -> Tensor:
     """Return sampled values ``[B, G, C/G, K, Ho, Wo]``. Half precision would misplace positions by tenths of a pixel, so at
     least float32 is used."""

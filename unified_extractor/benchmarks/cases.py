@@ -17,8 +17,11 @@ from unified_extractor.benchmarks.baselines import (
     gated_convolutions,
     grid_sample_matmul,
     grid_sample_multiply_sum,
+    grid_sample_upsampled,
     unfold_matmul_fold,
     unfold_multiply_sum,
+    unfold_once_reassembled,
+    unfold_reassembled,
     with_unfold,
 )
 from unified_extractor.models import rednet26
@@ -29,7 +32,8 @@ from unified_extractor.ops.dispatch import KernelMemory
 from unified_extractor.ops.dynamic_kernels import AttentionKernel, LinearKernel
 from unified_extractor.ops.fold_as_gather import compose_fold
 from unified_extractor.ops.functional import extract
-from unified_extractor.ops.offsets import window_shift
+from unified_extractor.ops.offsets import inside_image, sub_pixel_offsets, window_shift
+from unified_extractor.ops.upsampling import fine_values
 from unified_extractor.profiling.extractors import extractors
 
 OURS = "unified_extractor"
@@ -220,6 +224,31 @@ def mixture(kernel_size: int, batch: int = 8, channels: int = 64, size: int = 56
     return _case(setting, (x, static, gates), call, {"convolutions": gated_convolutions, "channels last": channels_last})
 
 
+def carafe(batch: int = 8, channels: int = 64, size: int = 28, setting: Setting = CPU) -> Case:
+    """Return CARAFE's upsampling by two after its generator, the softmax included: 5x5 taps, one kernel an output."""
+    leaves = setting.leaf(batch, channels, size, size), setting.leaf(batch, 25 * 4, size, size)
+
+    def call(x: Tensor, logits: Tensor) -> Call:
+        kernel = fine_values(logits, (2, 2)).softmax(1).unsqueeze(1)
+        return Call(x, None, kernel, None, None, checks.geometry(x, 5, 1, 2, 1, 2))
+
+    ways = {"unfold": unfold_reassembled, "unfold once": unfold_once_reassembled}
+    return _case(setting, leaves, call, {name: partial(way, kernel_size=5, factor=2) for name, way in ways.items()})
+
+
+def dysample(batch: int = 8, channels: int = 64, size: int = 28, groups: int = 4, setting: Setting = CPU) -> Case:
+    """Return DySample's upsampling by two after the linear map that generates its offsets: one sample an output and group."""
+    leaves = setting.leaf(batch, channels, size, size), setting.offsets(batch, groups * 2 * 4, size, size)
+
+    def call(x: Tensor, values: Tensor) -> Call:
+        geometry = checks.geometry(x, 1, 1, 0, 1, 2)
+        offsets = 0.25 * fine_values(values, (2, 2)).unflatten(1, (groups, 1, 2))
+        offsets = inside_image(offsets + sub_pixel_offsets(geometry, offsets), geometry)
+        return Call(x, None, None, offsets, None, geometry)
+
+    return _case(setting, leaves, call, {"grid_sample": partial(grid_sample_upsampled, groups=groups, factor=2)})
+
+
 def convolution(batch: int = 8, channels: int = 64, size: int = 56) -> Case:
     """Return a convolution with a static kernel only, which the operator passes to torch."""
     leaves = CPU.leaf(batch, channels, size, size), CPU.leaf(channels, channels, 3, 3)
@@ -306,6 +335,7 @@ def _run(call: Call, backend: str | None, kernel_memory: KernelMemory = "auto") 
         stride=geometry.stride,
         padding=geometry.padding,
         dilation=geometry.dilation,
+        upsample=geometry.upsample,
         aggregation=call.aggregation,  # type: ignore[arg-type]
         kernel_memory=kernel_memory,
         backend=backend,
@@ -350,6 +380,8 @@ CPU_CASES: dict[str, Callable[[], Case]] = {
     "outlook 192x28x28": outlook_attention,
     "mixture of 4, 3x3, 64x56x56": partial(mixture, 3),
     "mixture of 4, 7x7, 64x56x56": partial(mixture, 7),
+    "upsampling by CARAFE, 64x28x28": carafe,
+    "upsampling by DySample, 64x28x28": dysample,
     "convolution 64x56x56": convolution,
     "RedNet-26 step 3x112x112": training_step,
 }

@@ -43,12 +43,22 @@ class Geometry(NamedTuple):
         """P, the number of windows of an image."""
         return self.output[0] * self.output[1]
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """Return the rows and columns of places at which windows sit: of the output, upsampled of the grid of stride 1."""
+        return self.output[0] // self.upsample[0], self.output[1] // self.upsample[1]
+
     def window_starts(self, axis: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return the first taps of all windows along an axis, in pixels of the zero-padded image."""
         windows = torch.arange(self.output[axis], dtype=dtype, device=device)
         if self.upsample[axis] > 1:
             windows = torch.div(windows, self.upsample[axis], rounding_mode="floor")
         return windows * self.stride[axis]
+
+    def with_upsample(self, upsample: tuple[int, int]) -> "Geometry":
+        """Return the geometry with another number of windows at each place."""
+        (rows, columns), (down, right) = self.places, upsample
+        return self._replace(output=(rows * down, columns * right), upsample=upsample)
 
     def narrowed(self, kernel_size: tuple[int, int]) -> "Geometry":
         """Return the geometry of smaller windows around the same pixels, an even number of taps less on either axis."""

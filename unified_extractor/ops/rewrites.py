@@ -12,6 +12,7 @@ from unified_extractor.ops.call import Call, similarity_call
 from unified_extractor.ops.dynamic_kernels import LinearKernel, attention_kernel, linear_kernel, plus_one
 from unified_extractor.ops.geometry import padded
 from unified_extractor.ops.terms import sum_of_terms
+from unified_extractor.ops.upsampling import run_distinct
 
 Aggregate = Callable[[Call], Tensor]
 """A backend's operator: a call without bias, with a ``combine`` that the backend does not leave to others."""
@@ -86,6 +87,8 @@ def _one_more(call: Call) -> Any:
 def _convolution(call: Call) -> Tensor:
     """Run torch's own convolution; a plain window sum is one with ones."""
     x, static_kernel, geometry = call.x, call.static_kernel, call.geometry
+    if geometry.upsample != (1, 1):  # without kernels of their own all windows of a place give the same
+        return run_distinct(call, _convolution)
     if static_kernel is None:
         static_kernel = x.new_ones(x.shape[1], 1, *geometry.kernel_size)
     padding = geometry.padding

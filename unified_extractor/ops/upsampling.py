@@ -1,7 +1,8 @@
-"""Output grids that are finer than the image: calls of the ordinary grid, one for each sub-position.
+"""Output grids that are finer than the image, by calls of simpler grids.
 
-The s*s windows that sit at one place read the same taps, so the outputs at one sub-position of all places are those of an ordinary call,
-whose dynamic kernel and offsets are every s-th of the fine ones. Nothing is repeated s*s times but the output.
+Windows that sit at one place read the same taps. Along an axis on which they have no dynamic kernel or offsets of their own, all outputs of
+a place are one. For a backend that has no fine grids, the outputs at one sub-position of all places are those of an ordinary call, whose
+dynamic kernel and offsets are every s-th of the fine ones. Nothing is repeated s*s times but the output.
 
 sy, sx factors, Ho, Wo fine output positions.
 """
@@ -18,21 +19,31 @@ Run = Callable[[Call], Tensor]
 """A backend's operator for calls whose grid is that of stride 1."""
 
 
+def run_distinct(call: Call, run: Run) -> Tensor:
+    """Return the output of a call with ``upsample`` by one whose windows at a place all have kernels or offsets of their own."""
+    factors, fields = call.geometry.upsample, [t for t in (_field_of_kernel(call), call.offsets) if t is not None]
+    distinct = [factor if any(t.shape[axis] > 1 for t in fields) else 1 for axis, factor in zip((-2, -1), factors, strict=True)]
+    y = run(call._replace(geometry=call.geometry.with_upsample((distinct[0], distinct[1]))))
+    for axis, factor, done in zip((-2, -1), factors, distinct, strict=True):
+        y = _interleaved([y] * (factor // done), axis)
+    return y
+
+
 def run_sub_positions(call: Call, run: Run) -> Tensor:
     """Return the output of a call with ``upsample``, by one call for each sub-position at which kernels or offsets differ."""
-    factors, (height, width) = call.geometry.upsample, call.geometry.output
-    coarse = call.geometry._replace(output=(height // factors[0], width // factors[1]), upsample=(1, 1))
-    fields = [t for t in (_field_of_kernel(call), call.offsets) if t is not None]
-    differ = [any(t.shape[axis] > 1 for t in fields) for axis in (-2, -1)]
+    return run_distinct(call, lambda distinct: _at_each_sub_position(distinct, run))
+
+
+def _at_each_sub_position(call: Call, run: Run) -> Tensor:
+    factors, coarse = call.geometry.upsample, call.geometry.with_upsample((1, 1))
     kernels, offsets = _at_sub_positions(_field_of_kernel(call), factors), _at_sub_positions(call.offsets, factors)
     rows = []
-    for y in range(factors[0] if differ[0] else 1):
+    for y in range(factors[0]):
         columns = [
-            run(_with_kernel(call, kernels[y][x])._replace(offsets=offsets[y][x], geometry=coarse))
-            for x in range(factors[1] if differ[1] else 1)
+            run(_with_kernel(call, kernels[y][x])._replace(offsets=offsets[y][x], geometry=coarse)) for x in range(factors[1])
         ]
-        rows.append(_interleaved(columns, -1, factors[1]))
-    return _interleaved(rows, -2, factors[0])
+        rows.append(_interleaved(columns, -1))
+    return _interleaved(rows, -2)
 
 
 def fine_values(values: Tensor, upsample: tuple[int, int]) -> Tensor:
@@ -77,8 +88,6 @@ def _every(field: Tensor, axis: int, factor: int) -> tuple[Tensor, ...]:
     return field.unflatten(axis, (-1, factor)).unbind(axis)
 
 
-def _interleaved(parts: list[Tensor], axis: int, factor: int) -> Tensor:
-    """Return parts alternating along an axis; a single one is repeated."""
-    if factor == 1:
-        return parts[0]
-    return torch.stack(parts * (factor // len(parts)), axis).flatten(axis - 1, axis)
+def _interleaved(parts: list[Tensor], axis: int) -> Tensor:
+    """Return parts alternating along an axis."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts, axis).flatten(axis - 1, axis)

@@ -6,8 +6,7 @@ Runs everything, float32 and float64; half precision is computed in float32. Ref
 
 A double backward runs the eager backend's formula. Channels of a group are worked off in blocks of 16 (float32, AVX-512; 8 with AVX2),
 so groups of fewer channels leave lanes idle; where that makes it slower than the eager backend, it is not chosen by itself.
-An output finer than the image (``upsample``) has no loops of its own: it is one call for each sub-position. Nor has a channel kernel, with
-which images become groups of channels.
+A channel kernel has no loops of its own: images become groups of channels.
 """
 
 from torch import Tensor
@@ -20,7 +19,7 @@ from unified_extractor.ops.cost import work_in_registers
 from unified_extractor.ops.geometry import precision
 from unified_extractor.ops.rewrites import is_convolution, run_rewritten
 from unified_extractor.ops.tracing import opaque_because
-from unified_extractor.ops.upsampling import run_sub_positions
+from unified_extractor.ops.upsampling import run_distinct
 
 _WORTH_COMPILING = 64
 """The least work, as measured on maps of 7 to 56 pixels with 1 to 64 channels that share a kernel; below, moving data outweighs it."""
@@ -58,9 +57,13 @@ class Compiled:
     def run(self, call: Call) -> Tensor:
         """Return the output of a call."""
         if call.geometry.upsample != (1, 1):
-            return run_sub_positions(call, self.run)
+            return run_distinct(call, self._run_distinct)
+        return self._run_distinct(call)
+
+    def _run_distinct(self, call: Call) -> Tensor:
+        """Return the output of a call whose windows at a place, upsampled, have kernels or offsets of their own."""
         if call.channel_kernel is not None:
-            return run_channel_kernel(call, self.run)
+            return run_channel_kernel(call, self._run_distinct)
         from unified_extractor.ops.backends.compiled.launch import OPERATORS
 
         def aggregate(call: Call) -> Tensor:

@@ -50,6 +50,7 @@ class Shapes(NamedTuple):
 
 class Raster(NamedTuple):
     """A number for each position of a map, row after row, that grows evenly along both axes: ``table[p % width] + (p // width) * step``.
+    Of windows that are upsampled, a row here has all windows of a row of places.
 
     The table goes on behind its first row, so that a tile of T positions from p on reads T numbers in a row. It is read at the start of
     a tile (``raster_start``). A plan holds numbers of a row, not of a whole image.
@@ -263,7 +264,7 @@ class Plan(NamedTuple):
 
 def plan_for(shapes: Shapes) -> Plan:
     """Return the plan of all calls with these shapes."""
-    geometry, tile, lanes = shapes.geometry, shapes.tile, shapes.lanes
+    geometry, tile, lanes, repeats = shapes.geometry, shapes.tile, shapes.lanes, shapes.geometry.upsample
     positions, channels = geometry.output[0] * geometry.output[1], shapes.channels
     results = geometry.taps if shapes.aggregation == FOLD else 1
     regular = _canvas(shapes, before=geometry.padding, size=_extent(geometry), reach=_reach(geometry))
@@ -294,13 +295,13 @@ def plan_for(shapes: Shapes) -> Plan:
         results=results,
         image=image,
         fold=fold,
-        windows=_raster(geometry.output, (rows * regular.row, columns * lanes), tile, rest=regular.spare),
+        windows=_raster(geometry.output, (rows * regular.row, columns * lanes), tile, repeats, rest=regular.spare),
         inner=_inner(geometry),
         tap_shifts=taps[0] * regular.row + taps[1] * lanes,
         sample_places=np.arange(tile) * lanes,
         sample_shifts=np.arange(geometry.taps) * tile * lanes,
-        window_y=_raster(geometry.output, (rows, 0), tile, first=-top, rest=outside),
-        window_x=_raster(geometry.output, (0, columns), tile, first=-left, rest=outside),
+        window_y=_raster(geometry.output, (rows, 0), tile, repeats, first=-top, rest=outside),
+        window_x=_raster(geometry.output, (0, columns), tile, repeats, first=-left, rest=outside),
         tap_y=taps[0].astype(shapes.dtype),
         tap_x=taps[1].astype(shapes.dtype),
         height=geometry.image[0],
@@ -368,8 +369,9 @@ def _inner(geometry: Geometry) -> Inner:
 def _inner_range(geometry: Geometry, axis: int) -> tuple[int, int]:
     """Return the first window along an axis that has all taps in the image, and the end of such windows."""
     stride, padding, room = geometry.stride[axis], geometry.padding[axis], geometry.image[axis] - _reach(geometry)[axis]
-    first = -(-padding // stride)
-    return first, max(first, min(geometry.output[axis], (room + padding - 1) // stride + 1))
+    first, repeats = -(-padding // stride), geometry.upsample[axis]
+    end = max(first, min(geometry.places[axis], (room + padding - 1) // stride + 1))
+    return first * repeats, end * repeats
 
 
 def _buffers(
@@ -420,7 +422,7 @@ def _reach(geometry: Geometry) -> tuple[int, int]:
 def _extent(geometry: Geometry) -> tuple[int, int]:
     """Return height and width of the smallest canvas that holds the image and every tap."""
     height, width = (
-        max(geometry.padding[a] + geometry.image[a], geometry.stride[a] * (geometry.output[a] - 1) + _reach(geometry)[a] + 1)
+        max(geometry.padding[a] + geometry.image[a], geometry.stride[a] * (geometry.places[a] - 1) + _reach(geometry)[a] + 1)
         for a in (0, 1)
     )
     return height, width
@@ -473,17 +475,39 @@ def _rounded_up(size: int, tile: int) -> int:
     return -(-size // tile) * tile
 
 
-def _raster(size: tuple[int, int], steps: tuple[int, int], tile: int, *, first: int = 0, rest: int = 0) -> Raster:
-    """Return the raster of a map of this size: ``first``, growing by ``steps`` along y and x; ``rest``: the number behind all positions."""
-    height, width = size
-    if height == 1 or steps[0] == steps[1] * width:  # one long row
-        height, width = -(-height * width // tile), tile
+def _raster(
+    size: tuple[int, int],
+    steps: tuple[int, int],
+    tile: int,
+    repeats: tuple[int, int] = (1, 1),
+    *,
+    first: int = 0,
+    rest: int = 0,
+) -> Raster:
+    """Return the raster of a map of this size.
+
+    Args:
+        size: rows and columns.
+        steps: growth along y and x, from one position, or group of positions, to the next.
+        tile: T.
+        repeats: neighbors along y and x that have the same number.
+        first: the first number.
+        rest: the number behind all positions.
+    """
+    height, columns = size
+    if repeats == (1, 1) and (height == 1 or steps[0] == steps[1] * columns):  # one long row
+        columns = tile
         steps = (steps[1] * tile, steps[1])
-    positions = size[0] * size[1]
+    width, positions = columns * repeats[0], size[0] * size[1]
+
+    def numbers(position: Table) -> Table:
+        row, place = np.divmod(position, width)
+        numbers: Table = first + row * steps[0] + place % columns // repeats[1] * steps[1]
+        return numbers
+
     last = positions // tile * tile
     left = np.arange(last, positions)
     tail = np.full(tile, rest)
-    tail[: len(left)] = first + left // width * steps[0] + left % width * steps[1]
-    row = np.arange(width + tile)
-    table = np.concatenate([first + row // width * steps[0] + row % width * steps[1], tail])
+    tail[: len(left)] = numbers(left)
+    table = np.concatenate([numbers(np.arange(width + tile)), tail])
     return Raster(width, steps[0], last, width + tile, table.astype(np.int64))
