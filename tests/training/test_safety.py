@@ -214,7 +214,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_layer(tmp_pa
 def test_every_batch_that_a_step_takes_must_have_a_finite_loss():
     strategy = SimpleNamespace(reduce_boolean_decision=lambda finite, all: finite)
     precision = SimpleNamespace(train_step_context=nullcontext)
-    trainer: Any = SimpleNamespace(strategy=strategy, precision_plugin=precision, current_epoch=0, global_step=4)
+    optimizers = [torch.optim.SGD([torch.zeros(1, requires_grad=True)])]  # not fused: it cannot leave out a step
+    trainer: Any = SimpleNamespace(
+        strategy=strategy, precision_plugin=precision, current_epoch=0, global_step=4, optimizers=optimizers, world_size=1
+    )
     module: Any = SimpleNamespace(network=nn.Flatten())
     watch = StopWhenDiverged()
     bad, good = torch.full((1, 2), float("nan")), torch.ones(1, 2)

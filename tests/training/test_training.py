@@ -358,9 +358,17 @@ def test_channels_last_is_the_format_of_weights_and_images():
         assert all((p.stride(1) == 1) == channels_last for p in kernels)
 
 
-def test_compile_is_of_the_network(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # it is traced all the same
+@pytest.mark.parametrize("mode", [True, "reduce-overhead"])
+def test_compile_is_of_the_network(monkeypatch: pytest.MonkeyPatch, mode: Any):
+    compile, modes = partial(torch.compile, backend="eager"), []  # it is traced all the same
+
+    def compiled(function: Any, mode: str | None) -> Any:
+        modes.append(mode)
+        return compile(function)
+
+    monkeypatch.setattr(torch, "compile", compiled)
     net, data = network(), Digits(batch_size=128)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
-    L.Trainer(accelerator="cpu", limit_val_batches=1, **quiet).validate(ImageClassifier(net, compile=True), data, verbose=False)  # type: ignore[arg-type]
+    L.Trainer(accelerator="cpu", limit_val_batches=1, **quiet).validate(ImageClassifier(net, compile=mode), data, verbose=False)  # type: ignore[arg-type]
     assert net._compiled_call_impl is not None
+    assert modes == [None if mode is True else mode]

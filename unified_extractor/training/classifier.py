@@ -14,7 +14,7 @@ from typing_extensions import override
 from unified_extractor.results.correct_images import packed
 from unified_extractor.training.callbacks.prediction_table import PredictionTable
 from unified_extractor.training.mixup import Mixup
-from unified_extractor.training.network_module import KernelMemory, NetworkModule
+from unified_extractor.training.network_module import Compilation, KernelMemory, NetworkModule
 from unified_extractor.training.optimization import Optimization
 
 Batch = tuple[Tensor, Tensor]
@@ -36,7 +36,8 @@ class ImageClassifier(NetworkModule):
         label_smoothing: label smoothing of the training loss, 0 to below 1.
         mixup: mixup and CutMix of the training images.
         channels_last: keep weights and images in that memory format.
-        compile: run the network through ``torch.compile``.
+        compile: run the network through ``torch.compile``; "reduce-overhead" also replays forward and backward as CUDA graphs, and
+            "max-autotune" tries several implementations of each product, see the modes of ``torch.compile``.
         kernel_memory: "store" dynamic kernels for backward, "recompute" them in backward to save memory, or "auto", the faster of
             both; "auto" leaves each layer as it is. See :class:`unified_extractor.UnifiedExtractor2d`.
         initial_weights: file of the weights from which training starts, with a new optimizer and schedule: the folder of a run or its
@@ -57,7 +58,7 @@ class ImageClassifier(NetworkModule):
         label_smoothing: float = 0.0,
         mixup: Mixup = Mixup(),
         channels_last: bool = False,
-        compile: bool = False,
+        compile: Compilation = False,
         kernel_memory: KernelMemory = "auto",
         initial_weights: str | None = None,
     ) -> None:

@@ -49,12 +49,12 @@ class Optimization:
                 f"learning_rate={self.learning_rate}"
             )
 
-    def build(self, network: nn.Module) -> Optimizer:
-        """Return the optimizer of a network's parameters."""
+    def build(self, network: nn.Module, *, fused: bool | None = None) -> Optimizer:
+        """Return the optimizer of a network's parameters; ``fused`` makes it one kernel for each group of them."""
         groups = parameter_groups(network, self)
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(groups, lr=self.learning_rate)
-        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=True)
+            return torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)
+        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=True, fused=fused)
 
     def schedule(self, optimizer: Optimizer, *, steps: int, warmup_steps: int) -> LRScheduler:
         """Return the schedule of the learning rate: it rises linearly for ``warmup_steps``, then falls along half a cosine

@@ -20,7 +20,7 @@ from unified_extractor.data.image_datasets import UNCOUNTED
 from unified_extractor.training.callbacks.label_map_pictures import LabelMapPictures
 from unified_extractor.training.callbacks.label_map_writer import LabelMapWriter
 from unified_extractor.training.errors import ConfigurationError
-from unified_extractor.training.network_module import KernelMemory, NetworkModule
+from unified_extractor.training.network_module import Compilation, KernelMemory, NetworkModule
 from unified_extractor.training.optimization import Optimization
 
 Batch = tuple[Tensor, Tensor]
@@ -43,7 +43,8 @@ class Segmenter(NetworkModule):
             frequencies divided by the class's own; ``inverse_log``, 1 / ln(1.02 + share of pixels). Frequencies are those of the
             training images, see :func:`unified_extractor.data.class_weights.weights_of_classes`.
         channels_last: keep weights and images in that memory format.
-        compile: run the network through ``torch.compile``.
+        compile: run the network through ``torch.compile``; "reduce-overhead" also replays forward and backward as CUDA graphs, and
+            "max-autotune" tries several implementations of each product, see the modes of ``torch.compile``.
         kernel_memory: "store" dynamic kernels for backward, "recompute" them in backward to save memory, or "auto", the faster of
             both; "auto" leaves each layer as it is. See :class:`unified_extractor.UnifiedExtractor2d`.
         initial_weights: file of the weights from which training starts, with a new optimizer and schedule: the folder of a run or its
@@ -62,7 +63,7 @@ class Segmenter(NetworkModule):
         optimization: Optimization = Optimization(),
         class_weights: WeightRule = "none",
         channels_last: bool = False,
-        compile: bool = False,
+        compile: Compilation = False,
         kernel_memory: KernelMemory = "auto",
         initial_weights: str | None = None,
     ) -> None:
