@@ -41,7 +41,7 @@ ALLOWED = {
         "results",
         "visualize",
     },
-    "benchmarks": {"spec", "presets", "data", "ops", "layers", "models", "profiling", "results", "benchmarks"},
+    "benchmarks": {"spec", "presets", "data", "ops", "layers", "models", "profiling", "results", "training", "benchmarks"},
     "sweeps": {"recipes", "spec", "named_specs", "data", "training", "profiling", "results", "sweeps"},
     "commands": {
         "recipes",

@@ -28,7 +28,7 @@ def test_the_list_says_what_would_run_and_nothing_runs(in_empty_folder: Path, ca
     text = capsys.readouterr().out
     assert [line.split()[0] for line in text.splitlines()[:2]] == ["values", "tests"]
     assert not list(in_empty_folder.iterdir())
-    assert sum(part.seconds for part in PARTS) < 640  # a part that is cut short leaves time to those behind it
+    assert sum(part.seconds for part in PARTS) <= 680  # a part that is cut short leaves time to those behind it
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "floors: what binds these kernels, from the files of code and gpu in the folder of --output; "
         "host: the time of a call before it computes; kernel_memory: layers on the CPU that recompute their "
         "dynamic kernel, beside the same layers that store it; models: count the costs of the networks, measure nothing; "
-        "train: the time to load training images",
+        "train: the time to load training images, and a training step of the published frames beside the sum of its kernels' times",
     )
     parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
@@ -142,15 +142,20 @@ def _models(output: Path, only: str, parser: argparse.ArgumentParser) -> int:
 
 def _train(given: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Time the loading of training batches and the training steps, on the GPU if there is one. Return the exit code."""
+    from unified_extractor.benchmarks import training_step  # here: it needs what training needs
+
     output = given.output or Path("bench-train.json")
     _check_output(output, parser)
     device = torch.device("cpu" if without_gpu() else "cuda")
     meter = CpuMeter() if device.type == "cpu" else GpuMeter()
     torch.set_num_threads(given.threads)
+    frames = training_step.runnable(device)
+    chosen = _chosen([*training_input.CASES, *frames], given.only, parser)
     result: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": meter.machine(), "repeats": given.repeats}
-    chosen = _chosen(training_input.CASES, given.only, parser)
-    result["cases"] = [training_input.measured(name, training_input.CASES[name], given.repeats, meter, device) for name in chosen]
-    _write(output, result, training_input.markdown(result))
+    cases = [name for name in chosen if name in training_input.CASES]
+    result["cases"] = [training_input.measured(name, training_input.CASES[name], given.repeats, meter, device) for name in cases]
+    result["frames"] = [training_step.measured(name, frames[name], given.repeats, device) for name in chosen if name in frames]
+    _write(output, result, training_input.markdown(result) + training_step.markdown(result["frames"], result["machine"]))
     return 0
 
 

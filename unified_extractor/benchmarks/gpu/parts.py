@@ -33,11 +33,17 @@ PARTS = (
     ),
     Part("values", 100, "values and gradients of every kernel at small and odd shapes in poisoned memory; rates of the machine"),
     Part("speed-bfloat16", 100, "the thirteen cases in bfloat16, replayed as CUDA graphs over rotated inputs"),
-    Part("speed-float32", 80, "the same in float32"),
+    Part("speed-float32", 70, "the same in float32"),
     Part(
         "rivals",
-        90,
+        80,
         "the cases beside compiled formulations, torchvision, natten and DCNv4 where they are installed, in bfloat16",
+    ),
+    Part(
+        "frames",
+        70,
+        "training steps of ResNet-20, FastNet-S and, if there is time, ResNet-56 beside the sum of their kernels' times, as they are "
+        "and as CUDA graphs",
     ),
     Part("counters", 40, "hardware counters of one step of six cases, by ncu where it runs"),
     Part("tests", 120, "the tests that only a GPU runs"),

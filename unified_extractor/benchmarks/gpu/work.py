@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from unified_extractor.benchmarks.gpu import compilation, counters, gpu_tests, speed, values
+from unified_extractor.benchmarks.gpu import compilation, counters, frames, gpu_tests, speed, values
 
 WORKS: dict[str, Callable[[Path, bool], None]] = {
     "compile": compilation.run,
@@ -12,6 +12,7 @@ WORKS: dict[str, Callable[[Path, bool], None]] = {
     "speed-bfloat16": speed.run_bfloat16,
     "speed-float32": speed.run_float32,
     "rivals": speed.run_rivals,
+    "frames": frames.run,
     "counters": counters.run,
     "tests": gpu_tests.run,
 }
