@@ -10,6 +10,7 @@ import unified_extractor as ux
 from tests.support.preset_formulas import assert_backend_equals_reference, layer_of
 from unified_extractor import presets
 from unified_extractor.analysis import cost
+from unified_extractor.ops import dispatch
 from unified_extractor.spec import DynamicKernel, ExtractorSpec, Offsets
 
 
@@ -99,3 +100,20 @@ def test_the_cost_counts_a_product_for_each_channel_of_the_guide_and_each_head()
     counted = cost(layer, (4, 5, 7)).multiply_adds_by_part
     assert counted["generator"] == 9 * 35 * (5 + 1)
     assert counted["operator"] == 9 * 35 * (4 * 6 + 4)
+
+
+@pytest.mark.parametrize("backend", [name for name, reason in ux.backends().items() if reason is None])
+def test_small_distances_of_large_values_keep_their_digits_in_float32(backend, monkeypatch):
+    """Values of a thousand, whose squares leave float32 an error of a tenth: as differences give it in float64, with the gradient."""
+    choose = dispatch._choose
+    monkeypatch.setattr(dispatch, "_choose", lambda call, _, memory: choose(call, backend, memory))
+    torch.manual_seed(0)
+    halves = 1000 * torch.tensor([1.0, 1, 1, 1, -1, -1, -1])
+    guide = (halves + torch.randn(2, 4, 8, 7)).requires_grad_()
+    exact = guide.detach().double().requires_grad_()
+    inside = (..., slice(1, -1), slice(1, -1))
+    kernel = ux.UnifiedExtractor2d(4, 4, presets.pac(3)).generate(guide)[1][:, 0][inside]
+    expected = gaussians(exact, 3, 1, 1)[:, 0][inside]
+    torch.testing.assert_close(kernel.double(), expected, rtol=1e-5, atol=1e-7)
+    (grad,), (expected_grad,) = (torch.autograd.grad(k.sum(), x) for k, x in ((kernel, guide), (expected, exact)))
+    torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-4, atol=1e-4)

@@ -18,8 +18,9 @@ def gaussian_exponents(
     """Return minus half the squared distance between the center of every window and its taps, summed over the channels of a head.
 
     It is computed as products, ``f_i . f_j - |f_j|^2 / 2 - |f_i|^2 / 2``, so that no difference of every channel and tap is stored. The
-    distance does not change when a constant is subtracted from all values; the mean is, which leaves the products no more digits than
-    they need. A tap outside the image, where the operator samples zero anyway, has the value of no distance.
+    products of large values have no digits left for small distances in float32: they are float64 where the device has it. The distance
+    does not change when a constant is subtracted from all values; the mean is. A tap outside the image, where the operator samples zero
+    anyway, has the value of no distance.
 
     Args:
         feature: image whose values are compared, ``[B, R, H, W]``.
@@ -34,14 +35,13 @@ def gaussian_exponents(
     Source: Su et al., Pixel-Adaptive Convolutional Neural Networks (CVPR 2019).
     """
     with full_precision(feature):
-        wide = feature.to(precision(feature))
-        wide = wide - wide.mean((2, 3), keepdim=True).detach()
-        by_head = wide.unflatten(1, (heads, -1))
-        halves = by_head.square().sum(2) / 2  # [B, G, H, W]
-        keys = torch.cat([by_head, -halves.unsqueeze(2)], 2).flatten(1, 2)
-        queries = torch.cat([by_head, torch.ones_like(halves).unsqueeze(2)], 2).flatten(1, 2)
-        products = similarity(
-            at_centers(queries, stride), keys, kernel_size, heads=heads, offsets=offsets, stride=stride, dilation=dilation
-        )
-        exponents = products - at_centers(halves, stride).unsqueeze(2)
-        return exponents - exponents.detach().clamp(min=0)  # no distance is negative, the rounding of large products may be
+        wide, dtype = feature.to(precision(feature)), torch.float32 if feature.device.type == "mps" else torch.float64
+        mean = wide.detach().to(dtype).mean((2, 3), keepdim=True)
+        key, query = ((f.to(dtype) - mean).unflatten(1, (heads, -1)) for f in (wide, at_centers(wide, stride)))
+        key_halves, query_halves = (f.square().sum(2, keepdim=True) / 2 for f in (key, query))  # [B, G, 1, H or Ho, W or Wo]
+        keys = torch.cat([key, -key_halves], 2).flatten(1, 2)
+        queries = torch.cat([query, torch.ones_like(query_halves)], 2).flatten(1, 2)
+        products = similarity(queries, keys, kernel_size, heads=heads, offsets=offsets, stride=stride, dilation=dilation)
+        exponents = products - query_halves
+        exponents = exponents - exponents.detach().clamp(min=0)  # no distance is negative, the rounding of large products may be
+        return exponents.to(wide.dtype)
