@@ -51,6 +51,19 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(call, message):
         call()
 
 
+def test_an_operator_that_is_a_module_of_several_extractors_is_pointed_to(capsys):
+    pointer = "VAN's large kernel attention is two windows in a row, .* unified_extractor.layers.LargeKernelAttention"
+    with pytest.raises(AttributeError, match=f"no attribute 'visual_attention': {pointer}"):
+        _ = ux.presets.visual_attention
+    with pytest.raises(ValueError, match=f"no preset 'visual_attention': {pointer}"):
+        ux.UnifiedExtractor2d(8, 8, "visual_attention")
+    with pytest.raises(SystemExit):
+        main(["describe", "visual_attention"])
+    assert "unified_extractor.layers.LargeKernelAttention" in capsys.readouterr().err
+    with pytest.raises(AttributeError, match="no attribute 'involutoin', did you mean involution"):
+        _ = ux.presets.involutoin
+
+
 def test_an_unknown_field_of_a_spec_is_refused_with_the_nearest_one():
     for call, message in (
         (lambda: ux.ExtractorSpec(kernal_size=3), "ExtractorSpec has no field 'kernal_size', did you mean kernel_size?"),

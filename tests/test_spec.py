@@ -55,6 +55,8 @@ def test_a_spec_is_read_from_the_files_of_the_configurations(tmp_path):
     assert ExtractorSpec.from_yaml(folder / "extractor" / "involution.yaml") == presets.involution()
     assert ExtractorSpec.from_yaml(folder / "digits" / "unified.yaml") == presets.unified()
     assert ExtractorSpec.from_yaml(folder / "image_folder" / "unified.yaml") == presets.unified()  # names the file of its spec
+    (tmp_path / "run.yaml").write_text("model: {network: {init_args: {spec: involution(kernel_size=3)}}}")
+    assert ExtractorSpec.from_yaml(tmp_path / "run.yaml") == presets.involution(3)
     for text, error, message in (
         ("kernal_size: 3", TypeError, r"bad\.yaml: ExtractorSpec has no field 'kernal_size', did you mean kernel_size"),
         ("combine: add", ValueError, r"bad\.yaml: static_kernel"),
@@ -62,6 +64,11 @@ def test_a_spec_is_read_from_the_files_of_the_configurations(tmp_path):
         ("model: 3", ValueError, r"bad\.yaml must hold the fields of one spec, got NoneType"),
         ("a: [1", ValueError, r"bad\.yaml is no YAML"),
         ("model: {network: {init_args: {spec: bad.yaml}}}", ValueError, r"bad\.yaml names itself"),
+        (
+            "model: {network: {init_args: {spec: involutoin}}}",
+            ValueError,
+            r"bad\.yaml: spec: no preset .* did you mean involution",
+        ),
     ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(error, match=message):

@@ -23,6 +23,12 @@ class Config:
     def _check(self) -> None:
         """Raise ``ValueError`` for values that contradict each other."""
 
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Take the fields that were pickled; those that an earlier version did not have are at their defaults."""
+        _check_fields(type(self), state, f"pickled {type(self).__name__}", ValueError)
+        for item in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, item.name, state[item.name] if item.name in state else _default(item))
+
     def __repr__(self) -> str:
         """Return the call that makes this object, without arguments at their defaults."""
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"

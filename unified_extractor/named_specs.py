@@ -9,13 +9,20 @@ from typing import Any
 
 import unified_extractor.presets as presets
 from unified_extractor.names import did_you_mean
-from unified_extractor.spec import ExtractorSpec, spec_in
+from unified_extractor.spec import ExtractorSpec
 
 
 def preset_names() -> list[str]:
     """Return the names of the published operators in ``presets``."""
     functions = {name: value for name, value in vars(presets).items() if inspect.isfunction(value) and not name.startswith("_")}
     return [name for name, function in functions.items() if function.__module__ == presets.__name__]
+
+
+def instead_of(name: str) -> str:
+    """Return the end of a message about a name that is no preset: the module that has the operator, or the nearest preset, or all."""
+    if name in presets.MODULES:
+        return f": {presets.MODULES[name]}"
+    return did_you_mean(name, preset_names()) or f"; the presets are {', '.join(preset_names())}"
 
 
 def preset_spec(name: str, *arguments: Any, **options: Any) -> ExtractorSpec:
@@ -26,8 +33,7 @@ def preset_spec(name: str, *arguments: Any, **options: Any) -> ExtractorSpec:
         TypeError: a value of the wrong type.
     """
     if name not in preset_names():
-        nearest = did_you_mean(name, preset_names()) or f"; the presets are {', '.join(preset_names())}"
-        raise ValueError(f"no preset {name!r}{nearest}")
+        raise ValueError(f"no preset {name!r}{instead_of(name)}")
     preset: Callable[..., ExtractorSpec] = getattr(presets, name)
     parameters = inspect.signature(preset).parameters
     if unknown := [option for option in options if option not in parameters]:
@@ -124,14 +130,19 @@ def as_spec(value: ExtractorSpec | str | Path | Mapping[str, Any], name: str = "
     if not isinstance(value, str | Path):
         raise TypeError(f"{name} must be an ExtractorSpec or a preset's name, got {value!r} of type {type(value).__name__}")
     if Path(value).suffix.lower() in (".yaml", ".yml", ".json"):
-        file, text = spec_in(value)
-        if not isinstance(text, str):
-            return ExtractorSpec.from_yaml(file)
-        name, value = f"{file}: spec", text  # a run's configuration that names a preset
+        return ExtractorSpec.from_yaml(value)
+    return _named(str(value), name)
+
+
+def _named(text: str, name: str) -> ExtractorSpec:
+    """Return the spec of a preset's name or call; ``name`` is that of the argument or file that has it, for messages."""
     try:
-        return spec_from_text(str(value))
+        return spec_from_text(text)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
+
+
+ExtractorSpec._from_text = staticmethod(_named)  # type: ignore[method-assign]
 
 
 def is_preset(value: Any) -> bool:

@@ -6,7 +6,7 @@ no meaning.
 
 import math
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from unified_extractor.names import did_you_mean, suggesting_arguments
 from unified_extractor.spec import (
@@ -20,6 +20,11 @@ from unified_extractor.spec import (
     StaticKernel,
 )
 
+MODULES = {
+    "visual_attention": "VAN's large kernel attention is two windows in a row, which no spec says: it is the module of two extractors "
+    "unified_extractor.layers.LargeKernelAttention(channels)"
+}
+"""Published operators that are looked for here and are modules of several extractors."""
 GateActivation = Literal["identity", "sigmoid", "silu", "gelu"]
 RelativePosition = bool | Literal["query"]
 
@@ -560,3 +565,10 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
     if min(values) < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
     return values
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise ``AttributeError`` for a preset that there is not; it says where the operator is instead, or the nearest preset."""
+    own = [one for one, value in globals().items() if getattr(value, "__module__", "") == __name__ and not one.startswith("_")]
+    instead = f": {MODULES[name]}" if name in MODULES else did_you_mean(name, own)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{instead}")

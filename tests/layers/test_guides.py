@@ -177,3 +177,37 @@ def test_a_layer_with_a_guide_prints_as_the_call_that_makes_it_and_starts_anew()
     before = layer.kernel.head.weight.clone()
     layer.reset_parameters()
     assert not torch.equal(layer.kernel.head.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [
+        (SPECS["involution"], (9, 10)),
+        (SPECS["deformable convolution"], (9, 10)),
+        (SPECS["fold"], (9, 10)),
+        (presets.neighborhood_attention(5, 2), (3, 7)),
+    ],
+)
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_a_layer_in_a_convolutions_place_has_the_guide_at_the_places_of_the_image(spec, size, padding_mode):
+    """Under every border that it puts around an image: a guide that is the image itself changes nothing, another is linear in the image."""
+    torch.manual_seed(0)
+    options = {"margin": (1, 0), "padding_mode": padding_mode}
+    plain = ux.ExtractorConv2d(8, 6, spec, 2, **options).double().eval()
+    x, other, guide = normal(2, 8, *size), normal(2, 8, *size), normal(2, 4, *size)
+    torch.testing.assert_close(plain(x, x), plain(x))
+    layer = ux.ExtractorConv2d(8, 6, replace(spec, projection=PLAIN), 2, **options, guide_channels=4).double().eval()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(2 * x - other, guide), 2 * layer(x, guide) - layer(other, guide))
+    assert "guide_channels=4" in repr(layer)
+    assert cost(layer, (8, *size)).multiply_adds > 0
+    with pytest.raises(ValueError, match=rf"guide must have shape \[2, 4, {size[0]}, {size[1]}\], got \[2, 4, {size[0] - 1}, "):
+        layer(x, guide[:, :, 1:])
+
+
+def test_no_convolution_is_replaced_by_a_layer_that_needs_a_guide():
+    joint = replace(presets.carafe(2, 3), generator=Generator(guide="output"))
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    for refused in (lambda: ux.replace_convolutions(network, joint), lambda: ux.ExtractorConv2d(4, 4, joint)):
+        with pytest.raises(ValueError, match=r"generator\.guide='output' and spec\.upsample are .* got upsample=2"):
+            refused()

@@ -1,5 +1,7 @@
 """Layers whose dynamic kernel is recomputed: the switch changes memory and time, not values."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -216,6 +218,23 @@ def test_a_layer_pickled_before_there_was_a_switch_runs():
     layer = ux.UnifiedExtractor2d(32, 32, presets.involution(3))
     del layer.__dict__["kernel_memory"]
     assert layer(torch.randn(1, 32, 8, 8)).shape == (1, 32, 8, 8)
+
+
+def test_a_layer_that_an_earlier_version_pickled_is_refused_in_one_line_and_its_spec_is_read():
+    layer = ux.UnifiedExtractor2d(32, 32, presets.involution(3))
+    older = layer.__dict__.copy()
+    del older["guide_channels"]
+    older["_modules"] = {"kernel": copy.copy(layer.kernel)}
+    for state in (older, {name: value for name, value in layer.__dict__.items() if name != "guide_channels"}):
+        with pytest.raises(ValueError, match=r"this UnifiedExtractor2d was pickled by an earlier version .* load its state_dict"):
+            layer.__class__.__new__(layer.__class__).__setstate__(state)
+    assert copy.deepcopy(layer).spec == layer.spec
+    fields = {name: value for name, value in vars(layer.spec).items() if name not in ("channel_kernel", "upsample")}
+    spec = ux.ExtractorSpec.__new__(ux.ExtractorSpec)
+    spec.__setstate__(fields)
+    assert spec == layer.spec
+    with pytest.raises(ValueError, match="pickled ExtractorSpec has no field 'kernal_size', did you mean kernel_size"):
+        spec.__setstate__({"kernal_size": 3})
 
 
 @pytest.mark.parametrize("value", ["fused", True, 1, None])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -317,6 +318,22 @@ def test_the_decoder_upsamples_by_an_extractor(upsampler):
     assert expected.shape[2:] == maps[0].shape[2:]
     with pytest.raises(ValueError, match="upsampler must double the size of a map, got upsample=1"):
         models.SegmentationNet(models.rednet26(), 4, upsampler="involution")
+
+
+def test_a_joint_upsampler_of_the_decoder_has_the_map_of_the_doubled_size_as_its_guide():
+    joint = replace(ux.presets.carafe(2, 3), generator=ux.Generator(guide="output"))
+    backbone = models.ExtractorNet(5, "convolution", widths=[4, 6, 8], depths=[1, 1, 1], stem_stride=2)
+    decoder = models.SegmentationNet(backbone, 4, channels=8, upsampler=joint).eval().decoder
+    maps = [torch.randn(1, channels, *size) for channels, size in ((4, (11, 15)), (6, (6, 8)), (8, (3, 4)))]
+    fine, middle, coarse = (project(each) for project, each in zip(decoder.project, maps, strict=True))
+    fine = F.interpolate(fine, (12, 16), mode="bilinear")
+    finest = [fine, decoder.upsample[1][0](middle, fine)]
+    finest.append(decoder.upsample[2][1](decoder.upsample[2][0](coarse, middle), fine))
+    at_one_size = [F.interpolate(each, (11, 15), mode="bilinear") for each in finest]
+    at_one_size[0] = decoder.project[0](maps[0])
+    torch.testing.assert_close(decoder(maps), decoder.classify(decoder.fuse(torch.cat(at_one_size, 1))))
+    with pytest.raises(ValueError, match=r"upsampler with generator\.guide='output' needs a map of every size, .* 0, 2 times"):
+        models.segmentation.MLPDecoder([4, 8], [0, 2], 8, 4, 0.0, joint)
 
 
 def test_a_module_is_loaded_from_nothing_but_its_checkpoint(trained):

@@ -9,7 +9,7 @@ from typing import Any
 
 from unified_extractor.description import describe
 from unified_extractor.layers import UnifiedExtractor2d
-from unified_extractor.named_specs import as_spec, preset_names, preset_spec
+from unified_extractor.named_specs import as_spec, instead_of, preset_names, preset_spec
 from unified_extractor.names import did_you_mean
 from unified_extractor.profiling.cost import cost
 from unified_extractor.recipes import as_file
@@ -64,8 +64,7 @@ def read_spec(extractor: str, options: Sequence[str] = ()) -> ExtractorSpec:
     if Path(extractor).suffix in (".yaml", ".yml") or "(" in extractor:
         return _with_fields(as_spec(extractor), changes)
     if extractor not in preset_names():
-        presets_are = did_you_mean(extractor, preset_names()) or f"; the presets are {', '.join(preset_names())}"
-        raise ValueError(f"neither a YAML file nor a preset{presets_are}")
+        raise ValueError(f"neither a YAML file nor a preset{instead_of(extractor)}")
     fields = {name: changes.pop(name) for name in list(changes) if "." in name}
     return _with_fields(preset_spec(extractor, **changes), fields)
 

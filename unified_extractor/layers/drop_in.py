@@ -1,5 +1,6 @@
 """A layer with the contract of a convolution, channels and stride, for every spec."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
@@ -31,6 +32,8 @@ class ExtractorConv2d(nn.Module):
         margin: pixels that the map loses at stride 1, an int or (y, x): ``dilation*(kernel_size - 1) - 2*padding`` of a convolution,
             0 where it keeps the size. None: as ``spec.padding`` says.
         padding_mode: values outside the image that taps see, as of ``torch.nn.Conv2d``.
+        guide_channels: channels of the guide, another map from which ``forward(x, guide)`` generates kernels and offsets, of the image's
+            size. None: those of the image, and the guide may be left out.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, (H - margin - 1)//stride + 1, (W - margin - 1)//stride + 1]``, without a margin
@@ -52,6 +55,7 @@ class ExtractorConv2d(nn.Module):
         *,
         margin: Pair | None = None,
         padding_mode: PaddingMode = "zeros",
+        guide_channels: int | None = None,
     ) -> None:
         super().__init__()
         spec = as_spec(spec)
@@ -66,7 +70,8 @@ class ExtractorConv2d(nn.Module):
         ]
         self._frames = tuple(_frame(*sizes) for sizes in zip(self.margin, as_pair(stride), reach, strict=True))
         inner = out_channels if _changes_channels(spec) else in_channels
-        self.extractor = placed_extractor(in_channels, inner, replace(spec, padding="same"), stride)
+        same = replace(spec, padding="same")
+        self.extractor = placed_extractor(in_channels, inner, same, stride, guide_channels=guide_channels)
         self.projection = nn.Identity() if inner == out_channels else nn.Conv2d(inner, out_channels, 1, bias=False)
 
     @property
@@ -74,31 +79,47 @@ class ExtractorConv2d(nn.Module):
         """Return the extractor, without what pads or pools around it."""
         return next(part for part in self.extractor.modules() if isinstance(part, UnifiedExtractor2d))
 
+    def guide_shape(self, input_shape: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the shape of the guide that ``forward`` needs beside an image of shape ``[B, C, H, W]``; None where it needs none."""
+        return self.layer.guide_shape(input_shape)
+
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as in the constructor."""
         self.layer.reset_parameters()
         if isinstance(self.projection, nn.Conv2d):
             self.projection.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``[B, O, H', W']`` for an image ``[B, C, H, W]``."""
-        if (node := traced_as_leaf(self, x)) is not None:
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Return ``[B, O, H', W']`` for an image ``[B, C, H, W]``.
+
+        Args:
+            x: image that is sampled.
+            guide: map that kernels and offsets come from, ``[B, guide_channels, H, W]``; None: the image.
+        """
+        if (node := traced_as_leaf(self, x, guide)) is not None:
             return node
         plain = self.margin == (0, 0) and self.padding_mode == "zeros"
-        return self.projection(self.extractor(x) if plain else self._within_margin(x))
+        return self.projection(self.extractor(x, guide) if plain else self._within_margin(x, guide))
 
-    def _within_margin(self, x: Tensor) -> Tensor:
+    def _within_margin(self, x: Tensor, guide: Tensor | None) -> Tensor:
         """Return the extractor's map at those windows that a convolution with this margin has."""
         if x.shape[2] <= self.margin[0] or x.shape[3] <= self.margin[1]:
             raise ValueError(f"x must be larger than margin={self.margin}, got shape {list(x.shape)}")
         rows, columns = self._frames
-        x = F.pad(x, (*columns.border, *rows.border), "constant" if self.padding_mode == "zeros" else self.padding_mode)
-        y = self.extractor(F.pad(x, (*columns.zeros, *rows.zeros)))
+        guide = None if guide is None else self._framed(self.layer.source(x, guide))
+        y = self.extractor(self._framed(x), guide)
         return y[:, :, rows.dropped[0] : y.shape[2] - rows.dropped[1], columns.dropped[0] : y.shape[3] - columns.dropped[1]]
+
+    def _framed(self, x: Tensor) -> Tensor:
+        """Return a map with the border that the padding mode fills, and zeros around it."""
+        rows, columns = self._frames
+        x = F.pad(x, (*columns.border, *rows.border), "constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return F.pad(x, (*columns.zeros, *rows.zeros))
 
     def __repr__(self) -> str:
         """Return the call that makes this layer."""
         options = {"stride": (self.stride, 1), "margin": (self.margin, (0, 0)), "padding_mode": (self.padding_mode, "zeros")}
+        options["guide_channels"] = (self.layer.guide_channels, self.in_channels)
         given = "".join(f", {name}={value!r}" for name, (value, default) in options.items() if value != default)
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, {self.layer.spec!r}{given})"
 

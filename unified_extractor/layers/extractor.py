@@ -210,6 +210,24 @@ class UnifiedExtractor2d(nn.Module):
             y = modulated(y, self._modulation(x), self.spec.modulation)
         return self.projection(y) if self.spec.projection.output != "none" else y
 
+    def source(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Return the map that kernels and offsets come from: the guide where there is one, else the image.
+
+        Raises:
+            ValueError, TypeError: a guide that is missing or does not fit.
+        """
+        return source_of_kernels(self.spec, x, guide, self.guide_channels, self.geometry(x))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes that were pickled. Raise ``ValueError`` for those of an earlier version, whose layers had other ones."""
+        super().__setstate__(state)
+        older = "channel_kernel" not in {**vars(self), **self._modules} or any("spec" in vars(part) for part in self.children())
+        if older or "guide_channels" not in vars(self):
+            raise ValueError(
+                f"this {type(self).__name__} was pickled by an earlier version of unified_extractor, whose layers had other attributes: "
+                "build the layer anew and load its state_dict"
+            )
+
     def __prepare_scriptable__(self) -> NoReturn:
         """Raise ``NotImplementedError`` when ``torch.jit.script`` compiles this layer."""
         refuse_scripting(self)

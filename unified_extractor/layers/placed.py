@@ -24,17 +24,19 @@ class RoomForWindows(nn.Module):
         kernel_size, dilation = as_pair(spec.kernel_size), as_pair(spec.dilation)
         self.least = (kernel_size[0] * dilation[0], kernel_size[1] * dilation[1])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return what the extractor gives for ``[B, C, H, W]``."""
-        if (node := traced_as_leaf(self, x)) is not None:
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Return what the extractor gives for ``[B, C, H, W]``, and a guide of the same size."""
+        if (node := traced_as_leaf(self, x, guide)) is not None:
             return node
         size = x.shape[2:]
         below, right = (torch.sym_max(window, extent) - extent for window, extent in zip(self.least, size, strict=True))
         if not is_recorded() and not below and not right:  # a recorded program has both for all sizes
-            return self.extractor(x)
+            return self.extractor(x, guide)
         down = as_pair(self.extractor.downsampling)
         height, width = ((extent - 1) // step + 1 for extent, step in zip(size, down, strict=True))
-        y = self.extractor(F.pad(x, (0, right, 0, below)))  # type: ignore[arg-type]
+        if guide is not None:
+            guide = F.pad(self.extractor.source(x, guide), (0, right, 0, below))  # type: ignore[arg-type]
+        y = self.extractor(F.pad(x, (0, right, 0, below)), guide)  # type: ignore[arg-type]
         if not is_recorded():
             return y[:, :, :height, :width]
         for axis, extent in ((2, height), (3, width)):  # a slice would be guarded by a rule that no exporter proves
@@ -42,16 +44,43 @@ class RoomForWindows(nn.Module):
         return y
 
 
+class PooledExtractor(nn.Sequential):
+    """An extractor and an average behind it."""
+
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Return the average of what the extractor gives for ``[B, C, H, W]`` and a guide."""
+        extractor, pool = self
+        pooled: Tensor = pool(extractor(x, guide))
+        return pooled
+
+
+def check_no_upsampling(spec: ExtractorSpec) -> None:
+    """Raise ``ValueError`` for a spec that upsamples the map."""
+    if as_pair(spec.upsample) == (1, 1):
+        return
+    if spec.generator.guide == "output":
+        raise ValueError(
+            "generator.guide='output' and spec.upsample are of a layer that is given a guide and makes a finer map, not of the place of a "
+            f"convolution: take UnifiedExtractor2d, got upsample={spec.upsample}"
+        )
+    raise ValueError(f"spec.upsample must be 1 in the place of a convolution, got upsample={spec.upsample}")
+
+
 def check_keeps_size(spec: ExtractorSpec) -> None:
     """Raise ``ValueError`` for a padding that changes the size of the map, or a spec that upsamples it."""
-    if as_pair(spec.upsample) != (1, 1):
-        raise ValueError(f"spec.upsample must be 1 in the place of a convolution, got upsample={spec.upsample}")
+    check_no_upsampling(spec)
     if not spec.keeps_size:
         raise ValueError(f"spec.padding must be 'same' or what keeps the map's size in a network, got padding={spec.padding}")
 
 
 def placed_extractor(
-    in_channels: int, out_channels: int, spec: ExtractorSpec, stride: Pair = 1, *, shrink: bool = True
+    in_channels: int,
+    out_channels: int,
+    spec: ExtractorSpec,
+    stride: Pair = 1,
+    *,
+    shrink: bool = True,
+    guide_channels: int | None = None,
 ) -> nn.Module:
     """Return an extractor of any spec for one place in a network, with a map of the size that the place needs.
 
@@ -62,6 +91,7 @@ def placed_extractor(
         stride: pixels between windows, an int or (y, x).
         shrink: whether the map becomes smaller by ``stride``. With it, a fold, whose map keeps its size, is followed by an average
             over ``stride x stride`` pixels. Without it, a gather has stride 1, and only the windows of a fold are ``stride`` apart.
+        guide_channels: channels of the guide, as of :class:`UnifiedExtractor2d`.
 
     Shape:
         ``[B, C, H, W]`` to ``[B, O, ceil(H/stride), ceil(W/stride)]``, or to ``[B, O, H, W]`` without ``shrink``.
@@ -71,8 +101,10 @@ def placed_extractor(
     """
     check_keeps_size(spec)
     fold = spec.aggregation == "fold"
-    extractor = UnifiedExtractor2d(in_channels, out_channels, spec, stride if shrink or fold else 1)
+    extractor = UnifiedExtractor2d(
+        in_channels, out_channels, spec, stride if shrink or fold else 1, guide_channels=guide_channels
+    )
     placed = RoomForWindows(extractor) if spec.offsets.kind == "window_shift" else extractor
     if fold and shrink and as_pair(stride) != (1, 1):
-        return nn.Sequential(placed, AveragePool(stride))
+        return PooledExtractor(placed, AveragePool(stride))
     return placed

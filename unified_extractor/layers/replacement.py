@@ -11,6 +11,7 @@ from torch import nn
 
 from unified_extractor.layers.drop_in import ExtractorConv2d
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.layers.placed import check_no_upsampling
 from unified_extractor.named_specs import as_spec, is_preset
 from unified_extractor.names import did_you_mean
 from unified_extractor.spec import ExtractorSpec, as_pair
@@ -64,7 +65,7 @@ def replace_convolutions(network: nn.Module, spec: Specs, where: Where | None = 
         module in several places is replaced once and stays shared.
 
     Raises:
-        ValueError: ``where`` chooses no convolution, or the network is itself one.
+        ValueError: ``where`` chooses no convolution, the network is itself one, or the spec upsamples or needs a guide.
         TypeError: an argument of another type.
     """
     if not isinstance(network, nn.Module):
@@ -143,6 +144,7 @@ def _spec_of(spec: Specs) -> Callable[[nn.Conv2d], ExtractorSpec | str | None]:
     if callable(spec) and not isinstance(spec, nn.Module) and not is_preset(spec):
         return spec
     one = as_spec(spec)  # type: ignore[arg-type]
+    check_no_upsampling(one)
     return lambda convolution: one
 
 

@@ -3,7 +3,7 @@
 Source: Xie et al., SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers (NeurIPS 2021), section 3.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,11 @@ class MLPDecoder(nn.Module):
         channels: channels to which every map is brought, and of the fused map.
         num_classes: classes of a pixel.
         drop_rate: dropout of whole channels before the classifier.
-        upsampler: extractor that doubles the size of a map, one for each doubling; None: bilinear interpolation.
+        upsampler: extractor that doubles the size of a map, one for each doubling; None: bilinear interpolation. With
+            ``generator.guide="output"`` its guide is the map of the doubled size.
+
+    Raises:
+        ValueError: no map has the size of a guide.
 
     Shape:
         Maps ``[B, C_i, h_i, w_i]`` to logits ``[B, num_classes, h, w]``, where ``h`` and ``w`` are those of the first map.
@@ -46,6 +50,14 @@ class MLPDecoder(nn.Module):
         super().__init__()
         self.project = nn.ModuleList(nn.Conv2d(each, channels, 1) for each in in_channels)
         self.upsample = nn.ModuleList(_doublings(count, channels, upsampler) for count in doublings)
+        self.doublings = list(doublings)
+        self.is_guided = upsampler is not None and upsampler.generator.guide == "output"
+        missing = set(range(max(doublings))) - set(doublings)
+        if self.is_guided and missing:
+            raise ValueError(
+                "upsampler with generator.guide='output' needs a map of every size, each half of the one before, got maps whose sizes are "
+                f"doubled {', '.join(map(str, doublings))} times"
+            )
         self.fuse = convolution_norm(channels * len(in_channels), channels)
         self.dropout = nn.Dropout2d(drop_rate)
         self.classify = nn.Conv2d(channels, num_classes, 1)
@@ -53,9 +65,21 @@ class MLPDecoder(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Return logits ``[B, num_classes, h, w]``."""
         size = maps[0].shape[2:]
-        steps = zip(self.project, self.upsample, maps, strict=True)
-        projected = [resized(upsample(project(each)), size) for project, upsample, each in steps]
-        return self.classify(self.dropout(self.fuse(torch.cat(projected, 1))))
+        projected = [project(each) for project, each in zip(self.project, maps, strict=True)]
+        finest = [resized(self._upsampled(place, projected), size) for place in range(len(maps))]
+        return self.classify(self.dropout(self.fuse(torch.cat(finest, 1))))
+
+    def _upsampled(self, place: int, projected: list[Tensor]) -> Tensor:
+        """Return a map whose size is doubled as often as its place asks for; a guide is the map of the doubled size."""
+        x = projected[place]
+        extractors: Iterable[nn.Module] = self.upsample[place].children()
+        for step, extractor in enumerate(extractors, 1):
+            guide = None
+            if self.is_guided:
+                finer = projected[self.doublings.index(self.doublings[place] - step)]
+                guide = resized(finer, (2 * x.shape[2], 2 * x.shape[3]))  # an odd size is one less than the double
+            x = extractor(x, guide)
+        return x
 
 
 class SegmentationNet(nn.Module):
@@ -67,7 +91,8 @@ class SegmentationNet(nn.Module):
         channels: channels of the decoder; 256 in SegFormer-B0 and B1, 768 in the larger ones.
         drop_rate: dropout of whole channels before the classifier of pixels.
         upsampler: extractor with ``upsample=2``, such as :func:`unified_extractor.presets.carafe`, that brings maps to the size of the
-            first stage's; None: bilinear interpolation, as published. From there to the image's size it is always interpolation.
+            first stage's; None: bilinear interpolation, as published. From there to the image's size it is always interpolation. With
+            ``generator.guide="output"`` the map of the doubled size is its guide.
 
     Attributes:
         in_chans: channels of the image.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from unified_extractor.layers.drop_in import ExtractorConv2d
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import cost as counting
@@ -245,7 +246,7 @@ def on_meta(module: nn.Module, shape: tuple[int, ...]) -> Any:
 
 def _inputs(module: nn.Module, shape: tuple[int, ...], device: str) -> tuple[Tensor, ...]:
     """Return an image of this shape, and the guide that the module needs beside it, without values."""
-    guide_shape = module.guide_shape(shape) if isinstance(module, UnifiedExtractor2d) else None
+    guide_shape = module.guide_shape(shape) if isinstance(module, ExtractorConv2d | UnifiedExtractor2d) else None
     return tuple(torch.empty(one, device=device) for one in (shape, guide_shape) if one is not None)
 
 

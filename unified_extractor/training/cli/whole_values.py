@@ -16,8 +16,7 @@ from jsonargparse._actions import _ActionConfigLoad
 from jsonargparse._typehints import ActionTypeHint
 from jsonargparse._util import NestedArg
 
-from unified_extractor.named_specs import preset_names, spec_from_text
-from unified_extractor.names import did_you_mean
+from unified_extractor.named_specs import instead_of, preset_names, spec_from_text
 from unified_extractor.options import config_class
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 
@@ -84,8 +83,7 @@ class _Spec(_Object):
             return value
         name = value.partition("(")[0].strip()
         if name not in preset_names():
-            nearest = did_you_mean(name, preset_names()) or f"; the presets are {', '.join(preset_names())}"
-            raise ValueError(f"neither a file nor a preset: {value}{nearest}")
+            raise ValueError(f"neither a file nor a preset: {value}{instead_of(name)}")
         return asdict_changed(spec_from_text(value))
 
 
