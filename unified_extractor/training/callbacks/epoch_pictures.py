@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 from torch import nn
 from typing_extensions import override
@@ -15,7 +15,7 @@ from unified_extractor.data import VisionDataModule
 
 
 class Picture(NamedTuple):
-    """A figure, its name in TensorBoard, and the end of its file's name."""
+    """A figure, its name for loggers, and the end of its file's name."""
 
     figure: Figure
     tag: str
@@ -23,7 +23,8 @@ class Picture(NamedTuple):
 
 
 class EpochPictures(L.Callback):
-    """A callback that draws pictures after the epochs 1, 2, 4, 8, ..., as files ``epoch_<N>_<name>.png`` and to TensorBoard.
+    """A callback that draws pictures after the epochs 1, 2, 4, 8, ..., as files ``epoch_<N>_<name>.png`` and to those loggers
+    that take pictures: TensorBoard, Weights & Biases and MLflow.
 
     Args:
         folder: folder of the files.
@@ -44,10 +45,15 @@ class EpochPictures(L.Callback):
             return
         for figure, tag, file in self.draw(copy.deepcopy(network).float().eval(), data):
             self.folder.mkdir(exist_ok=True)
-            figure.savefig(self.folder / f"epoch_{epoch:04d}_{file}.png", dpi=100)
+            path = self.folder / f"epoch_{epoch:04d}_{file}.png"
+            figure.savefig(path, dpi=100)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_figure(tag, figure, epoch)
+                elif isinstance(logger, WandbLogger):
+                    logger.log_image(tag, [str(path)], trainer.global_step)
+                elif isinstance(logger, MLFlowLogger):
+                    logger.experiment.log_artifact(logger.run_id, str(path), self.folder.name)
 
 
 def chosen(data: VisionDataModule, count: int) -> list[Any]:

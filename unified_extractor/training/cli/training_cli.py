@@ -36,7 +36,7 @@ from unified_extractor.training.cli.user_errors import lost_a_process, refuse, u
 from unified_extractor.training.errors import ConfigurationError, DivergedError, is_bug, reason_of
 from unified_extractor.training.run.checkpoints import read_checkpoint
 from unified_extractor.training.run.checks import check_callbacks, check_devices
-from unified_extractor.training.run.fit import Fit, callback_list, first_process
+from unified_extractor.training.run.fit import Fit, first_process, listed
 from unified_extractor.training.run.folder import RunFolder, release_locks
 from unified_extractor.training.run.trial import configured_parts, refusal_of, silent, try_steps
 from unified_extractor.training.tasks import module_for
@@ -263,7 +263,7 @@ class TrainingCLI(LightningCLI):
             raise refusal from error
 
     def _trial_trainer(self, given: Namespace, settings: dict[str, Any]) -> L.Trainer:
-        callbacks = callback_list(given.callbacks)
+        callbacks = listed(given.callbacks)
         check_callbacks(callbacks)
         with silent(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the trainer that trains repeats them

@@ -145,7 +145,7 @@ class Fit:
     def trainer_settings(self) -> dict[str, Any]:
         """Return loggers, checkpoints and callbacks for the trainer; without a folder, those of a trial."""
         given = self.settings.trainer
-        callbacks: list[L.Callback] = [*callback_list(given.callbacks), ReseedEachStep(self.settings.seed_everything)]
+        callbacks: list[L.Callback] = [*listed(given.callbacks), ReseedEachStep(self.settings.seed_everything)]
         callbacks += [StopWhenDiverged(), KeepSettings(self._plain), self._history, EpochLines()]
         settings: dict[str, Any] = {"callbacks": callbacks}
         if any(isinstance(one, ProgressBar) for one in callbacks):
@@ -167,9 +167,9 @@ class Fit:
             )
             self._progress = ProgressRecord(self.folder / PROGRESS, self._history, self._describe)
             callbacks.extend([self._progress, *self._checkpoints])
-        if given.logger in (None, True):
+        if given.logger is not False:
             step = read_checkpoint(self.checkpoint)["global_step"] if self.checkpoint else 0
-            settings["logger"] = run_loggers(self.folder, step)
+            settings["logger"] = [*run_loggers(self.folder, step), *(() if given.logger is True else listed(given.logger))]
             callbacks.append(LearningRateMonitor("epoch"))
         return settings
 
@@ -245,6 +245,6 @@ def first_process() -> bool:
     return rank == 0
 
 
-def callback_list(value: Any) -> list[Any]:
-    """Return the callbacks of a configuration, which may hold none, one or several, as a list."""
+def listed(value: Any) -> list[Any]:
+    """Return the callbacks or loggers of a configuration, which may hold none, one or several, as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
