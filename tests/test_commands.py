@@ -153,6 +153,12 @@ def test_explore_writes_a_page_of_trained_networks(runs, tmp_path, capsys):
     best = runs / "digits" / "unified" / "version_0" / "checkpoints" / "best.ckpt"
     assert main(["explore", str(best), "--image", str(photo), "--output", str(page)]) == 0
     assert '"size":[480,480],' in page.read_text()
+    assert '"field":' in page.read_text()
+    ux.interop.save(ux.load(best).network, saved := tmp_path / "saved")
+    assert main(["explore", str(saved), "--image", str(photo), "--output", str(page), "--no_receptive_fields"]) == 0
+    assert f'"name":"{saved}"' in page.read_text()
+    assert '"field":' not in page.read_text()
+    assert "saved is a saved network, which has no test images: name a photograph" in refused(capsys, "explore", saved)
     assert "has no test images: name a photograph with --image FILE" in refused(capsys, "explore", best)
     assert "nowhere.png" in refused(capsys, "explore", best, "--image", tmp_path / "nowhere.png")
 

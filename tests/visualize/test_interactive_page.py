@@ -140,6 +140,16 @@ def test_pointer_keys_and_address_choose_the_window(page, tmp_path):
     assert "layer 2 / 2" in dom
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_page_without_receptive_fields_has_no_switch_for_them(tmp_path):
+    file = ux.visualize.explore(network("involution"), torch.rand(3, 8, 8), tmp_path / "page.html", receptive_fields=False)
+    assert not [layer for panel in data_of(file)["panels"] for layer in panel["layers"] if "field" in layer]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile", "--dump-dom"]
+    dom = subprocess.run([*command, f"file://{file}#field=1"], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.findall(r'class="of-fields"( hidden="")?', dom) == [' hidden=""'] * 3
+    assert '<p class="reading">window 4, 4:' in dom
+
+
 @pytest.mark.parametrize(
     ("networks", "shown", "message"),
     [

@@ -12,7 +12,7 @@ from unified_extractor.commands.visualize import run_names
 from unified_extractor.data.image_transform import ImageTransform
 from unified_extractor.results.sources import find_runs, read_run
 from unified_extractor.training.run.finished_run import load_run
-from unified_extractor.training.trained import Trained, load
+from unified_extractor.training.trained import Trained, is_without_run, load
 from unified_extractor.visualize.interactive_page import write_page
 
 _SHOWN = 480
@@ -27,13 +27,20 @@ def main(arguments: Sequence[str]) -> int:
         "of trained networks look there, with which weights.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, folders with runs below them, or checkpoints"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, folders with runs below them, checkpoints, or folders of saved networks",
     )
     parser.add_argument(
         "--image", type=Path, metavar="FILE", help="a photograph (default: the first test image of the first run)"
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE.html", default=Path("explore.html"), help="the page (default explore.html)"
+    )
+    parser.add_argument(
+        "--no_receptive_fields", action="store_true", help="leave the effective receptive fields out, which take most of the time"
     )
     parser.add_argument("--unfinished", action="store_true", help="also runs that are not finished, at their best epoch so far")
     given = parser.parse_args(arguments)
@@ -47,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         networks: dict[str, tuple[nn.Module, Tensor]] = {
             name: (network, transform(source)[None]) for name, (network, _, transform) in trained.items()
         }
-        page = write_page(networks, _shown(next(iter(trained.values())), source), given.output)
+        shown = _shown(next(iter(trained.values())), source)
+        page = write_page(networks, shown, given.output, receptive_fields=not given.no_receptive_fields)
     except (ValueError, OSError) as error:
         parser.exit(2, f"uniex: error: {error}\n")
     print(f"written: {page} ({len(networks)} networks, {page.stat().st_size / 1e6:.1f} MB)")
@@ -55,18 +63,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _sources(paths: Sequence[Path], *, unfinished: bool) -> dict[str, Path]:
-    """Return the runs and checkpoints by name."""
-    files = [path for path in paths if path.is_file()]
-    folders = [path for path in paths if not path.is_file()]
-    runs = find_runs(folders, unfinished=unfinished)
+    """Return the runs, checkpoints and saved networks by name."""
+    without_run = [path for path in paths if is_without_run(path)]
+    runs = find_runs([path for path in paths if path not in without_run], unfinished=unfinished)
     names = run_names([read_run(run) for run in runs])
-    return dict(zip(names, runs, strict=True)) | {str(file): file for file in files}
+    return dict(zip(names, runs, strict=True)) | {str(path): path for path in without_run}
 
 
 def _first_test_image(source: Path) -> Tensor:
     """Return the first test image of a run's data, uint8 ``[C, H, W]``."""
-    if source.is_file():
-        raise ValueError(f"{source} is a checkpoint, which has no test images: name a photograph with --image FILE")
+    if is_without_run(source):
+        kind = "checkpoint" if source.is_file() else "saved network"
+        raise ValueError(f"{source} is a {kind}, which has no test images: name a photograph with --image FILE")
     pixels: Tensor = load_run(source)[1].images("test")[0][0]
     return pixels
 

@@ -55,6 +55,11 @@ def load(source: str | Path) -> Trained:
     return Trained(network, task.class_names, ImageTransform(task))
 
 
+def is_without_run(path: Path) -> bool:
+    """Return True for a network that lies there without its run: a checkpoint, or the folder of a saved network."""
+    return path.is_file() or (path / CONFIG).is_file()
+
+
 def _checkpoint(path: Path) -> Path:
     """Return the checkpoint that a path names, by itself or as that of a run's best epoch."""
     if path.is_file():

@@ -30,13 +30,16 @@ NOWHERE = -32768
 """A stored position that is not finite."""
 
 
-def write_page(networks: Mapping[str, tuple[nn.Module, Tensor]], shown: Tensor, path: str | Path) -> Path:
+def write_page(
+    networks: Mapping[str, tuple[nn.Module, Tensor]], shown: Tensor, path: str | Path, *, receptive_fields: bool = True
+) -> Path:
     """Write the page of networks, each with its input ``[1, C, H, W]``, and return its path.
 
     Args:
         networks: networks on any device, in eval mode while they are read, with their inputs, by name.
         shown: photograph, ``[h, w]`` or ``[h, w, 3]`` in 0..1, of which all inputs show the same part.
         path: the new HTML file.
+        receptive_fields: effective receptive fields too, which take most of the time.
 
     Raises:
         ValueError: there is no network, one has no extractor, or the photograph has another shape.
@@ -50,7 +53,7 @@ def write_page(networks: Mapping[str, tuple[nn.Module, Tensor]], shown: Tensor, 
         "size": list(shown.shape[:2]),
         "steps": STEPS_PER_PIXEL,
         "nowhere": NOWHERE,
-        "panels": [{"name": name, "layers": _layers(name, *pair)} for name, pair in networks.items()],
+        "panels": [{"name": name, "layers": _layers(name, *pair, receptive_fields)} for name, pair in networks.items()],
     }
     parts = {
         "style": (PAGE / "explore.css").read_text(),
@@ -66,7 +69,7 @@ def write_page(networks: Mapping[str, tuple[nn.Module, Tensor]], shown: Tensor, 
     return file
 
 
-def _layers(title: str, network: nn.Module, image: Tensor) -> list[dict[str, Any]]:
+def _layers(title: str, network: nn.Module, image: Tensor, receptive_fields: bool) -> list[dict[str, Any]]:
     """Return what the page knows of each extractor of a network, in the order in which they run."""
     device = next((parameter.device for parameter in network.parameters()), image.device)
     names = {id(layer): name for name, layer in extractors(network).items()}
@@ -74,13 +77,16 @@ def _layers(title: str, network: nn.Module, image: Tensor) -> list[dict[str, Any
     if not read:
         raise ValueError(f"{title} has no extractor, so there is no window to show")
     sizes = [output_size(layer, x) for layer, x in read]
-    grids = [tuple(_spread(size, FIELD_POSITIONS) for size in sizes_of_one) for sizes_of_one in sizes]
-    fields = receptive_fields_of_layers(network, image.to(device), [layer for layer, _ in read], grids)
-    return [
+    layers = [
         {"name": names[id(layer)] or type(layer).__name__, **_windows(copy.deepcopy(layer).cpu(), x.cpu(), size)}
-        | {"field": _field(field.cpu(), grid)}
-        for (layer, x), size, grid, field in zip(read, sizes, grids, fields, strict=True)
+        for (layer, x), size in zip(read, sizes, strict=True)
     ]
+    if receptive_fields:
+        grids = [tuple(_spread(size, FIELD_POSITIONS) for size in sizes_of_one) for sizes_of_one in sizes]
+        fields = receptive_fields_of_layers(network, image.to(device), [layer for layer, _ in read], grids)
+        for layer, field, grid in zip(layers, fields, grids, strict=True):
+            layer["field"] = _field(field.cpu(), grid)
+    return layers
 
 
 def _windows(layer: Any, x: Tensor, size: tuple[int, int]) -> dict[str, Any]:

@@ -67,7 +67,9 @@ def receptive_fields(networks: Networks, images: Tensor) -> Figure:
     return draw_receptive_fields(_by_name(networks), images)
 
 
-def explore(networks: Networks, image: Tensor, path: str | Path, *, shown: Tensor | None = None) -> Path:
+def explore(
+    networks: Networks, image: Tensor, path: str | Path, *, shown: Tensor | None = None, receptive_fields: bool = True
+) -> Path:
     """Write an interactive page, one HTML file that needs no network, and return its path.
 
     A pointer, a finger or the arrow keys move over the image; for each network the page shows where the taps of the windows there
@@ -81,12 +83,14 @@ def explore(networks: Networks, image: Tensor, path: str | Path, *, shown: Tenso
         image: what they take, ``[C, H, W]`` or ``[1, C, H, W]``.
         path: the HTML file.
         shown: image to draw, as in :func:`windows`; any size.
+        receptive_fields: effective receptive fields too, which take most of the time.
 
     Raises:
         ValueError: the image has another rank, there is no network, or one has no extractor.
     """
     batch = _one_image(image)
-    return write_page({name: (network, batch) for name, network in _by_name(networks).items()}, _picture(batch, shown), path)
+    pairs = {name: (network, batch) for name, network in _by_name(networks).items()}
+    return write_page(pairs, _picture(batch, shown), path, receptive_fields=receptive_fields)
 
 
 def _by_name(networks: Networks) -> Mapping[str, nn.Module]:

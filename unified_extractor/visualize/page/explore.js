@@ -29,7 +29,7 @@ function decode(layer) {
     reaches.sort((a, b) => a - b);
     group.reach = reaches[Math.floor(0.95 * (reaches.length - 1))];
   }
-  layer.field.values = new Uint8Array(bytes(layer.field.values));
+  if (layer.field) layer.field.values = new Uint8Array(bytes(layer.field.values));
 }
 
 const nearest = (values, wanted) =>
@@ -135,7 +135,7 @@ function drawPhotograph(panel, layer, group, reading) {
   pen.imageSmoothingEnabled = data.size[1] > 100; // small images are shown pixel by pixel
   pen.drawImage(picture, left, top, w, h);
   pen.imageSmoothingEnabled = true;
-  if (state.field) drawShade(pen, layer, left, top, w, h);
+  if (state.field && layer.field) drawShade(pen, layer, left, top, w, h);
   const spacing = Math.min(w / layer.input[1], h / layer.input[0]);
   const toCanvas = (point) => [clamp(left + point.x * w, 2, width - 2), clamp(top + point.y * h, 2, height - 2)];
   dots(pen, reading.points, group.limit, toCanvas, clamp(0.42 * spacing, 1.6, 9));
@@ -302,6 +302,8 @@ function build(panel) {
 }
 
 data.panels.forEach(build);
+const hasFields = data.panels.some((panel) => panel.layers.some((layer) => layer.field));
+for (const element of document.querySelectorAll(".of-fields")) element.hidden = !hasFields;
 for (const [id, key] of [["layer-back", "["], ["layer-on", "]"], ["group-back", ","], ["group-on", "."]]) byId(id).addEventListener("click", KEYS[key]);
 byId("field").addEventListener("change", (event) => change({ field: event.target.checked }));
 document.addEventListener("keydown", press);
