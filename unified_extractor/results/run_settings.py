@@ -1,8 +1,8 @@
 """The settings of runs for people: those that all runs of a group share, those in which variants differ, and each extractor whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -10,6 +10,7 @@ import yaml
 from unified_extractor.results.groups import by_variant
 from unified_extractor.results.record import Record
 from unified_extractor.results.tables import in_words
+from unified_extractor.spec import ExtractorSpec, asdict_changed
 
 _FIELDS = (
     "network",
@@ -32,7 +33,7 @@ _CONFIG = "config.yaml"
 
 
 class Extractor(NamedTuple):
-    """A variant, its specs as YAML, and the configuration of its first run with the name of its file, where its folder is there."""
+    """A variant, what its specs change as YAML, and the configuration of its first run with the name of its file, where its folder is there."""
 
     variant: str
     specs: str
@@ -51,14 +52,22 @@ def settings(rows: Sequence[Record]) -> tuple[dict[str, str], pd.DataFrame]:
 
 
 def extractors(rows: Sequence[Record]) -> list[Extractor]:
-    """Return the extractor of every variant. Specs of stages that are all alike are written once."""
+    """Return the extractor of every variant: what its specs change, once where those of all stages are alike."""
     found = []
     for variant, own in by_variant(rows).items():
         specs, file = own[0].specs, Path(own[0].source) / _CONFIG
         alike = all(spec == specs[0] for spec in specs)
-        text = yaml.safe_dump(specs[0] if specs and alike else specs, sort_keys=False)
+        text = yaml.safe_dump(_changed(specs[0]) if specs and alike else [_changed(spec) for spec in specs], sort_keys=False)
         found.append(Extractor(variant, text, file.read_text() if file.is_file() else "", str(file)))
     return found
+
+
+def _changed(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of a spec that differ from their defaults."""
+    try:
+        return asdict_changed(ExtractorSpec(**spec))
+    except (TypeError, ValueError):  # the spec of somebody else's network
+        return spec
 
 
 def _value(row: Record, field: str) -> str:
