@@ -1,6 +1,7 @@
 """Folders of images and label maps: what is read is what the files say, and every mistake is named with its file."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,17 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from tests.support.epochs import epoch_of
 from tests.support.segmentation import IGNORED, SIZE, segmentation_folder
-from unified_extractor.data import DataError, JointAugmentation, SegmentationFolder
+from unified_extractor.data import DataError, JointAugmentation, Loading, SegmentationFolder
 from unified_extractor.data.class_table import read_class_table
 from unified_extractor.data.class_weights import PixelCounts, count_pixels, weights_of_classes
+from unified_extractor.data.device_loader import DeviceMapLoader
 from unified_extractor.data.image_datasets import UNCOUNTED
+from unified_extractor.data.joint_augmentation import PadToCrop
+from unified_extractor.data.samplers import EvaluationSampler
 from unified_extractor.data.segmented_images import MemorySegmentedImages, SegmentedFiles
 
 
@@ -56,13 +61,74 @@ def test_pixels_are_counted_at_the_images_size_wherever_they_are_held(root, monk
         assert torch.equal(memory, files)
 
 
-def test_batches_are_whole_and_evaluation_fills_up_with_what_counts_for_nothing(root):
-    data = folder(root, batch_size=2)
+@pytest.mark.parametrize("on_device", [None, False])
+def test_batches_are_whole_and_evaluation_fills_up_with_what_counts_for_nothing(root, on_device):
+    data = folder(root, batch_size=2, loading=Loading(on_device=on_device))
     images, labels = next(iter(data.val_dataloader()))
     assert (images.shape, images.dtype) == ((2, 3, *SIZE), torch.float32)
     assert (labels.shape, labels.dtype) == ((2, *SIZE), torch.uint8)
-    blank = data._ordered_loader("val", [0, -1])  # as a rank gets it that has fewer images than others
-    assert (next(iter(blank))[1][1] == UNCOUNTED).all()
+    blank = data._ordered_loader(
+        "val", EvaluationSampler(data.images("val"), num_replicas=2, rank=1)
+    )  # one image less than the other
+    _, labels = next(iter(blank))
+    assert torch.equal(labels[0], data.images("val")[1][1])  # type: ignore[index]
+    assert (labels[1] == UNCOUNTED).all()
+
+
+def test_images_and_maps_on_the_device_and_from_a_loader_are_the_same(root):
+    augmentation = JointAugmentation(scale=(0.5, 2.0), crop=(7, 14), flip=True, color_jitter=0.3)
+    resident, loaded = (
+        folder(root, batch_size=3, augmentation=augmentation, loading=Loading(seed=5, on_device=where)) for where in (None, False)
+    )
+    assert isinstance(resident.train_dataloader(), DeviceMapLoader)
+    for one, two in zip(epoch_of(resident, 2), epoch_of(loaded, 2), strict=True):
+        assert torch.equal(one, two)
+    loader = resident.train_dataloader()
+    given = next(iter(loader))
+    again = resident.train_dataloader()
+    again.load_state_dict(loader.state_dict())  # as where a run goes on within an epoch
+    (rest,) = again
+    loader.load_state_dict({"epoch": -1, "given": 0})
+    for one, two in zip(loader, [given, rest], strict=True):
+        assert all(map(torch.equal, one, two))
+
+
+def test_images_that_do_not_fit_into_memory_are_not_held_on_the_device(root, monkeypatch):
+    monkeypatch.setattr("unified_extractor.data.segmentation_folder.MEMORY_LIMIT", 0)
+    assert not isinstance(folder(root).train_dataloader(), DeviceMapLoader)
+    with pytest.raises(DataError, match="true needs images that fit into memory, got SegmentedFiles"):
+        folder(root, loading=Loading(on_device=True)).setup("fit")
+
+
+@pytest.mark.parametrize("size", [(5, 9), (12, 12), (30, 8)])
+def test_padding_to_a_crop_is_that_of_torchvision(size):
+    image, labels = torch.randint(0, 256, (3, 10, 12), dtype=torch.uint8), torch.randint(0, 9, (10, 12), dtype=torch.uint8)
+    fill = {tv_tensors.Image: [1, 2, 3], tv_tensors.Mask: UNCOUNTED}
+    found = []
+    for transform in (
+        v2.Compose([PadToCrop(size, (1, 2, 3)), v2.RandomCrop(size)]),
+        v2.RandomCrop(size, pad_if_needed=True, fill=fill),
+    ):
+        torch.manual_seed(3)
+        found.append(transform(tv_tensors.Image(image), tv_tensors.Mask(labels)))
+    assert all(map(torch.equal, *found))
+
+
+def test_copies_do_not_leak_from_training_into_validation_and_those_in_other_folders_are_told(root):
+    copy = root / "test" / "images" / "1.png"
+    copy.write_bytes((root / "train" / "images" / "5.png").read_bytes())
+    assert f"WARNING: 1 test images are copies of training images, one is {copy}" in folder(root).described()
+    for kind in ("images", "labels"):
+        shutil.rmtree(root / "val" / kind)
+        for path in sorted((root / "train" / kind).iterdir()):
+            (path.parent / f"z copy of {path.name}").write_bytes(path.read_bytes())
+    (root / "val").rmdir()
+    data = folder(root, validation_fraction=0.25)
+    train, val = (data.images(split).images.flatten(1).tolist() for split in ("train", "val"))  # type: ignore[attr-defined]
+    assert (len(val), 0 < len(train) < 12) == (4, True)
+    assert not [image for image in val if image in train]
+    left_out = f"training images that are copies of validation images ({12 - len(train)})"
+    assert left_out in data.described(["train", "val"])
 
 
 def test_a_palette_and_other_sizes_and_formats_are_read(tmp_path):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _WAITING = {
     "_local_scalar_dense",
@@ -26,17 +28,26 @@ _COPYING = {"cpu", "numpy", "tolist", "__array__"}
 """Methods that copy to the host, of which no operator is seen where the tensor is on the CPU already."""
 
 
+_DRAWING = ("rand.", "randint.", "randperm.", "uniform_.")
+"""Operators by which the host draws numbers for itself; what is made of these alone lies on the host too."""
+
+
 class _Operators(TorchDispatchMode):
     def __init__(self, found: Counter[str]) -> None:
         super().__init__()
-        self.found = found
+        self.found, self.on_host = found, WeakTensorKeyDictionary()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = str(function).removeprefix("aten.").removesuffix(".default")
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        on_host = f"{name}.".startswith(_DRAWING) or (given and all(value in self.on_host for value in given))
         chosen = args[1] if name.startswith(("index.", "index_put")) else ()
-        if name in _WAITING or any(index is not None and index.dtype == torch.bool for index in chosen):
+        if not on_host and (name in _WAITING or any(index is not None and index.dtype == torch.bool for index in chosen)):
             self.found[name] += 1
-        return function(*args, **(kwargs or {}))
+        made = function(*args, **(kwargs or {}))
+        if on_host:
+            self.on_host.update({value: True for value in tree_leaves(made) if isinstance(value, Tensor)})
+        return made
 
 
 class _Methods(TorchFunctionMode):

@@ -255,10 +255,6 @@ def test_training_weighs_classes_and_validation_only_counts_pixels(tmp_path):
         ),
         ({"model__label_smoothing": 0.1}, "model.label_smoothing: unknown key"),
         ({"data__init_args__augmentation": {"scale": [2.0, 1.0]}}, "the smaller one first, got [2.0, 1.0]"),
-        (
-            {"data__init_args__loading": {"on_device": True}},
-            "data.init_args.loading.on_device: true is for images with one label each",
-        ),
     ],
 )
 def test_a_wrong_setting_has_one_line_and_leaves_no_run(changes, message, trained, tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.segmentation import segmentation_folder, write_segmentation_config
 from tests.support.tiny_runs import write_config
 from tests.support.waits import CountWaits, LateCopy
 from unified_extractor import presets
@@ -50,6 +51,15 @@ def test_a_step_of_classification_waits_for_nothing(tmp_path: Path, optimizer: s
     )
     assert main(["fit", "--config", str(file)]) == 0
     assert CountWaits.steps == 4
+    assert not CountWaits.found
+
+
+def test_a_step_of_segmentation_waits_for_nothing(tmp_path: Path):
+    root = segmentation_folder(tmp_path / "scenes", counts={"train": 16, "val": 2, "test": 2})
+    count = COUNT | {"init_args": {"first": 2, "last": 7}}
+    changed: dict[str, Any] = {"trainer__max_epochs": 1, "trainer__callbacks": [count], "data__init_args__batch_size": 2}
+    assert main(["fit", "--config", str(write_segmentation_config(tmp_path, root, **changed))]) == 0
+    assert CountWaits.steps == 5
     assert not CountWaits.found
 
 

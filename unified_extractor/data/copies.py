@@ -1,7 +1,7 @@
 """Copies among image files: files with equal bytes, which would leak from training into validation or the test."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +29,20 @@ class CopyFinder:
             chosen = [index for index in chosen if known[files[index]] in shared]
             others = [path for path in others if known[path] in shared]
         return chosen
+
+
+def leaks(finder: CopyFinder, files: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Return a text for each split whose folder holds copies of training images, given the image files of each split's folder."""
+    if "train" not in files:
+        return []
+    if sum(map(len, files.values())) > LIMIT:
+        return [f"copies of training images were not looked for among more than {LIMIT:,} files"]
+    found = {split: finder.find(files[split], files["train"]) for split in sorted(files.keys() - {"train"})}
+    return [
+        f"WARNING: {len(copies):,} {split} images are copies of training images, one is {files[split][copies[0]]}"
+        for split, copies in found.items()
+        if copies
+    ]
 
 
 def _look_up(key: Callable[[Path], Hashable], paths: Sequence[Path], known: dict[Path, Hashable]) -> None:

@@ -218,14 +218,37 @@ class VisionDataModule(L.LightningDataModule):
         return self._ordered_loader(split, EvaluationSampler(images, num_replicas=replicas, rank=rank))
 
     def _training_loader(self, images: Dataset[Any], sampler: EpochSampler) -> Loader:
+        if self._held_on_device("train"):
+            return self._device_loader("train", sampler, self._device())
         return self._loader(AugmentedImages(images, self.training_transform()), sampler=sampler, drop_last=True)
 
     def _ordered_loader(self, split: Split, sampler: EvaluationSampler) -> Loader:
+        if self._held_on_device(split):
+            return self._device_loader(split, sampler, self._device())
         return self._loader(EvaluatedImages(self.images(split)), sampler=sampler)
 
     def _check_on_device(self) -> None:
         """Raise ``DataError`` if the training images cannot be held on the device."""
-        raise DataError("true is for images with one label each, whose batches are augmented there", "loading.on_device")
+        if not self._held_on_device("train"):
+            raise DataError(
+                f"true needs images that fit into memory{self._augmented_on_device()}, got {type(self.images('train')).__name__}",
+                "loading.on_device",
+            )
+
+    def _augmented_on_device(self) -> str:
+        """Return what else than memory holding images on the device needs, in words."""
+        return ""
+
+    def _held_on_device(self, split: Split) -> bool:
+        """Return True if a split lies on the device as one tensor."""
+        return False
+
+    def _device_loader(self, split: Split, sampler: EpochSampler | EvaluationSampler, device: torch.device) -> DeviceLoader:
+        """Return the loader of a split that lies on the device, augmented if it is the training images'."""
+        raise NotImplementedError
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def _augmented(self) -> list[str]:
         """Return the settings of the augmentation that are not its defaults, as ``name=value``."""

@@ -10,9 +10,8 @@ from torch.utils.data import Dataset
 from typing_extensions import override
 
 from unified_extractor.data.augmentation import Augmentation
-from unified_extractor.data.data_module import Loader, Loading, Split, VisionDataModule
-from unified_extractor.data.device_loader import DeviceLoader
-from unified_extractor.data.errors import DataError
+from unified_extractor.data.data_module import Loading, Split, VisionDataModule
+from unified_extractor.data.device_loader import DeviceImageLoader, DeviceLoader
 from unified_extractor.data.image_datasets import ImageFormat, MemoryImages, UnlabeledImages
 from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
 from unified_extractor.task import ImageTask
@@ -78,40 +77,23 @@ class ImageDataModule(VisionDataModule):
         return self.augmentation.changed()
 
     @override
-    def _check_on_device(self) -> None:
-        if not self._held_on_device("train"):
-            raise DataError(
-                "true needs images that fit into memory, and augmentation by crop_padding, flip and erasing alone, "
-                f"got {type(self.images('train')).__name__}, augmented {'so' if self.augmentation.batched else 'otherwise'}",
-                "loading.on_device",
-            )
+    def _augmented_on_device(self) -> str:
+        batched = "so" if self.augmentation.batched else "otherwise"
+        return f", and augmentation by crop_padding, flip and erasing alone, which is {batched} here"
 
     @override
-    def _training_loader(self, images: Dataset[Any], sampler: EpochSampler) -> Loader:
-        if self._held_on_device("train"):
-            return self._device_loader(images, sampler, self.augmentation)
-        return super()._training_loader(images, sampler)
-
-    @override
-    def _ordered_loader(self, split: Split, sampler: EvaluationSampler) -> Loader:
-        if self._held_on_device(split):
-            return self._device_loader(self.images(split), sampler, None)
-        return super()._ordered_loader(split, sampler)
-
     def _held_on_device(self, split: Split) -> bool:
         allowed = self.loading.on_device is not False and (split != "train" or self.augmentation.batched)
         return allowed and isinstance(self.images(split), MemoryImages)
 
-    def _device_loader(
-        self, images: Any, sampler: EpochSampler | EvaluationSampler, augmentation: Augmentation | None
-    ) -> DeviceLoader:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return DeviceLoader(
-            images,
+    @override
+    def _device_loader(self, split: Split, sampler: EpochSampler | EvaluationSampler, device: torch.device) -> DeviceLoader:
+        return DeviceImageLoader(
+            self.images(split),  # type: ignore[arg-type]
             sampler,
             batch_size=self.batch_size,
             mean=self.mean,
             std=self.std,
-            augmentation=augmentation,
+            augmentation=self.augmentation if split == "train" else None,
             device=device,
         )

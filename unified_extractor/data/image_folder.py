@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.class_folders import ClassFolders
-from unified_extractor.data.copies import LIMIT, CopyFinder
+from unified_extractor.data.copies import LIMIT, CopyFinder, leaks
 from unified_extractor.data.data_module import Loading, Split
 from unified_extractor.data.errors import DataError
 from unified_extractor.data.image_data_module import ImageDataModule
@@ -144,19 +144,6 @@ class ImageFolder(MeasuredNormalization, ImageDataModule):
 
     def _leaks(self, sources: Set[str]) -> list[str]:
         """Return a text for each folder of a split that holds copies of training images."""
-        if "train" not in sources:
-            return []
-        found = []
-        if self._leaked:
-            found.append(
-                f"WARNING: {self._leaked:,} training images are copies of validation images, and their classes have no others"
-            )
-        files = {source: self._folders.files(source).paths for source in sources}
-        if sum(map(len, files.values())) > LIMIT:
-            return [f"copies of training images were not looked for among more than {LIMIT:,} files"]
-        for source in sorted(sources - {"train"}):
-            if copies := self._copies.find(files[source], files["train"]):
-                found.append(
-                    f"WARNING: {len(copies):,} {source} images are copies of training images, one is {files[source][copies[0]]}"
-                )
-        return found
+        leaked = f"WARNING: {self._leaked:,} training images are copies of validation images, and their classes have no others"
+        found = leaks(self._copies, {source: self._folders.files(source).paths for source in sources})
+        return [leaked, *found] if self._leaked and "train" in sources else found

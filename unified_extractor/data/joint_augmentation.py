@@ -2,11 +2,49 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
+import torch
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from typing_extensions import override
 
 from unified_extractor.data.image_datasets import UNCOUNTED
+
+
+class PadToCrop(v2.Transform):
+    """A transform that pads what is smaller than a crop on both sides by the difference, as ``v2.RandomCrop(pad_if_needed=True)`` does.
+
+    That one makes a tensor of the color at each call, which makes the host wait for a GPU.
+
+    Args:
+        size: height and width of the crop, in pixels.
+        color: color around an image; around a label map is what counts for nothing.
+    """
+
+    def __init__(self, size: tuple[int, int], color: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size, self.color = size, color
+
+    @override
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        (height, width), image = inpt.shape[-2:], isinstance(inpt, tv_tensors.Image)
+        y, x = max(self.size[0] - height, 0), max(self.size[1] - width, 0)
+        if not (y or x):
+            return inpt
+        color = _pixel(self.color, inpt.device) if image else inpt.new_full((1, 1), UNCOUNTED)
+        padded = color.expand(*inpt.shape[:-2], height + 2 * y, width + 2 * x).clone()
+        padded[..., y : y + height, x : x + width] = inpt
+        return tv_tensors.wrap(padded, like=inpt)
+
+
+@lru_cache(maxsize=16)
+def _pixel(color: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return a pixel of a color, uint8 [C, 1, 1], created only once."""
+    with torch.inference_mode(False):
+        return torch.tensor(color, dtype=torch.uint8, device=device).reshape(-1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +85,8 @@ class JointAugmentation:
         if self.scale is not None:
             steps.append(v2.ScaleJitter(image_size, self.scale))
         if self.scale is not None or self.crop is not None:
-            fill = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: UNCOUNTED}
-            steps.append(v2.RandomCrop(self.crop or image_size, pad_if_needed=True, fill=fill))
+            size = self.crop or image_size
+            steps += [PadToCrop(size, tuple(round(255 * value) for value in mean)), v2.RandomCrop(size)]
         if self.flip:
             steps.append(v2.RandomHorizontalFlip())
         if self.color_jitter:

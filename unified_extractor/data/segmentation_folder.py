@@ -13,13 +13,16 @@ from typing_extensions import override
 
 from unified_extractor.data.class_table import FILE, ClassTable, read_class_table
 from unified_extractor.data.class_weights import PixelCounts, count_pixels
+from unified_extractor.data.copies import LIMIT, CopyFinder, leaks
 from unified_extractor.data.data_module import Loading, Split
+from unified_extractor.data.device_loader import DeviceLoader, DeviceMapLoader
 from unified_extractor.data.errors import DataError
 from unified_extractor.data.image_datasets import MEMORY_LIMIT, UNCOUNTED
 from unified_extractor.data.image_files import find_images, in_words
 from unified_extractor.data.joint_augmentation import JointAugmentation
 from unified_extractor.data.measured_normalization import MeasuredNormalization
-from unified_extractor.data.segmented_images import SegmentedFiles, UnlabeledSizedImages
+from unified_extractor.data.samplers import EpochSampler, EvaluationSampler
+from unified_extractor.data.segmented_images import MemorySegmentedImages, SegmentedFiles, UnlabeledSizedImages
 from unified_extractor.data.split_folders import SplitFolders
 from unified_extractor.data.splits import random_split
 from unified_extractor.recipes import as_file
@@ -59,7 +62,8 @@ class SegmentationFolder(MeasuredNormalization):
         ignore_index: value in label maps of the pixels that count for nothing.
         classes: file of the classes, by default ``classes.csv`` in ``root``.
         name: name of the data set in records; by default that of its folder.
-        validation_fraction: fraction of the training images that is used for validation if there is no such folder.
+        validation_fraction: fraction of the training images that is used for validation if there is no such folder; other training
+            images that are copies of these are left out.
         mean: mean of each channel, as a fraction of the full range; by default that of the training images. A trained network is
             always given images as it was trained on.
         std: standard deviation of each channel, as a fraction of the full range; by default that of the training images.
@@ -101,6 +105,7 @@ class SegmentationFolder(MeasuredNormalization):
         self.ignore_index, self.validation_fraction, self.augmentation = ignore_index, validation_fraction, augmentation
         self._folders = _SegmentationFolders(self.root)
         self._pairs: dict[str, _Pairs] = {}
+        self._copies, self._left_out = CopyFinder(), 0  # training images that are copies of validation images
         self._counts: list[PixelCounts] = []  # a list, so that copies of the module share it: counting reads all maps
 
     @property
@@ -151,7 +156,7 @@ class SegmentationFolder(MeasuredNormalization):
                 rest, taken = random_split(len(pairs.images), self.validation_fraction)
             except ValueError as error:
                 raise DataError(f"{self._folders.folder('train')}: cannot be split for validation: {error}") from error
-            pairs = pairs.chosen(taken if split == "val" else rest)
+            pairs = pairs.chosen(taken) if split == "val" else self._without_copies(pairs.chosen(rest), pairs.chosen(taken))
         channels, height, width = self.image_shape
         files = SegmentedFiles(
             pairs.images,
@@ -166,16 +171,44 @@ class SegmentationFolder(MeasuredNormalization):
     @override
     def described(self, splits: Sequence[Split] = ("train", "val", "test")) -> str:
         parts = [super().described(splits), *self._folders.validation_in_words(splits, self.validation_fraction)]
+        sources = {self._folders.source(split) for split in splits}
         own = Counter(
             {"files beside the splits": int(self.classes.resolve().parent == self.root.resolve())}
         )  # the table of classes
-        if left_out := in_words(self._folders.left_out() - own):
-            parts.append(left_out)
-        return "; ".join(parts)
+        left_out = self._folders.left_out() - own
+        if self._left_out:
+            left_out["training images that are copies of validation images"] = self._left_out
+        parts += filter(None, [in_words(left_out)])
+        return "; ".join([*parts, *leaks(self._copies, {source: self._found(source).images for source in sources})])
 
     @override
     def _augmented(self) -> list[str]:
         return self.augmentation.changed()
+
+    @override
+    def _held_on_device(self, split: Split) -> bool:
+        return self.loading.on_device is not False and isinstance(self.images(split), MemorySegmentedImages)
+
+    @override
+    def _device_loader(self, split: Split, sampler: EpochSampler | EvaluationSampler, device: torch.device) -> DeviceLoader:
+        return DeviceMapLoader(
+            self.images(split),  # type: ignore[arg-type]
+            sampler,
+            batch_size=self.batch_size,
+            mean=self.mean,
+            std=self.std,
+            transform=self.training_transform() if split == "train" else None,
+            device=device,
+        )
+
+    def _without_copies(self, train: _Pairs, val: _Pairs) -> _Pairs:
+        """Return the training images that are no copies of validation images, unless there is no other."""
+        if len(train.images) + len(val.images) > LIMIT:
+            return train
+        copies = set(self._copies.find(train.images, val.images))
+        kept = [index for index in range(len(train.images)) if index not in copies]
+        self._left_out = len(copies) if kept else 0
+        return train.chosen(torch.tensor(kept)) if kept else train
 
     @cached_property
     def _classes(self) -> ClassTable:
