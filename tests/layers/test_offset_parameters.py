@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
 import unified_extractor as ux
+from tests.support.counting import Counted
 from tests.support.exported import assert_one_program_serves_a_range
 from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
+from unified_extractor.layers import extractor
 from unified_extractor.training.optimization import Optimization, parameter_groups
 
 SHIFT = ux.ExtractorSpec(kernel_size=1, offsets=ux.Offsets(kind="parameter", channels_per_group=1))
@@ -41,6 +43,49 @@ def test_dcls_is_the_convolution_with_the_kernel_spread_over_its_extent(taps, ex
         return F.conv2d(x, kernel, None, stride, (rows, columns), groups=4)
 
     assert_equal(layer, formula, torch.randn(2, 4, 7, 6))
+
+
+def sampled(layer, x, monkeypatch):
+    """Output and every gradient by bilinear samples."""
+    with monkeypatch.context() as patch:
+        patch.setattr(extractor, "spreading_pays", lambda *_: False)
+        y = layer(x)
+    return y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("changes", "stride"),
+    [
+        ({}, 1),
+        ({"dilation": (2, 1), "kernel_size": (2, 3)}, (2, 1)),
+        ({"kernel_size": 3, "offsets": ux.Offsets(kind="parameter", groups=2, bound="tanh", reach=(1, 2)), "bias": True}, 1),
+        ({"static_kernel": ux.StaticKernel(), "upsample": (1, 2)}, 1),
+        ({"kernel_size": (1, 2), "modulation": "gelu", "projection": ux.Projection(input="affine")}, 2),
+    ],
+)
+def test_taps_at_bounded_places_are_one_convolution_with_the_values_and_gradients_of_samples(changes, stride, monkeypatch):
+    """At whole pixels too, where the derivative jumps: half of the places are whole, and some beyond the bound."""
+    layer = layer_of(replace(ux.presets.dcls(5, 5), **changes), 4, stride=stride)
+    with torch.no_grad():
+        points = layer.offsets.points.normal_(std=1.5)
+        points[:, ::2] = points[:, ::2].round().clamp(-1, 0)
+    x = torch.randn(2, 4, 6, 7, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    together = (y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]))
+    for ours, expected in zip(together, sampled(layer, x, monkeypatch), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+    with Counted("convolution") as counted:
+        layer(x)
+    assert counted.shapes
+    assert not any(name.startswith("unified_extractor::") for name in counted.names)
+
+
+def test_dcls_is_exported_as_a_convolution():
+    layer = ux.UnifiedExtractor2d(4, 4, ux.presets.dcls(5, 5)).eval()
+    graph = str(torch.export.export(layer, (torch.randn(1, 4, 7, 8),)).graph)
+    assert "conv2d" in graph
+    assert "gather" not in graph
+    assert "index" not in graph
 
 
 def test_dcls_starts_scattered_around_the_center_and_its_taps_stay_within_the_extent():

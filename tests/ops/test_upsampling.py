@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.counting import Counted
 
 
 def normal(*shape, seed=0):
@@ -64,20 +64,6 @@ def test_what_is_the_same_at_all_sub_positions_is_computed_once():
     assert flops(upsample=3) == flops()
     by_row, fine = normal(1, 2, 9, 15, 1), normal(1, 2, 9, 15, 18)
     assert flops(upsample=3, dynamic_kernel=by_row) * 3 == flops(upsample=3, dynamic_kernel=fine)
-
-
-class Counted(TorchDispatchMode):
-    """The operations of a name that run inside of it, each with the shape of its result."""
-
-    def __init__(self, name):
-        super().__init__()
-        self.name, self.shapes = name, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func.name().endswith(self.name):
-            self.shapes.append(list(result.shape))
-        return result
 
 
 def test_the_compiled_backend_computes_all_windows_that_differ_at_once():

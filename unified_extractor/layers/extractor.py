@@ -15,7 +15,7 @@ from unified_extractor.layers.generators import Feature, GeneratedKernel, Simila
 from unified_extractor.layers.guides import check_guide_channels, guide_size, source_of_kernels
 from unified_extractor.layers.learned_queries import LearnedQueryKernel
 from unified_extractor.layers.leaves import refuse_scripting, traced_as_leaf
-from unified_extractor.layers.offsets import LearnedOffsets, ParameterOffsets
+from unified_extractor.layers.offsets import LearnedOffsets, ParameterOffsets, reach_of_taps
 from unified_extractor.layers.regions import RegionKernel, in_one_window
 from unified_extractor.layers.shifts import shift
 from unified_extractor.named_specs import as_spec
@@ -26,6 +26,7 @@ from unified_extractor.ops.dispatch import KERNEL_MEMORY, KernelMemory
 from unified_extractor.ops.epilogue import center_blended, mixed_bias, modulated, overlap_normalized
 from unified_extractor.ops.functional import extract
 from unified_extractor.ops.geometry import Geometry
+from unified_extractor.ops.spread_kernels import spread_kernel, spreading_pays
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 
@@ -291,7 +292,12 @@ class UnifiedExtractor2d(nn.Module):
 
     def _aggregate(self, x: Tensor, value: Tensor, feature: Tensor | None, offsets: Tensor | None, geometry: Geometry) -> Tensor:
         """Apply the operator to ``value``, with the dynamic kernel or, where there is such a form, with what it is computed from."""
-        spec, windows = self.spec, self.windows(geometry)
+        spec, windows, reach = self.spec, self.windows(geometry), reach_of_taps(self.spec)
+        if reach is not None and spreading_pays(x, spec.taps, reach):
+            assert offsets is not None
+            size = (2 * reach[0] + 1, 2 * reach[1] + 1)
+            dense = spread_kernel(self.static_kernel, offsets[:1], geometry, reach, self.in_channels)
+            return self._extract(value, None, None, geometry, kernel_size=size, static_kernel=dense, padding="same", dilation=1)
         if len(windows) > 1:
             shifts = [None if offsets is None else offsets[:, i : i + 1, : window.taps] for i, window in enumerate(windows)]
             parts = zip(value.chunk(len(windows), 1), self.kernel(x, windows), shifts, windows, strict=True)

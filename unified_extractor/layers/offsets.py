@@ -50,6 +50,20 @@ class ParameterOffsets(nn.Module):
         return _from_grid(self.points[None, ..., None, None], self._spec, geometry)
 
 
+def reach_of_taps(spec: ExtractorSpec) -> tuple[int, int] | None:
+    """Return the largest distance of a tap from the window's pixel, (y, x), or None.
+
+    It is that of a depthwise convolution whose taps lie between pixels, at bounded places that are parameters.
+    """
+    own = spec.offsets
+    plain = spec.static_kernel.channels != "dense" and spec.dynamic_kernel.source == "none" and spec.aggregation == "gather"
+    if own.kind != "parameter" or own.reach is None or not plain or not spec.keeps_size or min(as_pair(own.reach)) == 0:
+        return None
+    grid = [dilation * (taps // 2) for dilation, taps in zip(as_pair(spec.dilation), as_pair(spec.kernel_size), strict=True)]
+    (rows, columns), (y, x) = (grid if own.origin == "grid" else (0, 0)), as_pair(own.reach)
+    return rows + y, columns + x
+
+
 def _shape(spec: ExtractorSpec) -> tuple[int, int]:
     """Return the number of taps that have offsets, and of the axes."""
     return spec.taps - spec.dynamic_kernel.remove_center, 2
