@@ -33,7 +33,7 @@ _CONFIG = "config.yaml"
 
 
 class Extractor(NamedTuple):
-    """A variant, what its specs change as YAML, and the configuration of its first run with the name of its file, where its folder is there."""
+    """A variant, what its specs change as YAML, and its first run's configuration with the name of the file, where there is one."""
 
     variant: str
     specs: str

@@ -48,7 +48,7 @@ def load(source: str | Path) -> Trained:
         ConfigurationError: ``source`` is none of these, its network cannot be made, or it does not say its classes.
     """
     path = Path(source)
-    network = load_saved(path) if (path / CONFIG).is_file() else _of_checkpoint(_checkpoint(path))
+    network = load_saved(path) if (path / CONFIG).is_file() else _of_checkpoint(checkpoint_of(path))
     task = getattr(network, "task", None)
     if not isinstance(task, ImageTask):
         raise ConfigurationError(f"{source} does not say the classes of its network: nothing of this package trained it")
@@ -60,8 +60,12 @@ def is_without_run(path: Path) -> bool:
     return path.is_file() or (path / CONFIG).is_file()
 
 
-def _checkpoint(path: Path) -> Path:
-    """Return the checkpoint that a path names, by itself or as that of a run's best epoch."""
+def checkpoint_of(path: Path) -> Path:
+    """Return the checkpoint that a path names, by itself or as that of a run's best epoch.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
     if path.is_file():
         return path
     newest = RunFolder(path.name, str(path.parent)).current() if path.name else None
