@@ -1,10 +1,15 @@
 """The bootstrap over seeds and images: its errors are those of data that were made, and its intervals cover."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from unified_extractor.results.crossed_bootstrap import crossed_errors
+from tests.support.rows import row
+from unified_extractor.results.crossed_bootstrap import crossed_errors, standard_errors
 from unified_extractor.results.dunnett import critical_value, pooled_deviation
+from unified_extractor.results.image_overlaps import mean_iou, packed, unpacked
+from unified_extractor.results.record import RecordError
 
 SEEDS, IMAGES = 4, 120
 DIFFERENCE = 0.05
@@ -49,7 +54,34 @@ def test_seeds_that_are_alike_leave_the_error_over_images():
     flags = {variant: np.stack([own] * 3) for variant, own in (("a", a), ("b", b), ("c", a))}
     errors = crossed_errors(flags, "a", draws=4000)
     assert errors["b"] == pytest.approx(np.std(b.astype(float) - a) / 20, rel=0.05)
-    assert errors["c"] == 0  # the images are drawn alike for all variants
+    assert errors["c"] == pytest.approx(0, abs=1e-7)  # the images are drawn alike for all variants
+
+
+def test_the_error_of_miou_is_that_of_the_ratio_of_sums_over_images():
+    """Two variants of seeds that are alike: the error over images is known by drawing images of the one statistic directly."""
+    random = np.random.default_rng(2)
+    union = random.integers(50, 200, (60, 3))
+    union[:, 2] *= random.random(60) < 0.2  # a class that few images have
+    runs = [np.stack([(union * random.uniform(0.2, level, (60, 1))).astype(int), union], -1) for level in (0.6, 0.9)]
+    rows = {
+        name: [
+            row(name, seed, test_images=60, val_miou=0.5, test_miou=float(mean_iou(own.sum(0))), test_overlaps=packed(own))
+            for seed in range(3)
+        ]
+        for name, own in zip("ab", runs, strict=True)
+    }
+    drawn = []
+    for _ in range(4000):
+        chosen = random.integers(60, size=60)
+        (one, other) = (np.mean([own[chosen, c, 0].sum() / max(own[chosen, c, 1].sum(), 1) for c in range(3)]) for own in runs)
+        drawn.append(other - one)
+    assert standard_errors(rows, "a", "test_miou")["b"] == pytest.approx(np.std(drawn), rel=0.06)
+    assert np.array_equal(unpacked(packed(runs[0]), 60), runs[0])
+    wrong = {"a": rows["a"], "b": [replace(one, test_miou=0.9) for one in rows["b"]]}
+    with pytest.raises(RecordError, match="test_overlaps have a mean IoU of"):
+        standard_errors(wrong, "a", "test_miou")
+    with pytest.raises(ValueError, match="overlaps of 7 images must be two numbers for each class"):
+        unpacked(packed(runs[0]), 7)
 
 
 def test_every_variants_seeds_are_drawn_from_those_of_all():

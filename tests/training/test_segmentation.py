@@ -21,9 +21,11 @@ from unified_extractor.__main__ import main
 from unified_extractor.data import SegmentationFolder
 from unified_extractor.data.class_weights import weights_of_classes
 from unified_extractor.data.image_datasets import UNCOUNTED
+from unified_extractor.results import image_overlaps
+from unified_extractor.results.image_overlaps import mean_iou
 from unified_extractor.training import Segmenter, load_run
 from unified_extractor.training.optimization import Optimization
-from unified_extractor.training.segmenter import pixel_loss, segmentation_metrics
+from unified_extractor.training.segmenter import overlaps, pixel_loss, segmentation_metrics
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 RUN = Path("runs/scenes/version_0")
@@ -53,6 +55,11 @@ def test_a_run_leaves_a_record_with_the_iou_of_every_class_and_pictures_of_its_p
     record = json.loads((RUN / "record.json").read_text())
     assert record["test_class_iou"].keys() == set(NAMES)
     assert record["test_miou"] == pytest.approx(np.mean(list(record["test_class_iou"].values())), abs=1e-6)
+    overlaps = image_overlaps.unpacked(record["test_overlaps"], 3)
+    assert mean_iou(overlaps.sum(0)) == pytest.approx(record["test_miou"], abs=1e-6)
+    for index, (intersection, union) in enumerate(overlaps.sum(0)):
+        assert intersection / union == pytest.approx(record["test_class_iou"][NAMES[index]], abs=1e-6)
+    assert (overlaps[..., 0] <= overlaps[..., 1]).all()
     assert (record["test_images"], record["test_calibration_error"], len(record["curve"])) == (3, None, 2)
     assert record["val_miou"] == max(point["val_miou"] for point in record["curve"])
     assert f"test mIoU {record['test_miou']:.4f} of epoch {record['best_epoch']}" in printed
@@ -197,6 +204,17 @@ class Batches(L.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.of_epoch.append(batch)
+
+
+def test_overlaps_of_each_image_are_those_of_counting_pixels():
+    predicted, labels = torch.randint(0, 4, (3, 5, 7)), torch.randint(0, 4, (3, 5, 7))
+    labels[0, :2], labels[2] = UNCOUNTED, UNCOUNTED
+    found = overlaps(predicted, labels, 4)
+    for image in range(3):
+        counted = labels[image] != UNCOUNTED
+        for one in range(4):
+            said, true = (predicted[image] == one) & counted, labels[image] == one
+            assert found[image, one].tolist() == [int((said & true).sum()), int((said | true).sum())]
 
 
 def test_training_weighs_classes_and_validation_only_counts_pixels(tmp_path):

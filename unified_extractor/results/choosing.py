@@ -14,6 +14,7 @@ TEST_FIGURES = (
     "test_correct",
     "test_miou",
     "test_class_iou",
+    "test_overlaps",
 )
 """The fields of a row that are null where no test image was looked at."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from unified_extractor.results.crossed_bootstrap import standard_errors, without_bits
+from unified_extractor.results.crossed_bootstrap import KEPT, standard_errors, without_images
 from unified_extractor.results.dunnett import critical_value, pooled_deviation
 from unified_extractor.results.groups import by_variant
 from unified_extractor.results.record import Record
@@ -81,8 +81,8 @@ def compare(rows: Sequence[Record], *, baseline: str | None = None, metric: str 
     """Return the comparison of all variants of one group with a baseline, by default the first variant.
 
     Raises:
-        RecordError: no such variant; the rows cannot be compared, see :func:`by_variant`; one has no such metric; or the bits of its
-            test images are not those of its accuracy.
+        RecordError: no such variant; the rows cannot be compared, see :func:`by_variant`; one has no such metric; or the what it
+            keeps of its test images is not that of its accuracy or mIoU.
     """
     groups = by_variant(rows)
     values = {variant: values_of(own, metric) for variant, own in groups.items()}
@@ -96,8 +96,8 @@ def compare(rows: Sequence[Record], *, baseline: str | None = None, metric: str 
         compared, deviation = [baseline], math.nan
     sizes = tuple(len(values[variant]) for variant in compared if variant != baseline)
     kept = {variant: groups[variant] for variant in compared}
-    reason = without_bits(kept) if metric == "test_accuracy" else ""
-    covers_images = metric == "test_accuracy" and not reason
+    reason = without_images(kept, metric) if metric in KEPT else ""
+    covers_images = metric in KEPT and not reason
     return Comparison(
         baseline=baseline,
         metric=metric,
@@ -106,7 +106,7 @@ def compare(rows: Sequence[Record], *, baseline: str | None = None, metric: str 
         deviation=deviation,
         freedom=freedom,
         critical=critical_value(sizes, len(values[baseline]), freedom) if sizes else math.nan,
-        sample_errors=standard_errors(kept, baseline) if sizes and covers_images else {},
+        sample_errors=standard_errors(kept, baseline, metric) if sizes and covers_images else {},
         sample_reason=reason,
     )
 

@@ -89,6 +89,8 @@ class Record:
             :mod:`unified_extractor.results.correct_images`; null in rows of earlier versions.
         test_miou: the mean over classes of intersection over union in all test images together; null but in segmentation.
         test_class_iou: the same of every class by name; null for a class that neither images nor predictions have.
+        test_overlaps: the pixels of intersection and union of every class in every test image, see
+            :mod:`unified_extractor.results.image_overlaps`; null but in segmentation, and in rows of earlier versions.
         val_miou: the validation mIoU of the best epoch; null but in segmentation.
         val_accuracy: the validation accuracy of the best epoch.
         val_loss: the validation loss of the best epoch.
@@ -153,6 +155,7 @@ class Record:
     val_miou: Fraction | None = None
     test_miou: Fraction | None = None
     test_class_iou: dict[str, Fraction | None] | None = None
+    test_overlaps: str | None = None
     source: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:

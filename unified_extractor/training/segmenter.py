@@ -17,6 +17,7 @@ from typing_extensions import override
 from unified_extractor.data.class_table import voc_color
 from unified_extractor.data.class_weights import WeightRule, weights_of_classes
 from unified_extractor.data.image_datasets import UNCOUNTED
+from unified_extractor.results.image_overlaps import packed
 from unified_extractor.training.callbacks.label_map_pictures import LabelMapPictures
 from unified_extractor.training.callbacks.label_map_writer import LabelMapWriter
 from unified_extractor.training.errors import ConfigurationError
@@ -34,7 +35,8 @@ class Segmenter(NetworkModule):
     Pixels with the label 255 count for nothing. It logs the ``loss`` and the ``accuracy`` of pixels under ``train/``, ``val/`` and
     ``test/``; under the last two also ``miou``, the mean over classes of intersection over union in all images together, and
     ``iou_<class>`` of every class that images or predictions have. Checkpoints hold the network's specs and its task, which is names and
-    colors of classes and normalization.
+    colors of classes and normalization. After a test ``test_overlaps`` [images, num_classes, 2] has the pixels of intersection and union of
+    every class in each image, in the order of the data set.
 
     Args:
         network: network from images to logits of pixels, such as ``unified_extractor.models.SegmentationNet``.
@@ -87,7 +89,11 @@ class Segmenter(NetworkModule):
 
     @override
     def tested_fields(self, metrics: Mapping[str, float]) -> dict[str, Any]:
-        return {"test_miou": metrics["test/miou"], "test_class_iou": self.tested_iou}
+        return {
+            "test_miou": metrics["test/miou"],
+            "test_class_iou": self.tested_iou,
+            "test_overlaps": packed(self.test_overlaps.numpy()),
+        }
 
     @override
     def pictures(self, folder: Path) -> list[L.Callback]:
@@ -125,7 +131,22 @@ class Segmenter(NetworkModule):
         self._log_class_iou("val")
 
     @override
+    def on_test_start(self) -> None:
+        super().on_test_start()
+        self._tested: list[Tensor] = []
+
+    @override
     def on_test_epoch_end(self) -> None:
+        own = torch.cat(self._tested)
+        every = self.all_gather(own)
+        assert isinstance(every, Tensor)
+        every = (
+            every.reshape(-1, len(own), *own.shape[1:]).transpose(0, 1).flatten(0, 1)
+        )  # ranks take turns, see EvaluationSampler
+        images = getattr(self.trainer.datamodule, "images", None)  # type: ignore[attr-defined]
+        self.test_overlaps = every[
+            : len(images("test")) if images else None
+        ].cpu()  # what fills up the last batches stands behind
         self.tested_iou = self._log_class_iou("test")
 
     @override
@@ -145,6 +166,8 @@ class Segmenter(NetworkModule):
         images, labels = batch[0], batch[1].long()
         logits = self(images).float()
         predicted, counted = logits.argmax(dim=1), int((labels != UNCOUNTED).sum())
+        if split == "test":
+            self._tested.append(overlaps(predicted, labels, self.num_classes))
         log = partial(self.log, on_step=False, on_epoch=True, batch_size=counted)
         log(f"{split}/loss", pixel_loss(logits, labels), sync_dist=True)
         metrics = self.val_metrics if split == "val" else self.test_metrics
@@ -186,6 +209,26 @@ def pixel_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) ->
     if weights is None:
         return total / counted.sum().clamp(min=1)
     return total / weights[labels.where(counted, 0)].where(counted, 0.0).sum().clamp(min=_LEAST)
+
+
+def overlaps(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the pixels of intersection and union of every class in each image, int32 [B, num_classes, 2].
+
+    Args:
+        predicted: int64 [B, H, W].
+        labels: int64 [B, H, W], ``UNCOUNTED`` where a pixel counts for nothing.
+        num_classes: number of classes.
+    """
+
+    def pixels(classes: Tensor, counted: Tensor) -> Tensor:
+        there = classes.where(counted, num_classes).flatten(1)
+        empty = there.new_zeros((len(there), num_classes + 1), dtype=torch.int32)
+        return empty.scatter_add_(1, there, torch.ones_like(there, dtype=torch.int32))[:, :num_classes]
+
+    counted = labels != UNCOUNTED
+    intersection = pixels(labels, counted & (predicted == labels))
+    union = pixels(labels, counted) + pixels(predicted, counted) - intersection
+    return torch.stack([intersection, union], dim=-1)
 
 
 def segmentation_metrics(num_classes: int, prefix: str) -> MetricCollection:
