@@ -77,6 +77,7 @@ def test_the_error_of_miou_is_that_of_the_ratio_of_sums_over_images():
         drawn.append(other - one)
     assert standard_errors(rows, "a", "test_miou")["b"] == pytest.approx(np.std(drawn), rel=0.06)
     assert np.array_equal(unpacked(packed(runs[0]), 60), runs[0])
+    assert mean_iou(np.array([[1, 2], [0, 0], [1, 4]])) == 0.375  # a class that is nowhere is left out
     wrong = {"a": rows["a"], "b": [replace(one, test_miou=0.9) for one in rows["b"]]}
     with pytest.raises(RecordError, match="test_overlaps have a mean IoU of"):
         standard_errors(wrong, "a", "test_miou")
