@@ -1,5 +1,6 @@
 """Kernels of distances: pixel-adaptive convolution and the joint bilateral filter, as formulas on unfolded windows."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,26 @@ def test_pac_is_the_formula_of_its_paper(kernel_size, stride, dilation):
     cotangent = torch.randn_like(y)
     for ours, theirs in zip(*(torch.autograd.grad(z, inputs, cotangent) for z in (y, expected)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pacs_transposed_form_is_the_layer_of_an_image_with_zeros_between_its_pixels(factor):
+    """Su et al. 2019, section 3.3: every pixel adds its window to a finer map, each product times the fine guide's Gaussian."""
+    torch.manual_seed(0)
+    layer = ux.UnifiedExtractor2d(4, 6, presets.pac(5), guide_channels=3).double()
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(2, 4, 3, 4, dtype=torch.float64)
+    guide = torch.randn(2, 3, 3 * factor, 4 * factor, dtype=torch.float64)
+    expected = layer.bias.detach()[:, None, None].expand(2, 6, *guide.shape[2:]).clone()
+    for row, column, i, j in itertools.product(range(3), range(4), range(-2, 3), range(-2, 3)):
+        place = (row * factor + i, column * factor + j)
+        if 0 <= place[0] < guide.shape[2] and 0 <= place[1] < guide.shape[3]:
+            distance = (guide[:, :, row * factor, column * factor] - guide[:, :, *place]).square().sum(1, keepdim=True)
+            product = x[:, :, row, column] @ layer.static_kernel[:, :, 2 - i, 2 - j].t()
+            expected[:, :, *place] += (-distance / 2).exp() * product
+    stuffed = torch.zeros(2, 4, *guide.shape[2:], dtype=torch.float64)
+    stuffed[:, :, ::factor, ::factor] = x
+    torch.testing.assert_close(layer(stuffed, guide), expected)
 
 
 def test_with_a_softmax_it_is_the_joint_bilateral_filter_of_every_head():

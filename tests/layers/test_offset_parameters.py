@@ -77,6 +77,7 @@ def test_taps_at_bounded_places_are_one_convolution_with_the_values_and_gradient
     with Counted("convolution") as counted:
         layer(x)
     assert counted.shapes
+    assert layer(x[:0]).shape == (0, *y.shape[1:])
     assert not any(name.startswith("unified_extractor::") for name in counted.names)
 
 

@@ -294,9 +294,9 @@ class UnifiedExtractor2d(nn.Module):
         """Apply the operator to ``value``, with the dynamic kernel or, where there is such a form, with what it is computed from."""
         spec, windows, reach = self.spec, self.windows(geometry), reach_of_taps(self.spec)
         if reach is not None and spreading_pays(x, spec.taps, reach):
-            assert offsets is not None
+            assert isinstance(self.offsets, ParameterOffsets)
             size = (2 * reach[0] + 1, 2 * reach[1] + 1)
-            dense = spread_kernel(self.static_kernel, offsets[:1], geometry, reach, self.in_channels)
+            dense = spread_kernel(self.static_kernel, self.offsets(geometry), geometry, reach, self.in_channels)
             return self._extract(value, None, None, geometry, kernel_size=size, static_kernel=dense, padding="same", dilation=1)
         if len(windows) > 1:
             shifts = [None if offsets is None else offsets[:, i : i + 1, : window.taps] for i, window in enumerate(windows)]

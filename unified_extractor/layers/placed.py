@@ -63,7 +63,10 @@ def check_no_upsampling(spec: ExtractorSpec) -> None:
             "generator.guide='output' and spec.upsample are of a layer that is given a guide and makes a finer map, not of the place of a "
             f"convolution: take UnifiedExtractor2d, got upsample={spec.upsample}"
         )
-    raise ValueError(f"spec.upsample must be 1 in the place of a convolution, got upsample={spec.upsample}")
+    raise ValueError(
+        f"spec.upsample must be 1 in the place of a convolution, whose stride shrinks the map, got upsample={spec.upsample}: "
+        "UnifiedExtractor2d makes it finer"
+    )
 
 
 def check_keeps_size(spec: ExtractorSpec) -> None:
