@@ -87,6 +87,7 @@ def test_every_extractor_and_run_is_known_to_these_tests():
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", PRESETS)
 def test_extractor_file_is_the_preset_complete(name: str, capsys: pytest.CaptureFixture[str]):
     file = CONFIGS / "extractor" / f"{name}.yaml"
@@ -101,6 +102,7 @@ def test_extractor_file_is_the_preset_complete(name: str, capsys: pytest.Capture
     assert ExtractorSpec(**settings["model"]["network"]["init_args"]["spec"]) == PRESETS[name]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", DIGITS)
 def test_digits_runs_differ_only_in_the_extractor(name: str, capsys: pytest.CaptureFixture[str]):
     settings, plain = (parsed(capsys, "--config", str(CONFIGS / "digits" / f"{file}.yaml")) for file in (name, "convolution"))
@@ -112,6 +114,7 @@ def test_digits_runs_differ_only_in_the_extractor(name: str, capsys: pytest.Capt
     assert settings == plain
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", DIGITS)
 def test_digits_runs_train_for_a_step(name: str, tmp_path: Path):
     assert main(["fit", "--config", str(CONFIGS / "digits" / f"{name}.yaml"), *STEP]) == 0
@@ -140,6 +143,7 @@ def test_camvid_run_trains_for_a_step(tmp_path: Path):
     assert main(["fit", "--config", str(CONFIGS / "camvid" / "unified.yaml"), *classes, *STEP]) == 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", CIFAR10), ("cifar100", CIFAR100)])
 def test_cifar_runs_train_for_a_step(name: str, kind: type[CIFAR10], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_cifar(tmp_path / "data" / name, kind, monkeypatch, per_class=4)

@@ -529,7 +529,7 @@ FOCUS = {
 @pytest.mark.parametrize(
     ("focus", "number"),
     [
-        ("anything", 70),
+        ("anything", 40),
         ("a pooled view", 15),
         ("regions", 15),
         ("sampling points", 20),

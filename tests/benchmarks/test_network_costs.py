@@ -28,7 +28,7 @@ def test_parameters_are_those_of_the_released_code(name):
         assert parameters == network_costs.FIGURES[name].parameters
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", WITH_COUNTS)
 def test_multiply_adds_are_within_a_percent_of_the_figure(name):
     row = network_costs.counted(name)

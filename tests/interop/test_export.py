@@ -43,7 +43,7 @@ def network_and_image(name):
     return network, torch.randn(2, 3, 64, 64)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_exported_program_equals_the_network(name):
     network, x = network_and_image(name)
@@ -53,7 +53,7 @@ def test_an_exported_program_equals_the_network(name):
     assert "unified_extractor" not in str(program.graph)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnxruntime_gives_the_networks_values(name, tmp_path):
     network, x = network_and_image(name)
@@ -117,7 +117,7 @@ def test_one_onnx_file_serves_other_sizes(family, tmp_path):
     assert_equal_in_onnxruntime(network, tmp_path / "network.onnx", x, torch.randn(3, 3, 96, 80))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", SMALL)
 def test_a_traced_network_equals_the_network(family):
     network, x = SMALL[family](10).eval(), torch.randn(2, 3, 64, 64)
@@ -143,7 +143,7 @@ def test_onnxruntime_gives_the_values_of_a_layer_with_a_guide(tmp_path):
     torch.testing.assert_close(torch.from_numpy(given), layer(*inputs).detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(32)
 @pytest.mark.parametrize("stride", [1, 2, (1, 3)])
 @pytest.mark.parametrize("name", PRESETS)
 def test_one_exported_layer_serves_named_ranges_of_sizes(name, stride):

@@ -18,6 +18,7 @@ def outputs(network, peer, size, in_chans=3):
         return network(x), peer(x)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["volo_d1", "volo_d2"])
 def test_volo_equals_timms_with_the_same_weights(name):
     peer = timm.create_model(f"{name}_224", img_size=64).double().eval()

@@ -36,7 +36,7 @@ def ceil_sizes(size, reductions):
     return [-(-size // reduction) for reduction in reductions]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @families
 @pytest.mark.parametrize("size", [64, 63])
 @pytest.mark.parametrize("preset", PRESETS)

@@ -75,6 +75,7 @@ def test_a_network_saved_before_there_was_a_largest_ratio_is_the_same_today(tmp_
     assert ux.interop.load(tmp_path).hidden == net.hidden
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("match", ["multiply_adds", "parameters"])
 def test_one_figure_is_met_by_one_dial(match):
     net = ux.models.MatchedNet(10, ux.presets.deformable_convolution(2), **BUDGET | {"parameters": 600_000}, match=match)

@@ -58,7 +58,7 @@ def assert_compiled_is_equal(mode, compiler, backend=None):
     assert_same(values_and_gradients(compiled, tensors), values_and_gradients(function, tensors))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_without_graph_breaks_equals_uncompiled(mode):
     assert_compiled_is_equal(mode, "aot_eager", backend="eager")

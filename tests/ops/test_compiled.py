@@ -191,6 +191,7 @@ def test_similarity_keeps_the_laws_of_torch(case, requires_grad):
     opcheck(OPERATORS.similarity, (*tensors, 2, flattened(call)[4]))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("backend", ["compiled", None])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_traced_for_every_size_equals_eager(backend, dynamic):

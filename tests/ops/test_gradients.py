@@ -91,7 +91,7 @@ def call_of(mode, backend):
     return function, leaves
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_equal_finite_differences(mode, backend):
     function, leaves = call_of(mode, backend)
@@ -106,7 +106,7 @@ def test_second_gradients_equal_finite_differences(mode, backend):
     assert gradgradcheck(function, leaves)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("geometry", [{"padding": 1}, {"padding": 2, "dilation": 2}, {"stride": 2, "padding": "same"}])
 @pytest.mark.parametrize("backend", ["eager", "reference"])
 def test_composed_fold_has_both_gradients(geometry, backend):

@@ -488,7 +488,7 @@ def test_similarity_keeps_the_laws_of_torch(case, layout):
     opcheck(torch.ops.unified_extractor.triton_similarity, (*tensors, 2, flattened(call)[4]))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("case", ["gather", "fold", "similarity"])
 def test_compiled_without_graph_breaks_equals_uncompiled(case, dynamic):

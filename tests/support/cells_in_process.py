@@ -26,7 +26,9 @@ class _Ended:
         return self._code
 
 
-class _Executor:
+class InProcess:
+    """An executor whose jobs have ended when they are submitted."""
+
     def submit(self, job: CellJob) -> _Ended:
         """Run the command ``python -m unified_extractor ...`` of a cell to its end."""
         from unified_extractor.__main__ import main
@@ -48,4 +50,4 @@ class _Executor:
 @pytest.fixture
 def cells_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train the cells of sweeps in this process, which spares each of them the import of torch and Lightning."""
-    monkeypatch.setattr("unified_extractor.commands.sweep.make_executor", lambda *_, **__: _Executor())
+    monkeypatch.setattr("unified_extractor.commands.sweep.make_executor", lambda *_, **__: InProcess())

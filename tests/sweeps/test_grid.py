@@ -177,6 +177,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_mistake_is_one_line_before_any_work(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     changes, reason = REFUSED[case]

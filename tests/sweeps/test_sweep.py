@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 from submitit.core.utils import UncompletedJobError
 
+from tests.support.cells_in_process import InProcess
 from tests.support.grids import REPOSITORY, callback, heed_interrupts, write_grid
 from unified_extractor.__main__ import main
 from unified_extractor.results.record import as_line, read_rows, write_rows
@@ -126,6 +127,7 @@ def test_cells_outlive_their_driver_and_the_next_one_waits_for_them(tmp_path: Pa
         assert cell.log.read_text().count("$ ") == 1
 
 
+@pytest.mark.thorough
 def test_an_interrupted_sweep_stops_its_cells_without_a_traceback(tmp_path: Path):
     """Ctrl-C reaches every process of the terminal's foreground."""
     waiting = tmp_path / "waiting"
@@ -169,9 +171,9 @@ def test_a_cell_that_fit_refuses_is_not_retried(tmp_path: Path, capsys: pytest.C
     finally:
         sys.path.remove(str(tmp_path))
     (tmp_path / "gone.py").unlink()
-    executor = make_executor("local", tmp_path / "submitit", workers=1, slurm={})
+    del sys.modules["gone"]
     progress = Progress(cells, workers=1, console=Console())
-    (failure,) = Sweep(cells, executor, cluster="local", workers=1, retries=3, progress=progress).run()
+    (failure,) = Sweep(cells, InProcess(), cluster="local", workers=1, retries=3, progress=progress).run()
     assert failure.exit_code == 2
     assert "uniex: error: " in failure.last_line
     assert failure.cell.log.read_text().count("$ ") == 1

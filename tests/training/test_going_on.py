@@ -57,6 +57,7 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     return error.removeprefix("uniex: error: ").strip()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("options", "difference"),
     [

@@ -106,6 +106,7 @@ def assert_equal_ends(one: Path, two: Path) -> None:
     assert rows[0] == rows[1]
 
 
+@pytest.mark.thorough
 def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, whole: Path):
     assert_equal_ends(whole, broken(tmp_path, step=20))  # 8 steps an epoch
 
@@ -121,19 +122,19 @@ def test_killed_in_the_first_epoch_starts_anew(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "loading",
+    ("loading", "number"),
     [
-        {"on_device": False, "stateful": True, "num_workers": 2},
-        pytest.param({"on_device": False, "stateful": True}, marks=pytest.mark.thorough),
-        pytest.param({}, marks=pytest.mark.thorough),
+        ({"on_device": False, "stateful": True, "num_workers": 2}, signal.SIGKILL),
+        pytest.param({"on_device": False, "stateful": True}, signal.SIGTERM, marks=pytest.mark.thorough),
+        pytest.param({}, signal.SIGTERM, marks=pytest.mark.thorough),
     ],
-    ids=["two processes", "no processes", "on the device"],
+    ids=["killed, two processes load", "stopped, none does", "stopped, on the device"],
 )
-def test_stopped_between_checkpoints_within_an_epoch(tmp_path: Path, loading: dict[str, Any]):
+def test_ended_between_checkpoints_within_an_epoch(tmp_path: Path, loading: dict[str, Any], number: int):
     within = ("--checkpoint_every_n_steps", "3")
     changes = {"data__init_args__loading": loading, "trainer__max_epochs": 2}
     one = unbroken(tmp_path, *within, **changes)
-    two = broken(tmp_path, 11, *within, number=signal.SIGTERM, **changes)
+    two = broken(tmp_path, 11, *within, number=number, **changes)
     assert (two / "checkpoints" / "step_00000015.ckpt").exists()  # 16 ends an epoch
     assert_equal_ends(one, two)
 

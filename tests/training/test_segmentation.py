@@ -251,6 +251,7 @@ def test_training_weighs_classes_and_validation_only_counts_pixels(tmp_path):
     assert float(found["train/accuracy"]) == pytest.approx(right / counted, rel=1e-5)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -85,6 +85,7 @@ def test_a_run_says_what_it_reads(trained: Path, tmp_path: Path, capsys: pytest.
     assert "a: 20 test images, 2 classes\n" in capsys.readouterr().out
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", ["test", "validate"])
 @pytest.mark.parametrize(
     ("classes", "there"),

@@ -288,6 +288,7 @@ def test_mixup_blends_images_and_labels_in_one_proportion():
             Mixup(**wrong)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "options",
     [

@@ -53,6 +53,7 @@ def plain(settings: Any) -> dict[str, Any]:
     return {key: plain(value) if isinstance(value, dict) else value for key, value in mapping.items() if not key.startswith("__")}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "given",
     [
