@@ -15,7 +15,7 @@ from unified_extractor.__main__ import main
 from unified_extractor.sweeps.cell import as_cell
 from unified_extractor.sweeps.grid import SweepError, points, read_grid
 from unified_extractor.sweeps.plan import plan_cells
-from unified_extractor.training.cli.planned_run import planned
+from unified_extractor.training.cli.planned_run import ParsedRun, planned
 from unified_extractor.training.run.duration import duration
 
 
@@ -252,12 +252,11 @@ def test_estimates_follow_the_work(tmp_path: Path):
 
 def test_a_variant_is_built_once_for_all_its_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     of_one_seed = [plan_cells(read_grid(write_grid(tmp_path, seeds=[seed])))[0] for seed in (0, 1)]
-    built = []
-    monkeypatch.setattr(
-        "unified_extractor.sweeps.plan.planned", lambda *given, **more: built.append(given) or planned(*given, **more)
-    )
+    parsed, built, parse, build = [], [], ParsedRun.__init__, ParsedRun.built
+    monkeypatch.setattr(ParsedRun, "__init__", lambda *given: parsed.append(given) or parse(*given))
+    monkeypatch.setattr(ParsedRun, "built", lambda *given, **more: built.append(given) or build(*given, **more))
     together = plan_cells(read_grid(write_grid(tmp_path, seeds=[0, 1])))
-    assert len(built) == len({cell.cell.point.label for cell in together})
+    assert len(parsed) == len(built) == len({cell.cell.point.label for cell in together})
     first = [cell for cell in together if cell.cell.point.label == of_one_seed[0].cell.point.label]
     assert [cell.cell.arguments for cell in first] == [cell.cell.arguments for cell in of_one_seed]
     assert len({(cell.parameters, cell.multiply_adds, cell.seconds, cell.device) for cell in first}) == 1

@@ -14,7 +14,7 @@ from tests.support.tiny_runs import tiny_config, write_config
 from unified_extractor import ExtractorSpec, models
 from unified_extractor import options as names
 from unified_extractor.training.architecture import check_checkpoint, layer_specs
-from unified_extractor.training.cli.planned_run import resolved
+from unified_extractor.training.cli.planned_run import ParsedRun
 from unified_extractor.training.cli.training_cli import main
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.settings_hash import canonical_form, config_hash, saved_config_hash
@@ -48,7 +48,7 @@ def test_the_form_holds_what_differs_from_a_default_and_no_module():
 def test_a_configuration_as_written_and_as_resolved_have_one_hash_that_stays(tmp_path: Path):
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(tiny_config()))
-    settings = resolved(["--config", str(file)])
+    settings = ParsedRun(["--config", str(file)]).settings
     assert config_hash(settings) == config_hash({**tiny_config(), "seed_everything": 0}) == PINNED
 
 
@@ -172,7 +172,7 @@ def test_a_run_that_an_earlier_version_started_is_gone_on_with(tmp_path: Path, m
     dynamic_kernel["normalisation"] = dynamic_kernel.pop("normalization")
     settings["model"]["fused"] = {"auto": None}[settings["model"].pop("kernel_memory")]
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    assert saved_config_hash(folder / "config.yaml") == config_hash(resolved(command[1:]))
+    assert saved_config_hash(folder / "config.yaml") == config_hash(ParsedRun(command[1:]).settings)
     assert main(command) == 0
     assert (folder / "record.json").is_file()
     assert not Path("runs/tiny/version_1").exists()

@@ -12,7 +12,7 @@ from unified_extractor.__main__ import main
 from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.named_specs import spec_from_text, spec_line, specs_line
 from unified_extractor.spec import asdict_changed
-from unified_extractor.training.cli.planned_run import resolved
+from unified_extractor.training.cli.planned_run import ParsedRun
 from unified_extractor.training.errors import ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
@@ -44,7 +44,7 @@ def base(tmp_path: Path) -> str:
 
 def specs(*arguments: str) -> list[ExtractorSpec]:
     """The specs that a run with these arguments would have."""
-    given: Any = resolved(arguments).model.network.init_args.spec
+    given: Any = ParsedRun(arguments).settings.model.network.init_args.spec
     return [ExtractorSpec(**plain(one)) for one in (given if isinstance(given, list) else [given])]
 
 
@@ -89,12 +89,14 @@ def test_fields_change_a_spec_and_objects_inside_it_are_whole(base: str):
 
 def test_objects_in_a_file_replace_and_configurations_add_up(base: str):
     for given in (["--data.augmentation=erasing.yaml"], ["--config=data.yaml"], ["--data.augmentation", "{erasing: 0.25}"]):
-        augmentation = resolved(["--config", base, *given]).data.init_args.augmentation
+        augmentation = ParsedRun(["--config", base, *given]).settings.data.init_args.augmentation
         assert Augmentation(**plain(augmentation)) == Augmentation(erasing=0.25)
-    assert resolved(["--config", base, "--data.augmentation.erasing=0.25"]).data.init_args.augmentation.crop_padding == 1
-    network = resolved(["--config", base, "--model.network=network.yaml"]).model.network.init_args
+    assert (
+        ParsedRun(["--config", base, "--data.augmentation.erasing=0.25"]).settings.data.init_args.augmentation.crop_padding == 1
+    )
+    network = ParsedRun(["--config", base, "--model.network=network.yaml"]).settings.model.network.init_args
     assert (network.spec, network.widths) == (None, [32, 64, 128])
-    optimization = resolved(["--config", base, "--config=faster.yaml"]).model.optimization
+    optimization = ParsedRun(["--config", base, "--config=faster.yaml"]).settings.model.optimization
     assert (optimization.learning_rate, optimization.weight_decay) == (0.5, 0.3), "a configuration adds to those before it"
 
 
@@ -110,7 +112,7 @@ def test_objects_in_a_file_replace_and_configurations_add_up(base: str):
 )
 def test_a_wrong_name_is_refused(base: str, given: str, reason: str):
     with pytest.raises(ConfigurationError) as refused:
-        resolved(["--config", base, SPEC, given])
+        ParsedRun(["--config", base, SPEC, given])
     assert str(refused.value).startswith(f"model.network.init_args.spec: {reason}")
 
 

@@ -25,7 +25,7 @@ from unified_extractor.sweeps.kept import KeptRows
 from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
 from unified_extractor.training import ConfigurationError
 from unified_extractor.training.architecture import extractor_line
-from unified_extractor.training.cli.planned_run import PlannedRun, planned, resolved
+from unified_extractor.training.cli.planned_run import ParsedRun, PlannedRun
 from unified_extractor.training.run.duration import duration
 from unified_extractor.training.run.environment import device_name
 from unified_extractor.training.run.folder import RECORD
@@ -104,7 +104,7 @@ class _Planner:
         self._times: dict[str, StepTime] = {}
         self._start_up: float | None = None
         self._before: PlannedRun | None = None
-        self._settings: dict[str, Namespace] = {}
+        self._parsed: dict[str, ParsedRun] = {}
         self._variants: dict[str, tuple[Namespace, PlannedCell]] = {}
 
     def plan(self, point: Point) -> PlannedCell:
@@ -169,29 +169,40 @@ class _Planner:
         return result
 
     def _kept_row(self, point: Point) -> Record | None:
-        """Return the row of a cell, if it is kept. Cells that differ in the seed alone are parsed once."""
+        """Return the row of a cell, if it is kept."""
         if self._kept.empty:
             return None
-        if point.label not in self._settings:
-            try:
-                self._settings[point.label] = resolved(arguments_without_name(self._grid, point))
-            except ConfigurationError:
-                return None  # planning refuses it in its own words
-        settings = self._settings[point.label]
+        settings = self._parse(point).settings
         settings.seed_everything = point.seed
         return self._kept.row(config_hash(settings), settings.run.budget)
 
+    def _parse(self, point: Point) -> ParsedRun:
+        """Return a point's run, not built. Points that differ in the seed alone are parsed once."""
+        if point.label not in self._parsed:
+            arguments = [*arguments_without_name(self._grid, point), f"--run.name={self._grid.name}/{point.variant}"]
+            with _of_cell(point):
+                self._parsed[point.label] = ParsedRun(arguments)
+        return self._parsed[point.label]
+
     def _planned(self, point: Point) -> PlannedRun:
-        arguments = [*arguments_without_name(self._grid, point), f"--run.name={self._grid.name}/{point.variant}"]
-        try:
-            run = self._before = planned(arguments, elsewhere=self._elsewhere, after=self._before)
-        except ConfigurationError as error:
-            raise SweepError(f"cell {point}: {error}") from error
+        parsed = self._parse(point)
+        parsed.settings.seed_everything = point.seed
+        with _of_cell(point):
+            run = self._before = parsed.built(elsewhere=self._elsewhere, after=self._before)
         trainer = run.settings.trainer
         if trainer.fast_dev_run or trainer.enable_checkpointing is False:
             setting = "fast_dev_run" if trainer.fast_dev_run else "enable_checkpointing=false"
             raise SweepError(f"cell {point}: trainer.{setting}: such a run leaves no record, it would never be finished")
         return run
+
+
+@contextmanager
+def _of_cell(point: Point) -> Iterator[None]:
+    """Name the cell in what refuses it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise SweepError(f"cell {point}: {error}") from error
 
 
 def plan_table(cells: Sequence[PlannedCell]) -> Table:

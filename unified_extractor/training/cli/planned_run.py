@@ -1,9 +1,9 @@
 """A dry run of ``uniex fit``: everything is parsed, built and checked, and nothing is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
@@ -19,8 +19,6 @@ from unified_extractor.training.network_module import NetworkModule
 from unified_extractor.training.run.fit import Fit
 from unified_extractor.training.run.folder import RunFolder
 from unified_extractor.training.run.settings_hash import config_hash
-
-CLI = TypeVar("CLI", bound=TrainingCLI)
 
 
 @dataclass(frozen=True)
@@ -46,47 +44,71 @@ class PlannedRun:
     device_missing: str = ""
 
 
+class ParsedRun:
+    """A run whose settings are known, and of which nothing is built: no image is read, no device looked for.
+
+    Args:
+        arguments: the arguments of ``uniex fit``.
+
+    Raises:
+        ConfigurationError: the arguments are refused.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        quiet()
+        if reason := unreadable_config(arguments):
+            raise ConfigurationError(reason)
+        self._mistakes_of = groups(arguments) | SINGLE
+        with self._refused_in_words():
+            self._cli = _PlanningCLI(["fit", *arguments])
+
+    @property
+    def settings(self) -> Namespace:
+        """The resolved configuration."""
+        settings: Namespace = self._cli.config.fit
+        return settings
+
+    def built(self, *, elsewhere: bool = False, after: PlannedRun | None = None) -> PlannedRun:
+        """Build the run and return it: see :func:`planned`."""
+        with self._refused_in_words():
+            self._cli.build(elsewhere=elsewhere, after=after)
+        cli, settings = self._cli, self.settings
+        run = cli.config_init.fit.run
+        return PlannedRun(run, config_hash(settings), settings, cli.model, cli.datamodule, cli.trainer, cli.device_missing)
+
+    @contextmanager
+    def _refused_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if (mistake := users_mistake(error, self._mistakes_of)) is None:
+                raise
+            raise ConfigurationError(mistake) from error
+
+
 def planned(arguments: Sequence[str], *, elsewhere: bool = False, after: PlannedRun | None = None) -> PlannedRun:
     """Return the run of ``uniex fit`` with these arguments. Raise ``ConfigurationError`` for whatever ``fit`` would refuse.
 
     With ``elsewhere`` the run may need devices that only another machine has. ``after`` is the run that was planned before: if both
     have the same data settings, its data are used instead of being read again.
     """
-    cli = _checked(partial(_PlanningCLI, elsewhere=elsewhere, after=after), arguments)
-    settings: Namespace = cli.config.fit
-    return PlannedRun(
-        cli.config_init.fit.run, config_hash(settings), settings, cli.model, cli.datamodule, cli.trainer, cli.device_missing
-    )
+    return ParsedRun(arguments).built(elsewhere=elsewhere, after=after)
 
 
-def resolved(arguments: Sequence[str]) -> Namespace:
-    """Return the resolved configuration of ``uniex fit`` with these arguments. Nothing is built, no image is read, no device looked for.
+class _PlanningCLI(TrainingCLI):
+    """A command line that parses when it is made, builds and checks a run when it is asked to, and trains nothing."""
 
-    Raises:
-        ConfigurationError: the arguments are refused.
-    """
-    settings: Namespace = _checked(_ParsingCLI, arguments).config.fit
-    return settings
+    elsewhere = False
+    after: PlannedRun | None = None
+    device_missing = ""
 
-
-def _checked(cli: Callable[[list[str]], CLI], arguments: Sequence[str]) -> CLI:
-    quiet()
-    if reason := unreadable_config(arguments):
-        raise ConfigurationError(reason)
-    try:
-        return cli(["fit", *arguments])
-    except Exception as error:
-        if (mistake := users_mistake(error, groups(arguments) | SINGLE)) is None:
-            raise
-        raise ConfigurationError(mistake) from error
-
-
-class _ParsingCLI(TrainingCLI):
-    """Parses, and checks what can be checked without building anything."""
-
-    @override
-    def _check_devices(self, given: Namespace) -> None:
-        """Accept every combination of options, since nothing runs."""
+    def build(self, *, elsewhere: bool, after: PlannedRun | None) -> None:
+        """Build and check everything that was parsed."""
+        self.elsewhere, self.after, self.device_missing = elsewhere, after, ""
+        self._look_for_devices()
+        super().before_instantiate_classes()
+        self._set_seed()
+        super().instantiate_classes()
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -100,18 +122,13 @@ class _ParsingCLI(TrainingCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Leave the command itself undone."""
 
-
-class _PlanningCLI(TrainingCLI):
-    """A command line that parses, builds and checks a run, and trains nothing."""
-
-    def __init__(self, args: list[str], *, elsewhere: bool, after: PlannedRun | None) -> None:
-        self.elsewhere, self.after, self.device_missing = elsewhere, after, ""
-        super().__init__(args)
-
     @override
     def _check_devices(self, given: Namespace) -> None:
+        """Accept every device, until the run is built."""
+
+    def _look_for_devices(self) -> None:
         try:
-            super()._check_devices(given)
+            super()._check_devices(self.config.fit.trainer)
         except ConfigurationError as error:
             if not self.elsewhere:
                 raise
@@ -129,7 +146,3 @@ class _PlanningCLI(TrainingCLI):
         if self.after is None and not self.device_missing:  # what fails in a step fails in the first run of several
             self._try_steps(trial, given, settings)
         return trial
-
-    @override
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Do nothing, where ``fit`` would train."""
