@@ -61,6 +61,16 @@ def test_a_dense_spec_equals_the_convolution_with_every_padding(kernel_size, pad
         torch.testing.assert_close(net(x), convolution(x))
 
 
+@pytest.mark.parametrize(("padding_mode", "smallest"), [("reflect", 3), ("circular", 2)])
+def test_an_image_too_small_to_be_reflected_or_repeated_around_itself_is_refused_in_one_line(padding_mode, smallest):
+    layer = ExtractorConv2d(4, 4, presets.depthwise_convolution(5), padding_mode=padding_mode)
+    assert layer(torch.randn(1, 4, smallest, 7)).shape == (1, 4, smallest, 7)
+    with pytest.raises(
+        ValueError, match=rf"padding_mode='{padding_mode}' of a kernel_size=5 needs .* at least {smallest} x {smallest} "
+    ):
+        layer(torch.randn(1, 4, smallest - 1, 7))
+
+
 def test_a_padding_of_the_spec_is_the_convolutions():
     x = torch.randn(1, 4, 9, 9)
     convolution = nn.Conv2d(4, 6, 3, 2, padding=0, bias=False)

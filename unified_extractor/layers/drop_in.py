@@ -106,6 +106,13 @@ class ExtractorConv2d(nn.Module):
         if x.shape[2] <= self.margin[0] or x.shape[3] <= self.margin[1]:
             raise ValueError(f"x must be larger than margin={self.margin}, got shape {list(x.shape)}")
         rows, columns = self._frames
+        if self.padding_mode in ("reflect", "circular"):  # a reflection leaves the outermost pixel out
+            least = [max(frame.border) + (self.padding_mode == "reflect") for frame in self._frames]
+            if x.shape[2] < least[0] or x.shape[3] < least[1]:
+                raise ValueError(
+                    f"padding_mode={self.padding_mode!r} of a kernel_size={self.layer.spec.kernel_size} needs an image of at least "
+                    f"{least[0]} x {least[1]} pixels, got shape {list(x.shape)}"
+                )
         guide = None if guide is None else self._framed(self.layer.source(x, guide))
         y = self.extractor(self._framed(x), guide)
         return y[:, :, rows.dropped[0] : y.shape[2] - rows.dropped[1], columns.dropped[0] : y.shape[3] - columns.dropped[1]]
