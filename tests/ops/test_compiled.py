@@ -147,7 +147,8 @@ def test_operators_keep_the_laws_of_torch(case):
     gradient = torch.randn_like(OPERATORS.run(call))
     opcheck(OPERATORS.aggregate, arguments)
     for wanted in ([t is not None for t in tensors], [True, False, False, False]):
-        opcheck(torch.ops.unified_extractor.compiled_aggregate_backward, (gradient, wanted, *arguments))
+        of_backward = (gradient, *arguments[:7], wanted, *arguments[7:])
+        opcheck(torch.ops.unified_extractor.compiled_aggregate_backward, of_backward)
     opcheck(OPERATORS.aggregate, (*(None if t is None else t.requires_grad_() for t in tensors), *arguments[4:]))
 
 
@@ -188,7 +189,7 @@ def test_a_profiler_sees_the_operator_and_no_call_is_lost(needs_gradient):
 def test_similarity_keeps_the_laws_of_torch(case, requires_grad):
     call = operator_call(case)
     tensors = [None if t is None else t.requires_grad_(requires_grad) for t in (torch.randn(2, 4, 4, 5), call.x, call.offsets)]
-    opcheck(OPERATORS.similarity, (*tensors, 2, flattened(call)[4]))
+    opcheck(OPERATORS.similarity, (*tensors, 2, flattened(call)[7]))
 
 
 @pytest.mark.sampled(2)

@@ -468,9 +468,8 @@ def test_operators_keep_the_laws_of_torch(case, layout):
     tensors, rest = images_in(layout, arguments[:4]), arguments[4:]
     gradient = torch.randn_like(OPERATORS.aggregate(*tensors, *rest))
     wanted = [t is not None for t in tensors]
-    opcheck(
-        torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *tensors, *rest), test_utils=STATIC_OPCHECKS
-    )
+    of_backward = (gradient, *tensors, *rest[:3], wanted, *rest[3:])
+    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, of_backward, test_utils=STATIC_OPCHECKS)
     opcheck(OPERATORS.aggregate, (*tensors, *rest), test_utils=STATIC_OPCHECKS)
     if layout == "contiguous":
         leaves = [None if t is None else t.requires_grad_() for t in tensors]
@@ -485,7 +484,7 @@ def test_similarity_keeps_the_laws_of_torch(case, layout):
     query = torch.randn(1, 4, 4, 4, device=DEVICE)
     tensors = images_in(layout, [query, call.x, call.offsets])
     tensors = [None if t is None else t.requires_grad_(layout == "contiguous") for t in tensors]
-    opcheck(torch.ops.unified_extractor.triton_similarity, (*tensors, 2, flattened(call)[4]))
+    opcheck(torch.ops.unified_extractor.triton_similarity, (*tensors, 2, flattened(call)[7]))
 
 
 @pytest.mark.sampled(8)

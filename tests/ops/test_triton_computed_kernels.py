@@ -163,4 +163,5 @@ def test_attention_is_the_same_without_its_kernel_being_stored(channels_last):
     kernel = ux.AttentionKernel(query, key, 2, position)
     arguments = flattened(Call(value, None, kernel, None, None, checks.geometry(value, 3, 1, "same", 1)))
     gradient, wanted = torch.randn_like(value), [True, False, False, False, True, True, True]
-    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, (gradient, wanted, *arguments), test_utils=STATIC_OPCHECKS)
+    of_backward = (gradient, *arguments[:7], wanted, *arguments[7:])
+    opcheck(torch.ops.unified_extractor.triton_aggregate_backward, of_backward, test_utils=STATIC_OPCHECKS)

@@ -1,5 +1,7 @@
 """Prepared calls of the Triton backend: what was recorded of a call is repeated with other tensors, and never where it may not be."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -8,19 +10,24 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import unified_extractor as ux
 from tests.support.triton_runs import DEVICE
 from unified_extractor.ops.backends.triton import prepared
-from unified_extractor.ops.backends.triton.prepared import Tape
+from unified_extractor.ops.backends.triton.repetition import Place, Step, repetition
 
 
 @pytest.fixture
 def repeated(monkeypatch):
-    """Return a list with an entry for each repetition of a tape."""
-    found, original = [], Tape.run
+    """Return a list with an entry for each repetition of a call that is recorded from here on."""
+    found = []
 
-    def run(tape, inputs):
-        found.append(tape)
-        return original(tape, inputs)
+    def counted(*recorded):
+        repeat = repetition(*recorded)
 
-    monkeypatch.setattr(Tape, "run", run)
+        def run(*tensors):
+            found.append(repeat)
+            return repeat(*tensors)
+
+        return run
+
+    monkeypatch.setattr(prepared, "repetition", counted)
     return found
 
 
@@ -30,6 +37,12 @@ CASES = {
     "depthwise": {"dynamic_kernel": (1, 1, 4, 3, 4), "static_kernel": (4, 1, 2, 2)},
     "dense": {"dynamic_kernel": (1, 1, 4, 3, 4), "static_kernel": (4, 4, 2, 2)},
 }
+
+
+def prepared_call(run):
+    """Return the prepared function of tensors that runs ``run``."""
+    fast = prepared.prepared(lambda tensors, rest: run(*tensors))
+    return lambda *tensors: fast(tensors, ())
 
 
 def step(case, backend, seed, size=(3, 4), dtype=torch.float32):
@@ -74,7 +87,7 @@ def test_a_switch_that_decides_about_kernels_makes_another_call(repeated):
 
 
 def test_another_dtype_layout_or_alignment_makes_another_call(repeated):
-    fast, x = prepared.prepared(lambda x: x * 2), torch.ones(8, 8, device=DEVICE)
+    fast, x = prepared_call(lambda x: x * 2), torch.ones(8, 8, device=DEVICE)
     for _ in range(3):
         fast(x)
     assert len(repeated) == 1
@@ -87,7 +100,7 @@ def test_a_call_that_depends_on_values_is_not_repeated(repeated):
     def run(x):
         return x * 2 if x.sum() > 0 else x * 3
 
-    fast = prepared.prepared(run)
+    fast = prepared_call(run)
     for sign in (1.0, 1.0, 1.0, -1.0):
         x = torch.full((2,), sign)
         torch.testing.assert_close(fast(x), run(x))
@@ -96,14 +109,14 @@ def test_a_call_that_depends_on_values_is_not_repeated(repeated):
 
 def test_a_call_that_uses_a_tensor_from_elsewhere_is_not_repeated(repeated):
     hidden = torch.ones(2)
-    fast = prepared.prepared(lambda x: x + hidden)
+    fast = prepared_call(lambda x: x + hidden)
     for _ in range(4):
         fast(torch.zeros(2))
     assert not repeated
 
 
 def test_inputs_that_are_one_tensor_are_not_taken_for_two(repeated):
-    fast = prepared.prepared(lambda x, y: x - y)
+    fast = prepared_call(lambda x, y: x - y)
     for _ in range(3):
         same = torch.ones(2)
         fast(same, same)
@@ -112,32 +125,34 @@ def test_inputs_that_are_one_tensor_are_not_taken_for_two(repeated):
 
 
 def test_memory_between_the_steps_of_a_repeated_call_is_freed_as_before():
-    alive = []
+    alive: list[weakref.ref] = []
 
-    def run(x):
-        for _ in range(3):
-            x = x + 1
-        return x
+    def plus_one(x):
+        counts.append(sum(reference() is not None for reference in alive))
+        y = x + 1
+        alive.append(weakref.ref(y))
+        return y
 
-    def counted(tape, inputs):
-        for step in tape._steps:
-            alive.append(len(step.freed))
-        return original(tape, inputs)
+    counts: list[int] = []
+    repeat = repetition(1, [Step(plus_one, (Place(n),), {}, Place(n + 1)) for n in range(3)], [Place(3), Place(0)])
+    y, x = repeat(torch.zeros(2))
+    assert counts == [0, 1, 1]
+    assert (x.tolist(), y.tolist()) == ([0, 0], [3, 3])
 
-    original = Tape.run
-    fast = prepared.prepared(run)
-    for _ in range(2):
-        fast(torch.zeros(2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tape, "run", counted)
-        torch.testing.assert_close(fast(torch.zeros(2)), torch.full((2,), 3.0))
-    assert alive == [1, 1, 1]
+
+def test_a_step_with_several_results_is_repeated(repeated):
+    fast = prepared_call(lambda x: torch.std_mean(x)[1] + torch.unbind(x)[1])
+    for seed in range(4):
+        x = torch.randn(5, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(fast(x), x.mean() + x[1])
+    assert len(repeated) == 2
 
 
 def test_tensors_are_forgotten_when_a_call_is_recorded():
-    fast = prepared.prepared(lambda x: x.clone())
+    fast = prepared_call(lambda x: x.clone())
     for _ in range(3):
-        fast(torch.zeros(3))
-    (tape,) = fast.__closure__[[*fast.__code__.co_freevars].index("known")].cell_contents.values()
-    assert tape.works
-    assert not tape._tensors
+        x = torch.zeros(3)
+        y = fast(x)
+        references = [weakref.ref(x), weakref.ref(y)]
+        del x, y
+        assert all(reference() is None for reference in references)

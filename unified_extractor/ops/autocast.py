@@ -18,7 +18,8 @@ _LOWERED = (torch.float32, torch.float16, torch.bfloat16)
 
 def autocasts(x: Tensor) -> bool:
     """Return whether autocast is on for the device of ``x``."""
-    return x.device.type in _AUTOCASTING and torch.is_autocast_enabled(x.device.type)
+    device = x.device.type
+    return device in _AUTOCASTING and torch.is_autocast_enabled(device)
 
 
 def autocast_dtype(x: Any) -> torch.dtype | None:

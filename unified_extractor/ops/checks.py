@@ -88,6 +88,8 @@ def _signature(x: Any, numbers: tuple[Any, ...], tensors: tuple[Any, ...], combi
 
 def _of(value: Any) -> Any:
     """Return what the checks look at in one argument."""
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return (value.shape, value.dtype, value.device)
     if isinstance(value, LinearKernel | AttentionKernel):

@@ -48,39 +48,62 @@ class Passes(NamedTuple):
 
 
 _SCHEMA = (
-    "Tensor x, Tensor? static_kernel, Tensor? dynamic_kernel, Tensor? offsets, SymInt[] geometry, str aggregation, str combine, "
-    "Tensor? feature, Tensor? weight, Tensor? bias, float scale, str normalization, SymInt heads"
+    "Tensor x, Tensor? static_kernel, Tensor? dynamic_kernel, Tensor? offsets, Tensor? feature, Tensor? weight, Tensor? bias, "
+    "SymInt[] geometry, str aggregation, str combine, float scale, str normalization, SymInt heads"
 )
-"""The flat arguments of a call. The last six are a computed kernel's: of attention, ``heads`` of them, query, keys and position."""
-_TENSORS = (0, 1, 2, 3, 7, 8, 9)
-"""The places of the tensors among the arguments, in the order of :class:`Wanted`."""
-_NO_KERNEL = (None, None, None, 1.0, "none", 0)
+"""The flat arguments of a call. ``feature, weight, bias`` and the last three are a computed kernel's: of attention, ``heads`` of them,
+query, keys and position."""
+_SCHEMA_BACKWARD = _SCHEMA.replace("SymInt[] geometry", "bool[] wanted, SymInt[] geometry")
+_TENSORS = 7
+"""The number of tensors among the arguments, which come first, in the order of :class:`Wanted`."""
+_NO_KERNEL = (1.0, "none", 0)
+
+Tensors = tuple[Tensor | None, ...]
+Rest = tuple[Any, ...]
+"""What is not a tensor among the arguments, the geometry as such. It can be hashed."""
 
 
 def flattened(call: Call) -> tuple[Any, ...]:
     """Return a call as an operator's arguments; a bias and queries of a similarity are not among them."""
+    tensors, rest = _parts(call)
+    return (*tensors, *_numbers(rest))
+
+
+def _parts(call: Call) -> tuple[Tensors, Rest]:
+    """Return the tensors of a call, and its rest."""
     assert call.channel_kernel is None, "backends leave it to calls without one"
-    kernel = call.computed_kernel
+    kernel, stored = call.dynamic_kernel, None
+    sources: Tensors = (None, None, None)
+    computed: Rest = _NO_KERNEL
     if isinstance(kernel, LinearKernel):
-        computed: tuple[Any, ...] = (*kernel, 0)
-    elif kernel is not None:
-        computed = (kernel.query, kernel.key, kernel.position, 1.0, kernel.normalization, kernel.heads)
+        sources, computed = kernel[:3], (kernel.scale, kernel.normalization, 0)
+    elif isinstance(kernel, AttentionKernel):
+        sources, computed = (kernel.query, kernel.key, kernel.position), (1.0, kernel.normalization, kernel.heads)
     else:
-        computed = _NO_KERNEL
-    sizes = [size for pair in call.geometry for size in pair]
-    return (call.x, call.static_kernel, call.stored_kernel, call.offsets, sizes, call.aggregation, call.combine, *computed)
+        stored = kernel
+    tensors = (call.x, call.static_kernel, stored, call.offsets, *sources)
+    return tensors, (call.geometry, call.aggregation, call.combine, *computed)
 
 
-def _built(*arguments: Any) -> Call:
-    """Build a call from an operator's arguments."""
-    x, static_kernel, kernel, offsets, sizes, aggregation, combine, feature, weight, bias, scale, normalization, heads = arguments
+def _numbers(rest: Rest) -> tuple[Any, ...]:
+    """Return the rest of a call for torch's dispatcher: its geometry becomes sizes."""
+    return tuple([size for pair in value for size in pair] if type(value) is Geometry else value for value in rest)
+
+
+def _built(tensors: Tensors, rest: Rest) -> Call:
+    """Build a call from its parts."""
+    (x, static_kernel, kernel, offsets, feature, weight, bias) = tensors
+    geometry, aggregation, combine, scale, normalization, heads = rest
+    assert x is not None
+    dynamic: Any = kernel
     if feature is not None:
-        kernel = (
+        assert weight is not None
+        dynamic = (
             AttentionKernel(feature, weight, heads, bias, normalization)
             if heads
             else LinearKernel(feature, weight, bias, scale, normalization)
         )
-    return Call(x, static_kernel, kernel, offsets, None, _geometry(sizes), aggregation, combine)
+    return Call(x, static_kernel, dynamic, offsets, None, geometry, aggregation, combine)
 
 
 def _geometry(sizes: Sequence[int]) -> Geometry:
@@ -109,24 +132,23 @@ class Operators(NamedTuple):
     """Gather, fold and unfold: the arguments of :func:`flattened`."""
     similarity: Any
     """``(query, key, offsets, heads, geometry)``: query-key products, the gradient by the dynamic kernel of a gather of the keys."""
-    direct_aggregate: Callable[..., Any]
+    direct_aggregate: Callable[[Tensors, Rest], Any]
     """``aggregate`` past torch's dispatcher, which takes longer for so many arguments than a small call computes."""
-    direct_similarity: Callable[..., Any]
+    direct_similarity: Callable[[Tensors, Rest], Any]
     """``similarity`` past torch's dispatcher."""
 
     def run(self, call: Call) -> Tensor:
         """Run a call by them, differentiably; it has no bias."""
-        arguments: tuple[Any, ...]
         if call.aggregation == "similarity":
             kernel = call.dynamic_kernel
             assert isinstance(kernel, AttentionKernel)
-            sizes = [size for pair in call.geometry for size in pair]
-            arguments = (kernel.query, call.x, call.offsets, kernel.heads, sizes)
-            run = self.similarity if is_watched(arguments) else self.direct_similarity
+            tensors: Tensors = (kernel.query, call.x, call.offsets)
+            rest: Rest = (kernel.heads, call.geometry)
+            operator, direct = self.similarity, self.direct_similarity
         else:
-            arguments = flattened(call)
-            run = self.aggregate if is_watched(arguments) else self.direct_aggregate
-        result: Tensor = run(*arguments)
+            tensors, rest = _parts(call)
+            operator, direct = self.aggregate, self.direct_aggregate
+        result: Tensor = operator(*tensors, *_numbers(rest)) if is_watched(tensors) else direct(tensors, rest)
         return result
 
 
@@ -134,90 +156,123 @@ def registered(backend: str, passes: Passes) -> Operators:
     """Register a backend's passes as operators under its name."""
 
     @passes.prepared
-    def run_aggregate(*arguments: Any) -> Any:
-        return passes.forward(_built(*arguments))
+    def run_aggregate(tensors: Tensors, rest: Rest) -> Any:
+        return passes.forward(_built(tensors, rest))
 
     @passes.prepared
-    def run_backward(gradient: Tensor, wanted: Sequence[bool], *arguments: Any) -> Any:
-        return passes.backward(_built(*arguments), gradient, Wanted(*wanted))
+    def run_backward(tensors: Tensors, rest: Rest) -> Any:
+        (gradient, *others), (wanted, *more) = tensors, rest
+        assert gradient is not None
+        return passes.backward(_built(tuple(others), tuple(more)), gradient, Wanted(*wanted))
 
-    def products(query: Tensor, key: Tensor, offsets: Tensor | None, heads: int, sizes: Sequence[int]) -> Call:
-        return similarity_call(query, key, heads, offsets, _geometry(sizes))
+    def products(tensors: Tensors, rest: Rest) -> Call:
+        (query, key, offsets), (heads, geometry) = tensors, rest
+        assert query is not None
+        assert key is not None
+        return similarity_call(query, key, heads, offsets, geometry)
 
     @passes.prepared
-    def run_similarity(query: Tensor, *others: Any) -> Any:
-        return passes.backward(products(query, *others), query, _ONLY_DYNAMIC)[0]
+    def run_similarity(tensors: Tensors, rest: Rest) -> Any:
+        query = tensors[0]
+        assert query is not None
+        return passes.backward(products(tensors, rest), query, _ONLY_DYNAMIC)[0]
+
+    def new_gradients(tensors: Tensors, rest: Rest) -> list[Tensor]:
+        return passes.new_gradients(_built(tensors[1:], rest[1:]), Wanted(*rest[0]))
 
     aggregate = _defined(
         f"{backend}_aggregate",
         f"({_SCHEMA}) -> Tensor",
         run_aggregate,
-        lambda *arguments: passes.new_output(_built(*arguments)),
+        lambda tensors, rest: passes.new_output(_built(tensors, rest)),
     )
     aggregate_backward = _defined(
-        f"{backend}_aggregate_backward",
-        f"(Tensor gradient, bool[] wanted, {_SCHEMA}) -> Tensor[]",
-        run_backward,
-        lambda gradient, wanted, *arguments: passes.new_gradients(_built(*arguments), Wanted(*wanted)),
+        f"{backend}_aggregate_backward", f"(Tensor gradient, {_SCHEMA_BACKWARD}) -> Tensor[]", run_backward, new_gradients
     )
     similarity = _defined(
         f"{backend}_similarity",
         "(Tensor query, Tensor key, Tensor? offsets, SymInt heads, SymInt[] geometry) -> Tensor",
         run_similarity,
-        lambda query, *others: passes.new_gradients(products(query, *others), _ONLY_DYNAMIC)[0],
+        lambda tensors, rest: passes.new_gradients(products(tensors, rest), _ONLY_DYNAMIC)[0],
     )
 
-    def gradients(arguments: Sequence[Any], wanted: list[bool], gradient: Tensor, batched: bool) -> list[Tensor | None]:
-        if not any(wanted):
+    def gradients(
+        tensors: Tensors, rest: Rest, wanted: tuple[bool, ...], gradient: Tensor, batched: bool
+    ) -> Sequence[Tensor | None]:
+        if True not in wanted:
             return [None] * len(wanted)
         if torch.is_grad_enabled():
-            return _differentiable_gradients(arguments, wanted, gradient)
-        run = aggregate_backward if batched or is_watched((gradient, *arguments)) else run_backward
-        results = iter(run(gradient, wanted, *arguments))
+            return _differentiable_gradients(tensors, rest, wanted, gradient)
+        everything = (gradient, *tensors)
+        if batched or is_watched(everything):
+            found = aggregate_backward(*everything, list(wanted), *_numbers(rest))
+        else:
+            found = run_backward(everything, (wanted, *rest))
+        if False not in wanted:
+            return found
+        results = iter(found)
         return [next(results) if asked else None for asked in wanted]
 
-    def aggregate_gradients(tensors: Sequence[Any], rest: Sequence[Any], asked: Sequence[bool], gradient: Tensor) -> Any:
-        arguments = [*tensors[:4], *rest[:3], *tensors[4:], *rest[3:]]
-        found = gradients(arguments, [asked[place] for place in _TENSORS], gradient, is_batched(gradient))
-        return (*found[:4], None, None, None, *found[4:], None, None, None)
+    def aggregate_gradients(tensors: Tensors, rest: Rest, asked: tuple[bool, ...], gradient: Tensor) -> Sequence[Tensor | None]:
+        return gradients(tensors, rest, asked, gradient, is_batched(gradient))
 
-    def similarity_gradients(tensors: Sequence[Any], rest: Sequence[Any], asked: Sequence[bool], gradient: Tensor) -> Any:
-        (query, key, offsets), (_, sizes) = tensors, rest
-        gathered = (key, None, gradient, offsets, sizes, "gather", "multiply", *_NO_KERNEL)
-        grad_query = aggregate(*gathered) if asked[0] else None
-        wanted = [asked[1], False, False, asked[2], False, False, False]
-        found = gradients(gathered, wanted, query, is_batched(gradient))
-        return grad_query, found[0], found[3], None, None
+    def similarity_gradients(tensors: Tensors, rest: Rest, asked: tuple[bool, ...], gradient: Tensor) -> Sequence[Tensor | None]:
+        (query, key, offsets), (_, geometry) = tensors, rest
+        assert query is not None
+        gathered = (key, None, gradient, offsets, None, None, None)
+        others = (geometry, "gather", "multiply", *_NO_KERNEL)
+        grad_query = aggregate(*gathered, *_numbers(others)) if asked[0] else None
+        found = gradients(gathered, others, (asked[1], False, False, asked[2], False, False, False), query, is_batched(gradient))
+        return grad_query, found[0], found[3]
 
     def refused(*_: Any) -> Any:
         raise NotImplementedError(f"{backend}_aggregate_backward has no gradient: its caller differentiates by the eager formula")
 
-    direct_aggregate = _differentiate(aggregate, run_aggregate, _TENSORS, aggregate_gradients)
-    _differentiate(aggregate_backward, run_backward, (0, *(2 + place for place in _TENSORS)), refused)
-    direct_similarity = _differentiate(similarity, run_similarity, (0, 1, 2), similarity_gradients)
+    direct_aggregate = _differentiate(aggregate, run_aggregate, aggregate_gradients)
+    _differentiate(aggregate_backward, run_backward, refused)
+    direct_similarity = _differentiate(similarity, run_similarity, similarity_gradients)
     register_flop_formula(aggregate.overloadpacket)(_aggregate_flops)
     register_flop_formula(aggregate_backward.overloadpacket)(_backward_flops)
     register_flop_formula(similarity.overloadpacket)(_similarity_flops)
     return Operators(aggregate, similarity, direct_aggregate, direct_similarity)
 
 
-def _defined(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def _defined(name: str, schema: str, run: Callable[[Tensors, Rest], Any], fake: Callable[[Tensors, Rest], Any]) -> Any:
     """Define an operator that runs on every device, and what it returns for fake tensors."""
     _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"unified_extractor::{name}", fake, lib=_LIBRARY)
+    count = _count_of_tensors(getattr(torch.ops.unified_extractor, name).default)
+    _LIBRARY.impl(name, lambda *arguments: run(*_apart(arguments, count)), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"unified_extractor::{name}", lambda *arguments: fake(*_apart(arguments, count)), lib=_LIBRARY)
     operator = getattr(torch.ops.unified_extractor, name).default
     register_loops(operator, _LIBRARY)
     return operator
 
 
-Gradients = Callable[..., Any]
-"""``(tensors, other arguments, which arguments' gradients are asked for, output's gradient)`` to a gradient an argument."""
+def _count_of_tensors(operator: Any) -> int:
+    """Return the number of an operator's arguments that are tensors; they come first."""
+    return sum("Tensor" in str(argument.type) for argument in operator._schema.arguments)
+
+
+def _apart(arguments: Sequence[Any], count: int) -> tuple[Tensors, Rest]:
+    """Return the tensors among an operator's arguments, and the rest, with sizes made into the geometry."""
+    rest = (
+        value if not isinstance(value, list | tuple) else tuple(value) if _is_wanted(value) else _geometry(value)
+        for value in arguments[count:]
+    )
+    return tuple(arguments[:count]), tuple(rest)
+
+
+def _is_wanted(value: Sequence[Any]) -> bool:
+    return isinstance(value[0], bool)
+
+
+Gradients = Callable[[Tensors, Rest, tuple[bool, ...], Tensor], Sequence[Tensor | None]]
+"""``(tensors, rest, which tensors' gradients are asked for, output's gradient)`` to a gradient a tensor."""
 
 
 def _differentiate(
-    operator: Any, run_directly: Callable[..., Any], tensors: Sequence[int], gradients: Gradients
-) -> Callable[..., Any]:
+    operator: Any, run_directly: Callable[[Tensors, Rest], Any], gradients: Gradients
+) -> Callable[[Tensors, Rest], Any]:
     """Give an operator its gradient, and return a function that does what the operator does past the dispatcher.
 
     ``torch.library.register_autograd`` does the former, too, and takes twice as long for so many arguments.
@@ -225,40 +280,41 @@ def _differentiate(
     Args:
         operator: the operator.
         run_directly: what it runs.
-        tensors: the places of the tensors among its arguments.
         gradients: its gradients.
     """
-    name = operator._schema.name
-    others = [place for place in range(len(operator._schema.arguments)) if place not in tensors]
+    name, count = operator._schema.name, _count_of_tensors(operator)
 
     class Differentiated(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
-            ctx.save_for_backward(*(arguments[place] for place in tensors))
-            ctx.rest = [arguments[place] for place in others]
-            result = below(keyset, *arguments)
+        def forward(ctx: Any, keyset: Any, rest: Rest, *tensors: Tensor | None) -> Any:
+            ctx.save_for_backward(*tensors)
+            ctx.rest = rest
+            result = below(keyset, tensors, rest)
             return tuple(result) if isinstance(result, list) else result
 
         @staticmethod
         @batched_backward
         def backward(ctx: Any, *gradient: Tensor) -> Any:
-            return (None, *gradients(ctx.saved_tensors, ctx.rest, ctx.needs_input_grad[1:], *gradient))
+            return (None, None, *gradients(ctx.saved_tensors, ctx.rest, ctx.needs_input_grad[2:], *gradient))
 
-    def below(keyset: Any, *arguments: Any) -> Any:
+    def below(keyset: Any, tensors: Tensors, rest: Rest) -> Any:
         if keyset is None:
-            return run_directly(*arguments)
+            return run_directly(tensors, rest)
         with torch._C._AutoDispatchBelowAutograd():
-            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *tensors, *_numbers(rest))
 
-    def run(keyset: Any, *arguments: Any) -> Any:
-        differentiates = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
-        if not differentiates:
-            return below(keyset, *arguments)
-        result = Differentiated.apply(keyset, *arguments)
-        return list(result) if isinstance(result, tuple) else result
+    def run(keyset: Any, tensors: Tensors, rest: Rest) -> Any:
+        if torch.is_grad_enabled():
+            for tensor in tensors:
+                if tensor is not None and tensor.requires_grad:
+                    result = Differentiated.apply(keyset, rest, *tensors)
+                    return list(result) if isinstance(result, tuple) else result
+        return below(keyset, tensors, rest)
 
     Differentiated.__name__ = f"{name.split('::')[1]}_backward"
-    _LIBRARY.impl(name.split("::")[1], run, "Autograd", with_keyset=True)
+    _LIBRARY.impl(
+        name.split("::")[1], lambda keyset, *arguments: run(keyset, *_apart(arguments, count)), "Autograd", with_keyset=True
+    )
     return partial(run, None)
 
 
@@ -306,7 +362,7 @@ def _names(wanted: Wanted) -> list[str]:
 
 def _aggregate_flops(*arguments: Any, **_: Any) -> int:
     """Count for torch's flop counter, which gives shapes in place of tensors and counts a multiply-add as two."""
-    x, static_kernel, dynamic_kernel, offsets, sizes, aggregation, _, _, weight, _, _, _, heads = arguments
+    x, static_kernel, dynamic_kernel, offsets, _, weight, _, sizes, aggregation, _, _, _, heads = arguments
     geometry, channels = _geometry(sizes), x[1]
     static_outputs = 0 if static_kernel is None else static_kernel[-4] * static_kernel[-3] // channels
     results = 0 if dynamic_kernel is None and weight is None else geometry.taps if aggregation == "fold" else 1
@@ -323,26 +379,24 @@ def _aggregate_flops(*arguments: Any, **_: Any) -> int:
     return 2 * x[0] * one
 
 
-def _backward_flops(gradient: Any, wanted: Any, *arguments: Any, **_: Any) -> int:
+def _backward_flops(gradient: Any, *arguments: Any, **_: Any) -> int:
     """Count as torch counts a convolution's backward: once for every gradient that is wanted."""
-    return sum(wanted) * _aggregate_flops(*arguments)
+    return sum(arguments[_TENSORS]) * _aggregate_flops(*arguments[:_TENSORS], *arguments[_TENSORS + 1 :])
 
 
 def _similarity_flops(query: Any, key: Any, offsets: Any, heads: int, sizes: Sequence[int], **_: Any) -> int:
     return 2 * key[0] * multiply_adds(_geometry(sizes), key[1], results=1, has_offsets=offsets is not None)
 
 
-def _differentiable_gradients(arguments: Sequence[Any], wanted: Sequence[bool], gradient: Tensor) -> list[Tensor | None]:
+def _differentiable_gradients(tensors: Tensors, rest: Rest, wanted: Sequence[bool], gradient: Tensor) -> list[Tensor | None]:
     """Return the gradients by the eager backend's formula, which can be differentiated again."""
-    eager, arguments = Eager(), list(arguments)
+    eager = Eager()
     with torch.enable_grad():
-        for place in _TENSORS:
-            if arguments[place] is not None:
-                # An alias: a tensor's own history (a kernel generated from x) must not be walked here, the outer backward does that.
-                arguments[place] = arguments[place].view_as(arguments[place])
-        call = _built(*arguments)
+        # Aliases: a tensor's own history (a kernel generated from x) must not be walked here, the outer backward does that.
+        aliases = tuple(None if tensor is None else tensor.view_as(tensor) for tensor in tensors)
+        call = _built(aliases, rest)
         if call.computed_kernel is not None:
             call = with_stored_kernel(call, eager.run)
-        leaves = [arguments[place] for place, asked in zip(_TENSORS, wanted, strict=True) if asked]
-        found = iter(torch.autograd.grad(eager.run(call), leaves, gradient, create_graph=True))
+        leaves = [alias for alias, asked in zip(aliases, wanted, strict=True) if asked]
+        found = iter(torch.autograd.grad(eager.run(call), leaves, gradient, create_graph=True))  # type: ignore[arg-type]
         return [next(found) if asked else None for asked in wanted]

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from unified_extractor.names import did_you_mean
-from unified_extractor.ops.autocast import full_precision
+from unified_extractor.ops.autocast import autocasts, full_precision
 from unified_extractor.ops.backends.base import Backend
 from unified_extractor.ops.backends.compiled import Compiled
 from unified_extractor.ops.backends.eager import Eager
@@ -41,6 +41,8 @@ def run(call: Call, backend: str | None, kernel_memory: KernelMemory = "auto") -
     chosen = _choose(call, backend, kernel_memory)
     if call.computed_kernel is not None and not _recomputes(chosen, call, kernel_memory):
         call = _stored(chosen, call)
+    if not autocasts(call.x):
+        return chosen.run(call)
     with full_precision(call.x):
         return chosen.run(call)
 

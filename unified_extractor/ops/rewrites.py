@@ -49,6 +49,8 @@ def run_rewritten(
         return run_rewritten(static_part, aggregate) + aggregate(dynamic_part)
     if call.combine == "residual" and not combined:
         call = call._replace(dynamic_kernel=_one_more(call), combine="multiply")
+    if call.bias is None:
+        return aggregate(call)
     return _plus_bias(aggregate(call._replace(bias=None)), call.bias)
 
 

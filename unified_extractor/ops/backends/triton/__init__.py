@@ -11,11 +11,11 @@ channels of images are neighbors (``torch.channels_last``). Refuses
 - ``torch.func`` transforms and forward-mode differentiation, for which the operator has no rule.
 
 A convolution without dynamic kernel and offsets is torch's own. In half precision a dynamic kernel on the regular grid, with groups of a
-multiple of sixteen neighboring channels, runs as matrix products (``banded/``). A double backward runs the eager backend's formula. The
-gradient of an image that offsets sample is added up by atomics in float32 or, under ``torch.use_deterministic_algorithms``, sorted by
-pixel. A fold whose taps have offsets samples every tap once for each output it has a part in: K times as often as it must. An output
-finer than the image (``upsample``) has no kernels of its own: it is one call for each sub-position. Nor has a channel kernel, with which
-images become groups of channels; an image whose channels are neighbors is copied for it.
+multiple of sixteen neighboring channels, runs as matrix products (``banded/``), and so does a fold of small overlapping windows. A double
+backward runs the eager backend's formula. The gradient of an image that offsets sample is added up by atomics in float32 or, under
+``torch.use_deterministic_algorithms``, sorted by pixel. A fold whose taps have offsets samples every tap once for each output it has a part
+in: K times as often as it must. An output finer than the image (``upsample``) has no kernels of its own: it is one call for each
+sub-position. Nor has a channel kernel, with which images become groups of channels; an image whose channels are neighbors is copied for it.
 
 The first call of every kind compiles its kernels and measures a few configurations (``tuning.py``), kept on disk by Triton. Before a CUDA
 graph is captured one call should have run, as torch asks anyway.
@@ -46,11 +46,11 @@ class Triton:
             import triton
         except ImportError as error:
             return f"it needs triton, which PyTorch brings for Linux: pip install triton ({error})"
-        if _is_interpreted():
+        if (torch.cuda.is_initialized() and not torch.version.hip) or _is_interpreted():
             return None
         if torch.version.hip:
             return "its kernels are written for NVIDIA GPUs, this PyTorch is built for AMD's"
-        if torch.cuda.is_available():
+        if torch.cuda.is_available():  # asks the driver each time, and with Lightning the management library: 40 microseconds
             return None
         return f"there is no GPU that PyTorch can use (triton {triton.__version__} is installed; TRITON_INTERPRET=1 runs it on the CPU)"
 
@@ -82,9 +82,10 @@ class Triton:
             return run_channel_kernel(call, self.run)
         from unified_extractor.ops.backends.triton.launch import OPERATORS
 
+        run = OPERATORS.run
         if call.aggregation in ("unfold", "similarity"):
-            return OPERATORS.run(call)
-        return run_rewritten(call, OPERATORS.run, combines_depthwise=not _is_banded_sum(call))
+            return run(call)
+        return run_rewritten(call, run, combines_depthwise=not _is_banded_sum(call))
 
 
 def _is_banded_sum(call: Call) -> bool:

@@ -1,14 +1,14 @@
 """Prepared calls: what a call launches, and the torch operations between its launches, recorded once and then repeated.
 
 All that Python decides in a call follows from shapes, strides, dtypes, devices, alignments, wanted gradients and a few switches. The second
-call with the same of these is recorded; from the third on the tape alone is run, with the tensors of that call.
+call with the same of these is recorded, and made into one function of straight-line Python (``repetition.py``); from the third on
+that function alone is run, with the tensors of that call.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from threading import local
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,31 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton import knobs
 from triton.runtime import driver
 
+from unified_extractor.ops.backends.triton.repetition import Place, Step, numbers, repetition
+
 _MOST = 4096
 """Most calls that are known; all are forgotten when there are more, as where every image has another size."""
 _PLAIN = (Tensor, torch.nn.Parameter)
+Tensors = Sequence[Tensor | None]
 _STATE = local()
-
-
-class _Place(NamedTuple):
-    """A tensor's place among those of a tape."""
-
-    number: int
-
-
-class _Step(NamedTuple):
-    """A torch operation or a launch."""
-
-    function: Callable[..., Any]
-    arguments: list[Any]
-    """Its arguments; those with tensors are filled in when it is run."""
-    filled: list[tuple[int, Any]]
-    """The arguments with tensors: which, and with places instead of tensors."""
-    named: dict[str, Any]
-    results: tuple[int, ...]
-    """The places of the resulting tensors."""
-    freed: tuple[int, ...] = ()
-    """The places of tensors that no later step uses, so that their memory serves it."""
 
 
 class UnpreparedError(Exception):
@@ -48,18 +30,18 @@ class UnpreparedError(Exception):
 
 
 class Tape(TorchDispatchMode):
-    """The recorder of one call, and its repetition."""
+    """The recorder of one call."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
+        self._inputs = len(inputs)
         self._tensors = list(inputs)
-        """All tensors while the call is recorded; they are forgotten afterwards."""
-        self._places = {id(tensor): _Place(index) for index, tensor in enumerate(inputs)}
-        self._steps: list[_Step] = []
-        self._result: Any = None
-        self._count = len(self._tensors)
+        """All tensors, so that no other gets the identity of one."""
+        self._places = {id(tensor): Place(index) for index, tensor in enumerate(inputs)}
+        self._steps: list[Step] = []
+        self._count = self._inputs
         self._is_paused = False
-        self.works = len(self._places) == len(inputs)  # one tensor in two places stands for two others the next time
+        self._works = len(self._places) == len(inputs)  # one tensor in two places stands for two others the next time
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Record an operation."""
@@ -86,31 +68,34 @@ class Tape(TorchDispatchMode):
             self._add(results, self._places[id(arguments[0])])  # the same memory
             return
         if function in _ALLOCATIONS:
-            new = partial(torch.empty_strided, results.shape, results.stride(), dtype=results.dtype, device=results.device)
-            self._steps.append(_Step(new, [], [], {}, (self._add(results),)))
+            sizes = (results.shape, results.stride())
+            kind = {"dtype": results.dtype, "device": results.device}
+            self._steps.append(Step(torch.empty_strided, sizes, kind, self._add(results)))
             return
         try:
-            with_places = [self._with_places(value) for value in arguments]
+            with_places = tuple(self._with_places(value) for value in arguments)
             named = {name: self._with_places(value) for name, value in named.items()}
         except UnpreparedError:
-            self.works = False
+            self._works = False
             return
-        filled = [(n, value) for n, value in enumerate(with_places) if _has_place(value)]
-        if function is torch.ops.aten._local_scalar_dense.default or any(map(_has_place, named.values())):
-            self.works = False  # Python decides by a value
-        several = results if isinstance(results, tuple | list) else (results,)
-        tensors = [result for result in several if isinstance(result, Tensor)]
-        found = tuple(self._add(tensor) for tensor in tensors)
-        self._steps.append(_Step(function, with_places, filled, named, found))
+        if function is torch.ops.aten._local_scalar_dense.default or any(numbers(value) for value in named.values()):
+            self._works = False  # Python decides by a value
+        found: Any = None
+        if isinstance(results, Tensor):
+            found = self._add(results)
+        elif isinstance(results, tuple | list):
+            self._works = self._works and all(isinstance(result, Tensor) for result in results)
+            found = tuple(self._add(result) for result in results)
+        self._steps.append(Step(function, with_places, named, found))
 
-    def _add(self, tensor: Tensor, place: _Place | None = None) -> int:
-        """Give a tensor a place, a new one unless it has one or is given one, and return its index."""
+    def _add(self, tensor: Tensor, place: Place | None = None) -> Place:
+        """Give a tensor a place, a new one unless it has one or is given one, and return it."""
         self._tensors.append(tensor)
         if place is None:
-            place = self._places.get(id(tensor)) or _Place(self._count)
+            place = self._places.get(id(tensor)) or Place(self._count)
             self._count = max(self._count, place.number + 1)
         self._places[id(tensor)] = place
-        return place.number
+        return place
 
     def _with_places(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -121,38 +106,13 @@ class Tape(TorchDispatchMode):
             return _rebuilt(value, map(self._with_places, value))
         return value
 
-    def finish(self, result: Any) -> None:
-        """Keep the places of the call's result, and forget all tensors."""
+    def finish(self, result: Any) -> Callable[..., Any] | None:
+        """Return the function of other tensors that repeats the call, from the call's result; None where it cannot be repeated."""
         try:
-            self._result = self._with_places(result)
+            with_places = self._with_places(result)
         except UnpreparedError:
-            self.works = False
-        self._tensors, self._places = [], {}
-        used = _numbers(self._result)
-        for n, step in reversed(list(enumerate(self._steps))):
-            here = _numbers([value for _, value in step.filled]) | set(step.results)
-            self._steps[n] = step._replace(freed=tuple(here - used))
-            used |= here
-
-    def run(self, inputs: Sequence[Tensor]) -> Any:
-        """Repeat the call with other tensors, and return its result."""
-        tensors: list[Any] = [*inputs, *[None] * (self._count - len(inputs))]
-        for function, arguments, filled, named, results, freed in self._steps:
-            if filled:
-                arguments = arguments.copy()
-                for n, value in filled:
-                    arguments[n] = tensors[value.number] if type(value) is _Place else _filled(value, tensors)
-            found = function(*arguments, **named)
-            if len(results) == 1:
-                tensors[results[0]] = found
-            elif results:
-                for index, tensor in zip(results, found, strict=True):
-                    tensors[index] = tensor
-            if freed:
-                del arguments, found
-                for n in freed:
-                    tensors[n] = None
-        return _filled(self._result, tensors)
+            return None
+        return repetition(self._inputs, self._steps, with_places) if self._works else None
 
 
 _ALLOCATIONS = {
@@ -164,71 +124,47 @@ _ALLOCATIONS = {
 """Operations that allocate memory and write nothing."""
 
 
-def _has_place(value: Any) -> bool:
-    """Return whether an argument has a tensor's place in it."""
-    return type(value) is _Place or (isinstance(value, tuple | list) and any(map(_has_place, value)))
-
-
-def _numbers(value: Any) -> set[int]:
-    """Return the numbers of all places in an argument."""
-    if type(value) is _Place:
-        return {value.number}
-    return set().union(*map(_numbers, value)) if isinstance(value, tuple | list) else set()
-
-
-def _filled(value: Any, tensors: list[Any]) -> Any:
-    """Return an argument with tensors in their places."""
-    kind = type(value)
-    if kind is _Place:
-        return tensors[value.number]
-    if kind is list:
-        return [_filled(part, tensors) for part in value]
-    if isinstance(value, tuple) and kind is not torch.Size:
-        return tuple.__new__(kind, [tensors[part.number] if type(part) is _Place else part for part in value])
-    return value
-
-
 def _rebuilt(like: Any, parts: Any) -> Any:
     """Return a list, a tuple or a record of the same kind with other parts."""
     return list(parts) if isinstance(like, list) else tuple.__new__(type(like), parts)
 
 
-def prepared(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of flat arguments that repeats what it has recorded of a call like this one."""
-    known: dict[Any, Tape | None] = {}
+def prepared(run: Callable[[Tensors, Any], Any]) -> Callable[[Tensors, Any], Any]:
+    """Return a function of tensors and of what else a call is, which repeats what it has recorded of a call like this one."""
+    known: dict[Any, Callable[..., Any] | None] = {}
+    """What repeats a call; ``run`` where that cannot be repeated, None before it was recorded."""
 
-    def fast(*arguments: Any) -> Any:
+    def fast(tensors: Tensors, rest: Any) -> Any:
         inputs: list[Tensor] = []
-        key = _key(arguments, inputs)
-        tape = known.get(key) if key is not None else None
-        if tape is not None and tape.works and not knobs.runtime.launch_enter_hook.calls:
-            return tape.run(inputs)
-        if key is None or tape is not None:
-            return run(*arguments)
-        if key not in known:
-            if len(known) >= _MOST:
-                known.clear()
-            known[key] = None
-            return run(*arguments)
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            return run(*arguments)
-        tape = Tape(inputs)
-        result = _recorded(tape, run, arguments)
-        known[key] = tape
-        return result
+        key = _key(tensors, rest, inputs)
+        if key is None:
+            return run(tensors, rest)
+        repeat = known.get(key)
+        if repeat is None:
+            if key not in known:
+                if len(known) >= _MOST:
+                    known.clear()
+                known[key] = None
+            elif not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+                result, known[key] = _recorded(run, tensors, rest, inputs)
+                return result
+        elif repeat is not run and not knobs.runtime.launch_enter_hook.calls:
+            return repeat(*inputs)
+        return run(tensors, rest)
 
     return fast
 
 
-def _recorded(tape: Tape, run: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _recorded(run: Callable[[Tensors, Any], Any], tensors: Tensors, rest: Any, inputs: list[Tensor]) -> Any:
+    """Return the result of a call, and what repeats it."""
+    tape = Tape(inputs)
     _STATE.tape = tape
     try:
         with tape:
-            result = run(*arguments)
+            result = run(tensors, rest)
     finally:
         _STATE.tape = None
-    tape.finish(result)
-    return result
+    return result, tape.finish(result) or run
 
 
 def recorder() -> Tape | None:
@@ -236,19 +172,19 @@ def recorder() -> Tape | None:
     return getattr(_STATE, "tape", None)
 
 
-def _key(arguments: Sequence[Any], inputs: list[Tensor]) -> Any:
+def _key(tensors: Tensors, rest: Any, inputs: list[Tensor]) -> Any:
     """Return what a call's launches follow from, and list its tensors; None where someone acts on the operations on their way."""
     if torch._C._len_torch_dispatch_stack() > 0:
         return None
-    key: list[Any] = [torch.are_deterministic_algorithms_enabled()]
-    for value in arguments:
-        if isinstance(value, Tensor):
-            if type(value) not in _PLAIN:
-                return None
-            inputs.append(value)
-            key += (value.shape, value.stride(), value.dtype, value.device, value.data_ptr() % 16)
-        else:
-            key.append(tuple(value) if isinstance(value, list) else value)
+    key: list[Any] = [rest, torch.are_deterministic_algorithms_enabled()]
+    for value in tensors:
+        if value is None:
+            key.append(None)
+            continue
+        if type(value) not in _PLAIN:
+            return None
+        inputs.append(value)
+        key += (value.shape, value.stride(), value.dtype, value.device, value.data_ptr() % 16)
     if inputs:
         key.append(torch.is_autocast_enabled(inputs[0].device.type))
     return tuple(key)
