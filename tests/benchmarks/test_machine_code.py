@@ -46,10 +46,14 @@ MOST_LINES_BEFORE = {"backward": 11}
 """Under Triton 3.6: this kernel hands its tensors on in records, where the compiler does not see that a stride is one."""
 
 
+UNCOUNTED = {"banded_image_gradient", "banded_fold", "banded_fold_kernel_gradient"}
+"""Kernels whose addresses are not all known under every Triton: where they are not, their lines are not counted."""
+
+
 def test_wide_loads_touch_whole_lines_under_every_triton():
     assert {row["triton"] for row in COMMITTED["now"]["kernels"]} >= {"3.6.0", triton.__version__}
     for row in COMMITTED["now"]["kernels"]:
-        if "16" in row["loads"] and row["kernel"] != "banded_image_gradient":  # its addresses are not all known
+        if "16" in row["loads"] and (row["lines"] is not None or row["kernel"] not in UNCOUNTED):
             most = MOST_LINES | (MOST_LINES_BEFORE if row["triton"] == "3.6.0" else {})
             assert row["lines"] <= most.get(row["kernel"], 4.5), row
 

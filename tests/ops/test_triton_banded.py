@@ -20,6 +20,7 @@ from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.call import Call
 
 FORWARD, IMAGE, KERNEL = "banded_gather", "banded_image_gradient", "banded_kernel_gradient"
+FOLD, FOLD_KERNEL = "banded_fold", "banded_fold_kernel_gradient"
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -136,7 +137,8 @@ def test_case_is_at_most_twice_as_wrong_as_plain_torch(case, dtype, poisoned_dev
 def test_every_configuration_gives_the_same_values(case, number, poisoned_device_memory, monkeypatch):
     first_of = tuning.suitable
     monkeypatch.setattr(tuning, "suitable", lambda configs, plan: first_of(configs, plan)[number:])
-    assert_exact(banded(**CASES[case], channels=48, kernels=3))
+    size = 5, 19 + number  # a size that is known would be repeated as it ran before
+    assert_exact(banded(**CASES[case] | {"size": size}, channels=48, kernels=3))
 
 
 def test_query_key_products_are_banded_too(poisoned_device_memory, kernels_run):
@@ -225,3 +227,72 @@ def test_pixels_between_all_taps_get_no_gradient(poisoned_device_memory):
     gradient = run(call)["x"]
     assert not gradient[:, :, 1::2].any()
     assert gradient[:, :, ::2].any()
+
+
+def folded(dtype=torch.bfloat16, taps_last=True, **options):
+    """Return a fold with channels next to each other."""
+    return banded(dtype, taps_last, **{"aggregation": "fold", "padding": 1, "size": (5, 9)} | options)
+
+
+def random_fold(seed):
+    """Return a legal fold that runs as composed banded products."""
+    rng = random.Random(seed)
+    members, groups = rng.choice(((16, 1), (16, 3), (32, 1), (32, 3), (64, 2)))  # channels of a group, groups
+    kernel_size = rng.choice(((3, 3), (1, 2), (2, 5), (4, 3), (3, 4), (1, 5)))
+    stride = rng.randint(1, 4), rng.choice([s for s in (1, 2, 4) if s < kernel_size[1]])
+    if max(kernel_size) == 4 and stride[1] == 1:
+        stride = stride[0], 2  # else a window has more loads than the rule allows
+    size = rng.randint(1, 7), rng.choice((rng.randint(1, 9), 21))
+    padding = tuple(rng.randint(-(-max(k - n, 0) // 2), k + 1) for k, n in zip(kernel_size, size, strict=True))
+    shared = rng.choice(((), (), (), (0,), (1,), (0, 1)))
+    return folded(
+        rng.choice(HALF),
+        rng.random() < 0.6,
+        channels=members * groups,
+        kernels=groups,
+        kernel_size=kernel_size,
+        size=size,
+        batch=1 + (groups * members == 16),
+        stride=stride,
+        padding=padding,
+        shared=shared,
+    )
+
+
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize("seed", range(41_000, 41_030))
+def test_random_fold_is_at_most_twice_as_wrong_as_plain_torch(seed, poisoned_device_memory, kernels_run):
+    call = random_fold(seed)
+    assert_exact(call, seed=seed)
+    windows = output_size(call["x"].shape[2:], *(call[name] for name in ("kernel_size", "stride", "padding")), (1, 1))
+    has_kernel_a_window = tuple(call["dynamic_kernel"].shape[-2:]) == tuple(windows)
+    assert kernels_run == [FOLD, FOLD, FOLD_KERNEL if has_kernel_a_window else "backward"]
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_outlook_attention_is_as_exact_in_every_configuration(number, dtype, poisoned_device_memory, kernels_run, monkeypatch):
+    first_of = tuning.suitable
+    monkeypatch.setattr(tuning, "suitable", lambda configs, plan: first_of(configs, plan)[number:])
+    assert_exact(folded(dtype, channels=96, kernels=3, stride=2, size=(5, 9 + number)))  # a known size would be repeated
+    assert kernels_run == [FOLD, FOLD, FOLD_KERNEL]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"channels": 24},
+        {"static": (16, 1)},
+        {"offset_groups": 1},
+        {"dilation": 2, "padding": 2},
+        {"stride": 3},
+        {"kernel_size": 5, "padding": 2},
+        {"dtype": torch.float32},
+    ],
+)
+def test_a_fold_outside_the_rule_runs_the_other_kernels(other, kernels_run):
+    call = folded(**{"size": (3, 4)} | other)
+    run(call, extract_or_unfold)
+    assert kernels_run
+    assert not {FOLD, FOLD_KERNEL} & set(kernels_run)

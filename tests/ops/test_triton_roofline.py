@@ -103,6 +103,9 @@ def test_the_kernels_of_a_call_are_those_that_run():
     assert kernels(banded()) == ["banded_gather", "banded_image_gradient", "banded_kernel_gradient"]
     assert kernels(generated()) == kernels(involution())
     assert kernels(outlook()) == ["fold", "fold gradient", "backward"]
+    channels_last = outlook()._replace(x=outlook().x.to(memory_format=torch.channels_last))
+    assert kernels(channels_last) == ["banded_fold", "banded_fold gradient", "banded_fold_kernel_gradient"]
+    assert traffic("banded_fold", channels_last) == Work(X + FOLDING + X, 0, 2 * 32 * 81 * 16)
     assert kernels(deformable()) == ["gather", "backward", "collect"]
     assert kernels(deformable(meta(48, 32, 3, 3))) == ["gather", "dense kernel gradient", "backward", "collect"]
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from triton import knobs
 
 from unified_extractor.ops.backends.triton.backward import backward
-from unified_extractor.ops.backends.triton.banded.launch import run_gather, run_image_gradient, run_kernel_gradient
+from unified_extractor.ops.backends.triton.banded.fold_rule import is_banded_fold
+from unified_extractor.ops.backends.triton.banded.launch import (
+    run_fold,
+    run_fold_kernel_gradient,
+    run_gather,
+    run_image_gradient,
+    run_kernel_gradient,
+)
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.backends.triton.chunks import backward_in_chunks, forward_in_chunks
 from unified_extractor.ops.backends.triton.columns import dense_backward, dense_forward
@@ -81,7 +88,7 @@ class _Pass:
         self.batch = call.x.shape[0]
         self.positions = call.geometry.output[0] * call.geometry.output[1]
         self.plan: Plan = plan_for(call, output, is_backward=is_backward, interpreted=knobs.runtime.interpret)
-        self.is_banded = is_banded(call)
+        self.is_banded, self.is_banded_fold = is_banded(call), is_banded_fold(call)
         # [K, 1, C]: neighboring channels of a depthwise kernel next to each other
         self.static_kernel = None if call.static_kernel is None else call.static_kernel.detach().permute(2, 3, 1, 0).contiguous()
         self.dynamic_kernel = dynamic_kernel_record(call.stored_kernel, call.aggregation == "fold")
@@ -135,6 +142,8 @@ class _Forward(_Pass):
         plan, y, arguments = self.plan, self.y, self.inputs() | {"y": image_record(self.y)}
         if self.is_banded:
             run_gather(self.start, self.call, y, interpreted=plan.interpreted)
+        elif self.is_banded_fold:
+            run_fold(self.start, self.call, self.call.x, y, gradient=False, interpreted=plan.interpreted)
         elif plan.aggregation == "fold":
             self.fold(self.call.x, y, gradient=False)
         elif plan.slice_channels:
@@ -156,12 +165,17 @@ class _Backward(_Pass):
         results, plan = self.results, self.plan
         if "x" in results and self.is_banded:
             run_image_gradient(self.start, self.call, self.grad_y, results["x"], interpreted=plan.interpreted)
+        elif "x" in results and self.is_banded_fold:
+            run_fold(self.start, self.call, self.grad_y, results["x"], gradient=True, interpreted=plan.interpreted)
         elif "x" in results and not plan.has_offsets:
             self.fold(self.grad_y, results["x"], gradient=True)
         depthwise = "static_kernel" in results
         if "dynamic_kernel" in results and self.is_banded and self._has_kernel_a_window():
             kernel = results["dynamic_kernel"]
             run_kernel_gradient(self.start, self.call, self.grad_y, kernel, interpreted=plan.interpreted)
+        elif "dynamic_kernel" in results and self.is_banded_fold and self._has_kernel_a_window():
+            kernel = results["dynamic_kernel"]
+            run_fold_kernel_gradient(self.start, self.call, self.grad_y, kernel, interpreted=plan.interpreted)
         elif "dynamic_kernel" in results and self._is_product():
             self._dynamic_kernel()
         elif depthwise or "dynamic_kernel" in results or "offsets" in results or ("x" in results and plan.has_offsets):

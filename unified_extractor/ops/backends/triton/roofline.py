@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unified_extractor.ops.backends.triton.banded.fold_rule import is_banded_fold
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.backends.triton.plan import runs_in_slices
 from unified_extractor.ops.call import Call
@@ -102,9 +103,9 @@ def traffic(kernel: str, call: Call) -> Work:
             the dynamic kernel and no other, on the regular grid; of a computed kernel, of what it is computed from), "backward" (of x
             sampled at offsets, of offsets and of kernels), "dense kernel gradient" (of a dense static kernel, sampled anew) or "collect"
             (of x, where deterministic algorithms let "backward" write columns instead). By matrix products: "banded_gather",
-            "banded_image_gradient" and "banded_kernel_gradient". With a slice of channels a thread, "deformable_gather" and
-            "deformable_backward" do the work of "gather" and "backward". A dense static kernel's products are counted with the kernel that
-            writes or reads the columns.
+            "banded_image_gradient", "banded_kernel_gradient", "banded_fold", "banded_fold gradient" and "banded_fold_kernel_gradient".
+            With a slice of channels a thread, "deformable_gather" and "deformable_backward" do the work of "gather" and "backward". A
+            dense static kernel's products are counted with the kernel that writes or reads the columns.
         call: the call, whose tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
@@ -114,6 +115,8 @@ def kernels(call: Call) -> list[str]:
     """Return the kernels that run for a call, forward and then backward; "collect" runs only under deterministic algorithms."""
     if is_banded(_with_stored_kernel(call)):
         return ["banded_gather", "banded_image_gradient", "banded_kernel_gradient"]
+    if is_banded_fold(_with_stored_kernel(call)):
+        return ["banded_fold", "banded_fold gradient", "banded_fold_kernel_gradient"]
     dense, has_offsets, has_kernel = call.has_dense_kernel, call.offsets is not None, call.dynamic_kernel is not None
     sliced = runs_in_slices(call._replace(static_kernel=None) if dense else call)
     forward = "fold" if call.aggregation == "fold" else "deformable_gather" if sliced else "gather"
@@ -187,19 +190,25 @@ def _with_stored_kernel(call: Call) -> Call:
 
 
 def _banded_gather(call: Call) -> Work:
-    """Return the work of "banded_gather"; the zeros outside the band are not counted, though the matrix units multiply them."""
-    return Work(_inputs(call) + _output(call), 0, samples(call) + _computing(call))
+    """Return the work of "banded_gather" and "banded_fold".
+
+    The zeros outside the band are not counted, though the matrix units multiply them.
+    """
+    return Work(_inputs(call) + _output(call), 0, samples(call) * call.results_per_window + _computing(call))
 
 
 def _banded_image_gradient(call: Call) -> Work:
-    """Return the work of "banded_image_gradient"."""
-    return Work(_inputs(call) + _output(call), 0, samples(call))
+    """Return the work of "banded_image_gradient" and "banded_fold gradient"."""
+    return Work(_inputs(call) + _output(call), 0, samples(call) * call.results_per_window)
 
 
 def _banded_kernel_gradient(call: Call) -> Work:
-    """Return the work of "banded_kernel_gradient"; of a computed kernel, which stays in the cache, that of its sources and its own."""
+    """Return the work of "banded_kernel_gradient" and "banded_fold_kernel_gradient".
+
+    Of a computed kernel, which stays in the cache, it is that of its sources and its own.
+    """
     total = _inputs(call) + _output(call) + tensor_bytes(call.kernel_tensors)
-    return Work(total, 0, samples(call) + 3 * _computing(call))
+    return Work(total, 0, samples(call) * call.results_per_window + 3 * _computing(call))
 
 
 def _dynamic_kernel_backward(call: Call) -> Work:
@@ -252,6 +261,9 @@ _TRAFFIC: dict[str, Callable[[Call], Work]] = {
     "banded_gather": _banded_gather,
     "banded_image_gradient": _banded_image_gradient,
     "banded_kernel_gradient": _banded_kernel_gradient,
+    "banded_fold": _banded_gather,
+    "banded_fold gradient": _banded_image_gradient,
+    "banded_fold_kernel_gradient": _banded_kernel_gradient,
     "gather": _forward,
     "fold": _forward,
     "fold gradient": _fold_gradient,
