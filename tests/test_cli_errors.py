@@ -1,5 +1,6 @@
 """Every mistake of a user: exit code 2 and one line that names the path in the file and the rule. Never a traceback."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.image_folders import image_folder
 from tests.support.tiny_runs import tiny_config
 from unified_extractor.__main__ import main
 from unified_extractor.training.cli.parser_errors import one_line
+from unified_extractor.training.cli.training_cli import FIRST_OPTIONS
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -441,9 +443,15 @@ def test_the_trial_changes_nothing_of_the_run():
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]):
+def test_help_is_no_error_and_begins_with_the_options_that_matter(capsys: pytest.CaptureFixture[str]):
     assert main(["fit", "--help"]) == 0
-    assert "--seed_everything" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "--seed_everything" in text
+    first, known = re.findall(r"^  (--[\w.]+) ", text.partition("options:\n")[0], re.MULTILINE), text.partition("options:\n")[2]
+    assert first == ["--config", "--run.name", "--ckpt_path"]
+    assert all(f"{option} " in known for option in first)
+    for options in FIRST_OPTIONS.values():
+        assert len(options) == 3
 
 
 def test_a_message_of_unknown_form_stays_readable():

@@ -89,10 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         "train: the time to load training images, and a training step of the published frames beside the sum of its kernels' times",
     )
     parser.add_argument("--output", type=Path, help="result file, a table .md goes beside it (default bench-<device>.json)")
+    parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
     parser.add_argument("--repeats", type=int, default=25, help="measurements of every candidate (default 25)")
     parser.add_argument("--threads", type=int, default=2, help="cpu, host, kernel_memory, train: threads of torch (default 2)")
     parser.add_argument("--batch", type=int, default=128, help="gpu: images (default 128)")
-    parser.add_argument("--only", default="", metavar="WORD", help="only cases whose name holds this word")
     parser.add_argument(
         "--triton", type=Path, action="append", default=[], metavar="FOLDER", help="code: another Triton beside the installed one"
     )

@@ -57,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex sweep", description="Train every cell of a grid: variants x settings x seeds.")
     parser.add_argument("grid", type=Path, help="a YAML file with name, config, variants, seeds, and settings; or a recipe")
     parser.add_argument("--dry_run", action="store_true", help="print cells, states and estimated cost, do nothing")
-    parser.add_argument("--commands", action="store_true", help="print the command of every cell too")
     parser.add_argument(
         "--workers", type=int, default=1, help="cells at once, those of another sweep of this grid included (default 1)"
     )
     parser.add_argument("--cluster", choices=["local", "slurm", "debug"], default="local", help="where (default local)")
+    parser.add_argument("--commands", action="store_true", help="print the command of every cell too")
     parser.add_argument("--retries", type=int, default=1, help="new starts of a cell that failed (default 1)")
     parser.add_argument(
         "--rows", type=Path, metavar="FILE.jsonl", help="keeps the rows of finished cells; what has a row there is not run again"

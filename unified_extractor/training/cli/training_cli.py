@@ -43,6 +43,21 @@ from unified_extractor.training.tasks import module_for
 
 Built = TypeVar("Built")
 SINGLE: dict[str, type] = {"seed_everything": int, "threads": int, "checkpoint_every_n_steps": int, "ckpt_path": str}
+_FROM_RUN = {
+    "--config runs/NAME/version_0/config.yaml": "the settings of a run",
+    "--ckpt_path runs/NAME/version_0/checkpoints/best.ckpt": "its network",
+}
+FIRST_OPTIONS: dict[str, dict[str, str]] = {
+    "fit": {
+        "--config digits/unified": "a recipe (uniex recipes lists them) or a file of settings; of several the last counts most",
+        "--run.name digits/mine": "the folder of the run below runs, whose last part is its name in reports",
+        "--ckpt_path last": "go on where a broken run of this name stopped",
+    },
+    "validate": {**_FROM_RUN, "--data.batch_size 256": "images at once, on each device"},
+    "test": {**_FROM_RUN, "--data.batch_size 256": "images at once, on each device"},
+    "predict": {**_FROM_RUN, "--data.predict_folder FOLDER": "the images"},
+}
+"""The three options of each command that matter first, with an example of their values, and what they mean."""
 _GO_ON = "the same command with --ckpt_path last goes on from the last checkpoint"
 
 
@@ -132,6 +147,9 @@ class TrainingCLI(LightningCLI):
     @override
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        first = "\n".join(f"  {option}\n      {meaning}" for option, meaning in FIRST_OPTIONS[subcommand].items())
+        parser.usage = f"uniex {subcommand} --config FILE [--OPTION VALUE ...]\n\nthe options that matter first:\n{first}"
+        parser.description = None  # Lightning's is of its trainer's method
         if subcommand == "predict":
             for name, (kind, default, explained) in self._module.prediction_writer.options.items():
                 parser.add_argument(f"--{name}", type=kind, default=default, help=explained)
