@@ -4,18 +4,24 @@
     python experiments/run.py 08_normalization --data cifar10     (torchvision's, in data/cifar10; --root names another folder)
     python experiments/run.py 08_normalization --data digits      (nothing to fetch)
     python experiments/run.py 08_normalization --accelerator gpu --workers 12    (the same runs where there is a GPU, to be had in minutes)
+    python experiments/run.py 08_normalization --only static dynamic --seeds 2 --minutes 8    (a part of it, and no longer than that)
 
-What has a row in any experiment's results is not run again: a new variant is one entry in its grid.yaml, and the same command.
+What has a row in any experiment's results is not run again: a new variant is one entry in its grid.yaml, and the same command. Stopped by
+Ctrl-C or --minutes, it goes on from rows and checkpoints. The first file of a grid's config says what network is trained and how.
 """
 
 import argparse
 import math
+import signal
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import yaml
 
 from unified_extractor.__main__ import main as uniex
 from unified_extractor.commands.sweep import run_sweep
@@ -24,23 +30,33 @@ from unified_extractor.sweeps.grid import Grid, Options, SweepError, read_grid
 
 HERE = Path(__file__).parent
 LEARNING_RATE = "model.optimization.learning_rate"
-RATES = (0.0025, 0.005)
-"""The learning rates that every variant is tried at. A variant that is best at an end gets half or twice that rate as well."""
+RATES = (0.5, 1.0)
+"""The learning rates that every variant is tried at, as multiples of the protocol's. A variant that is best at an end gets half or twice
+that rate as well."""
 EXTENSIONS = 3
 """The number of times that a variant's list of rates may grow at an end."""
 RATE_SEEDS = (1000, 1001)
 """The seeds of the runs by which learning rates are chosen; no other run has them."""
 FIRST_FRAME = tuple(f"{number:02}" for number in range(1, 9))
 """The numbers of the experiments from before rates were chosen by two seeds: theirs were chosen by seed 0, and stay."""
-DATA = {"smoke": "digits", "screen": "cifar10_jpeg", "cpu": "cifar10_jpeg", "gpu": "cifar10_jpeg_all"}
+DATA = {
+    "smoke": "digits",
+    "screen": "cifar10_jpeg",
+    "cpu": "cifar10_jpeg",
+    "gpu": "cifar10_jpeg_all",
+    "epochs_20": "cifar100",
+    "epochs_80": "cifar100",
+    "epochs_200": "cifar100_yardstick",
+}
 CHOOSING = {"smoke": "smoke", "screen": "screen", "cpu": "screen", "gpu": "gpu_screen"}
+CHOOSING |= {budget: "epochs_5_screen" for budget in DATA if budget.startswith("epochs")}
 """The budget of the runs by which the learning rate is chosen."""
 
 
 def at_budget(grid: Grid, budget: str, given: argparse.Namespace) -> Grid:
     """Return the grid with the protocol's files for a budget and the given data set, on the given accelerator."""
     protocol = HERE / "protocol"
-    files = [protocol / "network.yaml", protocol / f"{budget}.yaml", protocol / "data" / f"{given.data}.yaml"]
+    files = [grid.config[0], protocol / f"{budget}.yaml", protocol / "data" / f"{given.data}.yaml"]
     options = dict(grid.options)
     if given.root:
         options["data.init_args.root"] = given.root
@@ -60,12 +76,12 @@ def rate_seeds(experiment: str) -> list[int]:
 
 
 def accuracies(grid: Grid, rows: Path) -> dict[str, dict[float, list[float]]]:
-    """Return the validation accuracies of every variant at every learning rate that it has rows for, a seed each."""
+    """Return the validation accuracies, in segmentation mIoU, of every variant at every learning rate that it has rows for, a seed each."""
     found: dict[str, dict[float, list[float]]] = {}
     for row in read_rows([rows]) if rows.exists() else []:  # none: every run has failed
         variant, _, rate = row.variant.rpartition(" learning_rate=")
         if variant in grid.variants:
-            found.setdefault(variant, {}).setdefault(float(rate), []).append(row.val_accuracy)
+            found.setdefault(variant, {}).setdefault(float(rate), []).append(getattr(row, f"val_{row.score}"))
     return found
 
 
@@ -94,11 +110,18 @@ def chosen_rates(found: Mapping[str, Mapping[float, Sequence[float]]]) -> dict[s
     return rates
 
 
-def beyond(by_rate: Mapping[float, Sequence[float]]) -> list[float]:
+def short_list(grid: Grid) -> list[float]:
+    """Return the learning rates that every variant is tried at: those of ``RATES``, of the rate in the grid's files."""
+    given = [yaml.safe_load(Path(file).read_text()).get("model", {}).get("optimization", {}) for file in grid.config]
+    (*_, rate) = (float(options["learning_rate"]) for options in given if "learning_rate" in options)
+    return [rate * factor for factor in RATES]
+
+
+def beyond(by_rate: Mapping[float, Sequence[float]], rates: Sequence[float]) -> list[float]:
     """Return the next rate beyond the best, where that is an end of those tried and fewer than ``EXTENSIONS`` steps off the short list."""
     rate, factor = best(by_rate), 2**EXTENSIONS
-    lower = [rate / 2] * (rate == min(by_rate) and rate / 2 >= min(RATES) / factor)
-    return lower + [rate * 2] * (rate == max(by_rate) and rate * 2 <= max(RATES) * factor)
+    lower = [rate / 2] * (rate == min(by_rate) and rate / 2 >= min(rates) / factor)
+    return lower + [rate * 2] * (rate == max(by_rate) and rate * 2 <= max(rates) * factor)
 
 
 def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: bool = False) -> dict[str, float]:
@@ -111,17 +134,19 @@ def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: 
     grid = replace(grid, variants={variant: options for variant, options in grid.variants.items() if variant not in stated})
     if not grid.variants:
         return stated
-    sweep(replace(grid, settings={LEARNING_RATE: list(RATES)}), rows=rows)
+    rates = short_list(grid)
+    sweep(replace(grid, settings={LEARNING_RATE: rates}), rows=rows)
     _run_at(rates_without_a_seed(grid, rows), grid, rows, sweep)
     for _ in range(1 if dry_run else EXTENSIONS):
-        _run_at({variant: beyond(by_rate) for variant, by_rate in accuracies(grid, rows).items()}, grid, rows, sweep)
+        _run_at({variant: beyond(by_rate, rates) for variant, by_rate in accuracies(grid, rows).items()}, grid, rows, sweep)
     return stated | chosen_rates(accuracies(grid, rows))
 
 
 def rates_without_a_seed(grid: Grid, rows: Path) -> dict[str, list[float]]:
     """Return of every variant the rates beyond the short list that lack rows of some seeds, as where a run was stopped between two."""
+    rates = short_list(grid)
     return {
-        variant: [rate for rate, values in by_rate.items() if rate not in RATES and len(values) < len(grid.seeds)]
+        variant: [rate for rate, values in by_rate.items() if rate not in rates and len(values) < len(grid.seeds)]
         for variant, by_rate in accuracies(grid, rows).items()
     }
 
@@ -165,30 +190,68 @@ def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
     return given
 
 
+def part_of(grid: Grid, only: Sequence[str] | None, seeds: int | None) -> Grid:
+    """Return a grid with these of its variants alone, all by default, and the first so many of its seeds. Raises ``SweepError``."""
+    if unknown := [name for name in only or () if name not in grid.variants]:
+        raise SweepError(f"--only: {unknown[0]} is none of {grid.name}'s variants, {', '.join(grid.variants)}")
+    variants = {name: options for name, options in grid.variants.items() if only is None or name in only}
+    return replace(grid, variants=variants, seeds=grid.seeds[:seeds])
+
+
+@contextmanager
+def limited(minutes: float | None) -> Iterator[None]:
+    """Interrupt what runs inside as Ctrl-C does, when so many minutes are over; None: never."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 60 * (minutes or 0))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def trained(given: argparse.Namespace, rates: Path, rows: Path) -> tuple[int, list[str]]:
+    """Choose the variants' rates and run all seeds; return 1 if a run failed, else 0, and the variants that have no rate."""
+    others = [path for path in HERE.glob("*/results/*.jsonl") if path not in (rates, rows) and path.parts[-3] != "00_first_look"]
+    sweep = partial(run_sweep, reuse=sorted(others), workers=given.workers, dry_run=given.dry_run)
+    grid = part_of(read_grid(HERE / given.experiment / f"{given.grid}.yaml"), given.only, given.seeds)
+    final, choosing = (at_budget(grid, budget, given) for budget in (given.budget, CHOOSING[given.budget]))
+    choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=rate_seeds(given.experiment))
+    chosen = choose_rates(choosing, rates, sweep, dry_run=given.dry_run)
+    without = [name for name in grid.variants if name not in chosen]
+    variants = {name: {**options, LEARNING_RATE: chosen[name]} for name, options in grid.variants.items() if name in chosen}
+    if given.dry_run:  # a rate that is not chosen yet changes nothing of what a run costs
+        variants |= {name: grid.variants[name] for name in without}
+    return sweep(replace(final, variants=variants), rows=rows), without
+
+
 def main() -> int:
     made = parser("Run an experiment and report it.")
     made.add_argument("--workers", type=int, default=2, help="runs at once (default 2)")
+    made.add_argument(
+        "--only", nargs="+", metavar="VARIANT", help="these variants alone; of their rates alone the noise is pooled"
+    )
+    made.add_argument("--seeds", type=int, metavar="N", help="the first so many seeds alone")
+    made.add_argument("--minutes", type=float, help="stop after so long; the same command goes on")
     made.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
     given = parse(made)
-    if given.workers < 1:
-        made.error(f"--workers must be at least 1, got {given.workers}")
+    for name in ("workers", "seeds", "minutes"):
+        if (value := getattr(given, name)) is not None and value <= 0:
+            made.error(f"--{name} must be positive, got {value}")
     report = results(given)
     rates, rows = (report.with_name(f"{report.name}{end}.jsonl") for end in ("-rates", ""))
-    others = [path for path in HERE.glob("*/results/*.jsonl") if path not in (rates, rows) and path.parts[-3] != "00_first_look"]
-    sweep = partial(run_sweep, reuse=sorted(others), workers=given.workers, dry_run=given.dry_run)
-    without: list[str] = []
     try:
-        grid = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
-        trained, choosing = (at_budget(grid, budget, given) for budget in (given.budget, CHOOSING[given.budget]))
-        choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=rate_seeds(given.experiment))
-        chosen = choose_rates(choosing, rates, sweep, dry_run=given.dry_run)
-        without = [name for name in grid.variants if name not in chosen]
-        variants = {name: {**options, LEARNING_RATE: chosen[name]} for name, options in grid.variants.items() if name in chosen}
-        if given.dry_run:  # a rate that is not chosen yet changes nothing of what a run costs
-            variants |= {name: grid.variants[name] for name in without}
-        failed = sweep(replace(trained, variants=variants), rows=rows)
+        with limited(given.minutes):
+            failed, without = trained(given, rates, rows)
     except (SweepError, RecordError) as error:
         sys.exit(f"run.py: error: {error}")
+    except KeyboardInterrupt:
+        print("run.py: stopped; the same command goes on", file=sys.stderr)
+        return 130
     if given.dry_run:
         if without:
             print(f"at the protocol's learning rate, until there are rows to choose one by: {', '.join(without)}")

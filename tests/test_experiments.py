@@ -12,13 +12,16 @@ from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from tests.support.rows import row
 from unified_extractor.models.matched_net import TOLERANCE, MatchedNet
 from unified_extractor.named_specs import as_spec
+from unified_extractor.options import imported
 from unified_extractor.results.correct_images import unpacked
 from unified_extractor.results.effects import factorial
 from unified_extractor.results.record import FORMER_HASHES, read_rows, write_rows
@@ -54,16 +57,22 @@ def test_every_variant_can_be_had_at_the_protocols_cost(path, monkeypatch):
     protocol = yaml.safe_load((EXPERIMENTS / "protocol" / "network.yaml").read_text())["model"]["network"]["init_args"]
     grid = read_grid(path)
     for name, options in grid.variants.items():
+        frame = together(*(yaml.safe_load(Path(grid.config[which]).read_text()) for which in (0, 2)))["model"]["network"]
         given = {**grid.options, **options}
-        network = protocol | {
+        network = frame["init_args"] | {
             option.removeprefix(NETWORK): value for option, value in given.items() if option.startswith(NETWORK)
         }
+        if "backbone" in network:
+            frame = network["backbone"]
+            network = frame["init_args"]
         spec = spec_of(network["spec"], path.parent)
         specs = [asdict(one) for one in (spec if isinstance(spec, list) else [spec] * 3)]
         if specs in trained_specs() and network | {"spec": None} == protocol | {"spec": None}:
             continue
         with torch.device("meta"):
-            made = MatchedNet(**network | {"spec": spec})
+            made = imported(frame["class_path"])(**network | {"spec": spec})
+        if not isinstance(made, MatchedNet):
+            continue  # a published network at its own cost
         assert min(made.hidden) >= 1, name
         if (largest := network.get("max_mlp_ratio")) is not None:
             assert all(hidden <= largest * width for hidden, width in zip(made.hidden, network["widths"], strict=True)), name
@@ -219,13 +228,14 @@ def test_learning_rates_are_tried_until_the_best_is_no_end_of_the_list(tmp_path,
         rows.unlink(missing_ok=True)
         write_rows(rows, made.values())
 
-    grid = Grid(name="x", config=[], variants={name: {} for name in (*optima, "failing")}, seeds=[0])
+    network = [str(EXPERIMENTS / "protocol" / "network.yaml")]
+    grid = Grid(name="x", config=network, variants={name: {} for name in (*optima, "failing")}, seeds=[0])
     found = run.choose_rates(grid, tmp_path / "rates.jsonl", sweep)
     assert found == {"low": 0.000625, "middle": 0.0025, "high": 0.04}
     assert ("low", 0.0003125) in tried
     assert ("middle", 0.00125) in tried
     assert run.best({0.1: [0.5], 0.2: [0.5]}) == 0.1, "of equals the smaller"
-    two = Grid(name="x", config=[], variants={"low": {}}, seeds=[0, 1])
+    two = Grid(name="x", config=network, variants={"low": {}}, seeds=[0, 1])
     kept = [
         row("low learning_rate=0.000625", seed=0, val_accuracy=0.5),
         row("low learning_rate=0.00125", seed=0, val_accuracy=0.4),
@@ -292,3 +302,72 @@ def test_a_whole_experiment_runs_and_only_a_new_variant_the_second_time(tmp_path
     assert again[:1] == rates
     assert [one.variant for one in again[1:]] == ["dynamic learning_rate=0.0025"]
     assert [one.variant for one in rows] == ["static", "dynamic"]
+
+
+def tiny_folder(root, *, classes=3, train=10, test=4):
+    """Class folders of images whose pixels all have a value that no other image has."""
+    values = iter(range(1, 250))
+    for split, count in (("train", train), ("test", test)):
+        for label in range(classes):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (32, 32), (next(values),) * 3).save(folder / f"{number}.png")
+    return root
+
+
+def values_in(folder):
+    """Return the gray values of the pictures in a folder and below."""
+    return {int(value) for path in folder.rglob("*.png") for value in np.unique(np.asarray(Image.open(path)))}
+
+
+def files_in(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+
+
+def test_mosaics_have_the_class_of_every_pixel_and_share_no_image_between_splits(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "protocol")
+    mosaics, root = importlib.import_module("mosaics"), tiny_folder(tmp_path / "images")
+    own = {}  # the class of every gray value
+    for path in root.rglob("*.png"):
+        own[Image.open(path).getpixel((0, 0))[0]] = int(path.parent.name.removeprefix("class"))
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        mosaics.write(root, tmp_path / name, {"train": 4, "val": 1, "test": 2}, seed)
+    assert files_in(tmp_path / "one") == files_in(tmp_path / "same") != files_in(tmp_path / "other")
+    for path in (tmp_path / "one").glob("*/images/*.png"):
+        picture, labels = (np.asarray(Image.open(file)) for file in (path, path.parents[1] / "labels" / path.name))
+        assert picture.shape == (64, 64, 3)
+        np.testing.assert_array_equal(labels, np.vectorize(own.get)(picture[..., 0]))
+    found = [values_in(tmp_path / "one" / split / "images") for split in ("train", "val", "test")]
+    assert all(found)
+    assert not found[0] & found[1]
+    assert not (found[0] | found[1]) & found[2]
+    boxes = [box for seed in range(20) for box in mosaics.tiles((0, 0, 64, 64), np.random.default_rng(seed))]
+    assert sum((right - left) * (lower - upper) for left, upper, right, lower in boxes) == 20 * 64 * 64
+    sides = [side for left, upper, right, lower in boxes for side in (right - left, lower - upper)]
+    assert (min(sides), max(sides)) >= (16, 40)
+    assert max(sides) <= 48
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_cluttered_scenes_are_made_of_images_of_their_own_split_and_show_their_class(gray, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "protocol")
+    clutter, root = importlib.import_module("clutter"), tiny_folder(tmp_path / "images")
+    style = clutter.Style(scale=(2.0, 2.0), degrees=0.0, gray=gray)  # the object covers the scene
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        clutter.write(root, tmp_path / name, {"train": 4, "val": 1, "test": 2}, seed, style)
+    assert files_in(tmp_path / "one") == files_in(tmp_path / "same") != files_in(tmp_path / "other")
+    training = values_in(root / "train")
+    of_class = {
+        label: values_in(root / "train" / f"class{label}") | values_in(root / "test" / f"class{label}") for label in range(3)
+    }
+    for path in (tmp_path / "one").rglob("*.png"):
+        lightest = set(np.unique(np.asarray(Image.open(path))).tolist())
+        assert lightest & of_class[int(path.parent.name.removeprefix("class"))], path
+    found = [values_in(tmp_path / "one" / split) for split in ("train", "val", "test")]
+    assert found[0] | found[1] <= training
+    assert not found[0] & found[1]
+    assert not found[2] & training
+    turned = clutter.Style(scale=(0.5, 2.0), degrees=45.0, gray=gray)
+    clutter.write(root, tmp_path / "turned", {"train": 3, "val": 1, "test": 1}, 0, turned)
+    assert {Image.open(path).size for path in (tmp_path / "turned").rglob("*.png")} == {(48, 48)}

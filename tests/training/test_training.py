@@ -223,6 +223,11 @@ def test_norms_and_biases_do_not_decay_and_generators_learn_at_their_own_rate():
         name for name in found if name.startswith((f"{extractor}.feature", f"{extractor}.offsets", f"{extractor}.kernel"))
     }
     assert generating_parameters(network()) == set()
+    groups = parameter_groups(
+        net, Optimization(learning_rate=0.5, generator_learning_rate_scale=0.1, offset_learning_rate_scale=0.2)
+    )
+    slow = {names[id(p)] for group in groups if group["lr"] == pytest.approx(0.01) for p in group["params"]}
+    assert slow == {name for name in found if name.startswith(f"{extractor}.offsets")} != set()
 
 
 def test_parameters_that_a_network_exempts_do_not_decay():
@@ -260,6 +265,7 @@ def test_learning_rate_rises_linearly_and_falls_by_a_cosine():
     [
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"generator_learning_rate_scale": -1.0}, "generator_learning_rate_scale"),
+        ({"offset_learning_rate_scale": 0.0}, "offset_learning_rate_scale"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"warmup_epochs": -1.0}, "warmup_epochs"),
         ({"optimizer": "sgd", "momentum": 1.0}, "momentum"),

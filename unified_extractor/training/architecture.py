@@ -3,7 +3,7 @@
 Networks are known by their attributes alone: a dataclass called ``spec``, or several called ``specs``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,16 @@ def layer_specs(network: nn.Module) -> dict[str, dict[str, Any]]:
 def generating_parameters(network: nn.Module) -> set[str]:
     """Return the names of the parameters that generate kernels and offsets; static kernels and projections are not among
     them."""
-    parts = ("feature", "offsets", "kernel", "center_gate")
+    return _parameters_of(network, ("feature", "offsets", "kernel", "center_gate"))
+
+
+def offset_parameters(network: nn.Module) -> set[str]:
+    """Return the names of the parameters that generate offsets and nothing else."""
+    return _parameters_of(network, ("offsets",))
+
+
+def _parameters_of(network: nn.Module, parts: Sequence[str]) -> set[str]:
+    """Return the names of the parameters of these parts of the layers that have a spec."""
     prefixes = tuple(f"{layer}.{part}." if layer else f"{part}." for layer in layer_specs(network) for part in parts)
     return {name for name, _ in network.named_parameters() if name.startswith(prefixes)}
 

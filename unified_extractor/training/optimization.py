@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from unified_extractor.training.architecture import generating_parameters
+from unified_extractor.training.architecture import generating_parameters, offset_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class Optimization:
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum.
         learning_rate: largest learning rate, reached after the warm-up.
         generator_learning_rate_scale: factor on the learning rate of the parameters that generate kernels and offsets.
+        offset_learning_rate_scale: a further factor for those that generate offsets alone; 0.1 in the released deformable convolutions.
         weight_decay: weight decay of all parameters but norms, biases, and those that the network names in ``no_weight_decay()``.
         momentum: momentum of ``sgd``.
         warmup_epochs: length of the linear rise before the cosine, in epochs.
@@ -29,13 +30,14 @@ class Optimization:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     generator_learning_rate_scale: float = 1.0
+    offset_learning_rate_scale: float = 1.0
     weight_decay: float = 0.05
     momentum: float = 0.9
     warmup_epochs: float = 1.0
     final_learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "generator_learning_rate_scale"):
+        for name in ("learning_rate", "generator_learning_rate_scale", "offset_learning_rate_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "warmup_epochs"):
@@ -71,11 +73,12 @@ def parameter_groups(network: nn.Module, settings: Optimization) -> list[dict[st
     decay."""
     named = getattr(network, "no_weight_decay", None)
     exempt = set(named()) if callable(named) else set()
-    generating = generating_parameters(network)
+    generating, of_offsets = generating_parameters(network), offset_parameters(network)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             decay = settings.weight_decay if parameter.ndim > 1 and name not in exempt else 0.0
             scale = settings.generator_learning_rate_scale if name in generating else 1.0
+            scale *= settings.offset_learning_rate_scale if name in of_offsets else 1.0
             groups.setdefault((decay, scale * settings.learning_rate), []).append(parameter)
     return [{"params": members, "weight_decay": decay, "lr": rate} for (decay, rate), members in groups.items()]
