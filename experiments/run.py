@@ -44,12 +44,13 @@ DATA = {
     "screen": "cifar10_jpeg",
     "cpu": "cifar10_jpeg",
     "gpu": "cifar10_jpeg_all",
-    "epochs_20": "cifar100",
-    "epochs_80": "cifar100",
+    "epochs_8": "cifar100_all",
+    "epochs_20": "cifar100_all",
+    "epochs_80": "cifar100_all",
     "epochs_200": "cifar100_yardstick",
 }
 CHOOSING = {"smoke": "smoke", "screen": "screen", "cpu": "screen", "gpu": "gpu_screen"}
-CHOOSING |= {budget: "epochs_5_screen" for budget in DATA if budget.startswith("epochs")}
+CHOOSING |= {"epochs_8": "epochs_2_screen"} | {f"epochs_{count}": "epochs_5_screen" for count in (20, 80, 200)}
 """The budget of the runs by which the learning rate is chosen."""
 
 

@@ -85,6 +85,14 @@ def test_a_network_whose_operator_torch_sees_costs_what_torch_counts(family, spe
     assert ux.analysis.cost(network, (3, 64, 64)).multiply_adds == counter.get_total_flops() // 2
 
 
+def test_stages_that_are_called_without_their_network_are_counted_once():
+    backbone = ux.models.ExtractorNet(2, presets.convolution(), widths=(8, 16), depths=(1, 1))
+    network = ux.models.SegmentationNet(backbone, 3, channels=8).eval()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.randn(1, 3, 16, 12))
+    assert multiply_adds(network, (3, 16, 12)) == counter.get_total_flops() // 2
+
+
 def test_an_input_shape_of_another_rank_is_refused():
     with pytest.raises(ValueError, match="input_shape must be"):
         ux.analysis.cost(torch.nn.Linear(1, 1), (1, 1))

@@ -6,6 +6,7 @@ because only some papers add them. What softmax and other normalizations over ta
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,17 +190,22 @@ def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[st
         for name, flops in counter.get_flop_counts().items()
         if name != "Global"
     }
+    own = Counter(totals)
     for name, total in totals.items():
-        own = total - sum(other for key, other in totals.items() if _is_child(key, name))
+        if name:
+            own[_nearest_ancestor(name, totals)] -= total
+    for name, count in own.items():
         part = _part(name, list(layers))
         if part != "operator":
-            counts[part] += own
+            counts[part] += count
     return dict(counts)
 
 
-def _is_child(name: str, parent: str) -> bool:
-    prefix = f"{parent}." if parent else ""
-    return name != parent and name.startswith(prefix) and "." not in name.removeprefix(prefix)
+def _nearest_ancestor(name: str, names: Collection[str]) -> str:
+    """Return the nearest module around one that was called itself: a network may call another one's stages without calling it."""
+    while (name := name.rpartition(".")[0]) and name not in names:
+        pass
+    return name
 
 
 def _operator_hook(counts: "Counter[str]") -> Any:
