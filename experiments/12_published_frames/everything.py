@@ -47,6 +47,7 @@ def main() -> int:
             budget,
             "--data",
             data,
+            *own,
             *others,
         ]
         code = subprocess.run([*command, *([] if left is None else [f"--minutes={left}"])], check=False).returncode
