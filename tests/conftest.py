@@ -9,6 +9,7 @@ from zlib import crc32
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 pytest_plugins = ["tests.support.cells_in_process"]
 pytest.register_assert_rewrite("tests.support")  # their assertions tell values too
@@ -62,11 +63,14 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_pictures(request, monkeypatch):
-    """Draw no pictures during training, which would take half of a tiny run's time, but in tests that are marked ``pictures``."""
+    """Draw no pictures of training, which would take half of a tiny run's time, but in tests that are marked ``pictures``."""
+    if request.node.get_closest_marker("pictures"):
+        return
     for name in ("window_pictures", "label_map_pictures"):
-        drawing = sys.modules.get(f"unified_extractor.training.callbacks.{name}")
-        if drawing is not None and not request.node.get_closest_marker("pictures"):
+        if (drawing := sys.modules.get(f"unified_extractor.training.callbacks.{name}")) is not None:
             monkeypatch.setattr(drawing, "IMAGES", 0)
+    if (fit := sys.modules.get("unified_extractor.training.run.fit")) is not None:
+        monkeypatch.setattr(fit, "draw_curves", lambda _: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture(autouse=True)

@@ -165,7 +165,7 @@ def test_a_list_of_objects_as_text_names_the_class_that_does_not_exist(capsys: p
     assert refusal(capsys, given % "EarlyStoping") == f"trainer.callbacks: no class or file EarlyStoping, {nearest}"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -121,7 +121,7 @@ def test_digits_runs_train_for_a_step(name: str, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["rednet26", "resnet26", "internimage_t", "flash_internimage_t"])
 def test_a_variant_of_a_family_trains_by_its_name(name: str):
     network = ["--model.network", f"unified_extractor.models.{name}"]
@@ -167,6 +167,7 @@ def test_fashion_mnist_run_trains_for_a_step(tmp_path: Path):
     assert main(["fit", "--config", str(CONFIGS / "fashion_mnist" / "unified.yaml"), *STEP]) == 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", IMAGENET)
 def test_imagenet_runs_train_for_a_step_of_a_few_images(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = str(CONFIGS / "imagenet" / f"{name}.yaml")

@@ -111,10 +111,10 @@ def merged(grid, point):
     """Return the configuration of a cell as its files say it, not yet resolved."""
     config = {}
     for file in grid.config:
-        config = together(config, yaml.safe_load(Path(file).read_text()))
+        config = together(config, read_yaml(EXPERIMENTS.parent / file))
     for option, value in sorted(point.options.items(), key=lambda item: item[0].count(".")):
         if isinstance(value, str) and value.endswith(".yaml"):
-            value = yaml.safe_load(Path(value).read_text())
+            value = read_yaml(EXPERIMENTS.parent / value)
         for part in reversed(option.split(".")):
             value = {part: value}
         config = together(config, value)
@@ -130,6 +130,18 @@ def together(one, other):
     return both
 
 
+@cache
+def grids_by_name():
+    """Return every grid of the experiments by its name."""
+    return {grid.name: grid for grid in map(read_grid, GRIDS)}
+
+
+@cache
+def read_yaml(file):
+    """Return what a file holds, which nobody changes."""
+    return yaml.safe_load(Path(file).read_text())
+
+
 def grid_of(path, question, grids):
     """Return the name of the grid that a row was run for, and the grid that states it today: the one after which the file is named."""
     name = max((name for name in grids if question.startswith(name)), key=len)
@@ -139,7 +151,7 @@ def grid_of(path, question, grids):
 
 def hashes_of_cells(run, file):
     """Yield the hash of the cell to which each row of a file belongs; finals are at the rates that the rows choose."""
-    grids = {grid.name: grid for grid in map(read_grid, GRIDS)}
+    grids = grids_by_name()
     rates = {}
     for one in read_rows([file]):
         name, grid = grid_of(file, one.question, grids)
@@ -180,7 +192,7 @@ def test_every_committed_row_is_that_of_a_cell_of_today(path, monkeypatch):
 
 def test_grids_of_finished_experiments_state_every_option_that_their_rows_have():
     """Not the defaults of a spec or a preset, which may change, decide what a finished variant was."""
-    grids = {grid.name: grid for grid in map(read_grid, GRIDS)}
+    grids = grids_by_name()
     for path in ROWS:
         for line in path.read_text().splitlines():
             one = json.loads(line)

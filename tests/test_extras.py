@@ -28,7 +28,7 @@ def core(tmp_path_factory):
     return done.stdout.splitlines()
 
 
-def test_the_core_suffices_for_layers_networks_costs_and_words(core):
+def test_the_core_suffices_and_every_door_to_an_extra_says_in_one_line_how_to_install_it(core):
     did = {line.removeprefix("did ") for line in core if line.startswith("did ")}
     families = {
         "ResNet",
@@ -43,9 +43,6 @@ def test_the_core_suffices_for_layers_networks_costs_and_words(core):
     }
     assert did == {*preset_names(), *families, "ux.analysis.cost", "ux.interop.load_weights", "describe"}
     assert "loaded" in core  # and nothing after it: no hidden package was imported
-
-
-def test_every_door_to_an_extra_says_in_one_line_how_to_install_it(core):
     said = dict(line.removeprefix("said ").split(": ", 1) for line in core if line.startswith("said "))
     extra = {name: text.rpartition("unified-extractor[")[2].partition("]")[0] for name, text in said.items()}
     assert len(said) >= 18

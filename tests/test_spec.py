@@ -529,12 +529,12 @@ FOCUS = {
 @pytest.mark.parametrize(
     ("focus", "number"),
     [
-        ("anything", 40),
-        ("a pooled view", 15),
-        ("regions", 15),
-        ("sampling points", 20),
+        ("anything", 30),
+        ("a pooled view", 10),
+        ("regions", 10),
+        ("sampling points", 15),
         ("learned queries", 10),
-        ("a channel kernel", 20),
+        ("a channel kernel", 12),
         *(pytest.param(name, 300, marks=pytest.mark.thorough) for name in FOCUS),
     ],
 )

@@ -6,6 +6,8 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "unified_extractor"
 ALLOWED = {
     "names": set(),
@@ -164,6 +166,7 @@ def test_importing_the_package_brings_nothing_that_only_some_need():
     assert not optional & loaded
 
 
+@pytest.mark.thorough
 def test_every_command_imports_without_what_only_some_systems_have():
     """Modules of POSIX alone are taken away, as on Windows; Linux's and macOS's promises are in the README."""
     missing = ["crypt", "fcntl", "grp", "nis", "posix_ipc", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"]

@@ -279,6 +279,7 @@ def test_outlook_attention_is_as_exact_in_every_configuration(number, dtype, poi
     assert kernels_run == [FOLD, FOLD, FOLD_KERNEL]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "other",
     [
