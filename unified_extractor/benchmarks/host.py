@@ -136,7 +136,8 @@ def _microseconds(backends: Mapping[str, str], repeats: int) -> dict[str, Any]:
 def _stubbed_triton(repeats: int) -> dict[str, Any] | None:
     """Return the times of the Triton backend without its launches, measured in a process of its own; None without Triton."""
     command = [sys.executable, "-m", __name__, str(repeats)]
-    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True, check=True)
+    environment = os.environ | {"TRITON_INTERPRET": "0", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, Any] | None = json.loads(run.stdout.splitlines()[-1])
     return found
 
