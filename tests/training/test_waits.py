@@ -69,6 +69,19 @@ def module() -> ImageClassifier:
     return ImageClassifier(network, Optimization(optimizer="sgd", learning_rate=0.01, warmup_epochs=0))
 
 
+def quiet_trainer(*callbacks: L.Callback) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        callbacks=list(callbacks),
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+    )
+
+
 class _Spoils(L.Callback):
     """A callback that spoils the images of one step, and keeps the weights before it."""
 
@@ -84,14 +97,23 @@ class _Spoils(L.Callback):
 @pytest.mark.parametrize("step", [1, 5, 8], ids=["the first", "within", "the last"])
 def test_the_weights_stay_as_they_were_before_a_loss_that_is_not_finite_though_it_is_read_later(step: int):
     model, spoils = module(), _Spoils(step)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
-    trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[spoils, StopWhenDiverged()], num_sanity_val_steps=0, **quiet)  # type: ignore[arg-type]
+    trainer = quiet_trainer(spoils, StopWhenDiverged())
     with pytest.raises(
         DivergedError, match=f"the loss is nan at epoch 1, step {step} of the run; the images are not finite already"
     ):
         trainer.fit(model, Digits(128))
     assert trainer.global_step == min(step + 2, 8)  # the host was ahead
     assert torch.equal(nn.utils.parameters_to_vector(model.network.parameters()), spoils.weights)
+
+
+def test_a_callback_that_stopped_one_fit_leaves_out_no_step_of_the_next():
+    stop = StopWhenDiverged()
+    with pytest.raises(DivergedError):
+        quiet_trainer(_Spoils(1), stop).fit(module(), Digits(128))
+    model = module()
+    before = nn.utils.parameters_to_vector(model.network.parameters()).detach().clone()
+    quiet_trainer(stop).fit(model, Digits(128))
+    assert not torch.equal(nn.utils.parameters_to_vector(model.network.parameters()), before)
 
 
 def test_what_cannot_leave_out_a_step_is_awaited():

@@ -46,6 +46,11 @@ class StopWhenDiverged(L.Callback):
         self._diverged: Tensor | None = None
 
     @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pending.clear()  # of a fit before this one
+        self._diverged = None
+
+    @override
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self._images = batch[0]
 
