@@ -7,7 +7,9 @@ import itertools
 import json
 import math
 import re
+import shutil
 import sys
+import time
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ import yaml
 from PIL import Image
 
 from tests.support.rows import row
+from unified_extractor.data.errors import DataError
 from unified_extractor.models.matched_net import TOLERANCE, MatchedNet
 from unified_extractor.named_specs import as_spec
 from unified_extractor.options import imported
@@ -316,6 +319,28 @@ def test_a_whole_experiment_runs_and_only_a_new_variant_the_second_time(tmp_path
     assert [one.variant for one in rows] == ["static", "dynamic"]
 
 
+def test_a_part_of_a_grid_is_of_known_variants_and_the_first_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    run = importlib.import_module("run")
+    grid = Grid(name="question", config=[], variants={"one": {"a": 1}, "two": {"a": 2}}, seeds=[5, 6, 7])
+    part = run.part_of(grid, ["two"], 2)
+    assert (part.variants, part.seeds) == ({"two": {"a": 2}}, [5, 6])
+    assert run.part_of(grid, None, None) == grid
+    with pytest.raises(run.SweepError, match="--only: three is none of question's variants, one, two"):
+        run.part_of(grid, ["three"], None)
+
+
+def test_minutes_interrupt_as_ctrl_c_does_and_end_with_what_they_limit(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    run = importlib.import_module("run")
+    with pytest.raises(KeyboardInterrupt), run.limited(0.05 / 60):
+        time.sleep(10)
+    for minutes in (None, 0.05 / 60):
+        with run.limited(minutes):
+            pass
+    time.sleep(0.1)  # nothing comes later
+
+
 def tiny_folder(root, *, classes=3, train=10, test=4):
     """Class folders of images whose pixels all have a value that no other image has."""
     values = iter(range(1, 250))
@@ -383,3 +408,42 @@ def test_cluttered_scenes_are_made_of_images_of_their_own_split_and_show_their_c
     turned = clutter.Style(scale=(0.5, 2.0), degrees=45.0, gray=gray)
     clutter.write(root, tmp_path / "turned", {"train": 3, "val": 1, "test": 1}, 0, turned)
     assert {Image.open(path).size for path in (tmp_path / "turned").rglob("*.png")} == {(48, 48)}
+
+
+@pytest.mark.parametrize("own_validation", [False, True])
+def test_every_image_of_scenes_belongs_to_one_split(own_validation, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "protocol")
+    scenes, root = importlib.import_module("scenes"), tiny_folder(tmp_path / "images")
+    if own_validation:
+        shutil.copytree(tiny_folder(tmp_path / "more") / "test", root / "val")
+    classes, found = scenes.sources(root)
+    assert classes == ["class0", "class1", "class2"]
+    every = [source.path for own in found.values() for source in own]
+    assert sorted(every) == sorted(root.rglob("*.png"))  # each once
+    held_out = root / ("val" if own_validation else "train")
+    assert all(path.is_relative_to(held_out) for path, _ in found["val"])
+    assert all(path.is_relative_to(root / "test") for path, _ in found["test"])
+    assert {label for _, label in found["val"]} == {0, 1, 2}
+
+
+def test_scenes_without_images_end_in_a_sentence_and_a_part_of_them_has_another_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXPERIMENTS / "protocol")
+    mosaics = importlib.import_module("mosaics")
+    counts = {"train": 2, "val": 1, "test": 1}
+    for name, sizes, words in (
+        ("no_test", {"test": 0}, "no_test/test/class0: no images in this folder"),
+        ("few", {"train": 1}, "few: no image for the train scenes"),
+    ):
+        with pytest.raises(DataError, match=words):
+            mosaics.write(tiny_folder(tmp_path / name, **sizes), tmp_path / "made", counts, 0)
+    monkeypatch.setattr(sys, "argv", ["mosaics.py", str(tmp_path / "nowhere"), str(tmp_path / "made")])
+    with pytest.raises(SystemExit):
+        mosaics.main()
+    assert f"mosaics.py: error: {tmp_path}/nowhere/train: no such folder" in capsys.readouterr().err
+    root = tiny_folder(tmp_path / "images")
+    monkeypatch.setattr(mosaics, "mosaic", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mosaics.write(root, tmp_path / "made", counts, 0)
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(DataError, match=r"made.unfinished exists: another process writes it, or was stopped"):
+        mosaics.write(root, tmp_path / "made", counts, 0)

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops
-from scenes import Source, generator, in_turns, opened, save, sources
+from scenes import Source, generator, in_turns, opened, save, sources, whole
+
+from unified_extractor.data.errors import DataError
 
 COUNTS = {"train": 10000, "val": 2500, "test": 10000}
 SIZE, OBJECT, FRAGMENT, FRAGMENTS = 48, 24, 8, 12
@@ -74,13 +76,13 @@ def scene(source: Source, others: Iterator[Source], random: np.random.Generator,
 def write(root: Path, folder: Path, counts: dict[str, int], seed: int, style: Style) -> None:
     """Write the scenes of every split into class folders."""
     classes, found = sources(root)
-    folder.mkdir(parents=True)
-    for split, count in counts.items():
-        objects, others = (in_turns(found[split], one, split) for one in (seed, seed + 1))
-        for number in range(count):
-            source = next(objects)
-            made = scene(source, others, generator(seed, split, number), style)
-            save(made, folder / split / classes[source.label] / f"{number:05}.png")
+    with whole(folder) as unfinished:
+        for split, count in counts.items():
+            objects, others = (in_turns(found[split], one, split) for one in (seed, seed + 1))
+            for number in range(count):
+                source = next(objects)
+                made = scene(source, others, generator(seed, split, number), style)
+                save(made, unfinished / split / classes[source.label] / f"{number:05}.png")
 
 
 def main() -> int:
@@ -98,7 +100,10 @@ def main() -> int:
     if not 0 < given.scale[0] <= given.scale[1] <= SIZE / OBJECT:
         parser.error(f"--scale must be two factors up to {SIZE / OBJECT:g}, the smaller one first, got {given.scale}")
     style = Style(scale=(given.scale[0], given.scale[1]), degrees=given.degrees, gray=given.gray)
-    write(given.root, given.folder, dict(zip(COUNTS, given.counts, strict=True)), given.seed, style)
+    try:
+        write(given.root, given.folder, dict(zip(COUNTS, given.counts, strict=True)), given.seed, style)
+    except DataError as error:
+        parser.error(str(error))
     print(f"written: {given.folder}, {sum(given.counts):,} scenes")
     return 0
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from scenes import Source, generator, in_turns, opened, save, sources
+from scenes import Source, generator, in_turns, opened, save, sources, whole
 
 from unified_extractor.data.class_table import voc_color
+from unified_extractor.data.errors import DataError
 
 COUNTS = {"train": 4000, "val": 500, "test": 2000}
 SIZE, LEAST, MOST = 64, 16, 48
@@ -61,16 +62,16 @@ def mosaic(images: Iterator[Source], random: np.random.Generator) -> tuple[Image
 def write(root: Path, folder: Path, counts: dict[str, int], seed: int) -> None:
     """Write the mosaics of every split, and the table of the classes."""
     classes, found = sources(root)
-    folder.mkdir(parents=True)
-    with (folder / "classes.csv").open("w", newline="") as file:
-        rows = ((name, *voc_color(label + 1)) for label, name in enumerate(classes))
-        csv.writer(file).writerows(itertools.chain([("name", "red", "green", "blue")], rows))
-    for split, count in counts.items():
-        images = in_turns(found[split], seed, split)
-        for number in range(count):
-            picture, labels = mosaic(images, generator(seed, split, number))
-            for kind, image in (("images", picture), ("labels", labels)):
-                save(image, folder / split / kind / f"{number:05}.png")
+    with whole(folder) as unfinished:
+        with (unfinished / "classes.csv").open("w", newline="") as file:
+            rows = ((name, *voc_color(label + 1)) for label, name in enumerate(classes))
+            csv.writer(file).writerows(itertools.chain([("name", "red", "green", "blue")], rows))
+        for split, count in counts.items():
+            images = in_turns(found[split], seed, split)
+            for number in range(count):
+                picture, labels = mosaic(images, generator(seed, split, number))
+                for kind, image in (("images", picture), ("labels", labels)):
+                    save(image, unfinished / split / kind / f"{number:05}.png")
 
 
 def main() -> int:
@@ -82,7 +83,10 @@ def main() -> int:
     given = parser.parse_args()
     if given.folder.exists():
         parser.error(f"{given.folder} exists: nothing is overwritten")
-    write(given.root, given.folder, dict(zip(COUNTS, given.counts, strict=True)), given.seed)
+    try:
+        write(given.root, given.folder, dict(zip(COUNTS, given.counts, strict=True)), given.seed)
+    except DataError as error:
+        parser.error(str(error))
     print(f"written: {given.folder}, {sum(given.counts):,} mosaics")
     return 0
 

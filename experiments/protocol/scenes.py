@@ -4,12 +4,14 @@ Every scene has a random generator of its own, of the seed, the split and the nu
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from unified_extractor.data.errors import DataError
 from unified_extractor.data.image_files import find_images
 
 SPLITS = ("train", "val", "test")
@@ -25,7 +27,12 @@ class Source(NamedTuple):
 
 
 def sources(root: Path) -> tuple[list[str], dict[str, list[Source]]]:
-    """Return the names of the classes, and the sources of every split; no file is in two of them."""
+    """Return the names of the classes, and the sources of every split; no file is in two. Raise ``DataError`` where a split has none."""
+    for split in ("train", "test"):
+        if not (root / split).is_dir():
+            raise DataError(
+                f"{root / split}: no such folder; the images of a class lie in {root}/train/<class> and {root}/test/<class>"
+            )
     classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
     found: dict[str, list[Source]] = {split: [] for split in SPLITS}
     for label, name in enumerate(classes):
@@ -37,7 +44,21 @@ def sources(root: Path) -> tuple[list[str], dict[str, list[Source]]]:
         found["val"] = [one for own in by_class for one in own[::HELD_OUT]]
         held_out = set(found["val"])
         found["train"] = [one for one in found["train"] if one not in held_out]
+    for split, own in found.items():
+        if not own:
+            raise DataError(f"{root}: no image for the {split} scenes")
     return classes, found
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """Give a folder to write scenes into, which gets its name when all of them are written: a part of a data set never looks whole."""
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    if unfinished.exists():
+        raise DataError(f"{unfinished} exists: another process writes it, or was stopped, then delete it")
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(folder)
 
 
 def generator(seed: int, split: str, number: int) -> np.random.Generator:

@@ -1,9 +1,11 @@
 """``uniex bench host``: every backend that runs here is timed beside torch's convolution; Triton's kernels are not launched."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 import unified_extractor as ux
 from unified_extractor.__main__ import main
@@ -37,3 +39,16 @@ def test_cases_cannot_be_chosen_where_there_is_one(capsys: pytest.CaptureFixture
         main(["bench", "host", "--only", "compiled"])
     assert stop.value.code == 2
     assert "--only chooses among cases, and host has one" in capsys.readouterr().err
+
+
+def test_the_process_of_the_triton_row_has_as_many_threads_as_the_others(monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.append(env["OMP_NUM_THREADS"])
+        return subprocess.CompletedProcess(command, 0, stdout="null\n")
+
+    monkeypatch.setattr("unified_extractor.benchmarks.host.subprocess.run", run)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert host._stubbed_triton(1) is None
+    assert seen == ["3"]

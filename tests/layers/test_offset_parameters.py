@@ -12,6 +12,7 @@ from tests.support.counting import Counted
 from tests.support.exported import assert_one_program_serves_a_range
 from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
 from unified_extractor.layers import extractor
+from unified_extractor.ops import checks, spread_kernels
 from unified_extractor.training.optimization import Optimization, parameter_groups
 
 SHIFT = ux.ExtractorSpec(kernel_size=1, offsets=ux.Offsets(kind="parameter", channels_per_group=1))
@@ -246,3 +247,19 @@ def test_one_exported_layer_serves_named_ranges_of_sizes():
     spec = ux.presets.dcls(4, 5)
     layer = layer_of(replace(spec, offsets=replace(spec.offsets, bound="tanh")), 8).float()
     assert_one_program_serves_a_range(layer, torch.randn(2, 8, 9, 8), 3, [(1, 3, 4), (3, 11, 6)])
+
+
+def test_at_the_outermost_pixel_the_place_has_the_derivative_of_the_inner_side():
+    geometry = checks.geometry(torch.empty(1, 1, 7, 7), 1, 1, 0, 1)  # a tap on its window's pixel
+    offsets = torch.tensor([2.0, -2.0], dtype=torch.float64).view(1, 1, 1, 2, 1, 1)  # to row 4, column 0 of 5x5
+
+    def spread(offsets):
+        return spread_kernels.spread_kernel(None, offsets, geometry, (2, 2), 1)[0, 0]
+
+    expected = torch.zeros(5, 5, dtype=torch.float64)
+    expected[4, 0] = 1
+    assert torch.equal(spread(offsets), expected)
+    by_row, by_column = torch.autograd.functional.jacobian(spread, offsets).flatten(2).unbind(2)
+    assert by_row.nonzero().tolist() == [[3, 0], [4, 0]]
+    assert by_row[3:, 0].tolist() == [-1, 1]  # a little further up it is shared with row 3
+    assert by_column[4].tolist() == [-1, 1, 0, 0, 0]

@@ -16,6 +16,7 @@ if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
 from unified_extractor.ops import checks
 from unified_extractor.ops.backends.triton import tuning
+from unified_extractor.ops.backends.triton.banded.fold_rule import is_banded_fold
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.call import Call
 
@@ -279,19 +280,40 @@ def test_outlook_attention_is_as_exact_in_every_configuration(number, dtype, poi
     assert kernels_run == [FOLD, FOLD, FOLD_KERNEL]
 
 
+OUTSIDE = [
+    {"channels": 24},
+    {"static": (16, 1)},
+    {"offset_groups": 1},
+    {"dilation": 2, "padding": 2},
+    {"stride": 3},
+    {"kernel_size": 5, "padding": 2},
+    {"kernel_size": (3, 4)},
+    {"kernel_size": (1, 6), "padding": (0, 3)},
+    {"dtype": torch.float32},
+]
+
+
+def test_a_fold_runs_as_banded_products_up_to_the_rules_bounds():
+    def runs_so(options):
+        call = folded(**options)
+        sizes = (call.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
+        geometry = checks.geometry(call["x"], call["kernel_size"], *sizes)
+        return is_banded_fold(
+            Call(call["x"], call.get("static_kernel"), call["dynamic_kernel"], call.get("offsets"), None, geometry, "fold")
+        )
+
+    inside = [
+        {},
+        {"kernel_size": (1, 5), "padding": (0, 2)},
+        {"stride": 2},
+        {"kernel_size": (3, 4), "stride": (1, 2)},
+        {"channels": 64},
+    ]
+    assert [runs_so(one) for one in inside + OUTSIDE] == [True] * len(inside) + [False] * len(OUTSIDE)
+
+
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"channels": 24},
-        {"static": (16, 1)},
-        {"offset_groups": 1},
-        {"dilation": 2, "padding": 2},
-        {"stride": 3},
-        {"kernel_size": 5, "padding": 2},
-        {"dtype": torch.float32},
-    ],
-)
+@pytest.mark.parametrize("other", OUTSIDE)
 def test_a_fold_outside_the_rule_runs_the_other_kernels(other, kernels_run):
     call = folded(**{"size": (3, 4)} | other)
     run(call, extract_or_unfold)

@@ -88,7 +88,7 @@ def runnable(device: torch.device) -> dict[str, Frame]:
 
 
 class _Profile(NamedTuple):
-    """What a profile of some steps says of one: milliseconds, counts, and the milliseconds of the longest kernels."""
+    """A step as a profile of several shows it: milliseconds, counts, and the milliseconds of the longest kernels."""
 
     step: float
     kernels: float

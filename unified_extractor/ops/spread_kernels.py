@@ -12,8 +12,9 @@ from unified_extractor.ops.tracing import is_recorded
 _MOST_PIXELS = 20
 """Pixels of the spread kernel for each tap, up to which its convolution is faster than bilinear samples.
 
-Measured on a CPU with depthwise kernels of 64 channels on 28x28 pixels, forward and backward: 34 taps in 17x17 pixels (8.5 for each) take
-1.0 times the time of a 17x17 convolution instead of 2.6; 16 taps (18) 0.8 times that of samples, 8 taps (36) 1.5 times.
+Measured once, by no committed benchmark, on a CPU with depthwise kernels of 64 channels on 28x28 pixels, forward and backward: 34 taps in
+17x17 pixels (8.5 for each) take 1.0 times the time of a 17x17 convolution instead of 2.6; 16 taps (18) 0.8 times that of samples, 8 taps
+(36) 1.5 times.
 """
 
 

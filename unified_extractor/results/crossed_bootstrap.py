@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ KEPT = {"test_accuracy": "which images their run got right", "test_miou": "the o
 """What rows keep of single test images, in words, for each metric whose intervals can cover them."""
 _CHUNK = 100
 """The number of draws that are held in memory at once."""
+Unpacked = TypeVar("Unpacked")
 Weights = NDArray[np.float32]
 Scores = Callable[[Weights], NDArray[np.floating]]
 """A function from how often each image was drawn, ``[draws, images]``, to the metric of each run, ``[draws, runs]``."""
@@ -39,12 +41,8 @@ def correct(rows: Sequence[Record]) -> Flags:
     """
     flags = []
     for row in rows:
-        assert row.test_correct is not None
         assert row.test_accuracy is not None
-        try:
-            flags.append(correct_images.unpacked(row.test_correct, row.test_images))
-        except ValueError as error:
-            raise RecordError(f"{row.place}: test_correct: {error}") from error
+        flags.append(_kept(row, "test_correct", correct_images.unpacked))
         if abs(flags[-1].sum() - row.test_accuracy * row.test_images) > 0.5:
             raise RecordError(
                 f"{row.place}: test_correct has {flags[-1].sum()} of {row.test_images} images right, "
@@ -61,15 +59,19 @@ def overlaps(rows: Sequence[Record]) -> list[Overlaps]:
     """
     found = []
     for row in rows:
-        assert row.test_overlaps is not None
         assert row.test_miou is not None
-        try:
-            found.append(image_overlaps.unpacked(row.test_overlaps, row.test_images))
-        except ValueError as error:
-            raise RecordError(f"{row.place}: test_overlaps: {error}") from error
+        found.append(_kept(row, "test_overlaps", image_overlaps.unpacked))
         if abs(mean := float(mean_iou(found[-1].sum(0))) - row.test_miou) > 1e-4:
             raise RecordError(f"{row.place}: test_overlaps have a mean IoU of {mean:.6f}, test_miou is {row.test_miou}")
     return found
+
+
+def _kept(row: Record, field: str, unpacked: Callable[[str, int], Unpacked]) -> Unpacked:
+    """Return what a row keeps of every test image in a field. Raise ``RecordError`` where it cannot be read."""
+    try:
+        return unpacked(getattr(row, field), row.test_images)
+    except ValueError as error:
+        raise RecordError(f"{row.place}: {field}: {error}") from error
 
 
 def standard_errors(groups: Mapping[str, Sequence[Record]], baseline: str, metric: str) -> dict[str, float]:

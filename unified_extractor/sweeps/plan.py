@@ -186,7 +186,6 @@ class _Planner:
 
     def _planned(self, point: Point) -> PlannedRun:
         parsed = self._parse(point)
-        parsed.settings.seed_everything = point.seed
         with _of_cell(point):
             run = self._before = parsed.built(elsewhere=self._elsewhere, after=self._before)
         trainer = run.settings.trainer
