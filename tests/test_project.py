@@ -11,11 +11,13 @@ from tests.support.core_only import PROJECT
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = PROJECT["urls"]["Repository"]
+OTHERS = {".git", ".venv", "build", "runs", "data"}
 TEXTS = [
     path
-    for ending in ("md", "toml", "yml", "yaml", "cff", "py")
-    for path in ROOT.rglob(f"*.{ending}")
-    if not {".venv", "build", "runs", "data"} & set(path.relative_to(ROOT).parts)
+    for top in ROOT.iterdir()
+    if top.name not in OTHERS
+    for path in ([top] if top.is_file() else top.rglob("*"))
+    if path.suffix in (".md", ".toml", ".yml", ".yaml", ".cff", ".py") and not OTHERS & set(path.relative_to(ROOT).parts)
 ]
 
 

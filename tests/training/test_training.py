@@ -42,17 +42,41 @@ def network(**changes: Any) -> ExtractorNet:
     )
 
 
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "logger": False,
+}
+
+
 def test_one_epoch_improves_the_loss():
     L.seed_everything(0)
     net = network(widths=[16, 32], depths=[1, 1])
     model, data = ImageClassifier(net, Optimization(learning_rate=0.01, warmup_epochs=0)), Digits(batch_size=32)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", **quiet)  # type: ignore[arg-type]
+    trainer = L.Trainer(max_epochs=1, **QUIET)
     before = trainer.validate(model, data, verbose=False)[0]
     trainer.fit(model, data)
     after = trainer.validate(model, data, verbose=False)[0]
     assert after["val/loss"] < 0.8 * before["val/loss"]
     assert after["val/accuracy"] > 2 * before["val/accuracy"]
+
+
+def test_a_fit_after_one_that_failed_logs_its_own_metrics():
+    class Fail(L.Callback):
+        def on_validation_batch_end(self, *_: Any) -> None:
+            raise RuntimeError("lost")
+
+    model, data = ImageClassifier(network()), Digits(batch_size=256)
+    with pytest.raises(RuntimeError, match="lost"):
+        L.Trainer(max_epochs=1, callbacks=[Fail()], **QUIET).fit(model, data)
+    failed = model.val_metrics  # kept, so that the new ones lie elsewhere in memory
+    trainer = L.Trainer(max_epochs=1, **QUIET)
+    trainer.fit(model, data)
+    assert model.val_metrics is not failed
+    validated = trainer.validate(model, data, verbose=False)[0]
+    assert {name: float(trainer.callback_metrics[name]) for name in validated} == validated
 
 
 def test_a_run_that_chooses_looks_at_no_test_image_and_its_row_has_no_test_figure(tmp_path, monkeypatch):
@@ -143,8 +167,7 @@ def test_a_run_leaves_config_versions_curves_pictures_checkpoints_and_a_record(
 def test_validation_measures_what_torch_says_of_the_same_logits(tmp_path: Path):
     L.seed_everything(0)
     model, data = ImageClassifier(network()), Digits(batch_size=100)
-    trainer = L.Trainer(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, logger=False)
-    found = trainer.validate(model, data, verbose=False)[0]
+    found = L.Trainer(**QUIET).validate(model, data, verbose=False)[0]
     split = data.images("val")
     with torch.no_grad():
         logits = model.eval()(data.normalize(split.images))
@@ -375,7 +398,6 @@ def test_compile_is_of_the_network(monkeypatch: pytest.MonkeyPatch, mode: Any):
 
     monkeypatch.setattr(torch, "compile", compiled)
     net, data = network(), Digits(batch_size=128)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
-    L.Trainer(accelerator="cpu", limit_val_batches=1, **quiet).validate(ImageClassifier(net, compile=mode), data, verbose=False)  # type: ignore[arg-type]
+    L.Trainer(limit_val_batches=1, **QUIET).validate(ImageClassifier(net, compile=mode), data, verbose=False)
     assert net._compiled_call_impl is not None
     assert modes == [None if mode is True else mode]

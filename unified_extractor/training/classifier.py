@@ -1,7 +1,6 @@
 """The task module of image classification: its loss, its metrics and its predictions."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -129,14 +128,11 @@ class ImageClassifier(NetworkModule):
             correct = logits.softmax(dim=1).argmax(dim=1) == labels
             self._tested.append(correct.to(torch.int8).where(counted, torch.tensor(-1, dtype=torch.int8, device=labels.device)))
         logits, labels = logits[counted], labels[counted]
-        loss = F.cross_entropy(logits, labels) if len(labels) else logits.new_zeros(())
-        log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(labels))
-        log(f"{split}/loss", loss, sync_dist=True)
         metrics = self.val_metrics if split == "val" else self.test_metrics
         if len(labels):
             metrics.update(logits.softmax(dim=1), labels)
-        for name, metric in metrics.items():
-            log(name, metric, prog_bar=name == "val/accuracy")
+        loss = F.cross_entropy(logits, labels) if len(labels) else logits.new_zeros(())
+        self.log_evaluation(split, loss, len(labels))
 
 
 def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:

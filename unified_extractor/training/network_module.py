@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from typing_extensions import override
 
 from unified_extractor.data import VisionDataModule
@@ -192,9 +192,22 @@ class NetworkModule(L.LightningModule):
         # once: each log takes a millisecond, and Lightning asks the metrics themselves when the epoch ends, however early
         if self._logged_epoch != self.current_epoch:
             self._logged_epoch = self.current_epoch
-            log = partial(self.log, on_step=False, on_epoch=True, batch_size=batch_size)
-            log("train/loss", self.train_loss, prog_bar=True)
-            log("train/accuracy", self.train_accuracy)
+            log = partial(self._log_metric, batch_size=batch_size)
+            log("train/loss", self.train_loss, "train_loss", prog_bar=True)
+            log("train/accuracy", self.train_accuracy, "train_accuracy")
+
+    def log_evaluation(self, split: str, loss: Tensor, batch_size: int) -> None:
+        """Log the mean of a batch's loss and, after they were updated with it, the metrics of a split, ``val`` or ``test``."""
+        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+        collection = f"{split}_metrics"
+        for name, metric in getattr(self, collection).items(keep_base=True):
+            self._log_metric(
+                f"{split}/{name}", metric, f"{collection}.{name}", batch_size, prog_bar=(split, name) == ("val", self.score)
+            )
+
+    def _log_metric(self, name: str, metric: Metric, attribute: str, batch_size: int, prog_bar: bool = False) -> None:
+        # by its attribute: Lightning's own list of metrics is, after a fit that failed, that of the fit before
+        self.log(name, metric, on_step=False, on_epoch=True, batch_size=batch_size, prog_bar=prog_bar, metric_attribute=attribute)
 
     @override
     def on_validation_start(self) -> None:

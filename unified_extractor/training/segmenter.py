@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -140,13 +139,11 @@ class Segmenter(NetworkModule):
         own = torch.cat(self._tested)
         every = self.all_gather(own)
         assert isinstance(every, Tensor)
-        every = (
-            every.reshape(-1, len(own), *own.shape[1:]).transpose(0, 1).flatten(0, 1)
-        )  # ranks take turns, see EvaluationSampler
+        # ranks take turns, see EvaluationSampler
+        every = every.reshape(-1, len(own), *own.shape[1:]).transpose(0, 1).flatten(0, 1)
         images = getattr(self.trainer.datamodule, "images", None)  # type: ignore[attr-defined]
-        self.test_overlaps = every[
-            : len(images("test")) if images else None
-        ].cpu()  # what fills up the last batches stands behind
+        # what fills up the last batches stands behind
+        self.test_overlaps = every[: len(images("test")) if images else None].cpu()
         self.tested_iou = self._log_class_iou("test")
 
     @override
@@ -168,14 +165,11 @@ class Segmenter(NetworkModule):
         predicted, counted = logits.argmax(dim=1), int((labels != UNCOUNTED).sum())
         if split == "test":
             self._tested.append(overlaps(predicted, labels, self.num_classes))
-        log = partial(self.log, on_step=False, on_epoch=True, batch_size=counted)
-        log(f"{split}/loss", pixel_loss(logits, labels), sync_dist=True)
         metrics = self.val_metrics if split == "val" else self.test_metrics
         if counted:
             metrics.update(predicted, labels)
             self.class_iou.update(predicted, labels)
-        for name, metric in metrics.items():
-            log(name, metric, prog_bar=name == "val/miou")
+        self.log_evaluation(split, pixel_loss(logits, labels), counted)
 
     def _log_class_iou(self, split: str) -> dict[str, float | None]:
         """Log the intersection over union of every class, and return it by name, ``None`` for a class that is nowhere."""
