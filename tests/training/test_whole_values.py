@@ -78,6 +78,18 @@ def test_a_list_of_specs_takes_names_and_files_and_replaces_too(base: str):
         assert specs("--config", base, *given) == [presets.convolution(), INVOLUTION]
 
 
+@pytest.mark.parametrize(
+    "given", [[SPEC, "{dynamic_kernel: kernel.yaml}"], ["--config", "with_kernel.yaml"]], ids=["text", "config"]
+)
+def test_a_file_in_a_spec_is_read_every_time(base: str, given: list[str]):
+    network = {"model": {"network": {"init_args": {"spec": {"dynamic_kernel": "kernel.yaml"}}}}}
+    Path("with_kernel.yaml").write_text(yaml.safe_dump(network))
+    for channels in (2, 4):
+        Path("kernel.yaml").write_text(f"{{source: generated, channels_per_group: {channels}}}")
+        (spec,) = specs("--config", base, *given)
+        assert spec.dynamic_kernel.channels_per_group == channels
+
+
 def test_fields_change_a_spec_and_objects_inside_it_are_whole(base: str):
     (wider,) = specs("--config", base, f"{SPEC}.generator.view=5")
     assert wider == presets.unified(channels_per_group=4, view=5)

@@ -1,5 +1,7 @@
 """The handwritten digits of scikit-learn: real data that need no download."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -44,9 +46,10 @@ class Digits(ImageDataModule):
         return MemoryImages(images[chosen], labels[chosen])
 
 
+@cache
 def _digits() -> tuple[Tensor, Tensor]:
     """Return images uint8 [N, 1, 8, 8], scaled from gray levels 0..16 to 0..255, and labels int64 [N]."""
-    from sklearn.datasets import load_digits  # half a second, and only this data set needs it
+    from sklearn.datasets import load_digits  # a slow import, and only this data set needs it
 
     digits = load_digits()
     images = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)

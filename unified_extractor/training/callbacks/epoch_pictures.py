@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 from typing_extensions import override
 
@@ -49,7 +51,8 @@ class EpochPictures(L.Callback):
             figure.savefig(path, dpi=100)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(tag, figure, epoch)
+                    with Image.open(path) as drawn:  # not add_figure, which would draw it a second time
+                        logger.experiment.add_image(tag, np.asarray(drawn.convert("RGB")), epoch, dataformats="HWC")
                 elif isinstance(logger, WandbLogger):
                     logger.log_image(tag, [str(path)], trainer.global_step)
                 elif isinstance(logger, MLFlowLogger):

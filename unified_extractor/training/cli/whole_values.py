@@ -5,14 +5,18 @@ train a mixture of both. Here a spec is one value, wherever it is given; every o
 file or as a mapping on the command line. Mappings of several ``--config`` files are merged key by key, as everywhere.
 """
 
+import os
 import re
+from collections.abc import Iterator
 from contextvars import ContextVar
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._actions import _ActionConfigLoad
+from jsonargparse._common import lenient_check
 from jsonargparse._typehints import ActionTypeHint
 from jsonargparse._util import NestedArg
 
@@ -22,6 +26,9 @@ from unified_extractor.spec import ExtractorSpec, asdict_changed
 
 _NAME = re.compile(r"\w+\s*(\(.*\))?")
 """The form of a preset's name or call, which no name of a YAML file has."""
+
+_CHECKED: dict[Any, Any] = {}
+"""Specs that were checked, by what was given for them."""
 
 _AS_TEXT: ContextVar[bool] = ContextVar("as_text", default=False)
 """Mark of the time in which a mapping from the command line is parsed that is the value of an object's field."""
@@ -72,7 +79,13 @@ class _Spec(_Object):
             value = [self._named(one) for one in value] if isinstance(value, list) else self._named(value)
         except (TypeError, ValueError) as error:
             raise TypeError(f'Parser key "{self.dest}":\n{error}') from error
-        return super()._check_type(value, append=append, cfg=cfg, mode=mode)
+        if append or isinstance(value, NestedArg) or any(os.path.exists(text) for text in _texts(value)):
+            return super()._check_type(value, append=append, cfg=cfg, mode=mode)
+        # depends on nothing else; checking its specs again and again was half of the time of parsing a run
+        key = (self._typehint, mode, lenient_check.get(), repr(value))
+        if key not in _CHECKED:
+            _CHECKED[key] = super()._check_type(value, mode=mode)
+        return deepcopy(_CHECKED[key])
 
     def _is_whole(self, value: Any) -> bool:
         return True
@@ -97,3 +110,15 @@ class _Group(_ActionConfigLoad):
             return given
         whole.update(given if isinstance(given, Namespace) else Namespace(given))
         return whole
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a value, each of which could be the name of a file."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | Namespace):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
