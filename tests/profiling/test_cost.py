@@ -119,6 +119,22 @@ def test_torchs_counter_sees_the_registered_operators(name):
     assert counter.get_total_flops() // 2 == ux.analysis.cost(layer, (2, 64, 12, 12)).multiply_adds
 
 
+def test_a_call_within_a_module_is_counted_whole_without_values():
+    class Filtered(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.kernel = (torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 8, 3, 3), (1, 2, 9, 6, 6)))
+
+        def forward(self, x):
+            return ux.extract(x, kernel_size=3, static_kernel=self.weight, dynamic_kernel=self.kernel, padding=1, backend="eager")
+
+    module = torch.nn.Sequential(Filtered(), ux.UnifiedExtractor2d(8, 8, presets.involution(3, channels_per_group=4))).eval()
+    with FlopCounterMode(display=False) as counter:
+        module[0](torch.randn(1, 8, 6, 6))
+    whole = ux.analysis.cost(module, (8, 6, 6)).multiply_adds - ux.analysis.cost(module[1], (8, 6, 6)).multiply_adds
+    assert whole == counter.get_total_flops() // 2 == 8 * 8 * 9 * 36
+
+
 def test_torchs_counter_counts_a_gradient_as_another_pass():
     call = {"kernel_size": 3, "padding": 1, "backend": "compiled"}
     x, kernel = torch.randn(1, 32, 8, 8, requires_grad=True), torch.randn(1, 2, 9, 8, 8, requires_grad=True)

@@ -7,6 +7,7 @@ because only some papers add them. What softmax and other normalizations over ta
 
 from collections import Counter
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.named_specs import as_spec
 from unified_extractor.ops import cost as counting
 from unified_extractor.ops.geometry import Geometry
+from unified_extractor.ops.shapes_only import shapes_only
 from unified_extractor.profiling.elementwise import counting_elementwise
 from unified_extractor.profiling.extractors import eval_mode, extractors
 from unified_extractor.profiling.memory import peak_bytes, saved_bytes
@@ -175,12 +177,16 @@ def _multiply_adds_by_part(module: nn.Module, shape: tuple[int, ...]) -> dict[st
     layers = extractors(module)
     counts: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
     handles = [layer.register_forward_hook(_operator_hook(counts)) for layer in layers.values()]
+    for layer in layers.values():  # whose calls are counted by formula, so they need not run whole
+        context = ExitStack()
+        handles.append(layer.register_forward_pre_hook(lambda *_, context=context: _entered(context)))
+        handles.append(layer.register_forward_hook(lambda *_, context=context: context.close(), always_call=True))
     # A kernel module that has a hook is called, so that its multiply-adds are counted as its own.
     handles += [layer.kernel.register_forward_hook(_nothing) for layer in layers.values() if hasattr(layer, "kernel")]
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
-            on_meta(module, shape)
+            _run_on_meta(module, shape)
     finally:
         for handle in handles:
             handle.remove()
@@ -232,6 +238,11 @@ def _operator_hook(counts: "Counter[str]") -> Any:
     return count
 
 
+def _entered(context: ExitStack) -> None:
+    """Ask for shapes alone until the context is closed."""
+    context.enter_context(shapes_only())
+
+
 def _nothing(*_: Any) -> None:
     """Do nothing: a hook whose presence is enough."""
 
@@ -246,7 +257,15 @@ def _peak_activation_bytes(module: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def on_meta(module: nn.Module, shape: tuple[int, ...]) -> Any:
-    """Return a module's output for an input of this shape on the meta device, where nothing is computed or compiled."""
+    """Return a module's output for an input of this shape on the meta device, where nothing is computed or compiled.
+
+    It has the shape and dtype of every output; operations that shape nothing may be left out.
+    """
+    with shapes_only():
+        return _run_on_meta(module, shape)
+
+
+def _run_on_meta(module: nn.Module, shape: tuple[int, ...]) -> Any:
     return torch.func.functional_call(module, _state(module, "meta"), _inputs(module, shape, "meta"))
 
 

@@ -16,6 +16,7 @@ from unified_extractor.ops.autocast import full_precision_backward
 from unified_extractor.ops.backends.eager.taps import Wanted, taps_of
 from unified_extractor.ops.batching import batched_backward
 from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded, precision
+from unified_extractor.ops.shapes_only import SHAPES_ONLY
 from unified_extractor.ops.tracing import returned
 
 Gradients = tuple[Tensor | None, ...]
@@ -94,9 +95,7 @@ class TapSum(torch.autograd.Function):
         kernels, taps = _Kernels(static_kernel, dynamic_kernel, fold), taps_of(x, offsets, geometry)
         channels = x.shape[1] if static_kernel is None else static_kernel.shape[0]
         y = canvas(x, channels, geometry) if fold else x.new_zeros(x.shape[0], channels, *geometry.output, dtype=precision(x))
-        count = (
-            min(geometry.taps, 2) if x.is_meta else geometry.taps
-        )  # without values the third tap tells no more than the second
+        count = min(geometry.taps, 2) if x.is_meta and SHAPES_ONLY.get() else geometry.taps
         for k in range(count):
             value = taps.sample(k).value.to(y.dtype)
             for i in range(count if fold else 1):
