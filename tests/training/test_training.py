@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.support.image_folders import write_images
 from tests.support.tiny_runs import final, write_config
-from unified_extractor import presets
+from unified_extractor import ExtractorSpec, presets
 from unified_extractor.data import Digits
 from unified_extractor.models import VOLO, ExtractorNet
 from unified_extractor.profiling.extractors import extractors
@@ -401,3 +401,18 @@ def test_compile_is_of_the_network(monkeypatch: pytest.MonkeyPatch, mode: Any):
     L.Trainer(limit_val_batches=1, **QUIET).validate(ImageClassifier(net, compile=mode), data, verbose=False)
     assert net._compiled_call_impl is not None
     assert modes == [None if mode is True else mode]
+
+
+def test_kernels_of_several_terms_train_in_channels_last():
+    mixture = {
+        "source": "generated",
+        "channels_per_group": 4,
+        "per_tap": False,
+        "normalization": "softmax",
+        "softmax_over": "terms",
+    }
+    spec = ExtractorSpec(static_kernel={"channels": "depthwise"}, dynamic_kernel=mixture, terms=4)
+    network = ImageClassifier(ExtractorNet(10, spec, widths=(8,), depths=(1,)), channels_last=True).network
+    formats = {one.ndim: one.is_contiguous(memory_format=torch.channels_last) for one in network.parameters() if one.ndim == 4}
+    assert formats == {4: True}
+    assert {one.ndim for one in network.parameters()} >= {4, 5}

@@ -85,7 +85,7 @@ class NetworkModule(L.LightningModule):
         initial_weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
+        self.network = _in_channels_last(network) if channels_last else network
         self.optimization = optimization
         self.task: ImageTask | None = None
         self.image_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -292,3 +292,11 @@ class NetworkModule(L.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, VisionDataModule) and not isinstance(self.trainer.strategy, FSDPStrategy):
             check_network(self.network, data, len(self.predicted_classes))
+
+
+def _in_channels_last(network: nn.Module) -> nn.Module:
+    """Return the network with its kernels in that memory format. ``Module.to`` refuses the five axes of static kernels in several terms."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
