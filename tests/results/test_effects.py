@@ -48,9 +48,10 @@ def test_rows_that_differ_in_more_than_the_switches_are_no_part_of_it():
         row("unknown", specs=[]),
         row("a larger first stage", specs=[factorial_spec(1, 1, 0, 0, 0, kernel_size=7), factorial_spec(1, 1, 0, 0, 0)]),
         row("mixed", specs=[factorial_spec(1, 1, 0, 0, 0), factorial_spec(0, 1, 0, 0, 0)]),
+        row("trained otherwise", specs=[factorial_spec(1, 1, 0, 0, 0)], settings_hash="0ther"),
     ]
-    assert factorial([*others, *rows], SWITCHES)["variant"].tolist() == [row.variant for row in rows]
-    assert effects([*others, *rows], SWITCHES).equals(effects(rows, SWITCHES))
+    assert factorial([*rows, *others], SWITCHES)["variant"].tolist() == [row.variant for row in rows]
+    assert effects([*rows, *others], SWITCHES).equals(effects(rows, SWITCHES))
 
 
 @pytest.mark.parametrize(

@@ -17,19 +17,22 @@ from unified_extractor.results.switches import Switch, rest, whole_specs
 def factorial(rows: Sequence[Record], switches: Sequence[Switch]) -> pd.DataFrame:
     """Return the largest set of rows whose extractors differ in the switches alone: variant, seed, and a column of bools a switch.
 
-    The index is that of ``rows``. Switches in which the set does not differ have no column.
+    The index is that of ``rows``. Switches in which the set does not differ have no column. Of variants whose extractors are equal, but not
+    their training, the first counts.
 
     Raises:
         RecordError: the rows cannot be compared, see :func:`by_variant`, or one has a spec of another version.
     """
     by_variant(rows)
     families: dict[str, dict[int, dict[str, object]]] = {}
+    cells: dict[tuple[object, ...], str] = {}
     for index, row in enumerate(rows):
         specs = whole_specs(row)
         levels = {switch.name: switch.state(specs) for switch in switches}
         if (common := rest(specs, switches)) is not None and None not in levels.values():
-            family = families.setdefault(json.dumps(common, sort_keys=True), {})
-            family[index] = {"variant": row.variant, "seed": row.seed, **levels}
+            key = json.dumps(common, sort_keys=True)
+            if cells.setdefault((key, *levels.values()), row.variant) == row.variant:
+                families.setdefault(key, {})[index] = {"variant": row.variant, "seed": row.seed, **levels}
     largest = pd.DataFrame.from_dict(max(families.values(), key=len, default={}), orient="index")
     names = [switch.name for switch in switches if switch.name in largest]
     return largest.drop(columns=[name for name in names if largest[name].nunique() < 2])
