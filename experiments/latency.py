@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unified_extractor.profiling.latency import in_turns, percentiles
 from unified_extractor.profiling.meters import CpuMeter, GpuMeter
+from unified_extractor.results.choosing import chooses
 from unified_extractor.results.naming import renamed
 from unified_extractor.results.record import read_rows
 from unified_extractor.sweeps.cell import arguments_without_name
@@ -43,11 +44,14 @@ def networks(grid: Grid) -> dict[str, PlannedRun]:
 
 
 def workloads(run: PlannedRun, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """Return what is timed of a network, by name: forward of one image, and forward, backward and AdamW of a batch."""
+    """Return what is timed of a network, by name: forward of one image, and forward, backward and the optimizer's step of a batch.
+
+    A training step has the optimizer and the precision of the run.
+    """
     layout, data = run.module.image_format, run.data
     network = run.module.network.to(device).train()
     tested = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    optimizer = run.module.optimization.build(network, fused=True)
     image, batch = (
         torch.randn(count, *data.image_shape, device=device).contiguous(memory_format=layout) for count in (1, data.batch_size)
     )
@@ -59,7 +63,9 @@ def workloads(run: PlannedRun, device: torch.device) -> dict[str, Callable[[], A
 
     def train() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(network(batch), labels).backward()
+        with run.trainer.precision_plugin.train_step_context():
+            loss = F.cross_entropy(network(batch), labels)
+        loss.backward()
         optimizer.step()
 
     return {"inference": infer, "training": train}
@@ -113,7 +119,8 @@ def draw(path: Path, report: Path, rename: Sequence[str] = ()) -> None:
     where = found["machine"]["device"] + (f", {threads} thread{'s' * (threads > 1)}" if threads else "")
     for what, words in WORKLOADS.items():
         costs = {names.get(variant, variant): times[what]["median"] for variant, times in found["milliseconds"].items()}
-        figure = draw_accuracy_cost(rows, costs=costs, cost=f"{words} ({where})")
+        metric = f"{'val' if chooses(rows[0].budget) else 'test'}_{rows[0].score}"
+        figure = draw_accuracy_cost(rows, metric, costs=costs, cost=f"{words} ({where})")
         figure.savefig(report / f"accuracy_{what}.png", dpi=130)
         print(f"written: {report}/accuracy_{what}.png")
 

@@ -43,13 +43,14 @@ DATA = {
     "smoke": "digits",
     "screen": "cifar10_jpeg",
     "cpu": "cifar10_jpeg",
+    "cpu_screen": "cifar10_jpeg",
     "gpu": "cifar10_jpeg_all",
     "epochs_8": "cifar100_all",
     "epochs_20": "cifar100_all",
     "epochs_80": "cifar100_all",
     "epochs_200": "cifar100_yardstick",
 }
-CHOOSING = {"smoke": "smoke", "screen": "screen", "cpu": "screen", "gpu": "gpu_screen"}
+CHOOSING = {"smoke": "smoke", "screen": "screen", "cpu": "screen", "cpu_screen": "screen", "gpu": "gpu_screen"}
 CHOOSING |= {"epochs_8": "epochs_2_screen"} | {f"epochs_{count}": "epochs_5_screen" for count in (20, 80, 200)}
 """The budget of the runs by which the learning rate is chosen."""
 
@@ -125,11 +126,13 @@ def beyond(by_rate: Mapping[float, Sequence[float]], rates: Sequence[float]) -> 
     return lower + [rate * 2] * (rate == max(by_rate) and rate * 2 <= max(rates) * factor)
 
 
-def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: bool = False) -> dict[str, float]:
+def choose_rates(
+    grid: Grid, rows: Path, sweep: Callable[..., int], *, others: Mapping[str, Options] | None = None, dry_run: bool = False
+) -> dict[str, float]:
     """Run every variant at all rates of the short list and beyond, until none is best at an end; return the chosen ones.
 
-    A variant whose options state a rate keeps it. One that has no row at any rate, because all its runs failed, has no rate. A dry run
-    goes by the rows that are there.
+    A variant whose options state a rate keeps it. One that has no row at any rate, because all its runs failed, has no rate. The rows of
+    ``others``, variants that are not run now, tell how large noise is too. A dry run goes by the rows that are there.
     """
     stated = {variant: float(options[LEARNING_RATE]) for variant, options in grid.variants.items() if LEARNING_RATE in options}
     grid = replace(grid, variants={variant: options for variant, options in grid.variants.items() if variant not in stated})
@@ -140,7 +143,8 @@ def choose_rates(grid: Grid, rows: Path, sweep: Callable[..., int], *, dry_run: 
     _run_at(rates_without_a_seed(grid, rows), grid, rows, sweep)
     for _ in range(1 if dry_run else EXTENSIONS):
         _run_at({variant: beyond(by_rate, rates) for variant, by_rate in accuracies(grid, rows).items()}, grid, rows, sweep)
-    return stated | chosen_rates(accuracies(grid, rows))
+    chosen = chosen_rates(accuracies(replace(grid, variants={**(others or {}), **grid.variants}), rows))
+    return stated | {variant: rate for variant, rate in chosen.items() if variant in grid.variants}
 
 
 def rates_without_a_seed(grid: Grid, rows: Path) -> dict[str, list[float]]:
@@ -219,10 +223,11 @@ def trained(given: argparse.Namespace, rates: Path, rows: Path) -> tuple[int, li
     """Choose the variants' rates and run all seeds; return 1 if a run failed, else 0, and the variants that have no rate."""
     others = [path for path in HERE.glob("*/results/*.jsonl") if path not in (rates, rows) and path.parts[-3] != "00_first_look"]
     sweep = partial(run_sweep, reuse=sorted(others), workers=given.workers, dry_run=given.dry_run)
-    grid = part_of(read_grid(HERE / given.experiment / f"{given.grid}.yaml"), given.only, given.seeds)
+    whole = read_grid(HERE / given.experiment / f"{given.grid}.yaml")
+    grid = part_of(whole, given.only, given.seeds)
     final, choosing = (at_budget(grid, budget, given) for budget in (given.budget, CHOOSING[given.budget]))
     choosing = replace(choosing, name=f"{choosing.name}-rates", seeds=rate_seeds(given.experiment))
-    chosen = choose_rates(choosing, rates, sweep, dry_run=given.dry_run)
+    chosen = choose_rates(choosing, rates, sweep, others=whole.variants, dry_run=given.dry_run)
     without = [name for name in grid.variants if name not in chosen]
     variants = {name: {**options, LEARNING_RATE: chosen[name]} for name, options in grid.variants.items() if name in chosen}
     if given.dry_run:  # a rate that is not chosen yet changes nothing of what a run costs
@@ -233,11 +238,10 @@ def trained(given: argparse.Namespace, rates: Path, rows: Path) -> tuple[int, li
 def main() -> int:
     made = parser("Run an experiment and report it.")
     made.add_argument("--workers", type=int, default=2, help="runs at once (default 2)")
-    made.add_argument(
-        "--only", nargs="+", metavar="VARIANT", help="these variants alone; of their rates alone the noise is pooled"
-    )
+    made.add_argument("--only", nargs="+", metavar="VARIANT", help="these variants alone")
     made.add_argument("--seeds", type=int, metavar="N", help="the first so many seeds alone")
     made.add_argument("--minutes", type=float, help="stop after so long; the same command goes on")
+    made.add_argument("--no_report", action="store_true", help="rows alone: no table that is looked at before a study's end")
     made.add_argument("--dry_run", action="store_true", help="print what would run, and how long it would take")
     given = parse(made)
     for name in ("workers", "seeds", "minutes"):
@@ -259,7 +263,8 @@ def main() -> int:
         return failed
     for name in without:
         print(f"run.py: {name} is left out: its runs failed at every learning rate", file=sys.stderr)
-    return uniex(["report", str(rows), "--output", str(report)]) or failed or bool(without)
+    reported = 0 if given.no_report else uniex(["report", str(rows), "--output", str(report)])
+    return reported or failed or bool(without)
 
 
 if __name__ == "__main__":
