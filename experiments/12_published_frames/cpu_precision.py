@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unified_extractor.models import fast_net_s
+from unified_extractor.models import FastNet
 from unified_extractor.named_specs import as_spec
 from unified_extractor.profiling.latency import in_turns, percentiles, percentiles_text
 from unified_extractor.profiling.meters import CpuMeter
@@ -27,6 +27,7 @@ from unified_extractor.sweeps.grid import read_grid
 HERE = Path(__file__).parent
 FILE = HERE / "results" / "cpu_precision.json"
 BATCH, REPEATS = 32, 9
+WIDTHS = "model.network.init_args.widths"
 PRECISIONS = {"float32": False, "bfloat16": True}
 
 
@@ -58,7 +59,8 @@ def measured() -> dict[str, Any]:
     steps, extractors = {}, {}
     for name, options in read_grid(HERE / "fast_net.yaml").variants.items():
         torch.manual_seed(0)
-        network = fast_net_s(100, spec=as_spec(options["model.network.init_args.spec"])).to(memory_format=torch.channels_last)
+        own = {"widths": options[WIDTHS]} if WIDTHS in options else {}
+        network = FastNet(100, as_spec(options["model.network.init_args.spec"]), **own).to(memory_format=torch.channels_last)
         logits, gradients = zip(
             *((step(network, images, labels, autocast), gradient(network)) for autocast in PRECISIONS.values()), strict=True
         )

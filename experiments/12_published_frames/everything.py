@@ -12,18 +12,24 @@ import time
 from pathlib import Path
 
 RUN = Path(__file__).parents[1] / "run.py"
+DECISIVE = ("unified-without_offsets", "depthwise_3x3@equal_multiply_adds", "depthwise_7x7", "depthwise_3x3", "convolution")
+"""The arms of the decision, and the convolution."""
+BASELINES = ("gate", "involution_7x7", "deformable_v4", "outlook", "deformable_v2")
+PLAIN, STRONG = "cifar100_all", "cifar100_strong"
 PARTS = (
-    ("resnet20", "epochs_20", "cifar100_all"),
-    ("fast_net", "epochs_20", "cifar100_all"),
-    ("resnet20", "epochs_200", "cifar100_yardstick", "--only=convolution", "--seeds=3"),
-    ("resnet20", "epochs_80", "cifar100_all"),
-    ("fast_net", "epochs_80", "cifar100_all"),
-    ("resnet20", "epochs_80", "cifar100_strong"),
-    ("fast_net", "epochs_80", "cifar100_strong"),
-    ("resnet20", "epochs_20", "cifar100_strong"),
-    ("fast_net", "epochs_20", "cifar100_strong"),
+    ("resnet20", "epochs_80", PLAIN, DECISIVE),
+    ("resnet20", "epochs_20", PLAIN, DECISIVE),
+    ("yardstick", "epochs_200", "cifar100_yardstick", ("convolution",)),
+    ("fast_net", "epochs_80", PLAIN, DECISIVE),
+    ("fast_net", "epochs_20", PLAIN, DECISIVE),
+    ("resnet20", "epochs_80", PLAIN, BASELINES),
+    ("resnet20", "epochs_80", STRONG, DECISIVE),
+    ("resnet20", "epochs_20", PLAIN, BASELINES),
+    ("fast_net", "epochs_80", PLAIN, BASELINES),
+    ("fast_net", "epochs_80", STRONG, DECISIVE),
+    ("fast_net", "epochs_20", PLAIN, BASELINES),
 )
-"""Grid, budget and data of every part, and further options."""
+"""Grid, budget, data and arms of every part."""
 STOPPED = 130
 
 
@@ -33,7 +39,7 @@ def main() -> int:
     given, others = parser.parse_known_args()
     end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
     worst = 0
-    for grid, budget, data, *own in PARTS:
+    for grid, budget, data, arms in PARTS:
         left = None if end is None else (end - time.monotonic()) / 60
         if left is not None and left <= 0:
             return STOPPED
@@ -47,7 +53,8 @@ def main() -> int:
             budget,
             "--data",
             data,
-            *own,
+            "--only",
+            *arms,
             *others,
         ]
         code = subprocess.run([*command, *([] if left is None else [f"--minutes={left}"])], check=False).returncode
