@@ -298,5 +298,5 @@ def _in_channels_last(network: nn.Module) -> nn.Module:
     """Return the network with its kernels in that memory format. ``Module.to`` refuses the five axes of static kernels in several terms."""
     for parameter in network.parameters():
         if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
     return network
