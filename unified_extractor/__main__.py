@@ -28,6 +28,8 @@ _TRAINING = ("fit", "validate", "test", "predict")
 _ONLY_PRINTED = {"-h", "--help", "--print_config", "--dry_run"}
 _CORE = ("compile", "describe", "recipes")
 """The commands that need no extra."""
+_NEEDED = dict.fromkeys(("bench", "gpu"), ("lightning", "torchvision", "pandas", "rich"))
+"""The packages of training that commands need which run on machines without the others."""
 _OTHERS = ("bench", "compile", "demo", "describe", "explore", "gpu", "recipes", "report", "sweep", "visualize")
 
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     command, rest = (words[0], words[1:]) if words else ("", [])
     if command in _TRAINING + _OTHERS and command not in _CORE:
-        require("train", f"uniex {command}")
+        require("train", f"uniex {command}", *_NEEDED.get(command, ()))
     if command in _TRAINING:
         from unified_extractor.config_files import unreadable_config, with_recipes
 

@@ -54,13 +54,14 @@ def needed(module: str) -> Any:
         raise MissingExtraError(f"this needs {package}: {install_command(extra)}", name=package) from error
 
 
-def require(extra: str, user: str) -> None:
-    """Raise ``MissingExtraError`` unless all packages of an extra are installed. They are looked for, not imported.
+def require(extra: str, user: str, *packages: str) -> None:
+    """Raise ``MissingExtraError`` unless packages of an extra are installed. They are looked for, not imported.
 
     Args:
         extra: the name of the extra.
         user: the module that needs it, for the message.
+        packages: those of the extra that are needed, by the names under which Python imports them; all by default.
     """
-    for package in EXTRAS[extra]:
+    for package in packages or EXTRAS[extra]:
         if find_spec(package) is None:
             raise MissingExtraError(f"{user} needs {package}: {install_command(extra)}", name=package)

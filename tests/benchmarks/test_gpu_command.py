@@ -138,13 +138,14 @@ def test_rivals_are_looked_for_and_none_is_needed():
     assert not [name for name in rivals.cases(1) if rivals.installed()["natten" if "neigh" in name else "dcnv4"] is None]
 
 
-@pytest.mark.thorough
-def test_it_needs_no_package_of_training():
+def test_it_needs_no_package_of_training_runs():
     """A machine with a GPU may lack what the command line of training needs."""
-    missing = ("jsonargparse", "omegaconf", "pydantic", "submitit", "natten")
+    missing = ("jsonargparse", "omegaconf", "pydantic", "submitit", "torchdata", "natten")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({missing!r}))\n"
-        "import unified_extractor.commands.gpu, unified_extractor.commands.bench, unified_extractor.benchmarks.gpu.speed\n"
+        "import unified_extractor.benchmarks.gpu.speed, unified_extractor.commands.bench\n"
+        "from unified_extractor.__main__ import main\n"
+        "assert main(['gpu', '--list']) == 0\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -2,4 +2,4 @@
 
 from unified_extractor.extras import require
 
-require("train", __name__)
+require("train", __name__, "lightning", "torchvision", "pandas", "rich")

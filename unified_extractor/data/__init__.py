@@ -2,7 +2,7 @@
 
 from unified_extractor.extras import require
 
-require("train", __name__)
+require("train", __name__, "lightning", "torchvision", "PIL")
 
 from unified_extractor.data.augmentation import Augmentation
 from unified_extractor.data.data_module import Loading, VisionDataModule
