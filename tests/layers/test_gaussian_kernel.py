@@ -12,6 +12,7 @@ from tests.support.preset_formulas import assert_backend_equals_reference, layer
 from unified_extractor import presets
 from unified_extractor.analysis import cost
 from unified_extractor.ops import dispatch
+from unified_extractor.ops.gaussian import gaussian_exponents
 from unified_extractor.spec import DynamicKernel, ExtractorSpec, Offsets
 
 
@@ -45,6 +46,16 @@ def test_pac_is_the_formula_of_its_paper(kernel_size, stride, dilation):
     cotangent = torch.randn_like(y)
     for ours, theirs in zip(*(torch.autograd.grad(z, inputs, cotangent) for z in (y, expected)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_offsets_have_the_precision_of_the_image(dtype):
+    feature, columns = torch.randn(1, 4, 5, 6).to(dtype), torch.zeros(1, 1, 9, 2, 5, 6)
+    columns[:, :, :, 1] = 1.0
+    sizes = {"kernel_size": 3, "heads": 2, "stride": (1, 1), "dilation": 1}
+    moved = gaussian_exponents(feature, offsets=columns, **sizes).unflatten(2, (3, 3))
+    on_the_grid = gaussian_exponents(feature, offsets=None, **sizes).unflatten(2, (3, 3))
+    torch.testing.assert_close(moved[:, :, :, :2, :, :-2], on_the_grid[:, :, :, 1:, :, :-2])
 
 
 @pytest.mark.parametrize("factor", [2, 3])

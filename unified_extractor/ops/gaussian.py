@@ -41,7 +41,8 @@ def gaussian_exponents(
         key_halves, query_halves = (f.square().sum(2, keepdim=True) / 2 for f in (key, query))  # [B, G, 1, H or Ho, W or Wo]
         keys = torch.cat([key, -key_halves], 2).flatten(1, 2)
         queries = torch.cat([query, torch.ones_like(query_halves)], 2).flatten(1, 2)
-        products = similarity(queries, keys, kernel_size, heads=heads, offsets=offsets, stride=stride, dilation=dilation)
+        places = None if offsets is None else offsets.to(dtype)
+        products = similarity(queries, keys, kernel_size, heads=heads, offsets=places, stride=stride, dilation=dilation)
         exponents = products - query_halves
         exponents = exponents - exponents.detach().clamp(min=0)  # no distance is negative, the rounding of large products may be
         return exponents.to(wide.dtype)
