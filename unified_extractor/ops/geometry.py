@@ -1,4 +1,4 @@
-"""The sizes of one call: where windows lie, and the zero-padded image that they read.
+"""The sizes of one call: where windows lie, and the zero-padded image that they sample.
 
 H, W image; Ho, Wo output positions (P = Ho*Wo); kh, kw taps (K = kh*kw, row-major).
 """
@@ -47,6 +47,11 @@ class Geometry(NamedTuple):
     def places(self) -> tuple[int, int]:
         """Return the rows and columns of places at which windows sit: of the output, upsampled of the grid of stride 1."""
         return self.output[0] // self.upsample[0], self.output[1] // self.upsample[1]
+
+    @property
+    def first_window(self) -> "Geometry":
+        """The sizes of a call that has the first window alone."""
+        return self._replace(output=(1, 1), upsample=(1, 1))
 
     def window_starts(self, axis: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return the first taps of all windows along an axis, in pixels of the zero-padded image."""

@@ -6,7 +6,8 @@ C channels, F offset groups, K taps, kh, kw pixels of the spread kernel.
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Geometry, precision
+from unified_extractor.ops.geometry import Geometry
+from unified_extractor.ops.offsets import tap_positions
 from unified_extractor.ops.tracing import is_recorded
 
 _MOST_PIXELS = 20
@@ -32,6 +33,9 @@ def spread_kernel(
     A sample is a weighted sum of four pixels, whose weights are those of the same pixels in the kernel. Where a tap lies on a pixel, the
     derivative by its place is that of the samples, but at the outermost pixel, where it is that of the other side.
 
+    Each axis has its weights by itself, where :func:`unified_extractor.ops.offsets.bilinear_corners` has their products at four pixels:
+    the kernel is a sum of outer products. And the last cell takes in the outermost pixel, beyond which there is none.
+
     Args:
         static_kernel: ``[C, 1, taps]`` in any shape of the taps; None: ones.
         offsets: ``[1, F, K, 2, 1, 1]``, (y, x) in pixels from the regular grid.
@@ -41,10 +45,8 @@ def spread_kernel(
     Source: Khalfaoui-Hassani et al., Dilated Convolution with Learnable Spacings (ICLR 2023), section 2.
     """
     shares = []
-    for axis in (0, 1):
-        starts = [geometry.dilation[axis] * tap[axis] - geometry.padding[axis] for tap in geometry.tap_indices]
-        place = offsets[0, :, :, axis, 0, 0].to(precision(offsets))
-        place = place + torch.tensor(starts, dtype=place.dtype, device=place.device)
+    for axis, position in enumerate(tap_positions(geometry.first_window, offsets, offsets.device)):
+        place = position[0, :, :, 0, 0]
         pixel = torch.arange(-reach[axis], reach[axis] + 1, device=place.device)
         before = place.detach().floor().clamp(max=reach[axis] - 1)[..., None]
         after = place[..., None] - before

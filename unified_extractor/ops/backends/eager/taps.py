@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded, precision
+from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded
+from unified_extractor.ops.offsets import bilinear_corners, tap_positions
 
 
-class Corners(NamedTuple):
-    """The four pixels around every position of a tap."""
+class SampledCorners(NamedTuple):
+    """The four pixels around every position of a tap, with their values."""
 
     pixel: Tensor
     """Row-major index ``[B, F, 1, 4*P]``; 0 for a corner outside the image, whose value and weight are zero."""
@@ -30,7 +31,7 @@ class Tap(NamedTuple):
     k: int
     value: Tensor
     """Samples ``[B, C, Ho, Wo]``."""
-    corners: Corners | None = None
+    corners: SampledCorners | None = None
     """The pixels of a bilinear sample; None on the regular grid."""
 
 
@@ -82,45 +83,28 @@ class OffsetTaps:
 
     def sample(self, k: int) -> Tap:
         """Return the bilinear samples of tap k."""
-        corners = self._corners(*self._positions(slice(k, k + 1)))
+        corners = self._corners(slice(k, k + 1))
         return Tap(k, self._interpolated(corners).unflatten(2, self.geometry.output), corners)
 
     def columns(self) -> Tensor:
         """Return the bilinear samples of all taps, ``[B, C, K, Ho, Wo]``: taps are further positions."""
-        samples = self._interpolated(self._corners(*self._positions(slice(None))))
+        samples = self._interpolated(self._corners(slice(None)))
         return samples.unflatten(2, (self.geometry.taps, *self.geometry.output))
 
-    def _interpolated(self, corners: Corners) -> Tensor:
+    def _interpolated(self, corners: SampledCorners) -> Tensor:
         return (corners.weight * corners.value).sum(3).flatten(1, 2)
 
     def _by_offset_group(self, value: Tensor) -> Tensor:
         """Return ``[B, C, h, w]`` as ``[B, F, N, h*w]``."""
         return value.flatten(2).unflatten(1, (self.offsets.shape[1], -1))
 
-    def _positions(self, taps: slice) -> tuple[Tensor, Tensor]:
-        """Return y and x of some taps of every window, ``[B, F, taps*P]``."""
-        geometry, found = self.geometry, []
-        for axis in (0, 1):
-            offsets = self.offsets[:, :, taps, axis].to(precision(self.offsets))
-            starts = [geometry.dilation[axis] * tap[axis] - geometry.padding[axis] for tap in geometry.tap_indices[taps]]
-            start = starts[0] if len(starts) == 1 else offsets.new_tensor(starts)[:, None, None]
-            grid = torch.arange(geometry.output[axis], dtype=offsets.dtype, device=offsets.device) * geometry.stride[axis]
-            grid = (grid[:, None] if axis == 0 else grid) + start
-            found.append((grid + offsets).expand(-1, -1, -1, *geometry.output).flatten(2))
-        return found[0], found[1]
-
-    def _corners(self, row: Tensor, column: Tensor) -> Corners:
-        """Return the four corners of positions ``[B, F, P]``, floor-based: derivatives are those of the cell to the right and below."""
-        height, width = self.geometry.image
-        inside = (row >= -1) & (row < height) & (column >= -1) & (column < width)
-        (y, y_weight, y_slope), (x, x_weight, x_slope) = (_cell(position.where(inside, 0)) for position in (row, column))
-        y, y_weight, y_slope = (part.repeat_interleave(2, 2) for part in (y, y_weight, y_slope))
-        x, x_weight, x_slope = (part.repeat(1, 1, 2, 1) for part in (x, x_weight, x_slope))
-        inside = inside.unsqueeze(2) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        pixel = (y.long() * width + x.long()).where(inside, 0).flatten(2).unsqueeze(2)
-        value = self.image.gather(3, self._by_channel(pixel)).unflatten(3, (4, -1)).where(inside.unsqueeze(2), 0)
-        weight = (y_weight * x_weight).where(inside, 0).unsqueeze(2)
-        return Corners(pixel, value, weight, torch.stack([y_slope * x_weight, y_weight * x_slope], 2))
+    def _corners(self, taps: slice) -> SampledCorners:
+        """Return the corners of some taps of every window, which are further positions: ``P`` counts those of all of them."""
+        rows, columns = tap_positions(self.geometry, self.offsets, self.offsets.device, taps)
+        found = bilinear_corners(rows.flatten(2), columns.flatten(2), self.geometry.image)
+        pixel = found.pixel.flatten(2).unsqueeze(2)
+        value = self.image.gather(3, self._by_channel(pixel)).unflatten(3, (4, -1)).where(found.inside.unsqueeze(2), 0)
+        return SampledCorners(pixel, value, found.weight.unsqueeze(2), torch.stack([found.slope_y, found.slope_x], 2))
 
     def _by_channel(self, pixel: Tensor) -> Tensor:
         return pixel.expand(-1, -1, self.image.shape[2], -1)
@@ -142,14 +126,6 @@ class OffsetTaps:
         """Return the gradients of image and offsets, once that of every tap was added; None where none is wanted."""
         grad_x = None if self.grad_x is None else self.grad_x.view(self.shape).to(self.image.dtype)
         return grad_x, torch.stack(self.grad_offsets, 2).to(self.offsets.dtype) if self.grad_offsets else None
-
-
-def _cell(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the two pixels around positions ``[B, F, P]`` along one axis, their weights and the weights' derivatives, ``[B, F, 2, P]``."""
-    low = position.floor()
-    after = position - low
-    ones = torch.ones_like(after)
-    return torch.stack([low, low + 1], 2), torch.stack([1 - after, after], 2), torch.stack([-ones, ones], 2)
 
 
 def taps_of(x: Tensor, offsets: Tensor | None, geometry: Geometry, wanted: Wanted = EVERY) -> RegularTaps | OffsetTaps:
