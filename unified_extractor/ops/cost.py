@@ -55,16 +55,21 @@ def backward_multiply_adds(geometry: Geometry, channels: int, *, has_offsets: bo
     return 2 * multiply_adds(geometry, channels, **products) + samples
 
 
-def linear_map_multiply_adds(geometry: Geometry, rows: int, columns: int) -> int:
+def linear_kernel_multiply_adds(geometry: Geometry, rows: int, columns: int) -> int:
     """Return the multiply-adds of a linear map ``[rows, columns]`` that generates the dynamic kernel at each output position."""
     return rows * columns * geometry.positions
+
+
+def attention_kernel_multiply_adds(geometry: Geometry, channels: int) -> int:
+    """Return the multiply-adds of the products of each query with the keys at its taps; both have this many channels in all heads."""
+    return multiply_adds(geometry, channels, results=1)
 
 
 def kernel_multiply_adds(kernel: ComputedKernel, geometry: Geometry) -> int:
     """Return the multiply-adds that compute a dynamic kernel at all positions."""
     if isinstance(kernel, AttentionKernel):
-        return multiply_adds(geometry, kernel.key.shape[1], results=1)
-    return linear_map_multiply_adds(geometry, *kernel.weight.shape)
+        return attention_kernel_multiply_adds(geometry, kernel.key.shape[1])
+    return linear_kernel_multiply_adds(geometry, *kernel.weight.shape)
 
 
 def use_multiply_adds(call: Call) -> int:

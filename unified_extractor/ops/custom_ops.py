@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 from unified_extractor.ops.backends.eager import Eager
 from unified_extractor.ops.batching import batched_backward, register_loops
 from unified_extractor.ops.call import Call, Wanted, similarity_call
-from unified_extractor.ops.cost import linear_map_multiply_adds, multiply_adds
+from unified_extractor.ops.cost import attention_kernel_multiply_adds, linear_kernel_multiply_adds, multiply_adds
 from unified_extractor.ops.dynamic_kernels import (
     AttentionKernel,
     LinearKernel,
@@ -60,7 +60,7 @@ _NO_KERNEL = (1.0, "none", 0)
 
 Tensors = tuple[Tensor | None, ...]
 Rest = tuple[Any, ...]
-"""What is not a tensor among the arguments, the geometry as such. It can be hashed."""
+"""The arguments that are no tensors, the geometry as such. They can be hashed."""
 
 
 def flattened(call: Call) -> tuple[Any, ...]:
@@ -329,7 +329,7 @@ def stored(call: Call, passes: Passes) -> Call:
 
 
 def backward_with_stored_kernel(call: Call, gradient: Tensor, wanted: Wanted, passes: Passes) -> list[Tensor]:
-    """Return the wanted gradients of a call with a computed kernel, by a backend's of calls with the kernel itself: it is made again."""
+    """Return the wanted gradients of a call with a computed kernel, by a backend's of calls with the kernel itself, which is recomputed."""
     whole, kernel = stored(call, passes), call.computed_kernel
     assert kernel is not None
     assert isinstance(whole.dynamic_kernel, Tensor)
@@ -374,8 +374,7 @@ def _aggregate_flops(*arguments: Any, **_: Any) -> int:
     has_offsets = offsets is not None
     one = multiply_adds(geometry, channels, static_outputs=static_outputs, results=results, has_offsets=has_offsets, **terms)
     if weight is not None:
-        rows = geometry.taps if heads else weight[0]  # with keys a channel has one product a tap
-        one += linear_map_multiply_adds(geometry, rows, weight[1])
+        one += attention_kernel_multiply_adds(geometry, weight[1]) if heads else linear_kernel_multiply_adds(geometry, *weight)
     return 2 * x[0] * one
 
 

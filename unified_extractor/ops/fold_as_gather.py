@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 
 from unified_extractor.ops.batching import batched_backward
+from unified_extractor.ops.cost import multiply_adds
 from unified_extractor.ops.geometry import Geometry, canvas, cropped, padded
 from unified_extractor.ops.tracing import returned
 
 
 def composing_is_cheaper(geometry: Geometry, *, channels: int, groups: int) -> bool:
     """Return whether composing and gathering cost less than the fold, whose multiply-adds count double: each reads and writes its sum."""
-    positions, pixels = geometry.output[0] * geometry.output[1], geometry.image[0] * geometry.image[1]
-    compose = geometry.taps**2 * positions * groups
-    return compose + composed_geometry(geometry).taps * pixels * channels < 2 * geometry.taps**2 * positions * channels
+    compose = multiply_adds(geometry, groups, results=geometry.taps)  # an addition for each
+    gather = multiply_adds(composed_geometry(geometry), channels, results=1)
+    return compose + gather < 2 * multiply_adds(geometry, channels, results=geometry.taps)
 
 
 def composed_geometry(geometry: Geometry) -> Geometry:
-    """The gather that equals a fold: a window at every pixel, a tap for every displacement between two taps."""
+    """Return the geometry of the gather that equals a fold: a window at every pixel, a tap for every displacement between two taps."""
     (kh, kw), (dy, dx) = geometry.kernel_size, geometry.dilation
     reach = (dy * (kh - 1), dx * (kw - 1))
     return Geometry((2 * kh - 1, 2 * kw - 1), (1, 1), reach, reach, geometry.dilation, geometry.image, geometry.image)
@@ -33,7 +34,7 @@ def compose_fold(dynamic_kernel: Tensor, geometry: Geometry) -> Tensor:
 
     Args:
         dynamic_kernel: ``[B, G, K, K, Ho, Wo]``, (output tap, source tap).
-        window: the geometry of the fold.
+        geometry: the sizes of the fold.
     """
     return _Compose.apply(dynamic_kernel.expand(*dynamic_kernel.shape[:4], *geometry.output), geometry)
 
@@ -61,7 +62,7 @@ class _Compose(torch.autograd.Function):
 
 
 def _block(composed: Tensor, groups: int, i: int, geometry: Geometry) -> Tensor:
-    """The view ``[B, G, kh, kw, Ho, Wo]`` of the composed kernel that output tap i of every window adds to."""
+    """Return the view ``[B, G, kh, kw, Ho, Wo]`` of the composed kernel that output tap i of every window adds to."""
     (kh, kw), (row, column) = geometry.kernel_size, geometry.tap_indices[i]
     rows, columns = geometry.slices(geometry.tap_indices[i])
     taps = composed.unflatten(1, (groups, 2 * kh - 1, 2 * kw - 1))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unified_extractor.ops.cost import attention_kernel_multiply_adds, linear_kernel_multiply_adds, multiply_adds
 from unified_extractor.ops.geometry import Geometry
 
 Table = NDArray[np.int64]
@@ -324,21 +325,18 @@ def plan_for(shapes: Shapes) -> Plan:
         bundle_count=-(-range_count // bundle),
         block_count=len(blocks.channel),
         buffers=_buffers(shapes, computed, int(channel_ranges[1]), image, fold, dense_blocks, padded_outputs),
-        multiply_adds=shapes.batch
-        * positions
-        * results
-        * max(shapes.terms[0], 1)
-        * geometry.taps
-        * (channels * max(dense_outputs, 1) + _kernel_multiply_adds(shapes)),
+        multiply_adds=shapes.batch * _multiply_adds(shapes, results * max(dense_outputs, 1), computed),
     )
 
 
-def _kernel_multiply_adds(shapes: Shapes) -> int:
-    """Return the multiply-adds that compute one tap of a window's kernels; 0 where they lie in memory."""
-    if shapes.computed is None or shapes.dynamic_kernel is None:
-        return 0
-    channels, _, heads = shapes.computed
-    return channels if heads else shapes.dynamic_kernel[0] * channels
+def _multiply_adds(shapes: Shapes, results: int, computed: ComputedSizes) -> int:
+    """Return the multiply-adds of an image's forward pass; ``results`` are those of a window for each channel."""
+    use = multiply_adds(shapes.geometry, shapes.channels, results=results, terms=max(shapes.terms[0], 1))
+    if computed.heads:
+        return use + attention_kernel_multiply_adds(shapes.geometry, computed.channels)
+    if computed.depth and shapes.dynamic_kernel is not None:
+        return use + linear_kernel_multiply_adds(shapes.geometry, shapes.dynamic_kernel[0] * computed.rows, computed.depth)
+    return use
 
 
 def _computed(shapes: Shapes, rows: int, channel_ranges: int) -> ComputedSizes:
