@@ -92,6 +92,15 @@ class Call(NamedTuple):
         """The number of weighted sums of a window: K for fold, else 1."""
         return self.geometry.taps if self.aggregation == "fold" else 1
 
+    def summands(self) -> tuple["Call", "Call"]:
+        """Return the calls whose outputs add up to that of a call with another ``combine`` than "multiply".
+
+        ``S + D`` is the static kernel and the dynamic one, ``S * (1 + D)`` the static kernel and the product. The first has the bias.
+        """
+        static = self._replace(dynamic_kernel=None, channel_kernel=None, combine="multiply")
+        static_factor = None if self.combine == "add" else self.static_kernel
+        return static, self._replace(static_kernel=static_factor, bias=None, combine="multiply")
+
     def kernel_shape(self) -> list[int]:
         """Return the shape of the dynamic kernel, which there must be."""
         assert self.dynamic_kernel is not None

@@ -29,10 +29,8 @@ def run_channel_kernel(call: Call, run: Run) -> Tensor:
         return run(call._replace(dynamic_kernel=_product(call), channel_kernel=None))
     if call.combine == "multiply":
         return _images_as_groups(call, run)
-    static_part = run(call._replace(dynamic_kernel=None, channel_kernel=None, combine="multiply"))
-    static_kernel = None if call.combine == "add" else call.static_kernel  # S + D*E, or S*(1 + D*E)
-    dynamic_part = call._replace(static_kernel=static_kernel, bias=None, combine="multiply")
-    return static_part + _images_as_groups(dynamic_part, run)
+    static_part, dynamic_part = call.summands()
+    return run(static_part) + _images_as_groups(dynamic_part, run)
 
 
 def is_convolution_of_images(call: Call) -> bool:
@@ -57,7 +55,7 @@ def _product(call: Call) -> Tensor:
     dynamic, channel_kernel, taps = call.stored_kernel, call.channel_kernel, call.geometry.taps
     assert channel_kernel is not None
     channel_kernel = channel_kernel.expand(-1, -1, taps)[..., None, None]
-    if call.aggregation == "fold":  # K outputs for each tap that is read
+    if call.aggregation == "fold":  # K outputs for each tap that is sampled
         channel_kernel = channel_kernel.unsqueeze(2).expand(-1, -1, taps, -1, -1, -1)
     if dynamic is None:
         return channel_kernel

@@ -3,13 +3,12 @@ calls, a gate to a product, a bias to an addition, a computed kernel to a stored
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from unified_extractor.ops.call import Call, similarity_call
-from unified_extractor.ops.dynamic_kernels import LinearKernel, attention_kernel, linear_kernel, plus_one
+from unified_extractor.ops.dynamic_kernels import ComputedKernel, LinearKernel, attention_kernel, linear_kernel, plus_one
 from unified_extractor.ops.geometry import padded
 from unified_extractor.ops.terms import sum_of_terms
 from unified_extractor.ops.upsampling import run_distinct
@@ -44,8 +43,7 @@ def run_rewritten(
         return _gated(call, lambda simpler: run_rewritten(simpler, aggregate, combines_depthwise=combines_depthwise))
     combined = combines_depthwise and not call.has_dense_kernel
     if call.combine == "add" and not combined:
-        static_part = call._replace(dynamic_kernel=None, combine="multiply")
-        dynamic_part = call._replace(static_kernel=None, bias=None, combine="multiply")
+        static_part, dynamic_part = call.summands()
         return run_rewritten(static_part, aggregate) + aggregate(dynamic_part)
     if call.combine == "residual" and not combined:
         call = call._replace(dynamic_kernel=_one_more(call), combine="multiply")
@@ -66,13 +64,12 @@ def _gated(call: Call, run: Aggregate) -> Tensor:
     convolution_groups = call.channels if static_kernel is None else call.channels // static_kernel.shape[1]
     if convolution_groups % gate.shape[1]:  # an output sums over channels of several gates
         return run(call._replace(dynamic_kernel=gate.expand(-1, -1, call.geometry.taps, -1, -1)))
-    plain = call._replace(dynamic_kernel=None, bias=None, combine="multiply")
-    y = run(plain)
+    without_bias = call._replace(bias=None)
     if call.combine == "add":
-        y = y + _times(run(plain._replace(static_kernel=None)), gate)
-    else:
-        y = _times(y, 1 + gate if call.combine == "residual" else gate)
-    return _plus_bias(y, bias)
+        static_part, dynamic_part = without_bias.summands()
+        return _plus_bias(run(static_part) + _times(run(dynamic_part._replace(dynamic_kernel=None)), gate), bias)
+    factor = 1 + gate if call.combine == "residual" else gate
+    return _plus_bias(_times(run(without_bias._replace(dynamic_kernel=None, combine="multiply")), factor), bias)
 
 
 def _times(y: Tensor, gate: Tensor) -> Tensor:
@@ -80,10 +77,11 @@ def _times(y: Tensor, gate: Tensor) -> Tensor:
     return (y.unflatten(1, (gate.shape[1], y.shape[1] // gate.shape[1])) * gate).flatten(1, 2)
 
 
-def _one_more(call: Call) -> Any:
+def _one_more(call: Call) -> Tensor | ComputedKernel:
     """Return one plus the dynamic kernel: ``S * (1 + D)`` is a product again."""
-    kernel = call.computed_kernel
-    return 1 + call.dynamic_kernel if kernel is None else plus_one(kernel, call.geometry)  # type: ignore[operator]
+    kernel = call.dynamic_kernel
+    assert kernel is not None
+    return 1 + kernel if isinstance(kernel, Tensor) else plus_one(kernel, call.geometry)
 
 
 def _convolution(call: Call) -> Tensor:
