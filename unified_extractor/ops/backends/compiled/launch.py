@@ -37,7 +37,7 @@ _READY: set[tuple[Any, torch.dtype]] = set()
 
 def run_forward(call: Call) -> Tensor:
     """Return the output of a call, whose tensors are on the CPU and share one dtype, float32 or float64."""
-    if call.computed_kernel is not None and not pays_in_loops(call):
+    if _is_computed_before(call):
         call = stored(call, PASSES)
     prepared = _prepare(_shapes(call))
     y, static_kernel = new_output(call), StaticLayout(call.static_kernel, call.x, prepared.plan).for_forward()
@@ -49,7 +49,7 @@ def run_forward(call: Call) -> Tensor:
 
 def run_backward(call: Call, grad_y: Tensor, wanted: Wanted) -> list[Tensor]:
     """Return the wanted gradients, in the order of :class:`Wanted`, from that of what :func:`run_forward` returns."""
-    if call.computed_kernel is not None and not pays_in_loops(call):
+    if _is_computed_before(call):
         return backward_with_stored_kernel(call, grad_y, wanted, PASSES)
     prepared = _prepare(_shapes(call))
     plan, x = prepared.plan, call.x
@@ -71,6 +71,15 @@ def run_backward(call: Call, grad_y: Tensor, wanted: Wanted) -> list[Tensor]:
     grad_static = None if static_sums is None else static.gradient(static_sums)
     found = (grad_x, grad_static, grad_dynamic, grad_offsets, *computed.gradients(kernel_sums))
     return [gradient for gradient in found if gradient is not None]
+
+
+def _is_computed_before(call: Call) -> bool:
+    """Return whether a kernel that must not be saved is computed before the loops, since that is faster than in them.
+
+    The choice of the backend asked the same rule. Its answer is not carried here: a registered operator has flat arguments, of which
+    this would be one more in every call, in a recorded program too, and the rule is two products of sizes.
+    """
+    return call.computed_kernel is not None and not pays_in_loops(call)
 
 
 def new_output(call: Call) -> Tensor:
