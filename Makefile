@@ -2,8 +2,9 @@
 # make test       install, and run the tests: every law of the package by its cheapest cases. Budget: 8 minutes on two cores
 # make thorough   every case of every test. Adds to `make test` what is marked `thorough` or left out by `sampled(n)`: more random
 #                 calls, shapes and layouts of the same laws, compilations for every GPU, kills and resumes of whole sweeps. Budget: 45 minutes
-# make slurm      sweeps and runs on a SLURM cluster of this machine; skipped, with the reason, where SLURM is missing. Budget: 5 minutes
-# make check      what a change must pass: lint, types, wheel, docs, slurm, test. Budget: 20 minutes on two cores, with nothing cached
+# make slurm      sweeps and runs on a SLURM cluster of this machine; skipped, with the reason, where SLURM is missing. Budget: 4 minutes
+# make check      what a change must pass: lint, types, wheel, docs, slurm, test. Budget: 20 minutes on two cores, with nothing
+#                 cached, the sum of its parts': 1, 2, 2, 3, 4 and 8
 # make docs       the documentation site in build/docs, without network; every warning is an error. Budget: 3 minutes
 # make gpu        on a machine with a GPU: values, speed, rivals, counters, tests, in at most nine minutes; ARGS=--list says what it would do
 # A second call reuses .venv. PYTHON names another interpreter, 3.11 or newer; WORKERS is the number of tests that run side by side.
@@ -25,7 +26,7 @@ test: .venv/installed-dev
 	@$(call timed,8) { $(compile_ahead); $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore=$(SLURM); }
 
 slurm: .venv/installed-dev
-	@$(call timed,5) $(BIN)/python -m pytest -rs $(SLURM)
+	@$(call timed,4) $(BIN)/python -m pytest -rs $(SLURM)
 
 thorough: .venv/installed-dev
 	@$(call timed,45) { $(compile_ahead); $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --thorough --ignore=$(SLURM); }
