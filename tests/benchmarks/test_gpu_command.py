@@ -14,7 +14,8 @@ import torch
 from tests.support.triton_interpreter import patch_the_language_once_a_launch
 from unified_extractor.__main__ import main
 from unified_extractor.benchmarks import cases, rivals
-from unified_extractor.benchmarks.gpu import gpu_tests, parts, speed, values, work
+from unified_extractor.benchmarks.gpu import gpu_tests, parts, speed, values
+from unified_extractor.benchmarks.gpu import run_part as work
 from unified_extractor.benchmarks.gpu.parts import PARTS, Part, run_all
 from unified_extractor.benchmarks.gpu.results import Results, is_complete
 

@@ -15,7 +15,7 @@ from unified_extractor.results.record import RecordError
 from unified_extractor.sweeps.cell import LOGS
 from unified_extractor.sweeps.cluster import Cluster, check_system, make_executor
 from unified_extractor.sweeps.grid import Grid, SweepError, read_grid
-from unified_extractor.sweeps.kept import KeptRows
+from unified_extractor.sweeps.kept_rows import KeptRows
 from unified_extractor.sweeps.plan import PlannedCell, commands, extractor_lines, plan_cells, plan_table, plan_total
 from unified_extractor.sweeps.progress import Progress
 from unified_extractor.sweeps.running import Failure, Sweep

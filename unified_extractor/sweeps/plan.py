@@ -21,7 +21,7 @@ from unified_extractor.results.record import Record, RecordError, read_rows
 from unified_extractor.spec import ExtractorSpec
 from unified_extractor.sweeps.cell import Cell, State, arguments_without_name, as_cell
 from unified_extractor.sweeps.grid import Grid, Point, SweepError, points
-from unified_extractor.sweeps.kept import KeptRows
+from unified_extractor.sweeps.kept_rows import KeptRows
 from unified_extractor.sweeps.timing import StepTime, schedule, step_time, work_key
 from unified_extractor.training import ConfigurationError
 from unified_extractor.training.architecture import extractor_line

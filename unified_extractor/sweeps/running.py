@@ -10,7 +10,7 @@ from typing import Any
 from unified_extractor.sweeps.cell import Cell
 from unified_extractor.sweeps.cluster import Cluster, cell_job, visible_gpus
 from unified_extractor.sweeps.grid import SweepError
-from unified_extractor.sweeps.kept import KeptRows
+from unified_extractor.sweeps.kept_rows import KeptRows
 from unified_extractor.sweeps.plan import PlannedCell
 from unified_extractor.sweeps.progress import Progress
 

@@ -8,7 +8,7 @@ require("train", __name__)
 from unified_extractor.training.classifier import ImageClassifier
 from unified_extractor.training.errors import ConfigurationError
 from unified_extractor.training.run.finished_run import load_run
-from unified_extractor.training.run_card import model_card
+from unified_extractor.training.run.run_card import model_card
 from unified_extractor.training.segmenter import Segmenter
 from unified_extractor.training.trained import Trained, load
 

@@ -74,7 +74,7 @@ def run_all(parts: Sequence[Part], folder: Path, seconds: float, toy: bool) -> I
 
 def _run(part: Part, folder: Path, seconds: float, toy: bool) -> Outcome:
     began = time.monotonic()
-    command = [sys.executable, "-m", f"{__package__}.work", part.name, str(folder), str(int(toy))]
+    command = [sys.executable, "-m", f"{__package__}.run_part", part.name, str(folder), str(int(toy))]
     environment = (
         os.environ | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONUNBUFFERED": "1"} | ({"TRITON_INTERPRET": "1"} if toy else {})
     )

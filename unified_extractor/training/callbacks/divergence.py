@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from unified_extractor.training.callbacks.host_copy import HostCopy
 from unified_extractor.training.errors import DivergedError
-from unified_extractor.training.host_copy import HostCopy
 
 _CHECKPOINT_NOTE = "The last checkpoint is from before"
 

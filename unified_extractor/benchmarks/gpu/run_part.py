@@ -1,4 +1,4 @@
-"""The program of one part of ``uniex gpu``: ``python -m unified_extractor.benchmarks.gpu.work PART FOLDER TOY``."""
+"""The program of one part of ``uniex gpu``: ``python -m unified_extractor.benchmarks.gpu.run_part PART FOLDER TOY``."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ WORKS: dict[str, Callable[[Path, bool], None]] = {
     "counters": counters.run,
     "tests": gpu_tests.run,
 }
-"""What each part runs, given the folder of results and whether it is the toy."""
+"""The function of each part; it is given the folder of results, and whether it is the toy."""
 
 
 if __name__ == "__main__":
