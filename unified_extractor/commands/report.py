@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -56,6 +56,29 @@ less."""
 
 def main(arguments: Sequence[str]) -> int:
     """Write tables and figures of the records in the sources, and print the tables of comparisons. Return the exit code."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    first = given.sources[0]
+    output = given.output or (first if first.is_dir() else first.parent) / "report"
+    try:
+        made = _made(given)
+        folders = _write_all(made, given, output)
+    except (RecordError, OSError) as error:
+        parser.exit(2, f"uniex: error: {error}\n")
+    for folder, report in zip(folders, made.reports.values(), strict=True):
+        _print(report)
+        tables, figures = ",".join(report.tables), ",".join(report.figures)
+        print(f"written: {folder}/{{{tables}}}.{{{','.join(KINDS)}}}, {folder}/{{{figures}}}.png")
+    if made.page:
+        print(f"written: {output / _PAGE}")
+    if given.rows is not None:
+        print(f"written: {given.rows}, {len(made.finished)} rows")
+    for reason in made.left_out:
+        print(f"left out: {reason}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("uniex report", description="Make tables and figures from rows of finished runs.")
     parser.add_argument(
         "sources", nargs="+", type=Path, help="run folders, folders with runs below them, files of rows (*.jsonl)"
@@ -99,58 +122,65 @@ def main(arguments: Sequence[str]) -> int:
         "--unfinished", action="store_true", help="also runs that are not finished, marked, with what they have so far"
     )
     parser.add_argument("--rows", type=Path, metavar="FILE.jsonl", help="also write all rows to this new file")
-    given = parser.parse_args(arguments)
-    first = given.sources[0]
-    output = given.output or (first if first.is_dir() else first.parent) / "report"
-    try:
-        rows, left_out = without_repeats(find_rows(given.sources, unfinished=given.unfinished))
-        left_out += unfinished_runs(given.sources, taken=given.unfinished)
-        rows, untested = without_test_figures(rows)
-        left_out += untested
-        if given.variants:
-            rows = chosen(rows, given.variants)
-        switches = read_switches(given.effects) if given.effects else ()
-        named = told_apart(renamed(rows, given.rename))
-        found, roles = groups(named), roles_of(named, given.roles)
-        colors = variant_colors((row.variant for row in named), by_accuracy(named, given.baseline))
-        reports = {
-            name: make_report(
-                own,
-                baseline=given.baseline,
-                metric=given.metric,
-                switches=switches,
-                with_gradients=given.gradients,
-                colors=colors,
-                roles=roles,
-            )
-            for name, own in found.items()
-        }
-        page = as_html({name: (reports[name], found[name]) for name in reports}, left_out) if given.html else ""
-        if given.rows is not None and given.rows.exists():
-            raise FileExistsError(f"{given.rows} exists: rows are never overwritten")
-        folders = [output / name if len(reports) > 1 else output for name in reports]
-        for folder in (output, *folders, *([given.rows.parent] if given.rows else ())):
-            folder.mkdir(parents=True, exist_ok=True)
-        if given.rows is not None:
-            write_rows(given.rows, finished := [row for row in rows if row.planned_epochs is None])
-        for folder, report in zip(folders, reports.values(), strict=True):
-            _write(report, folder)
-        (output / _PAGE).unlink(missing_ok=True)
-        if page:
-            write_whole(output / _PAGE, page)
-    except (RecordError, OSError) as error:
-        parser.exit(2, f"uniex: error: {error}\n")
-    for folder, report in zip(folders, reports.values(), strict=True):
-        _print(report)
-        tables, figures = ",".join(report.tables), ",".join(report.figures)
-        print(f"written: {folder}/{{{tables}}}.{{{','.join(KINDS)}}}, {folder}/{{{figures}}}.png")
-    if page:
-        print(f"written: {output / _PAGE}")
+    return parser
+
+
+class _Made(NamedTuple):
+    """The results of a command, before any of them is written."""
+
+    reports: dict[str, Report]
+    """The report of each group of runs that can be compared."""
+    page: str
+    """One page with all reports; empty where none is asked for."""
+    finished: list[Record]
+    """The rows of runs that are finished."""
+    left_out: list[str]
+    """Reasons for which runs, or figures of theirs, are not there."""
+
+
+def _made(given: argparse.Namespace) -> _Made:
+    """Read the rows of the sources, and make everything that is asked for."""
+    rows, left_out = without_repeats(find_rows(given.sources, unfinished=given.unfinished))
+    left_out += unfinished_runs(given.sources, taken=given.unfinished)
+    rows, untested = without_test_figures(rows)
+    left_out += untested
+    if given.variants:
+        rows = chosen(rows, given.variants)
+    switches = read_switches(given.effects) if given.effects else ()
+    named = told_apart(renamed(rows, given.rename))
+    found, roles = groups(named), roles_of(named, given.roles)
+    colors = variant_colors((row.variant for row in named), by_accuracy(named, given.baseline))
+    reports = {
+        name: make_report(
+            own,
+            baseline=given.baseline,
+            metric=given.metric,
+            switches=switches,
+            with_gradients=given.gradients,
+            colors=colors,
+            roles=roles,
+        )
+        for name, own in found.items()
+    }
+    page = as_html({name: (reports[name], found[name]) for name in reports}, left_out) if given.html else ""
+    return _Made(reports, page, [row for row in rows if row.planned_epochs is None], left_out)
+
+
+def _write_all(made: _Made, given: argparse.Namespace, output: Path) -> list[Path]:
+    """Write reports, page and rows, and return the folder of each report."""
+    if given.rows is not None and given.rows.exists():
+        raise FileExistsError(f"{given.rows} exists: rows are never overwritten")
+    folders = [output / name if len(made.reports) > 1 else output for name in made.reports]
+    for folder in (output, *folders, *([given.rows.parent] if given.rows else ())):
+        folder.mkdir(parents=True, exist_ok=True)
     if given.rows is not None:
-        print(f"written: {given.rows}, {len(finished)} rows")
-    for reason in left_out:
-        print(f"left out: {reason}")
-    return 0
+        write_rows(given.rows, made.finished)
+    for folder, report in zip(folders, made.reports.values(), strict=True):
+        _write(report, folder)
+    (output / _PAGE).unlink(missing_ok=True)
+    if made.page:
+        write_whole(output / _PAGE, made.page)
+    return folders
 
 
 def make_report(
