@@ -8,6 +8,7 @@ from torchvision.ops import deform_conv2d
 import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.oracles import output_size
+from tests.support.plain_torch import normal
 
 GEOMETRIES = [
     {"kernel_size": (3, 3), "stride": 1, "padding": 1, "dilation": 1},
@@ -21,10 +22,6 @@ SIZE = (7, 6)
 pytestmark = pytest.mark.parametrize(
     "geometry", GEOMETRIES, ids=lambda g: "k{kernel_size}s{stride}p{padding}d{dilation}".format(**g)
 )
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_unfold_without_offsets_is_torch_unfold(geometry):

@@ -12,21 +12,15 @@ from torch.autograd import forward_ad
 
 import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.guarded_memory import guarded
 from tests.support.made_calls import WORTH_COMPILING, block_call, extract_or_unfold
 from tests.support.oracles import output_size
+from tests.support.transforms import under_grad, under_vmap
 
 pytest.importorskip("numba")
 from unified_extractor.ops import checks
 from unified_extractor.ops.backends.compiled import backward, forward, launch, threads
 from unified_extractor.ops.call import Call
-
-
-def under_grad(call, x):
-    return torch.func.grad(lambda x: call(x).sum())(x)
-
-
-def under_vmap(call, x):
-    return torch.func.vmap(call)(torch.stack([x, x]))
 
 
 def under_dual_numbers(call, x):
@@ -140,14 +134,6 @@ def test_an_error_in_any_part_reaches_the_caller_once_all_parts_have_ended(bad, 
     assert sorted([bad, *ended]) == sorted(begun) == [0, 1, 2]
     threads.parallel_for(lambda start, stop: ended.append(start), 3, 3)
     assert len(ended) == 5
-
-
-def guarded(tensor):
-    """The same values between foreign memory that is NaN, and that memory."""
-    room = 4096
-    memory = tensor.new_full((tensor.numel() + 2 * room,), torch.nan)
-    view = memory[room : room + tensor.numel()].view(tensor.shape)
-    return view.copy_(tensor), memory
 
 
 WILD = [torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 2.0**63, -(2.0**63), 2.0**31]

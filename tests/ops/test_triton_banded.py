@@ -7,10 +7,11 @@ import torch
 
 import unified_extractor as ux
 from tests.support.comparing import assert_as_exact_as_plain, values_and_gradients
+from tests.support.guarded_memory import guarded
 from tests.support.made_calls import extract_or_unfold, made_call
 from tests.support.oracles import output_size
 from tests.support.random_calls import relayout
-from tests.support.triton_runs import GPU, guarded, made_similarity, products, reference, run
+from tests.support.triton_runs import GPU, made_similarity, output_and_gradients, products, reference, run
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
@@ -214,12 +215,7 @@ def test_a_tensor_that_spans_more_than_two_to_the_31_elements_gives_the_same_bit
     call = banded(kernel_size=(1, 2), size=(2, 3), padding=0)
     call["gradient"] = relayout(torch.randn(1, 16, 2, 2).bfloat16(), "channels_last")
 
-    def step(gradient, **call):
-        leaves = {name: t.detach().requires_grad_() for name, t in call.items() if isinstance(t, torch.Tensor)}
-        y = extract_or_unfold("triton", **call | leaves)
-        return [y.detach(), *torch.autograd.grad(y, list(leaves.values()), gradient)]
-
-    assert all(map(torch.equal, step(**call | {name: far(call[name])}), step(**call)))
+    assert all(map(torch.equal, output_and_gradients(**call | {name: far(call[name])}), output_and_gradients(**call)))
 
 
 def test_pixels_between_all_taps_get_no_gradient(poisoned_device_memory):

@@ -6,9 +6,10 @@ import torch
 import unified_extractor as ux
 from tests.support import oracles
 from tests.support.comparing import assert_as_exact_as_plain, assert_same, values_and_gradients
+from tests.support.guarded_memory import guarded
 from tests.support.made_calls import extract_or_unfold, made_call
 from tests.support.random_calls import relayout
-from tests.support.triton_runs import guarded, reference, run
+from tests.support.triton_runs import reference, run
 from tests.support.wild_offsets import wild_offsets
 
 if reason := ux.backends()["triton"]:

@@ -12,8 +12,10 @@ from torch.autograd import forward_ad
 
 import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
+from tests.support.guarded_memory import guarded
 from tests.support.made_calls import extract_or_unfold, made_call
-from tests.support.triton_runs import DEVICE, GPU, TENSORS, guarded, made_similarity, on_device, products, run
+from tests.support.transforms import under_grad, under_vmap
+from tests.support.triton_runs import DEVICE, GPU, TENSORS, made_similarity, on_device, output_and_gradients, products, run
 from tests.support.wild_offsets import WILD, wild_offsets
 from unified_extractor.ops import checks
 from unified_extractor.ops.backends import triton
@@ -89,14 +91,6 @@ def test_an_image_on_the_cpu_is_refused_where_kernels_are_compiled(monkeypatch):
     monkeypatch.setattr(Triton, "unusable_because", lambda self: None)
     with pytest.raises(ValueError, match=r"backend='triton' is not usable here: it runs on GPUs, x is on cpu"):
         ux.extract(torch.ones(1, 2, 3, 3), kernel_size=2, backend="triton")
-
-
-def under_grad(call, x):
-    return torch.func.grad(lambda x: call(x).sum())(x)
-
-
-def under_vmap(call, x):
-    return torch.func.vmap(call)(torch.stack([x, x]))
 
 
 def under_dual_numbers(call, x):
@@ -219,13 +213,8 @@ def test_a_tensor_that_spans_more_than_two_to_the_31_elements_gives_the_same_bit
     y = extract_or_unfold("triton", **call)
     call["gradient"] = torch.randn(y.shape).bfloat16()
 
-    def step(gradient, **call):
-        leaves = {name: t.detach().requires_grad_() for name, t in call.items() if isinstance(t, torch.Tensor)}
-        y = extract_or_unfold("triton", **call | leaves)
-        return [y.detach(), *torch.autograd.grad(y, list(leaves.values()), gradient)]
-
-    expected = step(**call)
-    actual = step(**call | {name: far(call[name], axis)})
+    expected = output_and_gradients(**call)
+    actual = output_and_gradients(**call | {name: far(call[name], axis)})
     assert all(map(torch.equal, actual, expected))
 
 

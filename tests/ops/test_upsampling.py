@@ -8,10 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import unified_extractor as ux
 from tests.support.comparing import assert_same, values_and_gradients
 from tests.support.counting import Counted
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.support.plain_torch import normal
 
 
 def test_a_window_of_the_fine_grid_sits_where_the_pixel_below_it_sits(backend):
