@@ -39,7 +39,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 class _Notices:
-    """The lines on stderr about the compilation of a pass, before and after it, since it takes tens of seconds."""
+    """The lines on stderr about the compilation of a pass, before and after it, since it takes seconds."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name, self.start = function.__name__, 0.0
@@ -49,7 +49,7 @@ class _Notices:
         self.start = time.monotonic()
         kept = f"kept in {folder}" if folder else "no folder is writable, so every process repeats it: set NUMBA_CACHE_DIR"
         self.say(
-            f"compiling the CPU's {self.name} pass for {signature[2]}, tens of seconds, once ({kept}; uniex compile does it ahead)"
+            f"compiling the CPU's {self.name} pass for {signature[2]}, 5 to 7 s where idle, once ({kept}; uniex compile does it ahead)"
         )
 
     def finish(self, signature: Any, trouble: Exception | None = None) -> None:
