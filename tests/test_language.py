@@ -8,11 +8,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "unified_extractor"
 
 RETIRED = {"moved", "moves", "alone", "unmix", "mixes", "pulled", "pull", "eights"}
 """Words with a plainer one in this field: offsets, depthwise, gradient, backward."""
+BRITISH = re.compile(
+    "(normal|initial|optim|visual|general|parametr|summar|organ)is(e|ation|ing)|centre|neighbour|colour|behaviour|favour|(label|model)l(ed|ing)|grey"
+)
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 RIDDLES = re.compile(
@@ -40,8 +45,8 @@ def identifiers(path: Path, tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def retired(name: str) -> bool:
-    """Return whether an identifier has a retired word, or the British spelling of normalize."""
-    return "normalis" in name.lower() or bool(RETIRED & {word.lower() for word in WORDS.findall(name)})
+    """Return whether an identifier has a retired word, or a British spelling."""
+    return BRITISH.search(name.lower()) is not None or bool(RETIRED & {word.lower() for word in WORDS.findall(name)})
 
 
 def retired_identifiers() -> list[str]:
@@ -69,6 +74,18 @@ def riddles() -> tuple[list[str], int]:
 
 def test_identifiers_keep_out_the_retired_words():
     assert not retired_identifiers()
+
+
+@pytest.mark.parametrize(
+    "name", ["from_centre", "Neighbours", "optimiser", "overlap_normalise", "a_labelled_point", "grid_moves"]
+)
+def test_a_retired_word_is_seen_in_an_identifier(name):
+    assert retired(name)
+
+
+@pytest.mark.parametrize("name", ["from_center", "neighbors", "optimizer", "overlap_normalized", "model_labels", "promise"])
+def test_a_plain_word_is_not_taken_for_a_retired_one(name):
+    assert not retired(name)
 
 
 def test_docstrings_can_be_read_by_themselves():

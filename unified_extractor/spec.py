@@ -130,7 +130,7 @@ class DynamicKernel(Config):
     """Switch for a value of its own at each tap. False: one value for all taps of a window, a gate."""
     normalization: Literal["none", "softmax", "sigmoid", "group_norm", "centered", "standardized"] = "none"
     """Function applied to the generated values. ``softmax``, ``centered`` (a learned share of the mean is subtracted, one a group) and
-    ``standardized`` (mean 0, deviation 1) run over the taps; in a fold, over the taps that are read."""
+    ``standardized`` (mean 0, deviation 1) run over the taps; in a fold, over the taps that are sampled."""
     softmax_over: Literal["taps", "terms"] = "taps"
     """The axis of a softmax. ``terms``: the values of all terms sum to one, as they mix several static kernels."""
     scale_by_head_dim: bool = False
@@ -339,7 +339,7 @@ class ChannelKernel(Config):
     """A second dynamic kernel E: one for each channel and image, generated from the whole image."""
 
     combine: Literal["none", "multiply", "add"] = "none"
-    """What stands in the place of the dynamic kernel D. ``none``: D itself. ``multiply``: D*E. ``add``: D + E."""
+    """The kernel that stands in the place of the dynamic kernel D. ``none``: D itself. ``multiply``: D*E. ``add``: D + E."""
     generator: Generator = field(default_factory=lambda: Generator(view="global"))
     """The network that generates E, with the view ``global``, ``pooled`` or ``runs``."""
     normalization: Literal["none", "softmax", "sigmoid", "centered", "standardized"] = "none"

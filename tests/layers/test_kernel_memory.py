@@ -118,7 +118,7 @@ def test_recomputed_and_stored_give_the_same_values_and_gradients(name, stored):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_obeys_the_switch_or_does_not_need_it(name):
-    """What does not fit is stored by itself: similarity, dense views, group norm, a removed centre, one kernel of the whole image."""
+    """What does not fit is stored by itself: similarity, dense views, group norm, a removed center, one kernel of the whole image."""
     spec = presets.neighborhood_attention(3, heads=2) if name == "neighborhood_attention" else PRESETS[name]
     layer, x = layer_of(spec), torch.randn(2, CHANNELS, 8, 9, dtype=torch.float64)
     gradients = []

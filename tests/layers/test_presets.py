@@ -253,7 +253,7 @@ def test_positions_of_the_query_are_the_formula_of_local_attention_with_them(kin
             axes = []
             for place, size, kernel in ((row, height, 3), (column, width, 5)):
                 centered = [place + dilation * (i - kernel // 2) for i in range(kernel)]
-                shifted = oracles.neighbours(place, size, kernel, dilation).tolist() if kind == "window_shift" else centered
+                shifted = oracles.neighbors(place, size, kernel, dilation).tolist() if kind == "window_shift" else centered
                 axes.append([i for i in shifted if 0 <= i < size])
             middle = (2, 4) if kind == "window_shift" else (1, 2)
             taps = list(itertools.product(*axes))

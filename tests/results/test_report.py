@@ -194,7 +194,7 @@ def test_figures_refuse_what_cannot_be_compared():
                 draw(rows)
 
 
-def test_accuracy_against_cost_has_a_labelled_point_a_variant_and_bars_over_seeds():
+def test_accuracy_against_cost_has_a_labeled_point_a_variant_and_bars_over_seeds():
     (axis,) = draw_accuracy_cost(rows_of()).axes
     assert len(axis.containers) == 3
     points = {float(container.lines[0].get_xdata()[0]): container for container in axis.containers}
@@ -217,7 +217,7 @@ def test_accuracy_is_drawn_against_a_cost_that_was_measured():
         draw_accuracy_cost(rows_of(), costs={"convolution": 1.0, "involution_k7": 1.0})
 
 
-def test_sizes_of_one_extractor_are_a_line_labelled_at_its_end():
+def test_sizes_of_one_extractor_are_a_line_labeled_at_its_end():
     rows = [
         row(f"{name}@{size}M", seed=seed, multiply_adds=size * 1_000_000, test_accuracy=0.5 + size / 100 + seed / 1000)
         for name, sizes in (("involution", (8, 16, 4)), ("convolution", (8,)))

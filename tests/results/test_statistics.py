@@ -46,7 +46,7 @@ def test_a_summary_has_a_line_a_variant_in_the_rows_order():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_can_be_summarised_and_compared(metric):
+def test_every_metric_can_be_summarized_and_compared(metric):
     values = {"a": [0.1, 0.2, 0.4], "b": [0.3, 0.35, 0.5]}
     make = segmented if metric.endswith("miou") else row
     rows = [make(variant, seed, **{metric: value}) for variant, own in values.items() for seed, value in enumerate(own)]

@@ -216,8 +216,8 @@ def local_attention(
     return pixelwise(y, output)
 
 
-def neighbours(place, size, kernel_size, dilation):
-    """The kernel_size indices of place's residue class (mod dilation) nearest to being centred on it, all inside [0, size)."""
+def neighbors(place, size, kernel_size, dilation):
+    """The kernel_size indices of place's residue class (mod dilation) nearest to being centered on it, all inside [0, size)."""
     members = list(range(place % dilation, size, dilation))
     start = members.index(place) - (kernel_size - 1) // 2
     start = min(max(start, 0), len(members) - kernel_size)
@@ -236,7 +236,7 @@ def neighborhood_attention(
     q, k, v = (pixelwise(x, linear).unflatten(1, (heads, -1)) for linear in (query, key, value))
     y = []
     for row, column in product(range(height), range(width)):
-        rows, columns = neighbours(row, height, kh, dy), neighbours(column, width, kw, dx)
+        rows, columns = neighbors(row, height, kh, dy), neighbors(column, width, kw, dx)
         near = (slice(None), slice(None), slice(None), rows[:, None], columns[None, :])
         logits = torch.einsum("bnd,bndij->bnij", q[..., row, column] * q.shape[2] ** -0.5, k[near])
         if relative_bias is not None:
@@ -268,7 +268,7 @@ def shifted_windows(value, logits, kernel_size, relative_bias, dilation=1):
     (kh, kw), (height, width) = pair(kernel_size), value.shape[2:]
     v, y = value.unflatten(1, (logits.shape[1], -1)), []
     for row, column in product(range(height), range(width)):
-        rows, columns = neighbours(row, height, kh, dilation), neighbours(column, width, kw, dilation)
+        rows, columns = neighbors(row, height, kh, dilation), neighbors(column, width, kw, dilation)
         down, right = (rows - row) // dilation + kh - 1, (columns - column) // dilation + kw - 1
         bias = relative_bias[:, down[:, None], right[None, :]].flatten(1)
         kernel = (logits[..., row, column] + bias).softmax(2).unflatten(2, (kh, kw))
@@ -319,15 +319,15 @@ def dcnv4(x, value: Linear, offset: Linear, mask: Linear, output: Linear, *, gro
     """Xiong et al. 2024, stride 1, "same" padding, in this project's conventions: taps row-major, offsets (y, x).
 
     value and output [C,C]; offset [groups*K*2, C], rows in the order (group, tap, y or x); mask [groups*K, C], not normalized.
-    Offsets and mask come from x itself, not from its projection. offset_scale s scales the regular grid about the window's centre
-    too: a tap at centre + dilation*t moves to centre + s*(dilation*t + offset).
+    Offsets and mask come from x itself, not from its projection. offset_scale s scales the regular grid about the window's center
+    too: a tap at center + dilation*t moves to center + s*(dilation*t + offset).
     """
     (kh, kw), (dy, dx) = pair(kernel_size), pair(dilation)
-    from_centre = torch.tensor(
+    from_center = torch.tensor(
         [(dy * (i - (kh - 1) / 2), dx * (j - (kw - 1) / 2)) for i, j in product(range(kh), range(kw))], dtype=x.dtype
     )[:, :, None, None]
     delta = pixelwise(x, offset).unflatten(1, (groups, kh * kw, 2))
-    offsets = offset_scale * (from_centre + delta) - from_centre
+    offsets = offset_scale * (from_center + delta) - from_center
     weight = pixelwise(x, mask).unflatten(1, (groups, 1, kh * kw))
     read = unfold(pixelwise(x, value), kernel_size, offsets, padding="same", dilation=dilation)
     return pixelwise((read.unflatten(1, (groups, -1)) * weight).sum(3).flatten(1, 2), output)

@@ -34,7 +34,7 @@ class WithoutBatchNorm(nn.Module):
 
 
 class KillOnce(L.Callback):
-    """Sends this process a signal at the end of an optimiser step: SIGKILL is what a power cut is. Only the first time."""
+    """Sends this process a signal at the end of an optimizer step: SIGKILL is what a power cut is. Only the first time."""
 
     def __init__(self, step: int, marker: str, number: int = signal.SIGKILL) -> None:
         self.step, self.marker, self.number = step, marker, number

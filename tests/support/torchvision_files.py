@@ -10,7 +10,7 @@ from unified_extractor.data import CIFAR10, CIFAR100
 
 
 def write_fashion_mnist(root: Path, *, train: int, test: int) -> None:
-    """Images of one grey level each, ten classes in turn."""
+    """Images of one gray level each, ten classes in turn."""
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", train), ("t10k", test)):
@@ -21,7 +21,7 @@ def write_fashion_mnist(root: Path, *, train: int, test: int) -> None:
 
 
 def write_cifar(root: Path, kind: type[CIFAR10] | type[CIFAR100], monkeypatch: pytest.MonkeyPatch, *, per_class: int = 2) -> None:
-    """Images of one colour, so many of every class in every file."""
+    """Images of one color, so many of every class in every file."""
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     source, names = kind.source, list(kind(str(root)).class_names)
     folder = root / source.base_folder

@@ -27,7 +27,7 @@ class SplitFolders:
     """
 
     content: ClassVar[str]
-    """What a split's folder holds, for messages."""
+    """The content of a split's folder, in words for messages."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

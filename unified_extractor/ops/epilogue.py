@@ -21,7 +21,7 @@ def overlap_normalized(y: Tensor, geometry: Geometry) -> Tensor:
 
     Args:
         y: the fold's output ``[B, C, H, W]``.
-        window: its geometry.
+        geometry: the sizes of the fold.
     """
     counts = []
     for axis in (0, 1):
@@ -38,15 +38,15 @@ def center_blended(y: Tensor, x: Tensor, gate: Tensor, geometry: Geometry) -> Te
 
     Args:
         y: the gather's output ``[B, C, Ho, Wo]``.
-        x: what the operator read, ``[B, C, H, W]``, its windows centered on every stride-th pixel.
+        x: the map that was sampled, ``[B, C, H, W]``, its windows centered on every stride-th pixel.
         gate: logits ``[B, G, Ho or 1, Wo or 1]``.
-        window: the operator's geometry.
+        geometry: the sizes of the gather.
     Source: DCNv3's ``center_feature_scale`` (Wang et al., InternImage, CVPR 2023).
     """
     rows, columns = geometry.stride
-    centre = x[:, :, ::rows, ::columns].unflatten(1, (gate.shape[1], -1))
+    center = x[:, :, ::rows, ::columns].unflatten(1, (gate.shape[1], -1))
     share = torch.sigmoid(gate).unsqueeze(2)
-    return ((1 - share) * y.unflatten(1, (gate.shape[1], -1)) + share * centre).flatten(1, 2)
+    return ((1 - share) * y.unflatten(1, (gate.shape[1], -1)) + share * center).flatten(1, 2)
 
 
 def mixed_bias(dynamic_kernel: Tensor, bias: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Output grids that are finer than the image, by calls of simpler grids.
 
-Windows that sit at one place read the same taps. Along an axis on which they have no dynamic kernel or offsets of their own, all outputs of
-a place are one. For a backend that has no fine grids, the outputs at one sub-position of all places are those of an ordinary call, whose
+Windows that sit at one place sample the same taps. Along an axis on which they have no dynamic kernel or offsets of their own, all outputs
+of a place are one. For a backend that has no fine grids, the outputs at one sub-position of all places are those of an ordinary call, whose
 dynamic kernel and offsets are every s-th of the fine ones. Nothing is repeated s*s times but the output.
 
 sy, sx factors, Ho, Wo fine output positions.

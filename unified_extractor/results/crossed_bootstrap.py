@@ -15,7 +15,7 @@ from unified_extractor.results.record import Record, RecordError
 DRAWS = 2000
 """The number of times that seeds and images are drawn."""
 KEPT = {"test_accuracy": "which images their run got right", "test_miou": "the overlaps of each image"}
-"""What rows keep of single test images, in words, for each metric whose intervals can cover them."""
+"""The results of single test images that rows keep, in words, for each metric whose intervals can cover them."""
 _CHUNK = 100
 """The number of draws that are held in memory at once."""
 Unpacked = TypeVar("Unpacked")

@@ -29,7 +29,7 @@ from unified_extractor.ops.call import Call, Wanted, similarity_call
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _BANK = {8: 0x160, 9: 0x210, 10: 0x380, 12: 0x380}
-"""Where a kernel's arguments begin in the bank of constants, by the generation of the GPU."""
+"""The address in the bank of constants at which a kernel's arguments begin, by the generation of the GPU."""
 _PROGRAMS, _ENOUGH = 24, 50_000
 """Programs that are walked through, neighbors in the middle of the grid: of every class of a stride of 2, and all blocks of channels. Long
 ones differ little: after so many instructions no further one is begun."""

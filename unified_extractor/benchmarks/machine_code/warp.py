@@ -505,4 +505,4 @@ OPERATIONS: dict[str, Callable[[Warp, Instruction], Results]] = {
     "MUFU": _reciprocal,
     "FSETP": _compare_real,
 }
-"""What operations compute; any other makes its results unknown."""
+"""The functions of operations; any other operation makes its results unknown."""

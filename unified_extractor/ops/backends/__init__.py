@@ -1,1 +1,1 @@
-"""Fast implementations of the operator. Each is alone: none imports the reference or another."""
+"""The implementations of the operator, a folder or file each, by the protocol in ``base.py``. None imports another."""
