@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from unified_extractor import presets
 from unified_extractor.layers import ExtractorConv2d, UnifiedExtractor2d, replace_convolutions
+from unified_extractor.names import no_attribute
 from unified_extractor.ops.dispatch import backends
 from unified_extractor.ops.dynamic_kernels import AttentionKernel, LinearKernel
 from unified_extractor.ops.functional import extract, generalized_unfold
@@ -52,7 +53,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.training.trained").load
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise no_attribute(__name__, name, [*__all__, *_LAZY, "load"])
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn
 import unified_extractor.models as models
 from unified_extractor.extras import needed
 from unified_extractor.interop.files import read_file
-from unified_extractor.names import did_you_mean
+from unified_extractor.names import did_you_mean, suggesting_arguments
 from unified_extractor.options import present_class_path, with_present_names_of
 from unified_extractor.spec import ExtractorSpec, asdict_changed
 from unified_extractor.task import ImageTask
@@ -26,6 +26,7 @@ Network = models.StagedNetwork | models.SegmentationNet
 """A network of this package."""
 
 
+@suggesting_arguments
 def save(network: Network, folder: str | Path) -> None:
     """Write ``config.json``, with the network's ``task``, and ``model.safetensors`` into a folder; a missing folder is created.
 
@@ -51,6 +52,7 @@ def save(network: Network, folder: str | Path) -> None:
     (folder / CONFIG).write_text(text + "\n")
 
 
+@suggesting_arguments
 def load(folder: str | Path) -> Network:
     """Return the network that :func:`save` wrote, with its ``task``, in its precision, on the CPU, in eval mode.
 

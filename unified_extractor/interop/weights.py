@@ -15,8 +15,10 @@ from unified_extractor.interop.weight_names import fitted_names, without_prefixe
 from unified_extractor.models.segmentation import SegmentationNet
 from unified_extractor.models.staged import StagedNetwork
 from unified_extractor.models.volo import PositionEmbedding
+from unified_extractor.names import suggesting_arguments
 
 
+@suggesting_arguments
 def read_state_dict(path: str | Path, which: str | None = None) -> dict[str, Tensor]:
     """Return the weights in a file, on the CPU, under names without the prefixes of wrappers that all of them have.
 
@@ -37,6 +39,7 @@ def read_state_dict(path: str | Path, which: str | None = None) -> dict[str, Ten
     return values
 
 
+@suggesting_arguments
 def load_weights(network: nn.Module, weights: Weights, *, which: str | None = None) -> dict[str, str]:
     """Load weights into a network from which training shall start, in place: its own, or those of the official code it equals.
 

@@ -11,6 +11,7 @@ from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.layers.leaves import traced_as_leaf
 from unified_extractor.layers.placed import placed_extractor
 from unified_extractor.named_specs import as_spec
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.ops import checks
 from unified_extractor.spec import ExtractorSpec, Pair, as_pair
 
@@ -46,6 +47,7 @@ class ExtractorConv2d(nn.Module):
         ValueError, TypeError: as of :class:`UnifiedExtractor2d`; an image that is smaller than its margin.
     """
 
+    @suggesting_arguments
     def __init__(
         self,
         in_channels: int,

@@ -19,6 +19,7 @@ from unified_extractor.layers.offsets import LearnedOffsets, ParameterOffsets, r
 from unified_extractor.layers.regions import RegionKernel, in_one_window
 from unified_extractor.layers.shifts import shift
 from unified_extractor.named_specs import as_spec
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.ops import checks
 from unified_extractor.ops.autocast import autocasts
 from unified_extractor.ops.checks import DynamicKernel
@@ -67,6 +68,7 @@ class UnifiedExtractor2d(nn.Module):
     kernel_memory: KernelMemory = "auto"
     """The default of the class: layers that were pickled before there was a switch have none of their own."""
 
+    @suggesting_arguments
     def __init__(
         self,
         in_channels: int,

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unified_extractor.layers.extractor import UnifiedExtractor2d
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.spec import ExtractorSpec, Projection, StaticKernel
 
 _NEAR = ExtractorSpec(kernel_size=5, static_kernel=StaticKernel(channels="depthwise"), bias=True)
@@ -30,6 +31,7 @@ class LargeKernelAttention(nn.Module):
     Source: Guo et al., Visual Attention Network (2022).
     """
 
+    @suggesting_arguments
     def __init__(self, channels: int, *, projected: bool = False) -> None:
         super().__init__()
         self.projected = projected

@@ -13,7 +13,7 @@ from unified_extractor.layers.drop_in import ExtractorConv2d
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.layers.placed import check_no_upsampling
 from unified_extractor.named_specs import as_spec, is_preset
-from unified_extractor.names import did_you_mean
+from unified_extractor.names import did_you_mean, suggesting_arguments
 from unified_extractor.spec import ExtractorSpec, as_pair
 
 Where = Callable[[str, nn.Conv2d], bool] | str | Iterable[str]
@@ -43,6 +43,7 @@ class Replacements:
         return "\n".join(lines)
 
 
+@suggesting_arguments
 def replace_convolutions(network: nn.Module, spec: Specs, where: Where | None = None) -> Replacements:
     """Replace convolutions of a network by extractors, in place, and return what was done.
 

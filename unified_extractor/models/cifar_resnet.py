@@ -20,6 +20,7 @@ from unified_extractor.models.arguments import (
 )
 from unified_extractor.models.blocks import batch_norm, convolution_norm, extractor_in_place, stochastic_depth
 from unified_extractor.models.staged import PooledHead, Stage, StagedNetwork
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.spec import ExtractorSpec
 
 
@@ -86,6 +87,7 @@ class CIFARResNet(StagedNetwork):
 
     usual_image_size = 32
 
+    @suggesting_arguments
     def __init__(
         self,
         num_classes: int = 10,
@@ -130,18 +132,21 @@ class CIFARResNet(StagedNetwork):
 
 # One paragraph a variant.
 # fmt: off
+@suggesting_arguments
 def resnet20(num_classes: int = 10, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
              drop_path_rate: float = 0.0) -> CIFARResNet:
     """Return :class:`CIFARResNet`-20: 269,722 parameters, published top-1 91.3 % (He et al., CVPR 2016, on CIFAR-10)."""
     return CIFARResNet(num_classes, spec, depths=(3, 3, 3), in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def resnet32(num_classes: int = 10, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
              drop_path_rate: float = 0.0) -> CIFARResNet:
     """Return :class:`CIFARResNet`-32: 464,154 parameters, published top-1 92.5 % (He et al., CVPR 2016, on CIFAR-10)."""
     return CIFARResNet(num_classes, spec, depths=(5, 5, 5), in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def resnet56(num_classes: int = 10, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
              drop_path_rate: float = 0.0) -> CIFARResNet:
     """Return :class:`CIFARResNet`-56: 853,018 parameters, published top-1 93.0 % (He et al., CVPR 2016, on CIFAR-10)."""

@@ -18,6 +18,7 @@ from unified_extractor.models.arguments import (
 )
 from unified_extractor.models.blocks import Residual, pointwise_mlp
 from unified_extractor.models.staged import PooledHead, Stage, StagedNetwork
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.spec import ExtractorSpec
 
 
@@ -55,6 +56,7 @@ class ExtractorNet(StagedNetwork):
             or an image with other than ``in_chans`` channels.
     """
 
+    @suggesting_arguments
     def __init__(
         self,
         num_classes: int = 1000,

@@ -21,6 +21,7 @@ from unified_extractor.models.arguments import (
 )
 from unified_extractor.models.blocks import extractor_in_place
 from unified_extractor.models.staged import PooledHead, Stage, StagedNetwork, classifier
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.spec import ExtractorSpec
 
 _STEM_WIDTH = 32
@@ -100,6 +101,7 @@ class FastNet(StagedNetwork):
 
     usual_image_size = 32
 
+    @suggesting_arguments
     def __init__(
         self,
         num_classes: int = 10,
@@ -142,6 +144,7 @@ class FastNet(StagedNetwork):
 
 # One paragraph a variant.
 # fmt: off
+@suggesting_arguments
 def fast_net_s(num_classes: int = 10, spec: Specs | None = None, *, logit_scale: float = 1 / 9, in_chans: int = 3,
                drop_rate: float = 0.0) -> FastNet:
     """Return :class:`FastNet` with the widths of airbench94 behind its stem: 1,977,504 parameters, no published accuracy."""
@@ -149,6 +152,7 @@ def fast_net_s(num_classes: int = 10, spec: Specs | None = None, *, logit_scale:
                    drop_rate=drop_rate)
 
 
+@suggesting_arguments
 def fast_net_b(num_classes: int = 10, spec: Specs | None = None, *, logit_scale: float = 1 / 9, in_chans: int = 3,
                drop_rate: float = 0.0) -> FastNet:
     """Return :class:`FastNet` with widths of 128, 384 and 384: 4,615,840 parameters, no published accuracy."""

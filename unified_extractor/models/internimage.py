@@ -23,6 +23,7 @@ from unified_extractor.models.arguments import (
 )
 from unified_extractor.models.blocks import LayerScale, Residual, init_linear, pointwise_mlp
 from unified_extractor.models.staged import PooledHead, Stage, StagedNetwork
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.spec import ExtractorSpec, Generator, Pair, Projection
 
 _EPS = 1e-6
@@ -68,6 +69,7 @@ class InternImage(StagedNetwork):
             than ``in_chans`` channels.
     """
 
+    @suggesting_arguments
     def __init__(
         self,
         num_classes: int = 1000,
@@ -165,6 +167,7 @@ def _dcnv4(*groups: int, view: Pair = 1, offset_scale: float = 1.0) -> list[Extr
 
 # One paragraph a variant.
 # fmt: off
+@suggesting_arguments
 def internimage_t(num_classes: int = 1000, spec: Specs | None = None, *, published: Specs | None = None, post_norm: bool = False,
                   layer_scale: float | None = None, mlp_bias: bool = True, in_chans: int = 3, drop_rate: float = 0.0,
                   drop_path_rate: float = 0.0) -> InternImage:
@@ -174,6 +177,7 @@ def internimage_t(num_classes: int = 1000, spec: Specs | None = None, *, publish
                        drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def internimage_s(num_classes: int = 1000, spec: Specs | None = None, *, published: Specs | None = None, mlp_bias: bool = True,
                   in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> InternImage:
     """Return :class:`InternImage`-S: 50,079,880 parameters, published top-1 84.2 % (Wang et al., CVPR 2023)."""
@@ -181,6 +185,7 @@ def internimage_s(num_classes: int = 1000, spec: Specs | None = None, *, publish
                        mlp_bias=mlp_bias, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def internimage_b(num_classes: int = 1000, spec: Specs | None = None, *, published: Specs | None = None, mlp_bias: bool = True,
                   in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> InternImage:
     """Return :class:`InternImage`-B: 97,461,832 parameters, published top-1 84.9 % (Wang et al., CVPR 2023)."""
@@ -188,6 +193,7 @@ def internimage_b(num_classes: int = 1000, spec: Specs | None = None, *, publish
                        mlp_bias=mlp_bias, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def flash_internimage_t(num_classes: int = 1000, spec: Specs | None = None, *, post_norm: bool = False,
                         layer_scale: float | None = None, in_chans: int = 3, drop_rate: float = 0.0,
                         drop_path_rate: float = 0.0) -> InternImage:
@@ -197,6 +203,7 @@ def flash_internimage_t(num_classes: int = 1000, spec: Specs | None = None, *, p
                        drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def flash_internimage_s(num_classes: int = 1000, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
                         drop_path_rate: float = 0.0) -> InternImage:
     """Return FlashInternImage-S, an :class:`InternImage`: 50,067,496 parameters, published top-1 84.4 % (Xiong et al., CVPR 2024)."""
@@ -204,6 +211,7 @@ def flash_internimage_s(num_classes: int = 1000, spec: Specs | None = None, *, i
                        layer_scale=1e-5, mlp_bias=False, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def flash_internimage_b(num_classes: int = 1000, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
                         drop_path_rate: float = 0.0) -> InternImage:
     """Return FlashInternImage-B, an :class:`InternImage`: 97,448,960 parameters, published top-1 84.9 % (Xiong et al., CVPR 2024)."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from unified_extractor.models.arguments import Specs, check_positive, check_size, check_stage_sizes, stage_specs
 from unified_extractor.models.extractor_net import ExtractorNet
-from unified_extractor.names import did_you_mean
+from unified_extractor.names import did_you_mean, suggesting_arguments
 from unified_extractor.profiling.cost import multiply_adds
 
 Match = Literal["both", "multiply_adds", "parameters"]
@@ -243,6 +243,7 @@ class MatchedNet(ExtractorNet):
         TypeError, ValueError: as for :class:`ExtractorNet`.
     """
 
+    @suggesting_arguments
     def __init__(
         self,
         num_classes: int = 10,

@@ -15,6 +15,7 @@ from unified_extractor.models.arguments import Specs, check_size
 from unified_extractor.models.blocks import batch_norm, convolution_norm
 from unified_extractor.models.resnet import WIDTHS, bottleneck_stages
 from unified_extractor.models.staged import PooledHead, StagedNetwork
+from unified_extractor.names import suggesting_arguments
 
 
 class RedNet(StagedNetwork):
@@ -38,6 +39,7 @@ class RedNet(StagedNetwork):
             than ``in_chans`` channels.
     """
 
+    @suggesting_arguments
     def __init__(
         self,
         num_classes: int = 1000,
@@ -81,6 +83,7 @@ class RedNet(StagedNetwork):
 
 # One paragraph a variant.
 # fmt: off
+@suggesting_arguments
 def rednet26(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel_size: int = 3, in_chans: int = 3,
              drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> RedNet:
     """Return :class:`RedNet`-26: 9,233,166 parameters, published top-1 75.9 % (Li et al., CVPR 2021)."""
@@ -88,6 +91,7 @@ def rednet26(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel_
                   drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def rednet38(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel_size: int = 3, in_chans: int = 3,
              drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> RedNet:
     """Return :class:`RedNet`-38: 12,386,986 parameters, published top-1 77.6 % (Li et al., CVPR 2021)."""
@@ -95,6 +99,7 @@ def rednet38(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel_
                   drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def rednet50(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel_size: int = 3, in_chans: int = 3,
              drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> RedNet:
     """Return :class:`RedNet`-50: 15,540,806 parameters, published top-1 78.4 % (Li et al., CVPR 2021)."""
@@ -102,6 +107,7 @@ def rednet50(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel_
                   drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def rednet101(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel_size: int = 3, in_chans: int = 3,
               drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> RedNet:
     """Return :class:`RedNet`-101: 25,652,950 parameters, published top-1 79.1 % (Li et al., CVPR 2021)."""
@@ -109,6 +115,7 @@ def rednet101(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel
                   drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def rednet152(num_classes: int = 1000, spec: Specs | None = None, *, stem_kernel_size: int = 3, in_chans: int = 3,
               drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> RedNet:
     """Return :class:`RedNet`-152: 33,984,582 parameters, published top-1 79.3 % (Li et al., CVPR 2021)."""

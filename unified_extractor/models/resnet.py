@@ -13,6 +13,7 @@ from unified_extractor.layers.placed import placed_extractor
 from unified_extractor.models.arguments import Specs, check_size, check_sizes, drop_path_rates, spec_of_stage, stage_specs
 from unified_extractor.models.blocks import batch_norm, convolution_norm, stochastic_depth
 from unified_extractor.models.staged import PooledHead, Stage, StagedNetwork
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.spec import ExtractorSpec
 
 WIDTHS = (64, 128, 256, 512)
@@ -78,6 +79,7 @@ class ResNet(StagedNetwork):
             than ``in_chans`` channels.
     """
 
+    @suggesting_arguments
     def __init__(
         self,
         num_classes: int = 1000,
@@ -113,18 +115,21 @@ class ResNet(StagedNetwork):
 
 # One paragraph a variant.
 # fmt: off
+@suggesting_arguments
 def resnet26(num_classes: int = 1000, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
              drop_path_rate: float = 0.0) -> ResNet:
     """Return :class:`ResNet`-26: 13,696,552 parameters, published top-1 73.6 % (Li et al., CVPR 2021)."""
     return ResNet(num_classes, spec, depths=(1, 2, 4, 1), in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def resnet38(num_classes: int = 1000, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
              drop_path_rate: float = 0.0) -> ResNet:
     """Return :class:`ResNet`-38: 19,626,792 parameters, published top-1 76.0 % (Li et al., CVPR 2021)."""
     return ResNet(num_classes, spec, depths=(2, 3, 5, 2), in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def resnet50(num_classes: int = 1000, spec: Specs | None = None, *, in_chans: int = 3, drop_rate: float = 0.0,
              drop_path_rate: float = 0.0) -> ResNet:
     """Return :class:`ResNet`-50: 25,557,032 parameters, published top-1 76.8 % (Li et al., CVPR 2021; torchvision: 76.1 %)."""

@@ -15,6 +15,7 @@ from unified_extractor.models.arguments import check_rate, check_size
 from unified_extractor.models.blocks import convolution_norm
 from unified_extractor.models.staged import Stage, StagedNetwork
 from unified_extractor.named_specs import as_spec
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.spec import ExtractorSpec, as_pair
 from unified_extractor.task import ImageTask
 
@@ -108,6 +109,7 @@ class SegmentationNet(nn.Module):
 
     task: ImageTask | None = None
 
+    @suggesting_arguments
     def __init__(
         self,
         backbone: StagedNetwork,

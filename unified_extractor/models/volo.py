@@ -29,6 +29,7 @@ from unified_extractor.models.arguments import (
 )
 from unified_extractor.models.blocks import Residual, batch_norm, init_linear, pointwise_mlp
 from unified_extractor.models.staged import Stage, StagedNetwork, classifier
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.ops.tracing import needs_more_than_gradients
 from unified_extractor.spec import ExtractorSpec
 
@@ -213,6 +214,7 @@ class VOLO(StagedNetwork):
 
     classifiers: ClassVar = ("head.fc", "head.auxiliary")
 
+    @suggesting_arguments
     def __init__(
         self,
         num_classes: int = 1000,
@@ -315,6 +317,7 @@ def _outlookers(channels: int, spec: ExtractorSpec, mlp_ratio: float, rates: Seq
 
 # One paragraph a variant.
 # fmt: off
+@suggesting_arguments
 def volo_d1(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: float = 3.0, stem_width: int = 64,
             img_size: int | tuple[int, int] = 224, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
     """Return :class:`VOLO`-D1: 26,632,040 parameters, published top-1 84.2 % (Yuan et al. 2021)."""
@@ -322,6 +325,7 @@ def volo_d1(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: fl
                 img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def volo_d2(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: float = 3.0, stem_width: int = 64,
             img_size: int | tuple[int, int] = 224, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
     """Return :class:`VOLO`-D2: 58,678,336 parameters, published top-1 85.2 % (Yuan et al. 2021)."""
@@ -329,6 +333,7 @@ def volo_d2(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: fl
                 img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def volo_d3(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: float = 3.0, stem_width: int = 64,
             img_size: int | tuple[int, int] = 224, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
     """Return :class:`VOLO`-D3: 86,325,072 parameters, published top-1 85.4 % (Yuan et al. 2021)."""
@@ -336,6 +341,7 @@ def volo_d3(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: fl
                 img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def volo_d4(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: float = 3.0, stem_width: int = 64,
             img_size: int | tuple[int, int] = 224, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
     """Return :class:`VOLO`-D4: 192,961,520 parameters, published top-1 85.7 % (Yuan et al. 2021)."""
@@ -343,6 +349,7 @@ def volo_d4(num_classes: int = 1000, spec: Specs | None = None, *, mlp_ratio: fl
                 img_size=img_size, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
+@suggesting_arguments
 def volo_d5(num_classes: int = 1000, spec: Specs | None = None, *, img_size: int | tuple[int, int] = 224, in_chans: int = 3,
             drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> VOLO:
     """Return :class:`VOLO`-D5: 295,455,584 parameters, published top-1 86.1 % (Yuan et al. 2021)."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from unified_extractor.names import suggesting_arguments
 from unified_extractor.ops import checks, dispatch
 from unified_extractor.ops.autocast import autocast_dtype, lowered
 from unified_extractor.ops.call import Call, Combine, similarity_call
@@ -22,6 +23,7 @@ from unified_extractor.ops.checks import DynamicKernel, Ints, Padding
 from unified_extractor.ops.dispatch import KernelMemory
 
 
+@suggesting_arguments
 def generalized_unfold(
     x: Tensor,
     kernel_size: Ints,
@@ -57,6 +59,7 @@ def generalized_unfold(
     return dispatch.run(call, None)
 
 
+@suggesting_arguments
 def extract(
     x: Tensor,
     *,
@@ -138,6 +141,7 @@ def extract(
     return dispatch.run(call, backend, kernel_memory)
 
 
+@suggesting_arguments
 def similarity(
     query: Tensor,
     key: Tensor,

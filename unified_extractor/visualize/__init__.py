@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from unified_extractor.extras import require
+from unified_extractor.names import no_attribute
 
 if TYPE_CHECKING:
     from unified_extractor.visualize.network_figures import explore, kernels, receptive_fields, windows
@@ -22,4 +23,4 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         module = next((module for module, names in _MODULES.items() if name in names), "run_figures")
         return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise no_attribute(__name__, name, __all__)

@@ -16,7 +16,7 @@ from unified_extractor.interop.weight_names import fitted_names
 from unified_extractor.layers.extractor import UnifiedExtractor2d
 from unified_extractor.layers.large_kernel_attention import LargeKernelAttention
 from unified_extractor.models import VOLO, InternImage, RedNet, ResNet
-from unified_extractor.names import did_you_mean
+from unified_extractor.names import did_you_mean, suggesting_arguments
 
 
 class Family(NamedTuple):
@@ -49,6 +49,7 @@ FAMILIES = {
 }
 
 
+@suggesting_arguments
 def load_official(module: nn.Module, state_dict: Weights, family: str, *, which: str | None = None) -> dict[str, str]:
     """Load an official state dict into the equivalent module, strictly and in place.
 
