@@ -40,12 +40,8 @@ def test_everything_is_counted_and_nothing_spills():
         assert not row["spills"], row
 
 
-MOST_LINES = {"deformable_gather": 8, "deformable_backward": 8}
+MOST_LINES = {"slice_gather": 8, "slice_backward": 8, "slice_static_kernel": 8}
 """A thread of these has 32 bytes of a line: two loads, one behind the other, touch the same eight lines."""
-MOST_LINES_BEFORE = {"backward": 11}
-"""Under Triton 3.6: this kernel hands its tensors on in records, where the compiler does not see that a stride is one."""
-
-
 UNCOUNTED = {"banded_image_gradient", "banded_fold", "banded_fold_kernel_gradient"}
 """Kernels whose addresses are not all known under every Triton: where they are not, their lines are not counted."""
 
@@ -54,8 +50,7 @@ def test_wide_loads_touch_whole_lines_under_every_triton():
     assert {row["triton"] for row in COMMITTED["now"]["kernels"]} >= {"3.6.0", triton.__version__}
     for row in COMMITTED["now"]["kernels"]:
         if "16" in row["loads"] and (row["lines"] is not None or row["kernel"] not in UNCOUNTED):
-            most = MOST_LINES | (MOST_LINES_BEFORE if row["triton"] == "3.6.0" else {})
-            assert row["lines"] <= most.get(row["kernel"], 4.5), row
+            assert row["lines"] <= MOST_LINES.get(row["kernel"], 4.5), row
 
 
 CODE = """

@@ -53,9 +53,9 @@ def test_offsets_have_the_precision_of_the_image(dtype):
     feature, columns = torch.randn(1, 4, 5, 6).to(dtype), torch.zeros(1, 1, 9, 2, 5, 6)
     columns[:, :, :, 1] = 1.0
     sizes = {"kernel_size": 3, "heads": 2, "stride": (1, 1), "dilation": 1}
-    moved = gaussian_exponents(feature, offsets=columns, **sizes).unflatten(2, (3, 3))
+    displaced = gaussian_exponents(feature, offsets=columns, **sizes).unflatten(2, (3, 3))
     on_the_grid = gaussian_exponents(feature, offsets=None, **sizes).unflatten(2, (3, 3))
-    torch.testing.assert_close(moved[:, :, :, :2, :, :-2], on_the_grid[:, :, :, 1:, :, :-2])
+    torch.testing.assert_close(displaced[:, :, :, :2, :, :-2], on_the_grid[:, :, :, 1:, :, :-2])
 
 
 @pytest.mark.parametrize("factor", [2, 3])

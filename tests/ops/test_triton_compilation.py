@@ -12,14 +12,18 @@ PLANNED_WARPS = {
     "fold": 16,
     "dynamic_kernel_backward": 16,
     "backward": 8,
-    "deformable_gather": 16,
-    "deformable_backward": 16,
+    "slice_gather": 16,
+    "slice_backward": 16,
+    "slice_static_kernel": 16,
     "collect": 16,
     "banded_gather": 12,
     "banded_image_gradient": 12,
     "banded_kernel_gradient": 12,
+    "banded_fold": 12,
+    "banded_fold_kernel_gradient": 12,
 }
-"""Fewest warps that a multiprocessor must have room for: more where loads wait for memory, fewer beside a matrix product."""
+"""Fewest warps that a multiprocessor must have room for in a kernel's default configuration: more where loads wait for memory, fewer
+beside a matrix product. Another configuration, which only a measurement chooses, has room for eight."""
 
 
 ARCHITECTURES = {
@@ -64,4 +68,6 @@ def test_registers_leave_room_for_the_warps_planned(kernels):
     for row in kernels:
         a_block = 32 * row["warps"] * -(-row["registers"] // 8) * 8
         warps = REGISTERS // a_block * row["warps"]
-        assert warps >= PLANNED_WARPS[row["kernel"]], f"{name_of(row)}: {row['registers']} registers, {warps} warps"
+        assert warps >= (PLANNED_WARPS[row["kernel"]] if row["default"] else 8), (
+            f"{name_of(row)}: {row['registers']} registers, {warps} warps"
+        )

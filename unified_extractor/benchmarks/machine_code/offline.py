@@ -83,7 +83,7 @@ def calls(dtype: torch.dtype, channels_last: bool) -> dict[str, Call]:
             dynamic_kernel=new(2, 1, 9, 28, 28),
             offsets=new(2, 1, 9, 2, 28, 28),
         ),
-        "outlook": call(new(2, 192, 28, 28), 3, 2, dynamic_kernel=new(2, 6, 9, 9, 14, 14), aggregation="fold"),
+        "groups of 8": call(new(2, 64, 56, 56), 3, dynamic_kernel=new(2, 8, 9, 56, 56)),
         "unified": call(
             new(2, 64, 56, 56),
             7,
@@ -94,7 +94,14 @@ def calls(dtype: torch.dtype, channels_last: bool) -> dict[str, Call]:
         ),
         "similarity": similarity_call(query, key, 6, None, checks.geometry(key, 7, 1, "same", 1)),
         "DCNv3, deterministic": deformable,
-        "groups of 8": call(new(2, 64, 56, 56), 3, dynamic_kernel=new(2, 8, 9, 56, 56)),
+        "unified on the grid": call(
+            new(2, 64, 56, 56),
+            3,
+            static_kernel=static(64, 1, 3, 3),
+            dynamic_kernel=new(2, 4, 9, 56, 56),
+            combine="residual",
+        ),
+        "outlook": call(new(2, 192, 28, 28), 3, 2, dynamic_kernel=new(2, 6, 9, 9, 14, 14), aggregation="fold"),
     }
 
 

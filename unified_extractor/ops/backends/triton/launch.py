@@ -22,7 +22,6 @@ from unified_extractor.ops.backends.triton.banded.launch import (
 from unified_extractor.ops.backends.triton.banded.rule import is_banded
 from unified_extractor.ops.backends.triton.chunks import backward_in_chunks, forward_in_chunks
 from unified_extractor.ops.backends.triton.columns import dense_backward, dense_forward
-from unified_extractor.ops.backends.triton.deformable import deformable_backward, deformable_gather
 from unified_extractor.ops.backends.triton.deterministic import gradient_from_columns
 from unified_extractor.ops.backends.triton.dynamic_kernel_backward import dynamic_kernel_backward
 from unified_extractor.ops.backends.triton.fold import fold
@@ -30,10 +29,15 @@ from unified_extractor.ops.backends.triton.forward import gather
 from unified_extractor.ops.backends.triton.plan import is_channels_last, plan_for
 from unified_extractor.ops.backends.triton.prepared import prepared
 from unified_extractor.ops.backends.triton.records import Plan, dynamic_kernel_record, image_record, offsets_record, sizes_record
+from unified_extractor.ops.backends.triton.slice_static_kernel import SLICES_TOGETHER, slice_static_kernel
+from unified_extractor.ops.backends.triton.sliced import slice_backward, slice_gather
 from unified_extractor.ops.backends.triton.tuning import start
 from unified_extractor.ops.call import Call, Wanted
 from unified_extractor.ops.custom_ops import Passes, new_kernel_gradients, registered
 from unified_extractor.ops.geometry import precision
+
+_LEAST_WINDOWS = 512
+"""Windows whose share of a depthwise kernel's gradient a program adds up, at least."""
 
 
 def run_forward(call: Call) -> Tensor:
@@ -147,8 +151,7 @@ class _Forward(_Pass):
         elif plan.aggregation == "fold":
             self.fold(self.call.x, y, gradient=False)
         elif plan.slice_channels:
-            arguments.pop("static_kernel")
-            self.start(deformable_gather, self.slice_grid, **arguments)
+            self.start(slice_gather, self.slice_grid, **arguments)
         else:
             self.start(gather, partial(self.grid, self.positions), **arguments)
 
@@ -208,11 +211,6 @@ class _Backward(_Pass):
         ordered = image_wanted and torch.are_deterministic_algorithms_enabled()
         grad_x = self._new_image_sums() if image_wanted and not ordered else None
         grad_columns = self._new_columns() if ordered else None
-        steps = self._steps() if depthwise else 1
-        programs = -(-self.tiles(self.positions) // steps)
-        sums = (
-            call.x.new_empty((self.batch * programs, plan.taps, call.x.shape[1]), dtype=precision(call.x)) if depthwise else None
-        )
         kernel_blocks, offset_blocks = (1, 1) if plan.slice_channels else (plan.kernel_blocks, plan.offset_blocks)
         grad_dynamic_kernel = self._new_partial_sums("dynamic_kernel", kernel_blocks, plan.one_kernel)
         grad_offsets = self._new_partial_sums("offsets", offset_blocks, plan.one_offset)
@@ -224,20 +222,56 @@ class _Backward(_Pass):
             "grad_offsets": offsets_record(*_first_of(grad_offsets)),
             "GRAD_X": grad_x is not None,
         }
-        if plan.slice_channels:
-            arguments.pop("static_kernel")
-            self.start(deformable_backward, self.slice_grid, **arguments)
-        else:
+        if not plan.slice_channels:
+            steps = self._steps() if depthwise else 1
+            programs = -(-self.tiles(self.positions) // steps)
+            sums = self._new_static_sums(programs) if depthwise else None
             grid = (programs * plan.blocks * self.batch,)
             self.start(backward, grid, **arguments, grad_static_kernel=sums, STEPS=steps)
+            self._add_up_static(sums)
+        elif image_wanted or "dynamic_kernel" in results or "offsets" in results:
+            self.start(slice_backward, self.slice_grid, **arguments)
+        if plan.slice_channels and depthwise:
+            self._slice_static_kernel()
         if grad_x is not None and grad_x is not results["x"]:
             results["x"].copy_(grad_x)
         if grad_columns is not None:
             gradient_from_columns(grad_columns, call, plan, results["x"])
-        if sums is not None:
-            results["static_kernel"].copy_(sums.sum(0).t().reshape(results["static_kernel"].shape))
         self._add_up("dynamic_kernel", grad_dynamic_kernel)
         self._add_up("offsets", grad_offsets)
+
+    def _slice_static_kernel(self) -> None:
+        """Write the gradient of a depthwise static kernel where a thread has a slice of channels."""
+        windows = _LEAST_WINDOWS
+        while self._most_static_sums() * windows < self.positions:
+            windows *= 2
+        sums = self._new_static_sums(-(-self.positions // windows))
+        arguments = self.inputs() | {"grad_y": image_record(self.grad_y), "sums": sums, "WINDOWS": windows}
+        arguments.pop("static_kernel")
+        self.start(slice_static_kernel, self._static_grid, **arguments)
+        self._add_up_static(sums)
+
+    def _static_grid(self, meta: dict[str, Any]) -> tuple[int]:
+        """Return the number of programs, one for the windows that are added up, a tap and slices side by side."""
+        slices = self.call.channels // self.plan.slice_channels
+        blocks = slices // min(slices & -slices, SLICES_TOGETHER.value)
+        return (-(-self.positions // meta["WINDOWS"]) * blocks * self.plan.taps * self.batch,)
+
+    def _new_static_sums(self, programs: int) -> Tensor:
+        """Return memory for the partial sums of a depthwise kernel's gradient, those of each image in so many programs."""
+        x = self.call.x
+        return x.new_empty((self.batch * programs, self.plan.taps, x.shape[1]), dtype=precision(x))
+
+    def _add_up_static(self, sums: Tensor | None) -> None:
+        """Write the sum of the partial sums of a depthwise kernel's gradient, if there are some."""
+        if sums is not None:
+            result = self.results["static_kernel"]
+            result.copy_(sums.sum(0).t().reshape(result.shape))
+
+    def _most_static_sums(self) -> int:
+        """Return the partial sums of a depthwise kernel's gradient that take no more memory than the image."""
+        pixels = self.call.geometry.image[0] * self.call.geometry.image[1]
+        return max(pixels * self.call.x.element_size() // (self.plan.taps * precision(self.call.x).itemsize), 1)
 
     def _new_image_sums(self) -> Tensor:
         """Return zeros to add the image's gradient to: the gradient itself where it is precise enough."""
@@ -256,9 +290,7 @@ class _Backward(_Pass):
 
     def _steps(self) -> int:
         """Return the tiles of a program with which a depthwise kernel's partial sums take no more memory than the image."""
-        pixels = self.call.geometry.image[0] * self.call.geometry.image[1]
-        most = max(pixels * self.call.x.element_size() // (self.plan.taps * precision(self.call.x).itemsize), 1)
-        return -(-self.tiles(self.positions) // most)
+        return -(-self.tiles(self.positions) // self._most_static_sums())
 
     def _new_partial_sums(self, name: str, blocks: int, one: bool) -> Tensor | None:
         """Return memory for the partial sums of a gradient at windows, ``[sums, ...]``; the gradient itself where there is one sum.

@@ -110,11 +110,16 @@ def runs_in_slices(call: Call) -> bool:
 def _slice_channels(call: Call, groups: ChannelGroups, output: Tensor, is_backward: bool) -> int:
     """Return the channels of a slice, or 0 where not every thread can have one.
 
-    The call gathers or unfolds at offsets without a static or computed kernel; groups are multiples of 16 bytes of channels, which are
-    neighbors in memory; windows have values of their own; and the slices that share a gradient are as many as threads of a warp add up.
+    The call gathers or unfolds at offsets or with a depthwise static kernel, which is no summand of its weights, and without a computed
+    kernel; groups are multiples of 16 bytes of channels, which are neighbors in memory; windows have values of their own; and the slices
+    that share a gradient are as many as threads of a warp add up.
     """
-    plain = call.aggregation != "fold" and call.static_kernel is None and call.computed_kernel is None
-    if call.offsets is None or not plain or any(_is_one(t, call.geometry) for t in (call.stored_kernel, call.offsets)):
+    if call.aggregation in ("fold", "similarity") or call.computed_kernel is not None:
+        return 0
+    if call.offsets is None and call.static_kernel is None:
+        return 0
+    added = call.static_kernel is not None and call.stored_kernel is not None and call.combine == "add"
+    if added or any(_is_one(t, call.geometry) for t in (call.stored_kernel, call.offsets)):
         return 0
     vector = _VECTOR_BYTES // call.x.element_size()
     if groups.channels % vector or not (_is_aligned(call.x) and _is_aligned(output)):

@@ -104,8 +104,8 @@ def traffic(kernel: str, call: Call) -> Work:
             sampled at offsets, of offsets and of kernels), "dense kernel gradient" (of a dense static kernel, sampled anew) or "collect"
             (of x, where deterministic algorithms let "backward" write columns instead). By matrix products: "banded_gather",
             "banded_image_gradient", "banded_kernel_gradient", "banded_fold", "banded_fold gradient" and "banded_fold_kernel_gradient".
-            With a slice of channels a thread, "deformable_gather" and "deformable_backward" do the work of "gather" and "backward". A
-            dense static kernel's products are counted with the kernel that writes or reads the columns.
+            With a slice of channels a thread, "slice_gather" does the work of "gather", "slice_backward" and "slice_static_kernel" that
+            of "backward". A dense static kernel's products are counted with the kernel that writes or reads the columns.
         call: the call, whose tensors may be on the device "meta".
     """
     return _TRAFFIC[kernel](call)
@@ -119,15 +119,17 @@ def kernels(call: Call) -> list[str]:
         return ["banded_fold", "banded_fold gradient", "banded_fold_kernel_gradient"]
     dense, has_offsets, has_kernel = call.has_dense_kernel, call.offsets is not None, call.dynamic_kernel is not None
     sliced = runs_in_slices(call._replace(static_kernel=None) if dense else call)
-    forward = "fold" if call.aggregation == "fold" else "deformable_gather" if sliced else "gather"
+    forward = "fold" if call.aggregation == "fold" else "slice_gather" if sliced else "gather"
+    depthwise = call.static_kernel is not None and not dense
     products = call.static_kernel is None and not has_offsets and call.aggregation == "gather"
-    others = not products and (has_offsets or has_kernel or (call.static_kernel is not None and not dense))
+    others = not products and (has_offsets or has_kernel or (depthwise and not sliced))
     return [
         forward,
         *(["dense kernel gradient"] if dense else []),
         *([] if has_offsets else ["fold gradient"]),
         *(["dynamic_kernel_backward"] if products else []),
-        *(["deformable_backward" if sliced else "backward"] if others else []),
+        *(["slice_backward" if sliced else "backward"] if others else []),
+        *(["slice_static_kernel"] if sliced and depthwise else []),
         *(["collect"] if has_offsets else []),
     ]
 
@@ -243,6 +245,22 @@ def _backward(call: Call) -> Work:
     return Work(_inputs(call) - unread + _output(call) + written, count, _matrix(call))
 
 
+def _slice_backward(call: Call) -> Work:
+    """Return the work of "slice_backward": that of "backward" but for the gradient of a depthwise static kernel."""
+    whole = _backward(call)
+    if call.static_kernel is None or call.has_dense_kernel:
+        return whole
+    return whole._replace(
+        bytes=whole.bytes - tensor_bytes([call.static_kernel]), multiply_adds=whole.multiply_adds - samples(call)
+    )
+
+
+def _slice_static_kernel(call: Call) -> Work:
+    """Return the work of a depthwise static kernel's gradient; the kernel is not read, so its bytes stand for those of its gradient."""
+    weighting = samples(call) if call.stored_kernel is not None else 0
+    return Work(_inputs(call) + _output(call), _sampling(call) + weighting + samples(call))
+
+
 def _collect(call: Call) -> Work:
     """Return the work of "collect".
 
@@ -270,7 +288,8 @@ _TRAFFIC: dict[str, Callable[[Call], Work]] = {
     "dense kernel gradient": _dense_kernel_gradient,
     "dynamic_kernel_backward": _dynamic_kernel_backward,
     "backward": _backward,
-    "deformable_gather": _forward,
-    "deformable_backward": _backward,
+    "slice_gather": _forward,
+    "slice_backward": _slice_backward,
+    "slice_static_kernel": _slice_static_kernel,
     "collect": _collect,
 }

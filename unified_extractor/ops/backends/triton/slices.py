@@ -1,7 +1,8 @@
-"""Slices: how a thread samples at offsets where the channels of an image are neighbors and come in multiples of 16 bytes.
+"""Slices: how a thread samples where the channels of an image are neighbors and come in multiples of 16 bytes.
 
 A *slice* is one or two times 16 bytes of channels that share all groups of the call. A thread has one slice of one window: the position
-of a tap, its corners and their weights are computed once, and each corner is loaded in pieces of 16 bytes. Nothing passes between threads.
+of a tap, its corners and their weights are computed once, and each corner is loaded in pieces of 16 bytes. Without offsets a tap lies on
+a pixel, which is its upper left corner and the only one. Nothing passes between threads.
 """
 
 # mypy: ignore-errors
@@ -31,7 +32,7 @@ class Slices(NamedTuple):
 
 
 class SliceCorners(NamedTuple):
-    """A tap's position and the four pixels around it, ``[T]`` each."""
+    """A tap's position and the four pixels around it, ``[T]`` each; on the regular grid only what the first one needs has a meaning."""
 
     row: Any
     column: Any
@@ -78,37 +79,46 @@ def load_slice_value(values, start, place, component, tap, slices):
 @triton.jit
 def slice_corners(offsets, start, place, i, j, slices, sizes, plan):
     """Return the corners of tap (i, j). Not finite or outside: no pixel around it is ever addressed."""
-    tap = i * plan.kernel_width + j
     row = slices.row * plan.stride_y - sizes.padding_y + i * plan.dilation_y
     column = slices.column * plan.stride_x - sizes.padding_x + j * plan.dilation_x
-    y = row + load_slice_value(offsets, start, place, 0, tap, slices)
-    x = column + load_slice_value(offsets, start, place, 1, tap, slices)
-    inside = slices.exist & (y >= -1) & (y < sizes.height) & (x >= -1) & (x < sizes.width)
-    y, x = tl.where(inside, y, 0.0), tl.where(inside, x, 0.0)
-    floor_y, floor_x = tl.floor(y), tl.floor(x)
-    top, left = floor_y.to(tl.int32), floor_x.to(tl.int32)
-    upper, lower = inside & (top >= 0), inside & (top + 1 < sizes.height)
-    has_left, has_right = left >= 0, left + 1 < sizes.width
-    return SliceCorners(
-        top,
-        left,
-        y - floor_y,
-        x - floor_x,
-        inside,
-        upper & has_left,
-        upper & has_right,
-        lower & has_left,
-        lower & has_right,
-    )
+    if plan.has_offsets:
+        tap = i * plan.kernel_width + j
+        y = row + load_slice_value(offsets, start, place, 0, tap, slices)
+        x = column + load_slice_value(offsets, start, place, 1, tap, slices)
+        inside = slices.exist & (y >= -1) & (y < sizes.height) & (x >= -1) & (x < sizes.width)
+        y, x = tl.where(inside, y, 0.0), tl.where(inside, x, 0.0)
+        floor_y, floor_x = tl.floor(y), tl.floor(x)
+        top, left = floor_y.to(tl.int32), floor_x.to(tl.int32)
+        upper, lower = inside & (top >= 0), inside & (top + 1 < sizes.height)
+        has_left, has_right = left >= 0, left + 1 < sizes.width
+        corners = SliceCorners(
+            top,
+            left,
+            y - floor_y,
+            x - floor_x,
+            inside,
+            upper & has_left,
+            upper & has_right,
+            lower & has_left,
+            lower & has_right,
+        )
+    else:
+        inside = slices.exist & (row >= 0) & (row < sizes.height) & (column >= 0) & (column < sizes.width)
+        corners = SliceCorners(row, column, inside, inside, inside, inside, inside, inside, inside)
+    return corners
 
 
 @triton.jit
-def corner_weights(corners, factor):
+def corner_weights(corners, factor, plan):
     """Return the weights of the four corners times a factor, ``[T]`` each."""
-    lower = factor * corners.below
-    upper = factor - lower
-    upper_right, lower_right = upper * corners.right, lower * corners.right
-    return upper - upper_right, upper_right, lower - lower_right, lower_right
+    if plan.has_offsets:
+        lower = factor * corners.below
+        upper = factor - lower
+        upper_right, lower_right = upper * corners.right, lower * corners.right
+        weights = upper - upper_right, upper_right, lower - lower_right, lower_right
+    else:
+        weights = factor, factor, factor, factor
+    return weights
 
 
 @triton.jit

@@ -99,7 +99,7 @@ def _started(
     named = arguments | config.kwargs
     sizes = grid(named) if callable(grid) else grid
     if compiled is None:  # the interpreter compiles nothing
-        return partial(_start_again, kernel, sizes, tuple(arguments)), tuple(arguments.values())
+        return partial(_start_again, kernel, sizes, tuple(arguments), config), tuple(arguments.values())
     return CompiledLaunch(compiled, sizes, device), tuple(named[name] for name in kernel.fn.arg_names)
 
 
@@ -107,8 +107,8 @@ def _start_default(kernel: Any, grid: Any, arguments: dict[str, Any]) -> Any:
     return kernel.fn[grid](**arguments, **suitable(kernel.configs, arguments["plan"])[0].all_kwargs())
 
 
-def _start_again(kernel: Any, grid: Any, names: tuple[str, ...], *values: Any) -> None:
-    _start_default(kernel, grid, dict(zip(names, values, strict=True)))
+def _start_again(kernel: Any, grid: Any, names: tuple[str, ...], config: Any, *values: Any) -> None:
+    kernel.fn[grid](**dict(zip(names, values, strict=True)), **config.all_kwargs())
 
 
 _TUNER = Lock()

@@ -1,4 +1,4 @@
-"""Gather and unfold at offsets without a static kernel, a slice a thread: forward and backward (``slices.py`` says what fits)."""
+"""Gather and unfold at offsets or with a depthwise static kernel, a slice a thread: forward and backward (``slices.py`` says what fits)."""
 
 # mypy: ignore-errors
 
@@ -16,29 +16,34 @@ from unified_extractor.ops.backends.triton.slices import (
     sum_over_sharing,
     window_pointers,
 )
-from unified_extractor.ops.backends.triton.tiles import start_of
+from unified_extractor.ops.backends.triton.tiles import precise, start_of
 from unified_extractor.ops.backends.triton.tuning import tuned
 
 
 @tuned({"THREADS": 128, "num_warps": 4}, {"THREADS": 256, "num_warps": 8})
 @triton.jit(do_not_specialize=["TUNED_FOR"])
-def deformable_gather(x, dynamic_kernel, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR, THREADS: tl.constexpr):
+def slice_gather(x, static_kernel, dynamic_kernel, offsets, y, sizes, plan: tl.constexpr, TUNED_FOR, THREADS: tl.constexpr):
     """Write ``y_p = sum_k weight_kp * x~_kp`` of a slice a thread, or of an unfold each ``weight_kp * x~_kp``."""
     slices = slices_of_program(sizes, plan, THREADS)
     vector: tl.constexpr = plan.slice_vector
     image, kernel_start = start_of(x, slices.batch), start_of(dynamic_kernel, slices.batch)
     offsets_start, y_start = start_of(offsets, slices.batch), start_of(y, slices.batch)
-    offsets_place = slice_place(offsets, slices, plan.offset_slices)
-    kernel_place = slice_place(dynamic_kernel, slices, plan.kernel_slices)
+    places = slice_place(dynamic_kernel, slices, plan.kernel_slices), slice_place(offsets, slices, plan.offset_slices)
     first = tl.zeros([THREADS, vector], tl.float64 if plan.dtype == "float64" else tl.float32)
     second = first
-    starts, places = (image, kernel_start, offsets_start, y_start), (kernel_place, offsets_place)
-    if plan.taps <= 16:
+    tensors, starts = (x, static_kernel, dynamic_kernel, offsets, y), (image, kernel_start, offsets_start, y_start)
+    if plan.has_offsets and plan.static_kernel == "depthwise":  # whatever is loaded ahead needs registers
+        for tap in range(plan.taps):
+            i, j = tap // plan.kernel_width, tap % plan.kernel_width
+            first, second = add_tap(first, second, tensors, starts, places, i, j, slices, sizes, plan)
+    elif plan.taps <= 16:
         for i in tl.static_range(plan.kernel_height):
-            first, second = add_row(first, second, x, dynamic_kernel, offsets, y, starts, places, i, slices, sizes, plan)
+            for j in tl.static_range(plan.kernel_width):
+                first, second = add_tap(first, second, tensors, starts, places, i, j, slices, sizes, plan)
     else:
         for i in range(plan.kernel_height):
-            first, second = add_row(first, second, x, dynamic_kernel, offsets, y, starts, places, i, slices, sizes, plan)
+            for j in tl.static_range(plan.kernel_width):
+                first, second = add_tap(first, second, tensors, starts, places, i, j, slices, sizes, plan)
     if plan.aggregation != "unfold":
         store_pieces(y, y_start, first, second, slices, plan)
 
@@ -63,42 +68,71 @@ def load_pieces(image, start, slices, plan: tl.constexpr):
 
 
 @triton.jit
-def add_row(first, second, x, dynamic_kernel, offsets, y, starts, places, i, slices, sizes, plan: tl.constexpr):
-    """Return the sums of both pieces plus the weighted samples of the taps in row i; unfold writes each of these instead."""
+def load_static_piece(static_kernel, tap, channel, plan: tl.constexpr):
+    """Return a tap's static weights of a piece, ``[T, VECTOR]``."""
+    place = tap * (plan.channel_groups * plan.group_channels) + channel
+    return precise(tl.load(static_kernel + place[:, None] + tl.arange(0, plan.slice_vector)[None, :]))
+
+
+@triton.jit
+def tap_factor(dynamic_kernel, start, place, tap, corners, slices, plan: tl.constexpr):
+    """Return the factor of a tap that all channels of a group share, ``[T]``: all of its weight but the static one."""
+    if plan.has_dynamic_kernel:
+        factor = load_slice_value(dynamic_kernel, start, place, 0, tap, slices)
+        if plan.static_kernel == "depthwise" and plan.combine == "residual":
+            factor += 1.0
+    else:
+        factor = corners.inside.to(tl.float64 if plan.dtype == "float64" else tl.float32)
+    return factor
+
+
+@triton.jit
+def add_tap(first, second, tensors, starts, places, i, j, slices, sizes, plan: tl.constexpr):
+    """Return the sums of both pieces plus the weighted samples of tap (i, j); unfold writes these instead."""
+    x, static_kernel, dynamic_kernel, offsets, y = tensors
     image, kernel_start, offsets_start, y_start = starts
     kernel_place, offsets_place = places
-    for j in tl.static_range(plan.kernel_width):
-        corners = slice_corners(offsets, offsets_start, offsets_place, i, j, slices, sizes, plan)
-        factor = corners.inside.to(first.dtype)
-        if plan.has_dynamic_kernel:
-            tap = i * plan.kernel_width + j
-            factor = load_slice_value(dynamic_kernel, kernel_start, kernel_place, 0, tap, slices)
-        weights = corner_weights(corners, factor)
-        first = add_corners(first, x, image, corners, weights, slices.first, plan.slice_vector)
-        if plan.slice_channels > plan.slice_vector:
-            second = add_corners(second, x, image, corners, weights, slices.second, plan.slice_vector)
-        if plan.aggregation == "unfold":
-            store_pieces(y, y_start + (i * plan.kernel_width + j) * y.tap, first, second, slices, plan)
-            first, second = tl.zeros_like(first), tl.zeros_like(second)
+    tap = i * plan.kernel_width + j
+    corners = slice_corners(offsets, offsets_start, offsets_place, i, j, slices, sizes, plan)
+    weights = corner_weights(corners, tap_factor(dynamic_kernel, kernel_start, kernel_place, tap, corners, slices, plan), plan)
+    first = add_sample(first, x, image, static_kernel, tap, corners, weights, slices.first, plan)
+    if plan.slice_channels > plan.slice_vector:
+        second = add_sample(second, x, image, static_kernel, tap, corners, weights, slices.second, plan)
+    if plan.aggregation == "unfold":
+        store_pieces(y, y_start + tap * y.tap, first, second, slices, plan)
+        first, second = tl.zeros_like(first), tl.zeros_like(second)
     return first, second
 
 
 @triton.jit
-def add_corners(total, x, image, corners, weights, channel, VECTOR: tl.constexpr):
+def add_sample(total, x, image, static_kernel, tap, corners, weights, channel, plan: tl.constexpr):
+    """Return a sum plus the weighted corners of a piece, times the static weights where there are some."""
+    if plan.static_kernel == "depthwise":
+        sample = add_corners(tl.zeros_like(total), x, image, corners, weights, channel, plan)
+        total += load_static_piece(static_kernel, tap, channel, plan) * sample
+    else:
+        total = add_corners(total, x, image, corners, weights, channel, plan)
+    return total
+
+
+@triton.jit
+def add_corners(total, x, image, corners, weights, channel, plan: tl.constexpr):
     """Return a sum plus the weighted corners of a piece."""
-    pointers = corner_pointers(x, image, corners, channel, VECTOR)
+    pointers = corner_pointers(x, image, corners, channel, plan.slice_vector)
     total += weights[0][:, None] * load_piece(pointers, corners.upper_left)
-    total += weights[1][:, None] * load_piece(pointers + x.column, corners.upper_right)
-    total += weights[2][:, None] * load_piece(pointers + x.row, corners.lower_left)
-    total += weights[3][:, None] * load_piece(pointers + (x.row + x.column), corners.lower_right)
+    if plan.has_offsets:
+        total += weights[1][:, None] * load_piece(pointers + x.column, corners.upper_right)
+        total += weights[2][:, None] * load_piece(pointers + x.row, corners.lower_left)
+        total += weights[3][:, None] * load_piece(pointers + (x.row + x.column), corners.lower_right)
     return total
 
 
 @tuned({"THREADS": 128, "num_warps": 4}, {"THREADS": 256, "num_warps": 8})
 @triton.jit(do_not_specialize=["TUNED_FOR"])
-def deformable_backward(
+def slice_backward(
     grad_y,
     x,
+    static_kernel,
     dynamic_kernel,
     offsets,
     grad_x,
@@ -113,8 +147,8 @@ def deformable_backward(
 ):
     """Write the gradients that have memory, a slice a thread; GRAD_X: there is memory for the image's.
 
-    Four products of the output's gradient with the corners, ``s_ab = sum_c dy_c * x_ab,c``, give those of the dynamic kernel and of the
-    offsets as scalars.
+    Four products of the output's gradient, times the static weights, with the corners, ``s_ab = sum_c S_c * dy_c * x_ab,c``, give those of
+    the dynamic kernel and of the offsets as scalars.
     """
     slices = slices_of_program(sizes, plan, THREADS)
     vector: tl.constexpr = plan.slice_vector
@@ -128,22 +162,25 @@ def deformable_backward(
     grad_offsets_place = slice_place(grad_offsets, slices, plan.offset_slices)
     grad_kernel_place = slice_place(grad_dynamic_kernel, slices, plan.kernel_slices)
     output = start_of(grad_y, batch)
-    first, second = load_pieces(grad_y, output, slices, plan)
+    grad_first, grad_second = load_pieces(grad_y, output, slices, plan)
     for i in range(plan.kernel_height):
         for j in tl.static_range(plan.kernel_width):
             tap = i * plan.kernel_width + j
             if plan.aggregation == "unfold":
-                first, second = load_pieces(grad_y, output + tap * grad_y.tap, slices, plan)
+                grad_first, grad_second = load_pieces(grad_y, output + tap * grad_y.tap, slices, plan)
+            first, second = grad_first, grad_second
+            if plan.static_kernel == "depthwise":
+                first = load_static_piece(static_kernel, tap, slices.first, plan) * grad_first
+                if two:
+                    second = load_static_piece(static_kernel, tap, slices.second, plan) * grad_second
             corners = slice_corners(offsets, offsets_start, offsets_place, i, j, slices, sizes, plan)
-            factor = corners.inside.to(first.dtype)
-            if plan.has_dynamic_kernel:
-                factor = load_slice_value(dynamic_kernel, kernel_start, kernel_place, 0, tap, slices)
-            products = corner_products(first, x, image, corners, slices.first, vector)
+            factor = tap_factor(dynamic_kernel, kernel_start, kernel_place, tap, corners, slices, plan)
+            products = corner_products(first, x, image, corners, slices.first, plan)
             if two:
-                more = corner_products(second, x, image, corners, slices.second, vector)
+                more = corner_products(second, x, image, corners, slices.second, plan)
                 products = products[0] + more[0], products[1] + more[1], products[2] + more[2], products[3] + more[3]
             if GRAD_X:
-                weights = corner_weights(corners, factor)
+                weights = corner_weights(corners, factor, plan)
                 add_to_pixels(grad_x, image_target, corners, weights, first, slices.first, vector)
                 if two:
                     add_to_pixels(grad_x, image_target, corners, weights, second, slices.second, vector)
@@ -152,8 +189,10 @@ def deformable_backward(
                 at_tap = columns_target + tap * grad_columns.tap
                 store_pieces(grad_columns, at_tap, first * scaled, second * scaled, slices, plan)
             if grad_dynamic_kernel.data is not None:
-                unit = corner_weights(corners, 1.0)
-                value = unit[0] * products[0] + unit[1] * products[1] + unit[2] * products[2] + unit[3] * products[3]
+                value = products[0]
+                if plan.has_offsets:
+                    unit = corner_weights(corners, 1.0, plan)
+                    value = unit[0] * products[0] + unit[1] * products[1] + unit[2] * products[2] + unit[3] * products[3]
                 at_tap = kernel_target + tap * grad_dynamic_kernel.tap
                 store_shared(at_tap + grad_kernel_place, value, slices, plan.kernel_slices)
             if grad_offsets.data is not None:
@@ -168,15 +207,20 @@ def deformable_backward(
 
 
 @triton.jit
-def corner_products(gradient, x, image, corners, channel, VECTOR: tl.constexpr):
+def corner_products(gradient, x, image, corners, channel, plan: tl.constexpr):
     """Return the products of the output's gradient with the four corners, summed over a piece, ``[T]`` each."""
-    pointers = corner_pointers(x, image, corners, channel, VECTOR)
-    return (
-        tl.sum(gradient * load_piece(pointers, corners.upper_left), 1),
-        tl.sum(gradient * load_piece(pointers + x.column, corners.upper_right), 1),
-        tl.sum(gradient * load_piece(pointers + x.row, corners.lower_left), 1),
-        tl.sum(gradient * load_piece(pointers + (x.row + x.column), corners.lower_right), 1),
-    )
+    pointers = corner_pointers(x, image, corners, channel, plan.slice_vector)
+    upper_left = tl.sum(gradient * load_piece(pointers, corners.upper_left), 1)
+    if plan.has_offsets:
+        products = (
+            upper_left,
+            tl.sum(gradient * load_piece(pointers + x.column, corners.upper_right), 1),
+            tl.sum(gradient * load_piece(pointers + x.row, corners.lower_left), 1),
+            tl.sum(gradient * load_piece(pointers + (x.row + x.column), corners.lower_right), 1),
+        )
+    else:
+        products = upper_left, upper_left, upper_left, upper_left
+    return products
 
 
 @triton.jit
