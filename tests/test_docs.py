@@ -47,6 +47,11 @@ def test_the_readme_has_at_most_a_thousand_words_and_every_preset():
     assert not {name for name in preset_names() if f"`{name}" not in text}
 
 
+def test_the_table_of_backends_has_every_backend():
+    table = (ROOT / "docs/concepts/backends.md").read_text().split("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(ux.backends())
+
+
 COMMANDS = [command for page in SITE for command in re.findall(r"uniex [a-z]+ [^`\n]*", page.read_text())]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from unified_extractor.extras import EXTRAS
+
 PACKAGE = Path(__file__).parents[1] / "unified_extractor"
 ALLOWED = {
     "names": set(),
@@ -151,18 +153,9 @@ def test_importing_the_package_brings_nothing_that_only_some_need():
     loaded = {name.split(".")[0] for name in modules}
     slow = {f"unified_extractor.{name}" for name in ("analysis", "interop", "models", "profiling", "training", "visualize")}
     assert not slow & set(modules)
-    optional = {
-        "huggingface_hub",
-        "jsonargparse",
-        "lightning",
-        "matplotlib",
-        "numba",
-        "onnx",
-        "safetensors",
-        "scipy",
-        "timm",
-        "torchvision",
-    }
+    brought_by_torch = {"filelock", "jinja2"}
+    optional = {package for packages in EXTRAS.values() for package in packages} - brought_by_torch
+    assert {"numba", "lightning", "timm"} <= optional
     assert not optional & loaded
 
 

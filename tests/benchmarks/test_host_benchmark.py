@@ -7,23 +7,32 @@ from pathlib import Path
 import pytest
 import torch
 
-import unified_extractor as ux
+from tests.support.backends import COMPLETE, SHARED
 from unified_extractor.__main__ import main
 from unified_extractor.benchmarks import host
+from unified_extractor.ops.backends.eager import Eager
 
 
 def test_bench_host_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     output = tmp_path / "host.json"
     assert main(["bench", "host", "--repeats", "2", "--threads", "1", "--output", str(output)]) == 0
     result = json.loads(output.read_text())
-    usable = {name for name, reason in ux.backends().items() if reason is None and name != "triton"}
     times = result["microseconds"]
-    assert {host.BASELINE, host.NOTHING} | usable <= set(times)
+    assert {host.BASELINE, host.NOTHING} | (COMPLETE & set(SHARED)) <= set(times)
     for found in times.values():
         assert 0 < found["forward"]["median"] < found["forward_backward"]["median"]
     table = output.with_suffix(".md").read_text()
     assert table in capsys.readouterr().out
     assert f"{times['eager']['forward_backward']['median'] / times[host.BASELINE]['forward_backward']['median']:.2f}" in table
+
+
+def test_a_backend_that_refuses_the_call_is_not_measured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host, "_stubbed_triton", lambda repeats: None)
+    monkeypatch.setattr(host, "_CALLS", 1)
+    monkeypatch.setattr(Eager, "refuses_because", lambda self, call: "it runs folds only")
+    times = host.measured(1)["microseconds"]
+    assert "reference" in times
+    assert "eager" not in times
 
 
 def test_the_committed_table_is_that_of_the_committed_measurement():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import unified_extractor as ux
 from tests.support import oracles
+from tests.support.backends import COMPARED
 from tests.support.exported import assert_one_program_serves_a_range
 from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
 
@@ -111,7 +112,7 @@ def test_the_windows_of_a_block_are_the_same():
     assert (offsets == offsets.round()).all()
 
 
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("backend", COMPARED)
 def test_every_backend_has_the_same_output_and_gradients(backend, monkeypatch):
     spec = ux.presets.window_attention((3, 4), heads=2, halo=(1, 0), block_start=(0, 2))
     assert_backend_equals_reference(backend, layer_of(spec, 8), monkeypatch)

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 
 import unified_extractor as ux
+from tests.support.backends import COMPARED
 from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
 from unified_extractor.analysis import cost
 from unified_extractor.spec import ChannelKernel, DynamicKernel, ExtractorSpec, Generator, Offsets, StaticKernel
-
-USABLE = [name for name in ("compiled", "eager") if ux.backends()[name] is None]
 
 
 def filter_normalized(values):
@@ -51,7 +50,7 @@ def test_ddf_is_the_formula_of_its_paper(kernel_size, heads, stride, dilation, c
     assert_equal(layer, ddf_formula(layer, kernel_size, heads, combine, stride, dilation), x)
 
 
-@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("backend", COMPARED)
 @pytest.mark.parametrize("combine", ["multiply", "add"])
 def test_every_backend_gives_the_references_values(combine, backend, monkeypatch):
     assert_backend_equals_reference(backend, layer_of(ux.presets.ddf(3, 2, combine), 10), monkeypatch)

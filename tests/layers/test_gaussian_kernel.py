@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import unified_extractor as ux
+from tests.support.backends import COMPARED, skip_refused_calls
 from tests.support.preset_formulas import assert_backend_equals_reference, layer_of
 from unified_extractor import presets
 from unified_extractor.analysis import cost
@@ -91,7 +92,7 @@ def test_with_a_softmax_it_is_the_joint_bilateral_filter_of_every_head():
     assert not list(layer.parameters())
 
 
-@pytest.mark.parametrize("backend", [name for name in ("compiled", "eager") if ux.backends()[name] is None])
+@pytest.mark.parametrize("backend", COMPARED)
 def test_every_backend_gives_the_references_values(backend, monkeypatch):
     assert_backend_equals_reference(backend, layer_of(presets.pac(3), 4), monkeypatch)
 
@@ -137,6 +138,7 @@ def test_the_cost_counts_a_product_for_each_channel_of_the_guide_and_each_head()
 @pytest.mark.parametrize("backend", [name for name, reason in ux.backends().items() if reason is None])
 def test_small_distances_of_large_values_keep_their_digits_in_float32(backend, monkeypatch):
     """Values of a thousand, whose squares leave float32 an error of a tenth: as differences give it in float64, with the gradient."""
+    skip_refused_calls(backend, monkeypatch)
     choose = dispatch._choose
     monkeypatch.setattr(dispatch, "_choose", lambda call, _, memory: choose(call, backend, memory))
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import torch
 
 import unified_extractor as ux
 from tests.support import oracles
+from tests.support.backends import COMPARED
 from tests.support.exported import assert_one_program_serves_a_range
 from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
 
@@ -79,7 +80,7 @@ def test_learned_queries_look_at_offsets_too():
     torch.testing.assert_close(layer(x)[..., 1, 1], other(x)[..., 1, 1], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("backend", COMPARED)
 def test_every_backend_has_the_same_output_and_gradients(backend, monkeypatch):
     assert_backend_equals_reference(backend, layer_of(ux.presets.qna(3, 2), 8), monkeypatch)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
 import unified_extractor as ux
+from tests.support.backends import COMPARED
 from tests.support.counting import Counted
 from tests.support.exported import assert_one_program_serves_a_range
 from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
@@ -224,7 +225,7 @@ def test_scale_multiplies_offsets_from_the_center_after_their_bound():
     assert offsets[0, 0, :, :, 0, 0].tolist() == [[2, 3], [2, 2], [2, 1]]
 
 
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("backend", COMPARED)
 def test_every_backend_has_the_same_output_and_gradients(backend, monkeypatch):
     assert_backend_equals_reference(backend, layer_of(ux.presets.dcls(5, 5), 4), monkeypatch)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import unified_extractor as ux
 from tests.support import oracles
+from tests.support.backends import COMPARED
 from tests.support.oracles import means_of_cells
 from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
 from unified_extractor.layers import blocks
@@ -144,6 +145,6 @@ def test_dwnet_convolves_each_image_with_kernels_of_its_mean(stride, training):
     assert_equal(layer, formula, torch.randn(3, 8, 7, 6))
 
 
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("backend", COMPARED)
 def test_every_backend_has_the_same_output_and_gradients(backend, monkeypatch):
     assert_backend_equals_reference(backend, layer_of(replace(ux.presets.idconv(3, bias=True), dilation=2), 8), monkeypatch)

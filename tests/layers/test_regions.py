@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import unified_extractor as ux
 from tests.support import oracles
+from tests.support.backends import COMPARED
 from tests.support.preset_formulas import assert_backend_equals_reference, assert_equal, layer_of
 from unified_extractor.ops.dynamic_kernels import region_products
 
@@ -172,6 +173,6 @@ def test_each_window_is_counted_with_its_own_taps_and_half_of_the_channels():
     assert parts["generator"] == projections + queries * regions * taps + positions * queries * taps
 
 
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
+@pytest.mark.parametrize("backend", COMPARED)
 def test_every_backend_has_the_same_output_and_gradients(backend, monkeypatch):
     assert_backend_equals_reference(backend, layer_of(ux.presets.contmix(5, 3, heads=2), 8), monkeypatch)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import unified_extractor as ux
+from tests.support.backends import SHARED, skip_refused_calls
 from tests.support.triton_interpreter import patch_the_language_once_a_launch
 from tests.support.triton_runs import DEVICE, GPU
 from unified_extractor.ops import dispatch
@@ -9,12 +10,12 @@ from unified_extractor.ops import dispatch
 torch.set_num_threads(1)
 if not GPU and ux.backends()["triton"] is None:
     patch_the_language_once_a_launch()
-USABLE = [name for name, reason in ux.backends().items() if reason is None and (name != "triton" or torch.cuda.is_available())]
 
 
-@pytest.fixture(params=USABLE)
-def backend(request):
-    """Every backend usable on this machine. Triton's interpreter takes a hundred times as long: it has tests of its own."""
+@pytest.fixture(params=SHARED)
+def backend(request, monkeypatch):
+    """Every backend usable on this machine's CPU but Triton's interpreter. One that need not run every call skips those that it refuses."""
+    skip_refused_calls(request.param, monkeypatch)
     return request.param
 
 

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unified_extractor.ops.dispatch import backends
+from unified_extractor.ops import checks
+from unified_extractor.ops.dispatch import BACKENDS
 from unified_extractor.ops.functional import extract
 from unified_extractor.profiling.latency import in_turns, percentiles
 from unified_extractor.profiling.meters import ProcessMeter
@@ -44,10 +45,18 @@ class _Nothing(torch.autograd.Function):
 
 
 def measured(repeats: int) -> dict[str, Any]:
-    """Return the microseconds of forward, and of forward plus backward, of every backend that runs on this machine."""
-    times = _microseconds({name: name for name, reason in backends().items() if reason is None and name != "triton"}, repeats)
+    """Return the microseconds of forward, and of forward plus backward, of every backend that runs the call on this machine."""
+    times = _microseconds({name: name for name in _running()}, repeats)
     stubbed = _stubbed_triton(repeats)
     return {"calls": _CALLS, "repeats": repeats, "microseconds": times | ({STUBBED: stubbed} if stubbed else {})}
+
+
+def _running() -> list[str]:
+    """Return the names of the backends that run the call, without Triton: its interpreter is nothing to measure."""
+    x, kernel = torch.empty(1, CHANNELS, SIZE, SIZE), torch.empty(1, 1, KERNEL_SIZE**2, SIZE, SIZE)
+    call = checks.call(x, KERNEL_SIZE, None, kernel, None, None, 1, "same", 1)
+    usable = [backend for backend in reversed(BACKENDS) if backend.name != "triton" and backend.unusable_because() is None]
+    return [backend.name for backend in usable if backend.refuses_because(call) is None]
 
 
 def markdown(result: Mapping[str, Any]) -> str:

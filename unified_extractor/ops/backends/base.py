@@ -1,4 +1,4 @@
-"""The protocol of a backend. A fifth backend would be one folder beside the others, and one entry in ``dispatch.py``."""
+"""The protocol of a backend. Each is one folder beside the others, and one entry in ``dispatch.py``."""
 
 from typing import Protocol
 
@@ -17,7 +17,13 @@ class Backend(Protocol):
         """Return why the backend does not run on this machine; None if it does."""
 
     def refuses_because(self, call: Call) -> str | None:
-        """Return why it does not run this call, here and now; None if it does."""
+        """Return why it does not run this call, here and now; None if it does.
+
+        Args:
+            call: the call as it was made: its dynamic kernel may be a computed one. Unless the backend recomputes that, ``run`` gets
+                the call with the kernel stored and, for attention's, first the call of its query-key products (``similarity``),
+                about which is not asked. So a backend that does not run ``similarity`` refuses an ``AttentionKernel``.
+        """
 
     def is_fast(self, call: Call, *, recomputing: bool) -> bool:
         """Return whether it runs this call faster than the backends behind it in ``dispatch.BACKENDS``.
