@@ -63,8 +63,9 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_pictures(request, monkeypatch):
-    """Draw no pictures of training, which would take half of a tiny run's time, but in tests that are marked ``pictures``."""
-    if request.node.get_closest_marker("pictures"):
+    """Draw no pictures of training, which would take half of a tiny run's time, but in tests marked ``pictures`` and under
+    ``--thorough``."""
+    if request.config.getoption("thorough") or request.node.get_closest_marker("pictures"):
         return
     for name in ("window_pictures", "label_map_pictures"):
         if (drawing := sys.modules.get(f"unified_extractor.training.callbacks.{name}")) is not None:
@@ -75,9 +76,11 @@ def _no_pictures(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _no_trial(request, monkeypatch):
-    """Start runs without the steps that try their parts, which would take a third of a tiny run's time, but in tests marked ``trial``."""
-    cli = sys.modules.get("unified_extractor.training.cli.training_cli")
-    if cli is not None and not request.node.get_closest_marker("trial"):
+    """Start runs without the steps that try their parts, which would take a third of a tiny run's time, but in tests marked
+    ``trial`` and under ``--thorough``."""
+    if request.config.getoption("thorough") or request.node.get_closest_marker("trial"):
+        return
+    if (cli := sys.modules.get("unified_extractor.training.cli.training_cli")) is not None:
         monkeypatch.setattr(cli, "try_steps", lambda *_: None)
 
 
