@@ -110,6 +110,19 @@ def test_the_kernels_of_a_call_are_those_that_run():
     assert kernels(deformable(meta(48, 32, 3, 3))) == ["gather", "dense kernel gradient", "backward", "collect"]
 
 
+def test_a_slice_a_thread_has_a_kernel_for_the_static_kernels_gradient():
+    x = meta(2, 32, 8, 8).to(memory_format=torch.channels_last)
+    call = deformable()._replace(x=x, static_kernel=meta(32, 1, 3, 3), combine="residual")
+    assert kernels(call) == ["slice_gather", "slice_backward", "slice_static_kernel", "collect"]
+    on_the_grid = ["slice_gather", "fold gradient", "slice_backward", "slice_static_kernel"]
+    assert kernels(call._replace(offsets=None)) == on_the_grid
+    static, offsets = 2 * 32 * 9, 2 * MASKS
+    inputs = X + static + MASKS + offsets
+    assert traffic("slice_static_kernel", call) == Work(inputs + X, 6 * SAMPLES)  # a sample is 4, its two factors 2
+    # sampled 4, times S 1, for D 1, for the offsets and into the corners 8, with both weights 2
+    assert traffic("slice_backward", call) == Work(inputs + X + 2 * X + MASKS + offsets, 16 * SAMPLES)
+
+
 def test_a_stored_kernel_is_written_once_and_its_gradient_read_twice():
     made = (X + FEATURE + MAP + X) * 2 + X + X + 2 * (FEATURE + MAP)
     assert step_bytes(generated()) == made

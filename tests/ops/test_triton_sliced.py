@@ -11,6 +11,7 @@ from tests.support.made_calls import extract_or_unfold, made_call
 from tests.support.random_calls import relayout
 from tests.support.triton_runs import on_device, reference, run
 from tests.support.wild_offsets import wild_offsets
+from unified_extractor.ops.backends.triton import launch, tuning
 
 if reason := ux.backends()["triton"]:
     pytest.skip(f"Triton does not run here: {reason}", allow_module_level=True)
@@ -54,6 +55,33 @@ def test_a_slice_a_thread_equals_the_reference(case, poisoned_device_memory, sta
     call = made(case)
     assert_same(run(call, channels_last), reference(call, channels_last))
     assert started == kernels_of(call)
+
+
+def test_a_repeated_call_keeps_its_configuration(poisoned_device_memory, monkeypatch):
+    """A call of a kind is recorded and then repeated: with other threads the programs of its grid would not reach every window."""
+    suitable = tuning.suitable
+    monkeypatch.setattr(tuning, "suitable", lambda configs, plan: suitable(configs, plan)[1:])
+    call = made_call(16, (13, 12), 1, kernels=1, offset_groups=1, padding=0)
+    call["x"] = relayout(call["x"], "channels_last")
+    for _ in range(3):
+        assert_same(run(call, channels_last), reference(call, channels_last))
+
+
+@pytest.mark.thorough
+def test_partial_sums_of_a_static_kernel_take_no_more_memory_than_the_image(monkeypatch):
+    memory, new = [], launch._Backward._new_static_sums
+
+    def made_sums(backward, programs):
+        memory.append(new(backward, programs))
+        return memory[-1]
+
+    monkeypatch.setattr(launch._Backward, "_new_static_sums", made_sums)
+    monkeypatch.setattr(launch, "_LEAST_WINDOWS", 128)
+    call = made_call(16, (20, 20), 9, kernels=1, static=(16, 1), dtype=torch.bfloat16, padding=4)
+    call["x"] = relayout(call["x"], "channels_last")
+    run(call, channels_last)
+    assert memory[0].nbytes <= call["x"].nbytes
+    assert memory[0].shape[0] == 2, "as many as there is memory for"
 
 
 def kernels_of(call):

@@ -1,6 +1,7 @@
 """Training: it learns, it repeats itself, it keeps what it wrote."""
 
 import csv
+import io
 import json
 from functools import partial
 from itertools import pairwise
@@ -8,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from tests.support.image_folders import write_images
@@ -135,6 +139,14 @@ def test_a_run_leaves_config_versions_curves_pictures_checkpoints_and_a_record(
     assert list(folder.glob("events.out.tfevents.*"))
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "epoch_0001.ckpt", "epoch_0002.ckpt"}
     assert len(list((folder / "pictures").glob("epoch_000[12]_image_[01].png"))) == 4
+    shown = EventAccumulator(str(folder)).Reload()
+    for tag in shown.Tags()["images"]:
+        for event in shown.Images(tag):
+            with Image.open(io.BytesIO(event.encoded_image_string)) as seen:
+                pixels = np.asarray(seen)
+            (file,) = (folder / "pictures").glob(f"epoch_{event.step:04d}_{tag.rpartition('/')[2]}.png")
+            with Image.open(file) as drawn:
+                assert np.array_equal(pixels, np.asarray(drawn.convert("RGB")))
     environment = json.loads((folder / "environment.json").read_text())
     assert {"python", "torch", "torchvision", "lightning", "unified-extractor"} <= environment["versions"].keys()
 
